@@ -1,0 +1,39 @@
+# make demo   set up and tune the built-in model on this machine's CPU; leaves pictures and a page in runs/demo
+# make test   set up in a fresh environment and run the whole test suite
+# make check  format, lint, types, import contract and the fast tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The CPU build of the pinned torch first: anything that asks for torch later finds it there.
+TORCH := torch==2.13.0
+
+.PHONY: demo test lint check format clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,serve,remote]'
+	touch $@
+
+demo: $(VENV)/.installed
+	rm -rf runs/demo
+	$(BIN)/rlcm train configs/demo.yaml
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,3 @@
+from rlcm.cli import main
+
+main()

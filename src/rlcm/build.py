@@ -1,0 +1,105 @@
+"""From a configuration to objects: the one place where a string becomes a model, a reward or a set of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlcm.config import TrainConfig
+from rlcm.evaluate import Evaluator, Judge
+from rlcm.pipelines import estimate, load_pipeline, make_denoiser, truncated_prompts
+from rlcm.policy import Policy
+from rlcm.prompts import PromptSet, load_prompts
+from rlcm.rewards import RewardMix, RewardPart, build_rewards
+from rlcm.rollout import RolloutSettings
+from rlcm.transitions import require_noise
+from rlcm.types import Conditioning
+
+BUILT_IN_MODELS = ("builtin", "builtin-teacher")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What a run is made of."""
+
+    policy: Policy
+    prompts: PromptSet
+    conditioning: Conditioning
+    rewards: RewardMix
+    evaluator: Evaluator
+    notes: list[str]
+    """What the user should know before the run starts."""
+
+
+def build(
+    config: TrainConfig,
+    *,
+    pipeline: Any = None,
+    rewards: Sequence[Callable[..., Any]] | None = None,
+    prompts: Sequence[str] | None = None,
+) -> Parts:
+    """Return the parts of a run; whatever is cheap to get wrong is checked before a model is loaded.
+
+    Args:
+        pipeline: a loaded diffusers pipeline in place of the one `config.model` names.
+        rewards: reward functions in place of `config.rewards`.
+        prompts: prompts in place of `config.prompts`.
+
+    Raises:
+        UsageError: and its children, with the setting and the remedy.
+    """
+    training = load_prompts(config.prompts if prompts is None else prompts)
+    looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts)
+    mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
+    loaded = load_pipeline(config.model) if pipeline is None else pipeline
+    denoiser = make_denoiser(loaded, config.sampler, config.model)
+    require_noise(denoiser.table)
+    notes = [
+        f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'
+        for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
+    ]
+    policy = Policy(denoiser, config.lora, config.seed)
+    need = estimate(denoiser, sampled_at_once(config.rollout), config.run.micro_batch_size, training=True)
+    notes.append(f"memory estimate: {need.total / 1e9:.2f} GB")
+    evaluation_table = make_denoiser(loaded, config.sampler.model_copy(update={"final_std": 0.0}), config.model).table
+    return Parts(
+        policy,
+        training,
+        denoiser.encode(training.prompts),
+        mix,
+        Evaluator(
+            config.evaluation,
+            looked_at.prompts,
+            looked_at.metadata,
+            denoiser.encode(looked_at.prompts),
+            mix,
+            evaluation_table,
+            _judge(config, pipeline),
+            sampled_at_once(config.rollout),
+        ),
+        notes,
+    )
+
+
+def sampled_at_once(settings: RolloutSettings) -> int:
+    """Return how many images one process samples in one batch."""
+    return min(settings.sample_batch_size, settings.batch_size)
+
+
+def mix_of(rewards: Sequence[Callable[..., Any]]) -> RewardMix:
+    """Return the plain sum of reward functions, each labelled by its name."""
+    parts = []
+    for reward in rewards:
+        label = getattr(reward, "__name__", type(reward).__name__)
+        taken = sum(part.label.split("-")[0] == label for part in parts)
+        parts.append(RewardPart(f"{label}-{taken + 1}" if taken else label, reward))
+    return RewardMix(parts)
+
+
+def _judge(config: TrainConfig, pipeline: Any) -> Judge | None:
+    if pipeline is not None or config.model.path not in BUILT_IN_MODELS:
+        return None
+    from rlcm.builtin.judging import PromptJudge
+
+    return PromptJudge()

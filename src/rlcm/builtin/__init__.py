@@ -1,0 +1,36 @@
+"""The built-in model: 45 animals at 64x64 pixels, in plain diffusers and transformers format, inside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, caption, is_held_out
+from rlcm.errors import MissingFileError
+
+WEIGHTS = Path(__file__).parent / "weights"
+PARTS: dict[str, str] = {
+    "student": "student",
+    "teacher": "teacher",
+    "clip": "clip",
+    "judge": "judge/model.safetensors",
+}
+
+
+def model_path(name: str) -> Path:
+    """Return where a part of the built-in model lies: student, teacher, clip or judge.
+
+    Raises:
+        MissingFileError: if there is no such part, or the package was installed without its weights.
+    """
+    if name not in PARTS:
+        raise MissingFileError(f"the built-in model has no part {name!r}; its parts are {', '.join(PARTS)}.")
+    path = WEIGHTS / PARTS[name]
+    if not path.exists():
+        raise MissingFileError(
+            f"{path} is missing, so the package is incomplete; install it again, or train the built-in model "
+            "with `rlcm builtin train`."
+        )
+    return path
+
+
+__all__ = ["ANIMALS", "COLOURS", "PATTERNS", "Scene", "article", "caption", "is_held_out", "model_path"]

@@ -1,0 +1,143 @@
+"""The command line. Commands parse, call and print; everything heavy is imported inside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from rlcm import __version__
+from rlcm.errors import RLCMError
+
+
+class _Group(click.Group):
+    """Prints the product's own errors as one paragraph and exits with their code."""
+
+    def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        try:
+            return super().main(*args, **kwargs)  # type: ignore[arg-type]
+        except RLCMError as error:
+            if "--debug" in sys.argv:
+                raise
+            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rlcm")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Fine-tune few-step text-to-image models with reinforcement learning, on any reward, fast.
+
+    Start with:  rlcm train
+    """
+
+
+@main.command()
+@click.argument("config", required=False)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--resume", metavar="RUN", help="Go on with an interrupted run: its folder, or `latest`.")
+def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> None:
+    """Tune a model. Without CONFIG: the built-in model, to smaller JPEG files.
+
+    Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
+    """
+    if config is not None and "=" in config and not Path(config).exists():
+        config, changes = None, (config, *changes)
+    if resume is not None and (config or changes):
+        raise click.UsageError("--resume goes on with the run's own configuration; leave CONFIG and KEY=VALUE out.")
+    from rlcm.commands import train as run
+
+    run(config, changes, resume)
+
+
+@main.command()
+@click.argument("model", default="builtin")
+@click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given several times.")
+@click.option("--prompts", "file", metavar="FILE", help="A .txt or .jsonl file, or a built-in set.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps; default 4, or the run's.")
+@click.option("--guidance", type=float, help="Guidance scale; default the model's, or the run's.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first image.")
+@click.option("--n", "count", type=click.IntRange(1), default=1, show_default=True, help="Images of each prompt.")
+@click.option("-o", "--output", default="samples.png", show_default=True, help="Where the grid of images goes.")
+def sample(
+    model: str,
+    prompts: tuple[str, ...],
+    file: str | None,
+    steps: int | None,
+    guidance: float | None,
+    seed: int,
+    count: int,
+    output: str,
+) -> None:
+    """Draw images with MODEL: `builtin`, a run's folder, a diffusers folder or a Hub id.
+
+    Example:  rlcm sample builtin --prompt "a fox on a blue striped background" --n 4 -o foxes.png
+    """
+    from rlcm.commands import sample as run
+
+    run(model, prompts, file, steps, guidance, seed, count, Path(output))
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False))
+def report(run: str) -> None:
+    """Write report.html of a run anew.
+
+    Example:  rlcm report runs/demo
+    """
+    from rlcm.report import write_report
+
+    click.echo(write_report(Path(run)))
+
+
+@main.command()
+@click.argument("config")
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+def distill(config: str, changes: tuple[str, ...]) -> None:
+    """Distill a diffusion pipeline into a few-step consistency pipeline.
+
+    Example:  rlcm distill configs/distill-builtin.yaml updates=50
+    """
+    from rlcm.distill import run_distillation
+
+    click.echo(run_distillation(config, changes))
+
+
+@main.group()
+def builtin() -> None:
+    """The built-in model: how it was made, and how good it is."""
+
+
+@builtin.command("train")
+@click.option("--work", default="builtin-work", show_default=True, help="Folder of renders, checkpoints and logs.")
+@click.option("--weights", help="Where the weights go; default: into the package.")
+@click.option("--font", help="Path of Noto Color Emoji; default: where Debian puts it.")
+@click.option("--stage", "stages", multiple=True, help="Only these stages; default all.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default all cores.")
+def builtin_train(work: str, weights: str | None, font: str | None, stages: tuple[str, ...], threads: int | None) -> None:
+    """Train the built-in model from nothing; an interrupted call goes on where it was.
+
+    Example:  rlcm builtin train --work /tmp/builtin
+    """
+    from rlcm.recipe.main import train_all
+
+    train_all(Path(work), weights, font, stages, threads)
+
+
+@builtin.command("evaluate")
+@click.option("--work", default="builtin-work", show_default=True, help="Folder of renders.")
+@click.option("--weights", help="Where the weights are; default: in the package.")
+@click.option("--font", help="Path of Noto Color Emoji; default: where Debian puts it.")
+def builtin_evaluate(work: str, weights: str | None, font: str | None) -> None:
+    """Measure the built-in model by its held-out judge and write the figures into its model card.
+
+    Example:  rlcm builtin evaluate --work /tmp/builtin
+    """
+    from rlcm.recipe.main import evaluate_all
+
+    evaluate_all(Path(work), weights, font)

@@ -1,0 +1,205 @@
+"""The configuration of a run: the components' own settings composed, read from YAML and `key=value`, checked, written back."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from rlcm.errors import ConfigError, MissingFileError
+from rlcm.evaluate import EvaluationSettings
+from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.policy import AdapterSettings
+from rlcm.rewards.settings import RewardList, RewardSettings
+from rlcm.rollout import RolloutSettings
+from rlcm.settings import Settings
+from rlcm.updates import AlgorithmSettings, OptimizerSettings
+
+S = TypeVar("S", bound=Settings)
+
+
+class RunSettings(Settings):
+    """How long a run goes on, what it keeps, and what fits into memory."""
+
+    rounds: int = Field(default=60, ge=1)
+    """Rounds of sampling and learning."""
+    time_limit_minutes: float | None = Field(default=None, gt=0)
+    """Stop, as after the last round, once this much time has gone into sampling and learning."""
+    micro_batch_size: int = Field(default=64, ge=1)
+    """States in one forward and backward pass. Smaller needs less memory; the result is the same."""
+    save_every: int = Field(default=20, ge=0)
+    """Rounds between checkpoints; 0 writes one at the end only."""
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints kept."""
+    tracker: Literal["tensorboard", "none"] = "tensorboard"
+    """Where metrics go besides metrics.jsonl."""
+
+
+class TrainConfig(Settings):
+    """Everything that a training run depends on. All of it has defaults: the built-in model and JPEG compressibility."""
+
+    name: str = Field(default="", pattern=r"^[\w.\-]*$")
+    """Name of the run and of its folder; left out, it is made of reward and date."""
+    output: str = "runs"
+    """Folder in which the run's folder is made."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of all noise, prompts and first weights."""
+    model: ModelSettings = ModelSettings()
+    """The model that is tuned."""
+    sampler: SamplerSettings = SamplerSettings()
+    """How it samples."""
+    lora: AdapterSettings = AdapterSettings()
+    """What is trained."""
+    prompts: str | tuple[str, ...] = "animals"
+    """A built-in set, a .txt or .jsonl file, or a list of prompts."""
+    rewards: RewardList = [RewardSettings(name="jpeg_compressibility", label="jpeg_compressibility")]
+    """What is rewarded."""
+    rollout: RolloutSettings = RolloutSettings()
+    """How much is sampled in a round."""
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    """How rewards become a change of the weights."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """The optimiser."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """What is looked at on the way."""
+    run: RunSettings = RunSettings()
+    """Length, memory and what is kept."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        group = self.rollout.branches * self.rollout.images_per_prompt
+        if self.rollout.batch_size % group:
+            raise ValueError(
+                f"rollout.batch_size={self.rollout.batch_size} is not divisible by rollout.images_per_prompt="
+                f"{self.rollout.images_per_prompt} times rollout.branches={self.rollout.branches}; use a multiple of {group}."
+            )
+        trajectories = self.rollout.batch_size // self.rollout.branches
+        if trajectories < self.algorithm.minibatches:
+            raise ValueError(
+                f"algorithm.minibatches={self.algorithm.minibatches} is more than the {trajectories} trajectories of a round; "
+                f"use 1 .. {trajectories}."
+            )
+        if self.algorithm.stat_min_count > self.algorithm.stat_buffer_size:
+            raise ValueError(
+                f"algorithm.stat_min_count={self.algorithm.stat_min_count} is above algorithm.stat_buffer_size="
+                f"{self.algorithm.stat_buffer_size}, so no prompt would ever have enough; lower it."
+            )
+        if self.algorithm.loss == "reinforce" and self.algorithm.minibatches * self.algorithm.inner_epochs > 1:
+            raise ValueError(
+                "algorithm.loss=reinforce holds for one update a round: set algorithm.minibatches=1 and "
+                "algorithm.inner_epochs=1, or use ppo_clip."
+            )
+        groups = self.algorithm.advantage in ("group", "leave_one_out")
+        if groups and group < 2:
+            raise ValueError(
+                f"algorithm.advantage={self.algorithm.advantage} compares images of one prompt, of which a round has one; "
+                "set rollout.images_per_prompt or rollout.branches to 2 or more."
+            )
+        return self
+
+    def dump(self) -> str:
+        """Return the resolved configuration as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Return the configuration of a YAML file, or the defaults, with `key.subkey=value` changes applied in order.
+
+    Raises:
+        MissingFileError: if the file is not there.
+        ConfigError: if it is no YAML mapping, or a key is unknown, of the wrong type or out of range.
+    """
+    return parse_settings(TrainConfig, read_values(path, overrides))
+
+
+def read_values(path: Path | str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the nested mapping of a YAML file with the changes applied; errors as `load_config`."""
+    values = {} if path is None else _read(Path(path))
+    for override in overrides:
+        _apply(values, override)
+    return values
+
+
+def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Return the settings of that kind that a nested mapping describes; errors as `load_config`."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(kind, dict(detail)) for detail in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MissingFileError(
+            f"config={str(path)!r} does not exist; give the path of a YAML file, or leave it out for the built-in model."
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not a {type(values).__name__}.")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r} is not of the form key=value, such as optimizer.lr=1e-4.")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str):
+        value = _number(value)
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole.")
+    place[last] = value
+
+
+def _number(text: str) -> str | float:
+    """Return 1e-4 as a number, which YAML reads as text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
+    location = [part for part in detail["loc"] if not (isinstance(part, str) and ("[" in part or part in ("str", "tuple")))]
+    key = ".".join(map(str, location))
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(kind, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*map(str, location[:-1]), close[0]])}?" if close else f"it may be {', '.join(known)}."
+        return f"{key} is not a setting; {hint}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if not key:
+        return str(message)
+    return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _known_keys(kind: type[Settings], location: Sequence[Any]) -> list[str]:
+    """Return the keys of the settings at a place inside `kind`, through lists and tuples of settings."""
+    here: Any = kind
+    for part in location:
+        if not isinstance(part, int):
+            here = _settings_in(here.model_fields[part].annotation)
+    return list(here.model_fields)
+
+
+def _settings_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    found = (_settings_in(inner) for inner in getattr(annotation, "__args__", ()))
+    return next((inner for inner in found if inner is not None), None)

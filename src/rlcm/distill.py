@@ -1,0 +1,195 @@
+"""`rlcm distill`: from a diffusion pipeline of diffusers with a UNet to its few-step consistency pipeline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import LatentConsistencyModelPipeline, LCMScheduler, StableDiffusionXLPipeline
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from rlcm.config import parse_settings, read_values
+from rlcm.distillation import Distiller, NoiseSchedule, student_of
+from rlcm.errors import ConfigError, MissingFileError
+from rlcm.fit import Fit, fit
+from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.rundir import disk_errors
+from rlcm.settings import Settings
+from rlcm.types import Conditioning
+
+
+class DistillConfig(Settings):
+    """What is distilled, on which pictures, for how long."""
+
+    model: ModelSettings = ModelSettings(path="builtin-teacher")
+    """The diffusion pipeline: StableDiffusionPipeline or StableDiffusionXLPipeline."""
+    data: str
+    """Folder of pictures with a metadata.jsonl: one {"file_name": ..., "text": ...} a line."""
+    output: str
+    """Folder that gets the consistency pipeline, and `work/` with checkpoint and log, from which a second call goes on."""
+    updates: int = Field(default=2000, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(default=16, ge=1)
+    """Pictures a step."""
+    lr: float = Field(default=1e-5, gt=0, le=1)
+    """Peak learning rate of AdamW."""
+    guidance: tuple[float, float] = (1.0, 8.0)
+    """Range of the guidance scales that the student can be asked for."""
+    solver_steps: int = Field(default=50, ge=2, le=1000)
+    """Length of the teacher's DDIM grid; `original_inference_steps` of the result."""
+    first_jump: int = Field(default=1, ge=1)
+    """Grid cells of a solver jump at the start; it shrinks to 1 over the first half. 1 is the published algorithm."""
+    target_decay: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the slow copy that gives the targets."""
+    huber_c: float = Field(default=1e-3, gt=0)
+    """Width of the quadratic part of the pseudo-Huber distance."""
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the average of the student's weights, which is the result."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of noise, order and guidance."""
+
+
+def run_distillation(config: str, changes: Sequence[str]) -> Path:
+    """Distill as a YAML file says and return the folder of the consistency pipeline.
+
+    Raises:
+        ConfigError: if the file, the model or the data do not fit.
+    """
+    return distill(parse_settings(DistillConfig, read_values(config, changes)))
+
+
+def distill(settings: DistillConfig) -> Path:
+    """Distill and return the folder of the consistency pipeline.
+
+    Raises:
+        ConfigError, MissingFileError: before anything expensive.
+    """
+    pictures = CaptionedPictures(Path(settings.data))
+    pipeline = load_pipeline(settings.model)
+    if not hasattr(pipeline, "unet") or not hasattr(pipeline, "vae"):
+        raise ConfigError(
+            f"model.path={settings.model.path!r} is a {type(pipeline).__name__}; distillation takes a latent diffusion pipeline "
+            "with a UNet (StableDiffusionPipeline, StableDiffusionXLPipeline)."
+        )
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        raise ConfigError(f"model.path={settings.model.path!r} is a consistency model already; distill its diffusion teacher.")
+    output, work = Path(settings.output), Path(settings.output) / "work"
+    with disk_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+    # Guidance 1: the denoiser then encodes prompts without their negatives.
+    denoiser = make_denoiser(pipeline, SamplerSettings(scheduler="ddim", steps=2, guidance=1.0), settings.model)
+    scheduler = LCMScheduler.from_config(
+        pipeline.scheduler.config, original_inference_steps=settings.solver_steps, clip_sample=False, set_alpha_to_one=True
+    )
+    torch.manual_seed(settings.seed)
+    teacher = pipeline.unet
+    student = student_of(teacher).float()
+    device = denoiser.device
+    time_ids = getattr(denoiser, "time_ids", None)
+
+    def run(unet: Any, x: Tensor, t: Tensor, conditioning: Conditioning, timestep_cond: Tensor | None) -> Tensor:
+        dtype = next(unet.parameters()).dtype
+        cast = {key: value.to(dtype) for key, value in conditioning.items()}
+        extra = {}
+        if time_ids is not None:
+            ids = time_ids.to(dtype).expand(len(x), -1)
+            extra["added_cond_kwargs"] = {"text_embeds": cast["pooled"], "time_ids": ids}
+        scale = None if timestep_cond is None else timestep_cond.to(dtype)
+        return unet(x.to(dtype), t, encoder_hidden_states=cast["embeddings"], timestep_cond=scale, **extra).sample.float()
+
+    distiller = Distiller(
+        teacher,
+        student,
+        NoiseSchedule.of(scheduler),
+        solver_steps=settings.solver_steps,
+        target_decay=settings.target_decay,
+        run=run,
+    )
+    empty = denoiser.encode([""])
+
+    def loss(rng: torch.Generator, progress: float) -> dict[str, Tensor]:
+        distiller.follow()
+        images, texts = pictures.draw(settings.batch_size, rng, (denoiser.height, denoiser.width))
+        with torch.no_grad():
+            x_0 = _encode(pipeline.vae, images.to(device))
+        jump = max(1, round(settings.first_jump - 2 * (settings.first_jump - 1) * progress))
+        value = distiller.loss(
+            x_0,
+            denoiser.encode(texts),
+            empty.repeat_interleave(len(texts)),
+            rng,
+            guidance=settings.guidance,
+            jump=jump,
+            huber_c=settings.huber_c,
+        )
+        return {"loss": value}
+
+    plan = Fit(settings.updates, lr=settings.lr, ema=settings.ema, warmup=min(50, settings.updates))
+    fit("student", student, loss, plan, work, settings.seed, companion=distiller.target)
+    _save(pipeline, student, scheduler, output)
+    return output
+
+
+class CaptionedPictures:
+    """Pictures with their captions, read when they are drawn.
+
+    Raises:
+        MissingFileError: if the folder, its metadata.jsonl or a picture is missing.
+        ConfigError: if a line of it is not what it should be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "metadata.jsonl"
+        if not index.is_file():
+            raise MissingFileError(
+                f'data={str(folder)!r} has no metadata.jsonl; write one with a line {{"file_name": "a.png", "text": "a fox"}} '
+                "for each picture."
+            )
+        self.rows: list[tuple[Path, str]] = []
+        for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                file, text = folder / row["file_name"], str(row["text"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{index}, line {number}: {line[:80]!r} lacks file_name or text ({error}).") from error
+            if not file.is_file():
+                raise MissingFileError(f"{index}, line {number}: {file} does not exist.")
+            self.rows.append((file, text))
+        if not self.rows:
+            raise ConfigError(f"{index} names no pictures; give at least one.")
+
+    def draw(self, count: int, rng: torch.Generator, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
+        """Return `count` random pictures [count, 3, h, w] in [-1, 1], cropped to `size` = (h, w), and their captions."""
+        chosen = [self.rows[i] for i in torch.randint(len(self.rows), (count,), generator=rng).tolist()]
+        return torch.stack([_read(file, size) for file, _ in chosen]), [text for _, text in chosen]
+
+
+def _read(file: Path, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    with Image.open(file) as opened:
+        picture = opened.convert("RGB")
+    scale = max(height / picture.height, width / picture.width)
+    picture = picture.resize((max(width, round(picture.width * scale)), max(height, round(picture.height * scale))))
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    pixels = np.asarray(picture.crop((left, top, left + width, top + height)), dtype=np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+
+
+def _encode(vae: Any, images: Tensor) -> Tensor:
+    return vae.encode(images.to(vae.dtype)).latent_dist.mode().float() * vae.config.scaling_factor
+
+
+def _save(pipeline: Any, student: Any, scheduler: LCMScheduler, output: Path) -> None:
+    parts = {name: part for name, part in pipeline.components.items() if name not in ("unet", "scheduler")}
+    kind = type(pipeline) if isinstance(pipeline, StableDiffusionXLPipeline) else LatentConsistencyModelPipeline
+    if kind is LatentConsistencyModelPipeline:
+        parts["requires_safety_checker"] = False
+    with disk_errors(output):
+        kind(unet=student, scheduler=scheduler, **parts).save_pretrained(output, safe_serialization=True)

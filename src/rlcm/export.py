@@ -1,0 +1,55 @@
+"""The result in the form other tools take: a LoRA file in diffusers' format, and a model card beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from peft import get_peft_model_state_dict
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from rlcm.config import TrainConfig
+from rlcm.policy import ADAPTER, Policy
+from rlcm.rundir import RunDirectory, disk_errors
+from rlcm.serialization import write_bytes
+
+WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+
+
+def save_final(policy: Policy, config: TrainConfig, evaluations: Sequence[dict[str, Any]], directory: RunDirectory) -> Path:
+    """Write `final/` of a run: the tuned LoRA (averaged, where the run keeps an average) and its model card."""
+    folder = directory.path / "final"
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
+    with policy.averaged():
+        save_lora(policy, folder / WEIGHTS_NAME)
+    directory.write_text("final/README.md", model_card(config, evaluations))
+    return folder
+
+
+def save_lora(policy: Policy, file: Path) -> None:
+    """Write the adapter in diffusers' LoRA format.
+
+    The factor alpha / rank is multiplied into the up matrices, so that the adapter comes out at full strength in every
+    loader, those that ignore alpha or take it to be the rank included.
+    """
+    scale = policy.settings.alpha / policy.settings.rank
+    network = getattr(policy.denoiser, "network", "unet")
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in get_peft_model_state_dict(policy.denoiser.module, adapter_name=ADAPTER).items():
+        value = tensor.detach().float().cpu()
+        tensors[f"{network}.{name}"] = (value * scale if ".lora_B." in name else value).contiguous()
+    with disk_errors(file):
+        write_bytes(file, to_bytes(tensors, metadata={"format": "pt"}))
+
+
+def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]]) -> str:
+    """Return the model card of a run as Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlcm", "templates"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
+    return environment.get_template("model_card.md.jinja").render(config=config, before=before, after=after)

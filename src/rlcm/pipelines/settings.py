@@ -1,0 +1,82 @@
+"""What model to load, how, and how it samples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rlcm.settings import Settings
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+SchedulerName = Literal[
+    "auto", "lcm", "tcd", "ddim", "ddpm", "euler_ancestral", "consistency", "scm", "flow_lcm", "flow_euler_stochastic"
+]
+
+
+class LoraSettings(Settings):
+    """A LoRA that is added to the weights before training begins, such as LCM-LoRA."""
+
+    path: str
+    """Local folder or Hugging Face Hub id of the LoRA."""
+    weight_name: str | None = None
+    """The file inside it, where it has several; safetensors only."""
+    scale: float = Field(default=1.0, ge=-10, le=10)
+    """What the LoRA's change of the weights is multiplied by."""
+
+
+class ModelSettings(Settings):
+    """Which diffusers pipeline is trained, and how it lies in memory."""
+
+    path: str = "builtin"
+    """`builtin` (the packaged few-step model), `builtin-teacher` (its many-step teacher), a local folder, or a Hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+    variant: str | None = None
+    """Variant of the weights' files, e.g. `fp16` for `*.fp16.safetensors`."""
+    precision: Precision = "auto"
+    """Precision of the frozen weights. `auto`: bf16 on GPUs that have it, fp16 on older ones, fp32 on CPU and Apple GPUs.
+    Latents, transitions and LoRA weights are always fp32."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """auto, cpu, mps, cuda or cuda:N."""
+    loras: tuple[LoraSettings, ...] = ()
+    """LoRAs to apply before training, in this order."""
+    height: int | None = Field(default=None, ge=8, multiple_of=8)
+    """Height of the images in pixels; None is the model's own."""
+    width: int | None = Field(default=None, ge=8, multiple_of=8)
+    """Width of the images in pixels; None is the model's own."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, several times less memory."""
+    attention_slicing: bool = False
+    """Compute attention head by head: slower, less memory on devices without fused attention."""
+    vae_slicing: bool = False
+    """Decode one image at a time."""
+    vae_tiling: bool = False
+    """Decode large images tile by tile."""
+    offload_text_encoders: bool = False
+    """Keep the text encoders in main memory except while prompts are encoded."""
+    local_files_only: bool = False
+    """Never ask the network."""
+
+
+class SamplerSettings(Settings):
+    """How the model samples. A policy gradient needs at least one step that draws noise."""
+
+    scheduler: SchedulerName = "auto"
+    """Which sampler; `auto` keeps the pipeline's own."""
+    steps: int = Field(default=4, ge=1, le=1000)
+    """Denoising steps, that is network calls an image."""
+    guidance: float | None = Field(default=None, ge=0, le=100)
+    """Guidance scale; None is the pipeline's own default. Up to 1 is off. Above it, models distilled with guidance get the
+    scale as an input, others run twice a step."""
+    eta: float | None = Field(default=None, ge=0, le=1)
+    """Stochasticity: DDIM's eta (None: 1.0), TCD's gamma (None: 0.3). Other samplers have none."""
+    original_inference_steps: int | None = Field(default=None, ge=1, le=1000)
+    """Length of the grid that the model was distilled on (LCM, TCD); None is the scheduler's own, 50 as published."""
+    timesteps: tuple[float, ...] | None = Field(default=None, min_length=1)
+    """Timesteps in place of the sampler's spacing, descending; their number replaces `steps`. Whole numbers for LCM, TCD and
+    DDPM, indices for consistency models, angles down to 0 for SCM (one more than steps), noise levels for flow matching."""
+    negative_prompt: str = ""
+    """What classifier-free guidance leads away from."""
+    final_std: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of noise added to the last step, which draws none otherwise; 0 is off."""

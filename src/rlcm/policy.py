@@ -1,0 +1,131 @@
+"""The policy: a denoiser whose LoRA is trained, with its frozen reference and its averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlcm.errors import ConfigError
+from rlcm.settings import Settings
+from rlcm.transitions import transition
+from rlcm.types import Conditioning, Denoiser
+
+ADAPTER = "rlcm"
+
+
+class AdapterSettings(Settings):
+    """The low-rank adapter that is trained; the model's own weights stay frozen."""
+
+    rank: int = Field(default=16, ge=1, le=1024)
+    """Rank r of the adapter's matrices."""
+    alpha: float = Field(default=32, gt=0)
+    """The adapter's change of a weight is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of the names of the linear or convolution layers that get an adapter."""
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the adapter, taken after every update and used for evaluation and the
+    final weights; 0 is off."""
+
+
+class Policy:
+    """A Gaussian policy over latents: mean and std from the sampler's table and the adapted network.
+
+    Args:
+        denoiser: see `rlcm.types.Denoiser`; its network gets the adapter, everything else is frozen.
+        settings: of the adapter.
+        seed: of the adapter's first weights.
+
+    Raises:
+        ConfigError: if no layer of the network matches `target_modules`.
+    """
+
+    def __init__(self, denoiser: Denoiser, settings: AdapterSettings, seed: int = 0) -> None:
+        self.denoiser, self.settings, self.table = denoiser, settings, denoiser.table
+        module = denoiser.module
+        module.requires_grad_(False)
+        before = [name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        wanted = [name for name in before if any(_ends(name, target) for target in settings.target_modules)]
+        if not wanted:
+            kinds = sorted({name.rsplit(".", 1)[-1] for name in before if not name.rsplit(".", 1)[-1].isdigit()})
+            raise ConfigError(
+                f"lora.target_modules={list(settings.target_modules)} matches no layer of {type(module).__name__}, so nothing "
+                f"would be trained; layers of this network end in {', '.join(kinds[:20])}."
+            )
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            target_modules=list(settings.target_modules),
+            init_lora_weights="gaussian",
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+        self.layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+        self.named_parameters = {
+            name: parameter for name, parameter in module.named_parameters() if f".{ADAPTER}." in name and "lora_" in name
+        }
+        for parameter in self.named_parameters.values():
+            # fp32 whatever the frozen weights' precision: small updates vanish in half precision.
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        module.eval()
+        self.average = {name: p.detach().clone() for name, p in self.named_parameters.items()} if settings.ema_decay else None
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, fp32."""
+        return list(self.named_parameters.values())
+
+    def step(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x_0 [B, *latent], mean [B, *latent] and std [B] of the next latent, for states x at table rows `step` [B].
+
+        Sampling and updating both come through here: there is no other way to a mean or a log-probability.
+        """
+        return transition(self.table, x, self.denoiser.denoise(x, step, conditioning), step)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it, `step` is that of the untrained model: the adapter is off."""
+        for layer in self.layers:
+            layer._disable_adapters = True  # peft's enable_adapters() would also switch gradients off and on
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer._disable_adapters = False
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the averaged weights towards the present ones; call it after every optimiser step."""
+        if self.average is not None:
+            present = [p.detach() for p in self.named_parameters.values()]
+            torch._foreach_lerp_(list(self.average.values()), present, 1 - self.settings.ema_decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the averaged weights are in place; without an average, the present ones stay."""
+        if self.average is None:
+            yield
+            return
+        present = {name: p.detach().clone() for name, p in self.named_parameters.items()}
+        self.load(self.average)
+        try:
+            yield
+        finally:
+            self.load(present)
+
+    @torch.no_grad()
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Put the given adapter weights in place."""
+        for name, parameter in self.named_parameters.items():
+            parameter.copy_(weights[name].to(parameter.device))
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,53 @@
+"""What a person sees while a run goes on: a live line in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class ConsoleProgress:
+    """Shows rounds on a console. Use it as a context manager, and as a trainer's watcher."""
+
+    def __init__(self, console: Console | None = None, every_seconds: float = 10.0) -> None:
+        self.console = console or Console(stderr=True)
+        self._every = every_seconds
+        self._last = float("-inf")
+        self._first_reward: float | None = None
+        self._bar = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("rounds", total=None, text="")
+
+    def __enter__(self) -> ConsoleProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def round(self, metrics: dict[str, float], rounds: int) -> None:
+        """Show a finished round."""
+        number = int(metrics["round"])
+        if self._first_reward is None:
+            self._first_reward = metrics["reward"]
+        text = f"reward {metrics['reward']:.4g} (began {self._first_reward:.4g})  {metrics['images_per_second']:.1f} images/s"
+        self._bar.update(self._task, completed=number, total=rounds, text=text)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self._last >= self._every or number == rounds):
+            self._last = now
+            left = (rounds - number) * metrics["seconds"] / number
+            self.console.print(f"round {number}/{rounds}  {text}  {left:.0f} s left", highlight=False, markup=False)

@@ -1,0 +1,286 @@
+"""The client of reward servers: a reward that is scored in another process or on another machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeVar, get_args
+
+import httpx
+import torch
+from torch import Tensor
+
+from rlcm.errors import RewardError
+from rlcm.rewards.settings import OnFailure
+from rlcm.rewards.wire import Encoding, WireError, decode_answer, encode_request
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LONGEST_ANSWER = 16 * 2**20
+"""Bytes; an answer for 256 pictures takes about 5 kB a reward."""
+LONGEST_PAUSE = 30.0
+"""Seconds between two attempts, at most."""
+
+
+class TransientError(Exception):
+    """An attempt failed in a way that another one may not."""
+
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+@dataclass(slots=True)
+class Server:
+    """One server, and what is known of its health."""
+
+    url: str
+    failures: int = 0
+    """Failures since the last success."""
+    closed_until: float = 0.0
+    """Monotonic time before which no request is sent there while another server is well."""
+
+
+class Servers:
+    """Servers that take turns; one that keeps failing is left alone for a while (a circuit breaker).
+
+    After `breaker_failures` failures in a row a server gets no requests for `breaker_seconds`; then one trial request
+    decides. While all are left alone, the one whose time ends first is tried.
+    """
+
+    def __init__(self, urls: Sequence[str], breaker_failures: int, breaker_seconds: float) -> None:
+        self.all = [Server(url) for url in urls]
+        self._breaker_failures = breaker_failures
+        self._breaker_seconds = breaker_seconds
+        self._turn = count()
+        self._lock = threading.Lock()
+
+    def next(self) -> Server:
+        """Return the server whose turn it is."""
+        with self._lock:
+            now, turn = time.monotonic(), next(self._turn)
+            order = [self.all[(turn + i) % len(self.all)] for i in range(len(self.all))]
+            server = next((s for s in order if s.closed_until <= now), None) or min(order, key=lambda s: s.closed_until)
+            if server.failures >= self._breaker_failures:
+                server.closed_until = now + self._breaker_seconds  # others wait for the outcome of this trial
+            return server
+
+    def succeeded(self, server: Server) -> None:
+        """Note a success."""
+        with self._lock:
+            server.failures, server.closed_until = 0, 0.0
+
+    def failed(self, server: Server) -> None:
+        """Note a failure."""
+        with self._lock:
+            server.failures += 1
+            if server.failures >= self._breaker_failures:
+                server.closed_until = time.monotonic() + self._breaker_seconds
+
+    def all_closed(self) -> bool:
+        """Return whether every server is being left alone."""
+        with self._lock:
+            return all(server.closed_until > time.monotonic() for server in self.all)
+
+
+def post_patiently(
+    client: httpx.Client,
+    servers: Servers,
+    path: str,
+    body: bytes,
+    content_type: str,
+    read: Callable[[bytes], T],
+    *,
+    timeout: float,
+    retries: int,
+    backoff: float,
+) -> T:
+    """Return what `read` makes of the first good answer of servers that take turns.
+
+    Connection errors, slow answers, 408, 429, 5xx and answers that `read` refuses by a WireError are tried again, once every
+    server has had its turn after a pause of backoff * 2^n seconds, jittered by half, or as long as the server asks for.
+
+    Raises:
+        RewardError: if a server refuses the request (other 4xx), or the last attempt failed.
+    """
+    text = ""
+    for attempt in range(retries + 1):
+        server = servers.next()
+        pause = 0.0
+        try:
+            answer = read(post(client, server.url + path, body, content_type, timeout))
+        except (TransientError, WireError) as error:
+            servers.failed(server)
+            text = f"{server.url}: {error}"
+            pause = error.retry_after if isinstance(error, TransientError) else 0.0
+        else:
+            servers.succeeded(server)
+            return answer
+        if attempt == retries:
+            break
+        if (attempt + 1) % len(servers.all) == 0:
+            # Python's own generator: the run's noise must not depend on the weather of the network.
+            pause = max(pause, backoff * 2 ** (attempt // len(servers.all)) * random.uniform(0.5, 1.5))
+        logger.info("%s; attempt %d of %d", text, attempt + 1, retries + 1)
+        time.sleep(min(pause, LONGEST_PAUSE))
+    raise RewardError(f"{text}; given up after {retries + 1} attempts.")
+
+
+def post(client: httpx.Client, url: str, body: bytes, content_type: str, timeout: float) -> bytes:
+    """Return the body of one answer; `timeout` bounds the whole exchange.
+
+    Raises:
+        TransientError: if the connection or the server failed.
+        RewardError: if the server refused the request.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        with client.stream("POST", url, content=body, headers={"Content-Type": content_type}, timeout=timeout) as response:
+            found = bytearray()
+            for chunk in response.iter_raw():
+                found += chunk
+                if len(found) > LONGEST_ANSWER:
+                    raise TransientError(f"the answer exceeds {LONGEST_ANSWER} bytes")
+                if time.monotonic() > deadline:
+                    raise TransientError(f"the answer was not complete after {timeout:g} s")
+    except httpx.TimeoutException as error:
+        raise TransientError(f"no answer within {timeout:g} s ({type(error).__name__})") from error
+    except httpx.RequestError as error:
+        raise TransientError(f"{type(error).__name__}: {error}") from error
+    if response.status_code == 200:
+        return bytes(found)
+    text = f"status {response.status_code}: {bytes(found[:300]).decode(errors='replace')}"
+    if response.status_code in (408, 429) or response.status_code >= 500:
+        wait = response.headers.get("Retry-After", "")
+        raise TransientError(text, float(wait) if wait.isdecimal() else 0.0)
+    remedy = {401: "; set the environment variable that `token_env` names to the server's token", 413: "; lower `batch_size`"}
+    raise RewardError(f"{url} refused the request with {text}{remedy.get(response.status_code, '')}")
+
+
+def open_client(token: str | None, connections: int) -> httpx.Client:
+    """Return a client that keeps its connections, follows no redirects and asks for plain answers."""
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    return httpx.Client(headers=headers, limits=limits)
+
+
+class HttpReward:
+    """A reward that servers started by `rlcm rewards serve` give; see `rlcm.rewards.wire` for the protocol.
+
+    A batch is cut into requests of `batch_size` pictures, which the servers take in turn and side by side.
+
+    Args:
+        address: http://host:port of the first server.
+        servers: addresses of more servers of the same rewards.
+        rewards: labels of the server's rewards to ask for; left out, all of them. Several are components of this one.
+        timeout: seconds that one request may take, answer included.
+        retries: attempts after the first, of one request.
+        backoff: seconds of the first pause between attempts; each further one is twice as long, up to 30 s.
+        breaker_failures: failures in a row after which a server is left alone while others are well.
+        breaker_seconds: for how long.
+        batch_size: pictures a request.
+        encoding: "uint8" and "png" send pictures of 256 levels, "float32" sends them unrounded, at four times the size.
+        token_env: the environment variable that holds the servers' bearer token, if they want one.
+        on_failure: "stop": a request that failed for good is an error. "skip": its pictures score NaN, which a
+            `RewardMix` set to skip drops; and while all servers are left alone no attempts are made.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        servers: Sequence[str] = (),
+        rewards: Sequence[str] | None = None,
+        timeout: float = 60.0,
+        retries: int = 6,
+        backoff: float = 0.5,
+        breaker_failures: int = 3,
+        breaker_seconds: float = 30.0,
+        batch_size: int = 32,
+        encoding: Encoding = "uint8",
+        token_env: str = "RLCM_REWARD_TOKEN",
+        on_failure: OnFailure = "stop",
+    ) -> None:
+        for name, value in {"timeout": timeout, "breaker_failures": breaker_failures, "batch_size": batch_size}.items():
+            if value <= 0:
+                raise ValueError(f"{name}={value} must be positive.")
+        for name, value in {"retries": retries, "backoff": backoff, "breaker_seconds": breaker_seconds}.items():
+            if value < 0:
+                raise ValueError(f"{name}={value} must not be negative.")
+        if encoding not in get_args(Encoding):
+            raise ValueError(f"encoding={encoding!r} is not one of {', '.join(get_args(Encoding))}.")
+        urls = [url.rstrip("/") for url in (address, *servers)]
+        wrong = [url for url in urls if not url.startswith(("http://", "https://"))]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not an address; write http://host:port.")
+        self.rewards, self.timeout, self.retries, self.backoff = rewards, timeout, retries, backoff
+        self.batch_size, self.encoding, self.on_failure = batch_size, encoding, on_failure
+        self.servers = Servers(urls, breaker_failures, breaker_seconds)
+        self._client = open_client(os.environ.get(token_env), len(urls))
+        self._pool = ThreadPoolExecutor(len(urls), thread_name_prefix="reward-client")
+
+    def __call__(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """Return the scores [B] of images [B, 3, h, w], or a dict of them if the servers give several.
+
+        Raises:
+            RewardError: if a request failed for good and `on_failure` is "stop", or if all failed.
+        """
+        if self.on_failure == "skip" and self.servers.all_closed():
+            raise RewardError(f"{', '.join(s.url for s in self.servers.all)} failed lately, and no attempt is due yet.")
+        parts = [slice(start, start + self.batch_size) for start in range(0, len(prompts), self.batch_size)]
+
+        def ask(part: slice) -> dict[str, list[float]] | RewardError:
+            try:
+                return self._ask(images[part], prompts[part], None if metadata is None else metadata[part])
+            except RewardError as error:
+                return error
+
+        answers = list(self._pool.map(ask, parts))
+        errors = [answer for answer in answers if isinstance(answer, RewardError)]
+        if errors and (self.on_failure == "stop" or len(errors) == len(answers)):
+            raise errors[0]
+        for error in errors:
+            logger.warning("%s", error)
+        good = [answer for answer in answers if not isinstance(answer, RewardError)]
+        if any(set(answer) != set(good[0]) for answer in good):
+            raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in good]}.")
+        scores = {label: torch.full((len(prompts),), float("nan")) for label in good[0]}
+        for part, answer in zip(parts, answers, strict=True):
+            if not isinstance(answer, RewardError):
+                for label, values in answer.items():
+                    scores[label][part] = torch.tensor(values)
+        return next(iter(scores.values())) if len(scores) == 1 else scores
+
+    def _ask(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None
+    ) -> dict[str, list[float]]:
+        try:
+            body, kind = encode_request(images, prompts, metadata, self.rewards, encoding=self.encoding)
+        except TypeError as error:
+            raise RewardError(f"the metadata cannot be sent: {error}.") from error
+        return post_patiently(
+            self._client,
+            self.servers,
+            "/score",
+            body,
+            kind,
+            lambda answer: decode_answer(answer, len(prompts)),
+            timeout=self.timeout,
+            retries=self.retries,
+            backoff=self.backoff,
+        )

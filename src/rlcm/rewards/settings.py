@@ -1,0 +1,65 @@
+"""Which rewards a run learns from, and how much each of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from rlcm.settings import Settings
+
+OnFailure = Literal["stop", "skip"]
+
+
+class RewardSettings(Settings):
+    """One entry of the list `rewards:`; a bare string is short for `name: <string>`."""
+
+    name: str = Field(min_length=1)
+    """A built-in name (see `rlcm rewards list`), `module:function`, `path/to/file.py:function`, or the address of a
+    reward server, `http://host:port`."""
+    weight: float = 1.0
+    """The factor of this reward in the sum; negative turns it into a penalty."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments: of the built-in reward, of the user's function or class, or of the client of a server."""
+    normalise: bool = False
+    """Divide by a running standard deviation, after subtracting the running mean, before weighting, so that rewards of
+    different scales count alike."""
+    label: str = Field(default="", pattern=r"^[^/\s]*$")
+    """The name in logs and tables; left out, it is the function's or server's own."""
+    on_failure: OnFailure = "stop"
+    """When the reward fails for good: `stop` ends the run with its state saved; `skip` drops the samples it could not
+    score from the round, and counts them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and not value.get("label"):
+            value = {**value, "label": default_label(value["name"])}
+        return value
+
+
+def default_label(name: str) -> str:
+    """Return what a reward is called in logs: the server's host and port, the function, or the built-in name itself."""
+    if is_address(name):
+        return name.split("://", 1)[1].split("/", 1)[0].rpartition("@")[2]
+    return "".join(name.rpartition(":")[2].split()).replace("/", "-")
+
+
+def is_address(name: str) -> bool:
+    """Return whether a reward's name is the address of a reward server."""
+    return name.startswith(("http://", "https://"))
+
+
+def _distinct(rewards: Sequence[RewardSettings]) -> Sequence[RewardSettings]:
+    labels = [reward.label for reward in rewards]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"two rewards are labelled {', '.join(twice)}; give each its own `label`.")
+    return rewards
+
+
+RewardList = Annotated[list[RewardSettings], Field(min_length=1), AfterValidator(_distinct)]
+"""The type of the setting `rewards:`: at least one reward, labels distinct."""

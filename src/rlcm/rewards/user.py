@@ -1,0 +1,203 @@
+"""Rewards that users write: how they are found, what they are given, and how coroutines are waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from rlcm.errors import ConfigError, MissingFileError
+
+AnyReward = Callable[..., Any]
+
+
+def load_callable(path: str) -> AnyReward:
+    """Return the function, class or object that an import path names.
+
+    Args:
+        path: `module:name` or `path/to/file.py:name`; a file is imported as a module of its own. A class inside a
+            class, or a method of an object, is `module:outer.inner`.
+
+    Raises:
+        MissingFileError: if the file does not exist.
+        ConfigError: if the module cannot be imported or has no such callable; the text says what there is instead.
+    """
+    place, colon, name = path.rpartition(":")
+    if not colon or not place or not name:
+        raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    try:
+        found = functools.reduce(getattr, name.split("."), module)
+    except AttributeError as error:
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(f"{place} has no function {name!r}; {_nearby(name, names, 'it has')}") from error
+    if not callable(found):
+        raise ConfigError(f"{path} is a {type(found).__name__}, not a function; name a function, class or callable object.")
+    return found
+
+
+def bind_arguments(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> AnyReward:
+    """Return a reward from what an import path names and the setting `args`.
+
+    A class is instantiated with `args`; a function gets them as keyword arguments of every call.
+
+    Raises:
+        ConfigError: if an argument is unknown, missing, or refused by the class.
+    """
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # written in C: it has no signature to check against
+        signature = None
+    if signature is not None:
+        given: list[Any] = [] if inspect.isclass(target) else [None, None]
+        named: dict[str, Any] = dict(args)
+        if given and "metadata" in signature.parameters:
+            named["metadata"] = None
+        elif given and takes_metadata(functools.partial(target, **args)):
+            given.append(None)
+        try:
+            signature.bind(*given, **named)
+        except TypeError as error:
+            known = [key for key in list(signature.parameters)[len(given) :] if key != "metadata"]
+            raise ConfigError(
+                f"rewards.{label}.args={dict(args)} does not fit ({error}); it takes {', '.join(known) or 'no arguments'}."
+            ) from error
+    if inspect.isclass(target):
+        try:
+            made = target(**args)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"rewards.{label}.args={dict(args)}: {error}") from error
+        if not callable(made):
+            raise ConfigError(f"rewards.{label}: {target.__name__} has no __call__(images, prompts), so it is no reward.")
+        return made
+    if not args:
+        return target
+    bound = functools.partial(target, **args)
+    bound.__dict__.update(getattr(target, "__dict__", {}))  # keeps the mark `differentiable`
+    return bound
+
+
+def takes_metadata(reward: Callable[..., Any]) -> bool:
+    """Return whether a reward wants the prompts' metadata.
+
+    It does if it has a parameter named `metadata`, or a third positional one without a default.
+    """
+    try:
+        parameters = list(inspect.signature(reward).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    if any(parameter.name == "metadata" for parameter in parameters):
+        return True
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 2 and positional[2].default is inspect.Parameter.empty
+
+
+def call_reward(
+    reward: AnyReward, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None
+) -> Any:
+    """Return a reward's answer as it gave it, waiting for it if the function is async.
+
+    Args:
+        images: [B, 3, h, w] float RGB in [0, 1].
+        prompts: B texts.
+        metadata: B dicts, or None; a reward that takes metadata then gets empty ones.
+    """
+    arguments: list[Any] = [images, list(prompts)]
+    named: dict[str, Any] = {}
+    if takes_metadata(reward):
+        given = [dict(entry) for entry in metadata] if metadata is not None else [{} for _ in prompts]
+        parameter = inspect.signature(reward).parameters.get("metadata")
+        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            named["metadata"] = given
+        else:
+            arguments.append(given)
+    answer = reward(*arguments, **named)
+    return _event_loop().wait(answer) if inspect.isawaitable(answer) else answer
+
+
+class _EventLoop:
+    """One loop in a thread of its own for the whole process: sessions that a reward opens stay usable between calls,
+    and rewards can be called where a loop already runs (a notebook)."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True).start()
+
+    def wait(self, answer: Awaitable[Any]) -> Any:
+        async def finish() -> Any:
+            return await answer
+
+        return asyncio.run_coroutine_threadsafe(finish(), self._loop).result()
+
+
+@functools.cache
+def _event_loop() -> _EventLoop:
+    return _EventLoop()
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise ConfigError(
+                f"{name} could not be imported: it needs the module {error.name!r}; {_remedy(error.name)}"
+            ) from error
+        files = [path.stem for path in Path.cwd().glob("*.py")]
+        raise ConfigError(
+            f"there is no module {error.name!r} on Python's path; {_nearby(name, files, 'the current folder has')} "
+            "A file can be named by its path: path/to/file.py:function."
+        ) from error
+    except Exception as error:
+        raise ConfigError(f"{name} could not be imported: {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.expanduser()
+    if not path.is_file():
+        folder = path.parent
+        files = [file.name for file in folder.glob("*.py")] if folder.is_dir() else []
+        raise MissingFileError(f"there is no file {path}; {_nearby(path.name, files, f'{folder} has')}")
+    # A name of its own, so that files of the same name in two folders do not replace each other.
+    name = f"rlcm_reward_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        del sys.modules[name]
+        raise ConfigError(f"{path} could not be imported: it needs the module {error.name!r}; {_remedy(error.name)}") from error
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _remedy(module: str | None) -> str:
+    extra = {"httpx": "remote", "fastapi": "serve", "uvicorn": "serve", "imscore": "imscore"}.get(module or "")
+    return f'install it with: pip install "rlcm[{extra}]"' if extra else "install it, or correct the import."
+
+
+def _nearby(name: str, known: Iterable[str], lead: str) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"{lead} {', '.join(known[:20]) or 'none'}."

@@ -1,0 +1,163 @@
+"""Sampling as acting: run the policy from noise to images, and keep what an update needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from rlcm.noise import draw, image_seed, stream
+from rlcm.policy import Policy
+from rlcm.settings import Settings
+from rlcm.transitions import TransitionTable, transition
+from rlcm.types import Conditioning, Denoiser, Trajectory
+
+
+class RolloutSettings(Settings):
+    """How many images a round samples, and how."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Images a round, over all processes."""
+    images_per_prompt: int = Field(default=1, ge=1)
+    """Trajectories of the same prompt in a round."""
+    sample_batch_size: int = Field(default=64, ge=1)
+    """Images that one process samples at once. Smaller needs less memory; the images are the same."""
+    branches: int = Field(default=1, ge=1)
+    """K: noises drawn from one state of a trajectory, each run on to an image of its own; 1 is plain sampling."""
+    branch_schedule: Literal["uniform", "last", "mixed"] | tuple[float, ...] = "last"
+    """At which noisy step a trajectory branches: `uniform` any, `last` the last, `mixed` half and half, or one probability a
+    noisy step."""
+    antithetic: bool = False
+    """Half of a trajectory's branches take the negative of the other half's noise."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> RolloutSettings:
+        if self.antithetic and self.branches % 2:
+            raise ValueError(f"rollout.antithetic=true needs an even number of rollout.branches, not {self.branches}.")
+        return self
+
+
+@torch.no_grad()
+def rollout(
+    policy: Policy,
+    conditioning: Conditioning,
+    prompt_index: Tensor,
+    seeds: Sequence[int],
+    *,
+    branch_steps: Tensor | None = None,
+    branches: int = 1,
+    antithetic: bool = False,
+    keep_predictions: bool = False,
+) -> Trajectory:
+    """Return B trajectories: plain ones, whose every noisy step is an action, or branched ones.
+
+    A branched trajectory runs alone up to its branch step. There it draws K noises from ONE mean, and its K branches run on
+    to K images: K actions for a single network call, which share prompt and state.
+
+    Args:
+        conditioning: rows that `prompt_index` [B] points to.
+        seeds: B, one an image; the same seeds give the same images.
+        branch_steps: [B] table rows with noise at which to branch; None for plain trajectories.
+        branches: K; 1 for plain trajectories.
+        antithetic: the second half of the branches takes the negative of the first half's noise (K even).
+        keep_predictions: keep every call's x_0 prediction (plain trajectories only).
+
+    Raises:
+        ValueError: if branching is asked for by one of branch_steps and branches only, or K is odd with antithetic noise.
+    """
+    if (branch_steps is None) != (branches == 1) or (keep_predictions and branch_steps is not None):
+        raise ValueError(f"branches={branches} needs branch_steps, and plain trajectories have branches=1")
+    if antithetic and branches % 2:
+        raise ValueError(f"branches={branches} is odd; antithetic noise comes in pairs")
+    denoiser = policy.denoiser
+    device, shape = denoiser.device, denoiser.latent_shape
+    streams = [stream(seed) for seed in seeds]
+    trunk = torch.arange(len(seeds))  # row of x -> trajectory; a trajectory that has branched has K rows
+    conditions = conditioning.take(prompt_index)
+    x = denoiser.scale_noise(draw(streams, shape))
+    kept: list[_Kept] = []
+    predictions: list[Tensor] = []
+    for step, std in enumerate(policy.table.std.tolist()):
+        prediction, mean, _ = policy.step(x, torch.full((len(x),), step, device=device), conditions.take(trunk))
+        if keep_predictions:
+            predictions.append(prediction)
+        if std == 0:
+            x = mean
+            continue
+        acting = torch.ones(len(x), dtype=torch.bool) if branch_steps is None else branch_steps[trunk] == step
+        rows = acting.nonzero().squeeze(1)
+        repeats = torch.where(acting, branches, 1)
+        source = torch.arange(len(x)).repeat_interleave(repeats)
+        if branches > 1 and len(rows):
+            splitting = {int(row): _branch_streams(seeds[int(trunk[row])], branches) for row in rows}
+            streams = [s for row, own in enumerate(streams) for s in splitting.get(row, [own])]
+        z = draw(streams, shape).to(device)
+        if antithetic and len(rows):
+            of_branches = z[acting[source]].unflatten(0, (len(rows), branches))
+            of_branches[:, branches // 2 :] = -of_branches[:, : branches // 2]
+            z[acting[source]] = of_branches.flatten(0, 1)
+        before, x, trunk = x, mean[source.to(device)] + std * z, trunk[source]
+        if len(rows):
+            actions = x[acting[source]].unflatten(0, (len(rows), branches))
+            kept.append(_Kept(trunk[acting[source]][::branches], before[rows], mean[rows], actions, step))
+    images = decode_images(denoiser, x)
+    return Trajectory(
+        prompt_index=prompt_index,
+        **_stacked(kept, len(seeds)),
+        images=images.unflatten(0, (len(seeds), branches)),
+        predictions=torch.stack(predictions, 1) if keep_predictions else None,
+    )
+
+
+class _Kept(NamedTuple):
+    """The actions of one step: whose they are [n], states and means [n, *latent], actions [n, K, *latent], the step."""
+
+    trajectories: Tensor
+    states: Tensor
+    means: Tensor
+    actions: Tensor
+    step: int
+
+
+def _stacked(kept: list[_Kept], size: int) -> dict[str, Tensor]:
+    """Return states, means, actions and steps with the axes [B, A, ...]; every trajectory has acted A times."""
+    if not kept:
+        raise ValueError("no step of the sampler draws noise, so a rollout has no actions")
+    whose = torch.cat([part.trajectories for part in kept])
+    # By trajectory, and within one by step.
+    order = whose.argsort(stable=True)
+    steps = torch.cat([torch.full((len(part.trajectories),), part.step) for part in kept])
+    columns = {name: torch.cat([getattr(part, name) for part in kept]) for name in ("states", "means", "actions")}
+    columns["steps"] = steps
+    return {name: column[order.to(column.device)].unflatten(0, (size, -1)) for name, column in columns.items()}
+
+
+def _branch_streams(seed: int, branches: int) -> list[torch.Generator]:
+    return [stream(image_seed(seed, "branch", branch)) for branch in range(branches)]
+
+
+@torch.no_grad()
+def sample_latents(denoiser: Denoiser, table: TransitionTable, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
+    """Return the final latents [B, *latent] that a sampler reaches from the images' seeds.
+
+    Args:
+        table: the denoiser's own, or one that differs from it only in its last std.
+        conditioning: B rows.
+    """
+    streams = [stream(seed) for seed in seeds]
+    x = denoiser.scale_noise(draw(streams, denoiser.latent_shape))
+    for row, std in enumerate(table.std.tolist()):
+        step = torch.full((len(x),), row, device=x.device)
+        _, x, _ = transition(table, x, denoiser.denoise(x, step, conditioning), step)
+        if std > 0:
+            x = x + std * draw(streams, denoiser.latent_shape).to(x.device)
+    return x
+
+
+@torch.no_grad()
+def decode_images(denoiser: Denoiser, latents: Tensor) -> Tensor:
+    """Return images [B, 3, h, w] in [0, 1], on the CPU."""
+    return denoiser.decode(latents).clamp(0, 1).cpu()

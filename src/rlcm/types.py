@@ -1,0 +1,137 @@
+"""The plain objects that pass between the stages, and the protocols of a denoiser and a reward.
+
+Letters in shapes: B images, H denoising steps, N states, K actions of a state, C h w a latent, D = C h w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rlcm.transitions import TransitionTable
+
+
+class Conditioning(dict[str, Tensor]):
+    """What a denoiser is told about its prompts: named tensors, every one of them batch-first."""
+
+    def take(self, index: Tensor) -> Conditioning:
+        """Return the rows `index` [M] of every tensor."""
+        return Conditioning({key: value[index.to(value.device)] for key, value in self.items()})
+
+    def repeat_interleave(self, repeats: int) -> Conditioning:
+        """Return every row `repeats` times in a row."""
+        return Conditioning({key: value.repeat_interleave(repeats, dim=0) for key, value in self.items()})
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """Return a copy on `device`."""
+        return Conditioning({key: value.to(device) for key, value in self.items()})
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """Return the rows of all parts, in order."""
+        return Conditioning({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values()))) if self.keys() else 0
+
+
+class Denoiser(Protocol):
+    """A network that predicts, and what surrounds it: text encoding, first latents, decoding. See `rlcm.pipelines`."""
+
+    table: TransitionTable
+    """The sampler's coefficients, one row a step; row i belongs to the i-th network call."""
+    module: nn.Module
+    """The trainable network, a diffusers model that takes adapters."""
+    latent_shape: tuple[int, ...]
+    """The shape of one latent, without the batch."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Return the conditioning of prompts, one row each; negative prompts and guidance included."""
+        ...
+
+    def scale_noise(self, noise: Tensor) -> Tensor:
+        """Return the first latents [B, *latent_shape] for standard normal noise of that shape."""
+        ...
+
+    def denoise(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
+        """Return the network's output, fp32 and shaped like x [B, *latent_shape]; `step` [B] indexes the table's rows."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [B, 3, h, w] of final latents, UNCLAMPED (nominally in [0, 1]), differentiable, fp32."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A reward: any callable from images and prompts to one number an image.
+
+    Images are float RGB in [0, 1], [B, 3, h, w]; the answer is a tensor, array or list [B], higher is better, or a
+    dict of named components of that shape. A callable that takes a third argument gets the prompts' metadata, a list of dicts.
+    """
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], /) -> Any: ...
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """What a rollout of B trajectories leaves behind: plain ones have K = 1, branched ones A = 1."""
+
+    prompt_index: Tensor
+    """[B] rows of the conditioning and of the prompt list."""
+    states: Tensor
+    """[B, A, *latent] fp32: the states in which actions were drawn; A is the number of noisy steps."""
+    means: Tensor
+    """[B, A, *latent] fp32: the means of the sampling policy at those states."""
+    actions: Tensor
+    """[B, A, K, *latent] fp32: exactly what fed the next step."""
+    steps: Tensor
+    """[B, A] table rows of the states."""
+    images: Tensor
+    """[B, K, 3, h, w] in [0, 1], on the CPU."""
+    predictions: Tensor | None
+    """[B, H, *latent] the x_0 prediction of every network call, kept only for dense rewards and consistency losses."""
+
+    @staticmethod
+    def cat(parts: Sequence[Trajectory]) -> Trajectory:
+        """Return the trajectories of all parts, in order."""
+        columns = {name: [getattr(part, name) for part in parts] for name in Trajectory.__slots__}
+        return Trajectory(**{name: None if column[0] is None else torch.cat(column) for name, column in columns.items()})
+
+
+@dataclass(slots=True)
+class Experience:
+    """States, K actions of each, and how good they were: what an update learns from."""
+
+    states: Tensor
+    """[N, *latent] fp32."""
+    steps: Tensor
+    """[N] table rows."""
+    prompt_index: Tensor
+    """[N] rows of the conditioning."""
+    old_means: Tensor
+    """[N, *latent] fp32 means of the policy that drew the actions."""
+    actions: Tensor
+    """[N, K, *latent] fp32."""
+    advantages: Tensor
+    """[N, K]."""
+    weights: Tensor
+    """[N] importance of each state; 1 for plain rollouts."""
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def take(self, index: Tensor) -> Experience:
+        """Return the states `index` [M] with all that belongs to them."""
+        return Experience(*(getattr(self, name)[index] for name in self.__slots__))
+
+
+Metrics = Mapping[str, float]

@@ -1,0 +1,417 @@
+"""The client against a real server process, and everything that can go wrong between them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+
+from rlcm.errors import ConfigError, RewardError  # noqa: E402
+from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards  # noqa: E402
+from rlcm.rewards.http import HttpReward  # noqa: E402
+from rlcm.rewards.jpeg import Incompressibility  # noqa: E402
+from rlcm.rewards.wire import NPZ, encode_request  # noqa: E402
+
+TOKEN = "a-token-for-tests"
+REWARDS = """
+import time
+
+def red(images, prompts):
+    return images[:, 0].mean((1, 2))
+
+def moody(images, prompts, metadata):
+    mood = metadata[0].get("mood")
+    time.sleep(metadata[0].get("sleep", 0))
+    if mood == "raise":
+        raise RuntimeError("out of sorts")
+    if mood == "nan":
+        return [float("nan")] * len(prompts)
+    if mood == "short":
+        return [1.0]
+    return [entry.get("value", 1.0) for entry in metadata]
+"""
+START = """
+import os, sys
+from rlcm.rewards import RewardSettings, build_rewards
+from rlcm.rewards.server import ServerSettings, serve
+rewards = build_rewards([RewardSettings(name=name) for name in sys.argv[2:]])
+settings = ServerSettings(port=int(sys.argv[1]), max_mebibytes=8, max_images=64)
+serve(rewards, settings, os.environ["TOKEN"], ready=lambda line: print(line, flush=True))
+"""
+
+
+class ServerProcess:
+    """A reward server in a process of its own, stopped at the latest when the test ends."""
+
+    def __init__(self, *rewards, port=0):
+        environment = {**os.environ, "TOKEN": TOKEN, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-c", START, str(port), *map(str, rewards)]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        assert "serving" in line, self.process.stderr.read()
+        self.url = line.split()[-1]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def stop(self, number=signal.SIGKILL):
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture(scope="module")
+def rewards_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rewards") / "served.py"
+    path.write_text(textwrap.dedent(REWARDS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(rewards_file):
+    found = ServerProcess("jpeg_incompressibility", f"{rewards_file}:red", f"{rewards_file}:moody")
+    yield found
+    if found.process.poll() is None:
+        found.stop()
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch):
+    monkeypatch.setenv("RLCM_REWARD_TOKEN", TOKEN)
+
+
+class Proxy:
+    """Stands between client and server and does to the answers what `faults` says, one entry a request; then nothing."""
+
+    def __init__(self, target, faults=()):
+        self.faults, self.requests, self.lock = list(faults), 0, threading.Lock()
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with proxy.lock:
+                    proxy.requests += 1
+                    fault = proxy.faults.pop(0) if proxy.faults else None
+                headers = {k: self.headers[k] for k in ("Content-Type", "Authorization") if k in self.headers}
+                answer = httpx.post(target + self.path, content=body, headers=headers, timeout=30)
+                proxy.answer(self, fault, answer)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def answer(self, handler, fault, answer):
+        status, body = answer.status_code, answer.content
+        scores = answer.json().get("scores", {}) if status == 200 else {}
+        if fault == "error":
+            status, body = 500, b"Internal Server Error"
+        elif fault == "busy":
+            status, body = 503, b"{}"
+        elif fault == "malformed":
+            body = b'{"scores": [[['
+        elif fault == "page":
+            body = b"<html>gateway</html>"
+        elif fault == "nan":
+            body = json.dumps({"scores": {k: [float("nan")] * len(v) for k, v in scores.items()}}).encode()
+        elif fault == "short":
+            body = json.dumps({"scores": {k: v[:-1] for k, v in scores.items()}}).encode()
+        elif fault == "huge":
+            body = b" " * (17 * 2**20)
+        elif fault == "slow":
+            time.sleep(1.0)
+        elif fault == "reset":
+            handler.close_connection = True
+            return
+        with contextlib.suppress(OSError):  # the client has left
+            handler.send_response(status)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body[: len(body) // 2] if fault == "truncated" else body)
+        if fault == "truncated":
+            handler.close_connection = True
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+FAULTS = ["error", "busy", "malformed", "page", "nan", "short", "huge", "slow", "reset", "truncated"]
+
+
+@pytest.fixture
+def proxy(server):
+    made = []
+
+    def make(faults=()):
+        made.append(Proxy(server.url, faults))
+        return made[-1]
+
+    yield make
+    for found in made:
+        found.close()
+
+
+def client(address, **changes):
+    settings = {"timeout": 20.0, "backoff": 0.01, "retries": 3, "rewards": ["red"], "encoding": "float32"}
+    return HttpReward(address=address, **{**settings, **changes})
+
+
+def red(images):
+    return images[:, 0].mean((1, 2))
+
+
+@pytest.mark.parametrize("encoding", ["uint8", "float32", "png"])
+def test_scores_are_those_of_the_local_reward(server, images, prompts, encoding):
+    scores = client(server.url, encoding=encoding, rewards=["jpeg_incompressibility", "red"])(images, prompts)
+    sent = images if encoding == "float32" else (images * 255).round() / 255
+    assert torch.equal(scores["jpeg_incompressibility"], Incompressibility()(images, prompts))
+    torch.testing.assert_close(scores["red"], red(sent), rtol=0, atol=1e-7)
+
+
+def test_requests_are_cut_and_joined_in_order(server, images, prompts):
+    metadata = [{"value": float(i)} for i in range(5)]
+    scores = client(server.url, batch_size=2, rewards=["moody"])(images, prompts, metadata)
+    assert scores.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_one_remote_reward_in_a_mix_of_three(server, images, prompts):
+    remote = {"rewards": ["red", "moody"], "encoding": "float32"}
+    mix = build_rewards(
+        [
+            RewardSettings(name="jpeg_compressibility", weight=0.5),
+            RewardSettings(name="brightness", normalise=True),
+            RewardSettings(name=server.url, label="remote", weight=2.0, args=remote),
+        ]
+    )
+    scores = mix(images, prompts)
+    assert set(scores.parts) == {"jpeg_compressibility", "brightness", "remote/red", "remote/moody"}
+    rest = 0.5 * scores.parts["jpeg_compressibility"] + mix.norms["brightness"](scores.parts["brightness"])
+    torch.testing.assert_close(scores.total, rest + 2 * (red(images) + 1))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_that_pass_are_survived(proxy, images, prompts, fault):
+    between = proxy([fault, fault])
+    scores = client(between.url, timeout=0.5 if fault == "slow" else 20.0)(images, prompts)
+    torch.testing.assert_close(scores, red(images), rtol=0, atol=1e-7)
+    assert between.requests == 3
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_that_stay_stop_or_drop_and_never_score(proxy, images, prompts, fault):
+    between = proxy([fault] * 100)
+    changes = {"retries": 1, "timeout": 0.5 if fault == "slow" else 20.0}
+    with pytest.raises(RewardError, match="given up after 2 attempts"):
+        RewardMix([RewardPart("remote", client(between.url, **changes))])(images, prompts)
+    assert between.requests == 2
+    skipping = client(between.url, on_failure="skip", **changes)
+    scores = RewardMix([RewardPart("remote", skipping, 1.0, False, "skip")])(images, prompts)
+    assert not scores.valid.any()
+    assert scores.total.isnan().all()
+    assert "given up" in scores.failures[0]
+
+
+@pytest.mark.parametrize(("mood", "text"), [("raise", "out of sorts"), ("nan", "nan for image 0"), ("short", "shape")])
+def test_a_reward_that_fails_in_the_server_is_named(server, images, prompts, mood, text):
+    with pytest.raises(RewardError, match=text) as caught:
+        client(server.url, rewards=["moody"], retries=0)(images, prompts, [{"mood": mood}] * 5)
+    assert "moody" in str(caught.value)
+
+
+def test_skip_drops_only_the_requests_that_failed(proxy, images, prompts):
+    between = proxy([None, "error"])
+    reward = client(between.url, batch_size=2, retries=0, on_failure="skip")
+    scores = RewardMix([("remote", reward, 1.0, False, "skip")])(images, prompts)
+    assert scores.valid.tolist() == [True, True, False, False, True]
+    torch.testing.assert_close(scores.total[scores.valid], red(images)[scores.valid], rtol=0, atol=1e-7)
+
+
+def test_a_wrong_token_is_refused_at_once(proxy, images, prompts, monkeypatch):
+    between = proxy()
+    monkeypatch.setenv("RLCM_REWARD_TOKEN", "wrong")
+    with pytest.raises(RewardError, match=r"401.*token_env"):
+        client(between.url)(images, prompts)
+    assert between.requests == 1, "what cannot pass is not tried again"
+
+
+def test_unknown_rewards_are_refused_at_once(server, images, prompts):
+    with pytest.raises(RewardError, match="there is no blue; served are"):
+        client(server.url, rewards=["blue"])(images, prompts)
+
+
+def test_servers_take_turns(proxy, images, prompts):
+    first, second = proxy(), proxy()
+    scores = client(first.url, servers=[second.url], batch_size=1)(images.repeat(2, 1, 1, 1), prompts * 2)
+    torch.testing.assert_close(scores, red(images).repeat(2), rtol=0, atol=1e-7)
+    assert (first.requests, second.requests) == (5, 5)
+
+
+def test_a_server_that_keeps_failing_is_left_alone_and_tried_again(proxy, images, prompts):
+    broken, well = proxy(["error"] * 3), proxy()
+    reward = client(broken.url, servers=[well.url], breaker_failures=2, breaker_seconds=0.5)
+    for _ in range(8):
+        reward(images, prompts)
+    assert broken.requests == 2, "after two failures the other server gets everything"
+    time.sleep(0.6)
+    reward(images, prompts)
+    reward(images, prompts)
+    assert broken.requests == 3, "one trial, which failed"
+    time.sleep(0.6)
+    for _ in range(4):
+        reward(images, prompts)
+    assert broken.requests >= 5, "the second trial succeeded, and the server takes turns again"
+
+
+def test_skipping_makes_no_attempts_while_all_servers_are_left_alone(proxy, images, prompts):
+    between = proxy(["error"] * 2)
+    reward = client(between.url, breaker_failures=2, breaker_seconds=0.3, retries=1, on_failure="skip")
+    for _ in range(3):
+        with pytest.raises(RewardError, match=r"given up|no attempt is due"):
+            reward(images, prompts)
+    assert between.requests == 2
+    time.sleep(0.4)
+    assert reward(images, prompts).shape == (5,)
+
+
+def test_no_server_at_all(images, prompts):
+    with pytest.raises(RewardError, match=r"127\.0\.0\.1:9.*given up after 2 attempts"):
+        client("http://127.0.0.1:9", retries=1)(images, prompts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"timeout": 0}, "timeout=0"), ({"retries": -1}, "retries=-1"), ({"encoding": "gif"}, "gif"), ({"servers": ["x"]}, "'x'")],
+)
+def test_settings_out_of_range(changes, text):
+    with pytest.raises(ConfigError, match=text):
+        build_rewards([RewardSettings(name="http://127.0.0.1:9", args=changes)])
+
+
+def post(server, content, kind=NPZ, token=TOKEN, path="/score"):
+    headers = {"Content-Type": kind, "Authorization": f"Bearer {token}"}
+    return httpx.post(server.url + path, content=content, headers=headers, timeout=60)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_100_megabytes_is_refused(server, chunked):
+    block = bytes(2**20)
+    content = (block for _ in range(100)) if chunked else block * 100
+    try:
+        assert post(server, content).status_code == 413
+    except httpx.TransportError:
+        pass  # the server hung up on a client that would not stop sending
+    assert httpx.get(server.url + "/health").json()["status"] == "ok"
+
+
+def test_a_body_just_too_long_gets_its_answer(server):
+    answer = post(server, bytes(9 * 2**20))
+    assert answer.status_code == 413
+    assert "send fewer pictures" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [(b"\x80\x04K\x01.", NPZ, 422), (b"\x80\x04K\x01.", "application/python-pickle", 415), (b"{}", "application/json", 422)],
+)
+def test_what_is_no_request_is_refused(server, content, kind, status):
+    assert post(server, content, kind).status_code == status
+
+
+def test_the_token_guards_scores_and_metrics(server):
+    assert post(server, b"{}", "application/json", token="x").status_code == 401
+    assert httpx.get(server.url + "/metrics").status_code == 401
+    assert httpx.get(server.url + "/health").json()["rewards"] == ["jpeg_incompressibility", "red", "moody"]
+
+
+def test_metrics_count(server, images, prompts):
+    def read():
+        text = httpx.get(server.url + "/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+        return {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if not line.startswith("#")}
+
+    before = read()
+    client(server.url)(images, prompts)
+    after = read()
+    assert after["rlcm_reward_images_total"] == before.get("rlcm_reward_images_total", 0) + 5
+    assert after['rlcm_reward_requests_total{status="200"}'] == before.get('rlcm_reward_requests_total{status="200"}', 0) + 1
+
+
+def test_64_clients_at_once(server, images, prompts):
+    def one(index):
+        body, kind = encode_request(images * (index / 64), prompts, None, ["red"], encoding="float32")
+        answer = post(server, body, kind)
+        return answer.status_code, answer.json()["scores"]["red"]
+
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(one, range(64)))
+    assert Counter(status for status, _ in answers) == {200: 64}
+    for index, (_, scores) in enumerate(answers):
+        torch.testing.assert_close(torch.tensor(scores), red(images) * (index / 64), rtol=0, atol=1e-6)
+
+
+def test_the_openapi_description_is_kept(server):
+    """No 5xx, no hang and no answer outside the description, whatever is sent."""
+    schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    schema = schemathesis.openapi.from_url(server.url + "/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert {operation.path for operation in operations} == {"/health", "/metrics", "/score"}
+    for operation in operations:
+        for mode in schemathesis.GenerationMode:
+
+            @settings(
+                max_examples=15, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+            )
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def check(case):
+                answer = case.call(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
+                assert answer.status_code < 500, answer.text
+                case.validate_response(answer, checks=[schemathesis.checks.CHECKS.get_one("status_code_conformance")])
+                case.validate_response(answer, checks=[schemathesis.checks.CHECKS.get_one("response_schema_conformance")])
+
+            with (
+                contextlib.suppress(schemathesis.errors.SchemathesisError)
+                if operation.path != "/score"
+                else contextlib.nullcontext()
+            ):
+                check()
+
+
+def test_killed_within_a_batch_and_restarted_then_stopped_in_good_order(rewards_file, images, prompts):
+    first = ServerProcess(f"{rewards_file}:moody")
+    metadata = [{"sleep": 1.5, "value": float(i)} for i in range(5)]
+    reward = client(first.url, rewards=["moody"], retries=8, backoff=0.5)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(reward, images, prompts, metadata)
+        time.sleep(0.5)
+        first.stop(signal.SIGKILL)
+        second = ServerProcess(f"{rewards_file}:moody", port=first.port)
+        try:
+            assert answer.result(60).tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+            answer = pool.submit(client(second.url, rewards=["moody"], retries=0), images, prompts, metadata)
+            time.sleep(0.5)
+        finally:
+            code = second.stop(signal.SIGTERM)
+        assert answer.result(60).tolist() == [0.0, 1.0, 2.0, 3.0, 4.0], "a request under way is finished"
+        assert code in (0, -signal.SIGTERM)

@@ -1,0 +1,176 @@
+"""Users' rewards: found by path, given what they ask for, awaited."""
+
+import asyncio
+import functools
+import textwrap
+
+import pytest
+import torch
+
+from rlcm.errors import ConfigError, MissingFileError
+from rlcm.rewards.user import bind_arguments, call_reward, load_callable, takes_metadata
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        textwrap.dedent(
+            """
+            COUNT = 0
+            NUMBER = 3
+
+            def blueness(images, prompts, scale=1.0):
+                return scale * images[:, 2].mean((1, 2))
+
+            class Judge:
+                def __init__(self, strict):
+                    if strict not in (True, False):
+                        raise ValueError("strict must be true or false")
+                    self.strict = strict
+
+                def __call__(self, images, prompts):
+                    return [float(self.strict)] * len(prompts)
+
+                class Inner:
+                    @staticmethod
+                    def score(images, prompts):
+                        return [1.0] * len(prompts)
+
+            class Mute:
+                pass
+            """
+        )
+    )
+    return path
+
+
+def test_function_in_a_file(file, images, prompts):
+    reward = load_callable(f"{file}:blueness")
+    torch.testing.assert_close(call_reward(reward, images, prompts), images[:, 2].mean((1, 2)))
+    assert load_callable(f"{file}:blueness") is reward, "a file is imported once"
+
+
+def test_function_in_a_module(file, monkeypatch, images, prompts):
+    monkeypatch.syspath_prepend(file.parent)
+    assert load_callable("mine:Judge.Inner.score")(images, prompts) == [1.0] * 5
+
+
+def test_files_of_one_name_do_not_replace_each_other(file, tmp_path, images, prompts):
+    other = tmp_path / "other" / "mine.py"
+    other.parent.mkdir()
+    other.write_text("def blueness(images, prompts):\n    return [7.0] * len(prompts)\n")
+    assert load_callable(f"{other}:blueness")(images, prompts) == [7.0] * 5
+    assert load_callable(f"{file}:blueness")(images, prompts).shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "text"),
+    [
+        ("blueness", ConfigError, "not an import path"),
+        ("{file}:bluness", ConfigError, "did you mean 'blueness'"),
+        ("{file}:zzz", ConfigError, "it has Judge, Mute, blueness"),
+        ("{file}:NUMBER", ConfigError, "is a int, not a function"),
+        ("{folder}/min.py:blueness", MissingFileError, "did you mean 'mine.py'"),
+        ("no_such_module_here:f", ConfigError, "no module 'no_such_module_here'"),
+        ("rlcm.rewards.jpg:Compressibility", ConfigError, "no module 'rlcm.rewards.jpg'"),
+    ],
+)
+def test_wrong_paths_say_what_there_is(file, path, error, text):
+    with pytest.raises(error, match=text):
+        load_callable(path.format(file=file, folder=file.parent))
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [("import no_such_thing_at_all", "no_such_thing_at_all"), ("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_files_that_cannot_be_imported(tmp_path, source, text):
+    path = tmp_path / "broken.py"
+    path.write_text(source)
+    with pytest.raises(ConfigError, match=text):
+        load_callable(f"{path}:f")
+
+
+def test_arguments_reach_functions_and_classes(file, images, prompts):
+    scaled = bind_arguments("b", load_callable(f"{file}:blueness"), {"scale": 2.0})
+    torch.testing.assert_close(call_reward(scaled, images, prompts), 2 * images[:, 2].mean((1, 2)))
+    judge = bind_arguments("j", load_callable(f"{file}:Judge"), {"strict": True})
+    assert call_reward(judge, images, prompts) == [1.0] * 5
+
+
+def test_bound_functions_stay_differentiable(images):
+    def mean(images, prompts, power):
+        return (images**power).mean((1, 2, 3))
+
+    mean.differentiable = True
+    assert bind_arguments("m", mean, {"power": 2}).differentiable
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "text"),
+    [
+        ("blueness", {"scael": 1}, "it takes scale"),
+        ("Judge", {}, "strict"),
+        ("Judge", {"strict": 3}, "must be true or false"),
+        ("Mute", {}, "no __call__"),
+    ],
+)
+def test_wrong_arguments_are_named(file, name, args, text):
+    with pytest.raises(ConfigError, match=text):
+        bind_arguments("mine", load_callable(f"{file}:{name}"), args)
+
+
+def three(images, prompts, extra):
+    return [entry.get("n", 0) for entry in extra]
+
+
+def named(images, prompts, *, metadata):
+    return [entry.get("n", 0) for entry in metadata]
+
+
+def positional_only(images, prompts, metadata, /):
+    return [entry.get("n", 0) for entry in metadata]
+
+
+@pytest.mark.parametrize("reward", [three, named, positional_only, functools.partial(three)])
+def test_metadata_is_passed_on(reward, images, prompts):
+    assert call_reward(reward, images, prompts, [{"n": i} for i in range(5)]) == [0, 1, 2, 3, 4]
+    assert call_reward(reward, images, prompts) == [0] * 5
+
+
+def test_a_default_is_not_taken_for_metadata():
+    assert not takes_metadata(lambda images, prompts, scale=2.0: None)
+    assert not takes_metadata(lambda images, prompts, *rest: None)
+    assert takes_metadata(lambda images, prompts, metadata=None: None)
+
+
+async def slow(images, prompts):
+    await asyncio.sleep(0.001)
+    return [2.0] * len(prompts)
+
+
+class AsyncReward:
+    """Keeps something that belongs to the event loop between calls, as an HTTP session does."""
+
+    def __init__(self):
+        self.lock = None
+
+    async def __call__(self, images, prompts):
+        self.lock = self.lock or asyncio.Lock()
+        async with self.lock:
+            await asyncio.sleep(0)
+        return [3.0] * len(prompts)
+
+
+def test_coroutines_are_awaited_in_one_loop(images, prompts):
+    reward = AsyncReward()
+    assert call_reward(slow, images, prompts) == [2.0] * 5
+    assert call_reward(reward, images, prompts) == call_reward(reward, images, prompts) == [3.0] * 5
+
+
+def test_coroutines_are_awaited_inside_a_running_loop(images, prompts):
+    async def notebook():
+        return call_reward(slow, images, prompts)
+
+    assert asyncio.run(notebook()) == [2.0] * 5

@@ -1,0 +1,154 @@
+"""The protocol: what is sent arrives, and nothing else is taken for it."""
+
+import base64
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rlcm.rewards.pixels import to_png, to_uint8
+from rlcm.rewards.wire import JSON, NPZ, Limits, WireError, decode_answer, decode_request, encode_request
+
+LIMITS = Limits(images=8, side=64, bytes=12 * 8 * 32 * 32)
+
+
+@pytest.mark.parametrize(("encoding", "kind"), [("uint8", NPZ), ("float32", NPZ), ("png", JSON)])
+def test_round_trip(images, prompts, encoding, kind):
+    metadata = [{"n": i, "text": "ü"} for i in range(5)]
+    body, found_kind = encode_request(images, prompts, metadata, ["a", "b"], encoding=encoding)
+    assert found_kind == kind
+    decoded, request = decode_request(body, kind, LIMITS)
+    expected = images if encoding == "float32" else (images * 255).round() / 255
+    assert torch.equal(decoded, expected)
+    assert (request.prompts, request.metadata, request.rewards) == (prompts, metadata, ["a", "b"])
+
+
+def npz(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def text(value):
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+GOOD = np.zeros((1, 3, 4, 4), np.uint8)
+ONE = text({"prompts": ["a"]})
+OBJECTS = np.array([{"prompts": ["a"]}], dtype=object)
+
+
+def bomb():
+    """A zip member of 64 MiB of zeros in 64 kB."""
+    array = io.BytesIO()
+    np.save(array, np.zeros((1, 3, 4096, 4096), np.uint8))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", array.getvalue())
+        archive.writestr("request.npy", b"")
+    return buffer.getvalue()
+
+
+def lying_header():
+    """An array that claims more numbers than it holds."""
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (1, 3, 2**20, 2**20)})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("images.npy", array.getvalue())
+        archive.writestr("request.npy", b"")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not an npz"),
+        (b"\x80\x04K\x01.", "not an npz"),
+        (npz(images=GOOD, request=ONE)[:-30], "not an npz"),
+        (npz(images=GOOD), "must hold"),
+        (npz(images=GOOD, request=ONE, more=ONE), "must hold"),
+        (npz(images=GOOD, request=OBJECTS), "type object"),
+        (npz(images=GOOD.astype(np.float64), request=ONE), "type float64"),
+        (npz(images=GOOD[0], request=ONE), "shape"),
+        (npz(images=GOOD.transpose(0, 2, 3, 1), request=ONE), r"\[B, 3, h, w\]"),
+        (npz(images=GOOD[:0], request=text({"prompts": []})), "0 pictures"),
+        (npz(images=np.zeros((9, 3, 4, 4), np.uint8), request=ONE), "9 pictures are not in"),
+        (npz(images=np.zeros((1, 3, 4, 65), np.uint8), request=ONE), "65 x 4 pixels"),
+        (npz(images=np.zeros((8, 3, 64, 64), np.uint8), request=ONE), "exceed"),
+        (npz(images=np.full((1, 3, 4, 4), np.nan, np.float32), request=ONE), "NaN"),
+        (npz(images=np.full((1, 3, 4, 4), 255.0, np.float32), request=ONE), r"in \[0, 1\]"),
+        (npz(images=GOOD, request=text({"prompts": ["a", "b"]})), "2 prompts do not fit 1"),
+        (npz(images=GOOD, request=text({"prompts": ["a"], "metadata": []})), "0 metadata entries"),
+        (npz(images=GOOD, request=text({"prompts": "a"})), "prompts: Input should be a valid array"),
+        (npz(images=GOOD, request=text({"prompts": ["a"], "promts": 1})), "promts"),
+        (npz(images=GOOD, request=text([1])), "body"),
+        (bomb(), "unpacks to more"),
+        (lying_header(), "not an npz"),
+    ],
+)
+def test_wrong_archives(body, message):
+    with pytest.raises(WireError, match=message):
+        decode_request(body, NPZ, LIMITS)
+
+
+def png(width=4, height=4, file_format="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, file_format)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"prompts": ["a"], "images": ["%%%"]}, "images.0 is not a PNG"),
+        ({"prompts": ["a"], "images": [png(file_format="JPEG")]}, "images.0 is not a PNG"),
+        ({"prompts": ["a"], "images": [base64.b64encode(base64.b64decode(png())[:45]).decode()]}, "damaged PNG"),
+        ({"prompts": ["a", "b"], "images": [png(), png(5)]}, "one size"),
+        ({"prompts": ["a"], "images": [png(65, 1)]}, "65 x 1"),
+        ({"prompts": ["a"] * 9, "images": [png()] * 9}, "9 pictures"),
+        ({"prompts": ["a"], "images": []}, "images"),
+        ({"prompts": ["a"]}, "images: Field required"),
+        ({"images": [png()], "prompts": ["a"], "rewards": []}, "rewards"),
+    ],
+)
+def test_wrong_json(request_, message):
+    with pytest.raises(WireError, match=message):
+        decode_request(json.dumps(request_).encode(), JSON, LIMITS)
+
+
+def test_png_is_lossless(images):
+    level = to_uint8(images)[0]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(to_png(level)))), level)
+
+
+def test_answer():
+    assert decode_answer(b'{"scores": {"a": [1, 2.5], "b/c": [0, -1]}}', 2) == {"a": [1.0, 2.5], "b/c": [0.0, -1.0]}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not JSON"),
+        (b'{"scores": {"a": [1, 2', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"<html>502</html>", "502"),
+        (b"[1, 2]", "no object `scores`"),
+        (b'{"scores": {}}', "no object `scores`"),
+        (b'{"scores": {"a": [1]}}', "1 numbers for 2"),
+        (b'{"scores": {"a": 1}}', "int for 2"),
+        (b'{"scores": {"a": [1, NaN]}}', "nan for picture 1"),
+        (b'{"scores": {"a": [Infinity, 1]}}', "inf for picture 0"),
+        (b'{"scores": {"a": [1e999, 1]}}', "inf for picture 0"),
+        (b'{"scores": {"a": [null, 1]}}', "None for picture 0"),
+        (b'{"scores": {"a": ["1", 1]}}', "'1' for picture 0"),
+        (b'{"scores": {"a": [true, 1]}}', "True for picture 0"),
+    ],
+)
+def test_wrong_answers(body, message):
+    with pytest.raises(WireError, match=message):
+        decode_answer(body, 2)

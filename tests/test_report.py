@@ -1,0 +1,354 @@
+"""The report page and the before/after picture of synthetic run directories: whole, stopped early, damaged, hostile, large."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlcm.errors import RunDirectoryError
+from rlcm.report import before_after_picture, read_run, write_report
+
+SEEDS, PROMPTS = (
+    [11, 12, 13, 14, 15, 16],
+    ["a cat", "a dog", "a red fox", "two bees", "a whale", "a <b>bold</b> & long-named ant"],
+)
+CARD = '# run\n\n```python\npipe = DiffusionPipeline.from_pretrained("somewhere")\npipe.load_lora_weights("final")\n```\n'
+
+
+def picture(index: int, round_number: int, height: int, width: int) -> np.ndarray[Any, Any]:
+    """Return a gradient with a disc, [height, width, 3] uint8, of a colour that belongs to cell and round."""
+    y, x = np.mgrid[0:height, 0:width]
+    base = np.stack([x * 200 // width, y * 200 // height, np.full_like(x, 20 * index)], -1)
+    disc = (x - width / 2) ** 2 + (y - height / 2) ** 2 < (min(height, width) / 4) ** 2
+    base[disc] = (round_number, 40 * index, 255 - round_number)
+    return base.astype(np.uint8)
+
+
+def write_samples(
+    run: Path, round_number: int, *, values: list[float], cell: tuple[int, int] = (24, 20), **changed: Any
+) -> None:
+    """Write a grid of the six prompts in four columns, the last two cells of the second row empty."""
+    cells = [picture(i, round_number, *cell) for i in range(6)] + [np.full((*cell, 3), 255, np.uint8)] * 2
+    sheet = np.concatenate([np.concatenate(cells[row : row + 4], 1) for row in (0, 4)], 0)
+    (run / "samples").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(run / f"samples/round-{round_number:06d}.png")
+    described: dict[str, Any] = {
+        "round": round_number, "columns": 4, "cell": list(cell), "prompts": PROMPTS, "seeds": SEEDS,
+        "rewards": {"total": values, "jpeg": values}, "judge": {"animal": [True] * 5 + [False]},
+    }  # fmt: skip
+    (run / f"samples/round-{round_number:06d}.json").write_text(json.dumps(described | changed))
+
+
+def evaluation(round_number: int, reward: float, judge: float = 0.984) -> dict[str, Any]:
+    value = {"mean": reward, "ci95": 0.03}
+    return {
+        "round": round_number, "name": "tuned" if round_number else "base", "seconds": 9.6 * round_number, "images": 90,
+        "steps": 4, "reward": value, "rewards": {"jpeg": value}, "judge": {"animal": {"mean": judge, "ci95": 0.01}},
+        "images_per_second": 200.0, "guard": {"diversity": 0.3, "saturated": 0.1},
+    }  # fmt: skip
+
+
+def write_evaluations(run: Path, *evaluations: dict[str, Any], metric: dict[str, str] | str | None = "JPEG") -> None:
+    if metric == "JPEG":
+        metric = {"label": "JPEG size", "unit": "kB", "better": "lower"}
+    (run / "eval.json").write_text(json.dumps({"primary_metric": metric, "evaluations": evaluations}))
+
+
+def write_metrics(run: Path, rounds: int, first: float = -1.65, last: float = -1.14) -> None:
+    rows = [
+        {
+            "round": i, "seconds": 9.6 * i, "reward": value, "rewards/jpeg": value, "reward_queries": 100 * i, "kl": 1e-4 * i,
+            "time/sample": 1.0, "time/reward": 5.0, "time/reward_wait": 0.5, "time/update": 2.5, "lr": 1e-4, "loss": -0.1,
+        }
+        for i, value in enumerate(np.linspace(first, last, rounds), 1)
+    ]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A whole run of twenty rounds: 1.65 -> 1.14 kB in 192 s."""
+    path = tmp_path / "demo run"
+    (path / "final").mkdir(parents=True)
+    (path / "checkpoint-000020").mkdir()
+    (path / "config.yaml").write_text("name: demo\nmodel: {path: builtin}\nlora: {rank: 16}\nrun: {rounds: 20}\n")
+    write_metrics(path, 20)
+    write_evaluations(path, evaluation(0, -1.65), evaluation(10, -1.3, 0.983), evaluation(20, -1.14, 0.981))
+    for number, value in ((0, -1.6), (10, -1.3), (20, -1.1)):
+        write_samples(path, number, values=[value - 0.01 * i for i in range(6)])
+    (path / "final/pytorch_lora_weights.safetensors").write_bytes(bytes(431_000))
+    (path / "final/README.md").write_text(CARD)
+    (path / "checkpoint-000020/state.json").write_text("{}")
+    return path
+
+
+class Page(HTMLParser):
+    """A parsed page: its texts, headline, links, addresses of what it loads; raises where elements do not nest."""
+
+    VOID = ("meta", "link", "img", "br", "path", "use", "rect", "stop")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.headline, self.loaded, self.links, self.ids = "", list[str](), list[str](), list[str]()
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        assert not self.open, self.open
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(str(value))
+            elif key == "href" and tag == "a":
+                self.links.append(str(value))
+            elif key in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.loaded.append(str(value))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data: str) -> None:
+        text = data.replace("\N{NO-BREAK SPACE}", " ")
+        if "style" not in self.open:
+            self.texts.append(text)
+        if "h1" in self.open:
+            self.headline += text
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def test_headline_says_what_happened(run: Path) -> None:
+    page = Page(write_report(run))
+    assert page.headline == (
+        "JPEG size fell 31 % (1.65 → 1.14 kB) in 3 min 12 s; the judge still recognises 98.1 % of the animals (98.4 % before)."
+    )
+    assert "the built-in model" in page.text
+    assert "2,000 images scored" in page.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "metric", "expected"),
+    [
+        (-1.65, -2.31, "JPEG", "JPEG size rose 40 % (1.65 → 2.31 kB) in 3 min 12 s, the wrong way;"),
+        (-1.65, -1.64, "JPEG", "JPEG size hardly changed (1.65 → 1.64 kB) in 3 min 12 s;"),
+        (5.95, 8.1, None, "Jpeg rose 36 % (5.95 → 8.10) in 3 min 12 s;"),
+        (-182.0, -10.0, None, "Jpeg rose by 172 (−182 → −10) in 3 min 12 s;"),
+        (
+            175.0,
+            640.0,
+            {"label": "JPEG size", "unit": "kB", "better": "higher"},
+            "JPEG size rose 266 % (175 → 640 kB) in 3 min 12 s;",
+        ),
+    ],
+)
+def test_headline_follows_sign_and_direction(run: Path, before: float, after: float, metric: Any, expected: str) -> None:
+    write_evaluations(run, evaluation(0, before), evaluation(20, after), metric=metric)
+    assert Page(write_report(run)).headline.startswith(expected)
+
+
+def test_headline_admits_what_the_judge_lost(run: Path) -> None:
+    write_evaluations(run, evaluation(0, -1.65), evaluation(20, -0.8, judge=0.41))
+    assert "the judge now recognises only 41.0 % of the animals (98.4 % before)" in Page(write_report(run)).headline
+
+
+def test_page_needs_nothing_but_itself(run: Path) -> None:
+    path = write_report(run)
+    page = Page(path)
+    assert path == run / "report.html"
+    assert path.stat().st_size < 1_000_000
+    assert all(address.startswith(("data:", "#")) for address in page.loaded)
+    assert not re.search(r"@import|url\((?!#)|<script", page.source)
+    assert len(page.ids) == len(set(page.ids))
+    # Links go to files of the run, relative, so that the folder can be moved.
+    assert "final/pytorch_lora_weights.safetensors" in page.links
+    assert all((run / link).exists() for link in page.links)
+
+
+def test_sections_of_a_whole_run(run: Path) -> None:
+    page = Page(write_report(run))
+    for words in (
+        "before and after", "How it learned", "One picture through the rounds", "In numbers", "Is the reward honest?",
+        "Where the time went", "Use it", 'pipe.load_lora_weights("final")', "The whole configuration", "KL divergence",
+        "Judge: animal recognised", "Diversity", "Inside the updates", "1.65 ± 0.03 kB", "−31 %", "−0.3 points", "431 kB",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert "Not in this folder" not in page.text
+    # Waiting counts, scoring beside the sampling does not: 1 + .5 + 2.5 seconds a round.
+    assert "sampling 20 s, 25 %" in page.text
+    assert "waiting for rewards 10 s, 12 %" in page.text
+    assert "learning 50 s, 62 %" in page.text
+    assert "Scoring took 1 min 40 s" in page.text
+
+
+def test_pictures_are_the_cells_without_loss(run: Path) -> None:
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="(before|after): a cat">', Page(write_report(run)).source)
+    assert [when for _, when in found] == ["before", "after"]
+    for (encoded, _), number in zip(found, (0, 20), strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
+        np.testing.assert_array_equal(shown, picture(0, number, 24, 20))
+
+
+def test_pairs_match_prompts_and_seeds_not_places(run: Path) -> None:
+    # The last grid lists the cells in another order and with one new seed: five pairs, each of one prompt.
+    write_samples(run, 20, values=[-1.0, -1.1, -1.2, -1.3, -1.4, -1.5], prompts=PROMPTS[::-1], seeds=[99, *SEEDS[-2::-1]])
+    pairs = read_run(run).pairs(16)
+    assert [pair.prompt for pair in pairs] == PROMPTS[-2::-1]
+    assert [pair.after.value for pair in pairs] == pytest.approx([1.1, 1.2, 1.3, 1.4, 1.5])
+    assert [pair.before.value for pair in pairs] == pytest.approx([1.64, 1.63, 1.62, 1.61, 1.6])
+
+
+def test_text_of_others_is_escaped(run: Path) -> None:
+    hostile = '<script>alert(1)</script>"$\\frac{1'
+    write_evaluations(
+        run, evaluation(0, -1.65), evaluation(20, -1.1), metric={"label": hostile, "unit": "</svg>", "better": "lower"}
+    )
+    (run / "config.yaml").write_text(f"name: '{hostile}'\n")
+    (run / "<img src=x onerror=y>.txt").write_text("")
+    page = Page(write_report(run))
+    assert "<script" not in page.source
+    assert "<b>bold" not in page.source
+    assert "a <b>bold</b> & long-named ant" in page.text
+    assert all(address.startswith(("data:", "#")) for address in page.loaded)
+
+
+def test_stopped_run_says_what_is_missing(run: Path) -> None:
+    (run / "final/pytorch_lora_weights.safetensors").unlink()
+    (run / "final/README.md").unlink()
+    write_evaluations(run, evaluation(0, -1.65))
+    for number in (10, 20):
+        (run / f"samples/round-{number:06d}.png").unlink()
+        (run / f"samples/round-{number:06d}.json").unlink()
+    write_metrics(run, 7)
+    page = Page(write_report(run))
+    assert page.headline.startswith("JPEG size fell 31 % (1.65 → 1.14 kB) in 1 min 07 s over the training pictures")
+    assert "this page was written after round 7 of 20" in page.text
+    assert "rlcm train --resume" in page.text
+    assert "those of round 0 are the only ones" in page.text
+    assert "An evaluation after the base model's" in page.text
+    assert "Pictures of round 0" in page.text
+    assert "In numbers" not in page.text
+    assert "Use it" not in page.text
+    with pytest.raises(RunDirectoryError, match="no before and after"):
+        before_after_picture(run, run / "picture.png")
+
+
+@pytest.mark.parametrize("only", ["config.yaml", "metrics.jsonl", "eval.json", "samples", "final"])
+def test_any_single_part_gives_a_page(run: Path, tmp_path: Path, only: str) -> None:
+    (tmp_path / "part").mkdir()
+    (run / only).rename(tmp_path / "part" / only)
+    page = Page(write_report(tmp_path / "part"))
+    assert page.headline
+    assert "Not in this folder" in page.text
+
+
+def test_damaged_files_are_named_and_the_rest_is_shown(run: Path) -> None:
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"round": 21, "rew\nnull\n{"reward": 1}\n')
+    (run / "samples/round-000010.png").write_bytes((run / "samples/round-000010.png").read_bytes()[:-40])
+    (run / "samples/round-000005.json").write_text('{"round": 5, "columns": 0, "cell": [24, 20], "prompts": [], "seeds": []}')
+    (run / "samples/round-000006.json").write_text("[1, 2]")
+    (run / "config.yaml").write_text("a: [1\n")
+    page = Page(write_report(run))
+    assert "3 lines of metrics.jsonl that cannot be read" in page.text
+    for number in (5, 6, 10):
+        assert f"round-{number:06d}.png: they or their description cannot be read" in page.text
+    assert "Part of config.yaml" in page.text
+    assert page.headline.startswith("JPEG size fell 31 %")
+    (run / "eval.json").write_text('{"primary_metric"')
+    page = Page(write_report(run))
+    assert "The content of eval.json: it is damaged." in page.text
+    assert page.headline.startswith("Jpeg rose")  # from the rewards of the rounds, as they are
+
+
+def test_values_that_are_no_numbers_are_left_out(run: Path) -> None:
+    (run / "metrics.jsonl").write_text(
+        '{"round": 1, "reward": NaN, "seconds": null}\n{"round": 2, "reward": "x", "kl": Infinity}\n'
+    )
+    broken = evaluation(20, float("nan")) | {"judge": None, "guard": {"diversity": None}, "images_per_second": "fast"}
+    write_evaluations(run, evaluation(0, -1.65) | {"rewards": [], "judge": 3}, broken, metric=None)
+    write_samples(run, 20, values=[float("nan")] * 5, rewards={"total": None})
+    page = Page(write_report(run))
+    assert "no two measurements to compare" in page.headline
+    assert not re.search(r"\b(nan|inf|none|null)\b", page.text.lower())
+
+
+def test_several_rewards_are_shown_one_by_one(run: Path) -> None:
+    first, last = evaluation(0, 1.0), evaluation(20, 2.0)
+    for found, other in ((first, 0.5), (last, 0.25)):
+        found["rewards"] = {"jpeg": {"mean": 0.1, "ci95": 0.01}, "beauty/face": {"mean": other, "ci95": 0.01}}
+    write_evaluations(run, first, last, metric=None)
+    page = Page(write_report(run))
+    assert page.headline.startswith("The sum of rewards rose 100 % (1.00 → 2.00)")
+    assert "beauty/face One of the rewards. 0.500 ± 0.010 0.250 ± 0.010 −50 %" in page.text
+
+
+def test_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="does not exist"):
+        write_report(tmp_path / "absent")
+    with pytest.raises(RunDirectoryError, match="holds no run"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_page_that_cannot_be_written_is_an_error(run: Path) -> None:
+    (run / "report.html").mkdir()
+    with pytest.raises(RunDirectoryError, match=r"report\.html"):
+        write_report(run)
+
+
+def test_large_runs_make_no_large_page(run: Path) -> None:
+    # Noise is what compresses worst; 5000 rounds.
+    write_metrics(run, 5000)
+    rng = np.random.default_rng(0)
+    for number in (0, 10, 20):
+        sheet = rng.integers(0, 256, (2 * 768, 4 * 768, 3), dtype=np.uint8)
+        write_samples(run, number, values=[-1.0] * 6, cell=(768, 768))
+        Image.fromarray(sheet).save(run / f"samples/round-{number:06d}.png", compress_level=1)
+    assert write_report(run).stat().st_size < 5_000_000
+
+
+def test_before_after_picture(run: Path, tmp_path: Path) -> None:
+    out = before_after_picture(run, tmp_path / "picture.png", columns=6)
+    shown = Image.open(out)
+    assert shown.format == "PNG"
+    assert shown.size[0] == 1280
+    pixels = np.asarray(shown.convert("RGB"))
+    assert (pixels[:, :8] == 255).all()  # white margin
+    # The disc's colour tells cell and round: red is the round, green 40 a cell.
+    middle = [
+        np.all(abs(pixels.astype(int) - (number, 40 * i, 255 - number)) < 4, -1).sum() for number in (0, 20) for i in range(6)
+    ]
+    assert min(middle) > 1000
+    fewer = Image.open(before_after_picture(run, tmp_path / "fewer.png", columns=2))
+    assert fewer.size[0] == 1280
+
+
+@pytest.mark.parametrize("columns", [0, 11])
+def test_columns_out_of_range(run: Path, tmp_path: Path, columns: int) -> None:
+    with pytest.raises(ValueError, match="columns="):
+        before_after_picture(run, tmp_path / "picture.png", columns=columns)
+
+
+def test_picture_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="choose another path"):
+        before_after_picture(run, tmp_path / "no folder" / "picture.png")

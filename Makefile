@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	rm -rf runs/demo
-	$(BIN)/rlcm train configs/demo.yaml
+	$(BIN)/rlcm train name=demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

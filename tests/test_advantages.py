@@ -377,9 +377,30 @@ def test_final_step_exploration_agrees_with_the_exact_gradient() -> None:
     assert abs(gradients.mean().item() - exact) < 4 * error < 0.1 * abs(exact)
 
 
-@pytest.mark.parametrize(("every", "lam"), [(1, None), (2, None), (1, 1.0)])
-def test_shaping_leaves_the_expected_gradient_unchanged(every: int, lam: float | None) -> None:
-    # The prediction of call i is theta_i x_i, the last call's is the image; shaped reward-to-go without any other baseline.
+def test_antithetic_branches_want_the_plain_group_mean() -> None:
+    # An action's partner has the opposite score: E[score r_partner] = -g. Against the group mean that makes up for the
+    # action's own share exactly; leave-one-out comes out K / (K - 1) times too long.
+    std_final, branches = 0.3, 4
+    rng = generator()
+    x = chain(first_states(MANY, rng=rng), 0, rng)
+    z = std_final * torch.randn(MANY, branches // 2, D, generator=rng)
+    z = torch.cat((z, -z), dim=1)
+    rewards = reward_of(PHI * x[:, None] + z).flatten()
+    index = torch.arange(MANY).repeat_interleave(branches)
+    score = (z * x[:, None]).sum(-1) / std_final**2
+    exact = exact_gradient(std_final)[1].item()
+    for found, factor in (
+        (advantages.group(rewards, index, normalise_std=False), 1.0),
+        (advantages.leave_one_out(rewards, index), branches / (branches - 1)),
+    ):
+        gradients = (found.view(MANY, branches) * score).mean(1)
+        error = gradients.std().item() / math.sqrt(MANY)
+        assert abs(gradients.mean().item() - factor * exact) < 4 * error < 0.05 * abs(exact)
+
+
+@pytest.mark.parametrize(("every", "value"), [(1, 0.0), (2, 0.0), (1, -5.0)])
+def test_shaping_leaves_the_expected_gradient_unchanged(every: int, value: float) -> None:
+    # The prediction of call i is theta_i x_i, the last call's is the image; with lambda 1 any value function will do.
     rng = generator()
     theta = THETA.repeat(MANY * 2, 1).requires_grad_()
     x, log_probs, predictions = first_states(MANY * 2, rng=rng), [], []
@@ -391,10 +412,7 @@ def test_shaping_leaves_the_expected_gradient_unchanged(every: int, lam: float |
     calls = advantages.scored_calls(CALLS, every)
     scores = torch.stack([*predictions, reward_of(PHI * x)], dim=1)[:, calls]
     rewards = advantages.shaped_rewards(advantages.hold_potentials(scores, calls, CALLS))[:, 1:]
-    if lam is None:
-        advantage = advantages.reward_to_go(rewards)
-    else:
-        advantage = advantages.gae(rewards, torch.full_like(rewards, 0.5), 1.0, lam)
+    advantage = advantages.gae(rewards, torch.full_like(rewards, value), 1.0, 1.0)
     loss = losses.reinforce(torch.stack(log_probs, dim=1), advantage)
     gradients = -torch.autograd.grad(loss.sum(), theta)[0]
     error = gradients.std(0) / math.sqrt(len(gradients))

@@ -1,3 +1,22 @@
 """Fine-tune few-step text-to-image models with reinforcement learning, on any reward, fast."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlcm.config import TrainConfig, load_config
+    from rlcm.trainer import Trainer
+
 __version__ = "0.1.0"
+__all__ = ["TrainConfig", "Trainer", "__version__", "load_config"]
+
+_HOMES = {"Trainer": "rlcm.trainer", "TrainConfig": "rlcm.config", "load_config": "rlcm.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first asked for: `rlcm --help` needs none of them."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rlcm' has no attribute {name!r}")

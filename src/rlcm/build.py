@@ -89,7 +89,7 @@ def sampled_at_once(settings: RolloutSettings) -> int:
 
 def mix_of(rewards: Sequence[Callable[..., Any]]) -> RewardMix:
     """Return the plain sum of reward functions, each labelled by its name."""
-    parts = []
+    parts: list[RewardPart] = []
     for reward in rewards:
         label = getattr(reward, "__name__", type(reward).__name__)
         taken = sum(part.label.split("-")[0] == label for part in parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,9 +15,9 @@ from rlcm.errors import RLCMError
 class _Group(click.Group):
     """Prints the product's own errors as one paragraph and exits with their code."""
 
-    def main(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().main(*args, **kwargs)  # type: ignore[arg-type]
+            return super().main(*args, **kwargs)
         except RLCMError as error:
             if "--debug" in sys.argv:
                 raise
@@ -46,13 +47,30 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> N
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
     """
-    if config is not None and "=" in config and not Path(config).exists():
-        config, changes = None, (config, *changes)
+    config, changes = _without_config(config, changes)
     if resume is not None and (config or changes):
         raise click.UsageError("--resume goes on with the run's own configuration; leave CONFIG and KEY=VALUE out.")
     from rlcm.commands import train as run
 
     run(config, changes, resume)
+
+
+@main.command()
+@click.argument("config", required=False)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
+    """Say whether a training run will work on this machine and how long it will take; writes nothing.
+
+    Plays a small round of it. Ends with ok, or with what to change and exit code 1.
+
+    Example:  rlcm doctor configs/builtin-ddpo.yaml
+    """
+    from rlcm.commands import quiet
+    from rlcm.doctor import run_doctor
+
+    quiet()
+    sys.exit(0 if run_doctor(*_without_config(config, changes), as_json) else 1)
 
 
 @main.command()
@@ -108,6 +126,17 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
     click.echo(run_distillation(config, changes))
 
 
+@main.command()
+def settings() -> None:
+    """Print every setting of a training run with its default and its meaning, as a commented YAML file.
+
+    Example:  rlcm settings > my.yaml
+    """
+    from rlcm.config import commented_yaml
+
+    click.echo(commented_yaml(), nl=False)
+
+
 @main.group()
 def builtin() -> None:
     """The built-in model: how it was made, and how good it is."""
@@ -141,3 +170,10 @@ def builtin_evaluate(work: str, weights: str | None, font: str | None) -> None:
     from rlcm.recipe.main import evaluate_all
 
     evaluate_all(Path(work), weights, font)
+
+
+def _without_config(config: str | None, changes: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Return CONFIG and KEY=VALUE as meant: a first KEY=VALUE is no CONFIG."""
+    if config is not None and "=" in config and not Path(config).exists():
+        return None, (config, *changes)
+    return config, changes

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import torch
 
+from rlcm.builtin import DEMO
 from rlcm.config import TrainConfig, load_config
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError
 from rlcm.export import WEIGHTS_NAME
@@ -43,7 +44,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
         if resume is not None:
             trainer = Trainer.resume(latest_run() if resume == "latest" else Path(resume), watcher=progress)
         else:
-            trainer = Trainer(load_config(config, changes), watcher=progress)
+            trainer = Trainer(load_config(config or DEMO, changes), watcher=progress)
         folder = trainer.train()
     before, after = trainer.evaluations[0], trainer.evaluations[-1]
     click.echo(f"reward {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")

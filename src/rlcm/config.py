@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -46,7 +48,7 @@ class TrainConfig(Settings):
     """Name of the run and of its folder; left out, it is made of reward and date."""
     output: str = "runs"
     """Folder in which the run's folder is made."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of all noise, prompts and first weights."""
     model: ModelSettings = ModelSettings()
     """The model that is tuned."""
@@ -132,14 +134,31 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
         raise ConfigError("\n".join(_explain(kind, dict(detail)) for detail in error.errors())) from None
 
 
+def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
+    """Return settings (the defaults of a run) as YAML, every key under a comment that says what it means."""
+    settings = settings or TrainConfig()
+    pad = "  " * indent
+    text = ""
+    for key, field in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        meaning = " ".join((field.description or "").split())
+        text += "".join(f"{pad}# {line}\n" for line in textwrap.wrap(meaning, 110 - len(pad)))
+        if isinstance(value, Settings):
+            text += f"{pad}{key}:\n{commented_yaml(value, indent + 1)}"
+        else:
+            # JSON is YAML too, and keeps lists and objects on one line.
+            text += f"{pad}{key}: {json.dumps(settings.model_dump(mode='json')[key], ensure_ascii=False)}\n"
+    return text
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(
             f"config={str(path)!r} does not exist; give the path of a YAML file, or leave it out for the built-in model."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}") from None
     if values is None:
         return {}
@@ -153,8 +172,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{override!r} is not of the form key=value, such as optimizer.lr=1e-4.")
     try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+        value = _parse_yaml(text) if text else ""
+    except ValueError:
         value = text
     if isinstance(value, str):
         value = _number(value)
@@ -167,6 +186,19 @@ def _apply(values: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
+def _parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ValueError: whatever is wrong with it.
+    """
+    try:
+        return yaml.safe_load(text)
+    # Tags and scalars that YAML itself lets pass fail in the constructors in many ways: `!!int ''`, `2020-13-45`.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
 def _number(text: str) -> str | float:
     """Return 1e-4 as a number, which YAML reads as text."""
     try:
@@ -176,9 +208,12 @@ def _number(text: str) -> str | float:
 
 
 def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
-    location = [part for part in detail["loc"] if not (isinstance(part, str) and ("[" in part or part in ("str", "tuple")))]
+    unknown = detail["type"] == "extra_forbidden"
+    *path, last = detail["loc"] or ("",)
+    # The alternatives of a setting's type, such as str and tuple[str, ...], are no part of its name.
+    location = [part for part in path if not _is_alternative(part)] + ([last] if unknown or not _is_alternative(last) else [])
     key = ".".join(map(str, location))
-    if detail["type"] == "extra_forbidden":
+    if unknown:
         known = _known_keys(kind, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*map(str, location[:-1]), close[0]])}?" if close else f"it may be {', '.join(known)}."
@@ -187,6 +222,10 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     if not key:
         return str(message)
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _is_alternative(part: Any) -> bool:
+    return isinstance(part, str) and ("[" in part or part in ("str", "tuple"))
 
 
 def _known_keys(kind: type[Settings], location: Sequence[Any]) -> list[str]:

@@ -52,7 +52,7 @@ class DistillConfig(Settings):
     """Width of the quadratic part of the pseudo-Huber distance."""
     ema: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the average of the student's weights, which is the result."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of noise, order and guidance."""
 
 

@@ -90,6 +90,7 @@ def fit(
     started = saved = time.monotonic()
     began_with = seconds
     sums: dict[str, float] = {}
+    summed = 0
     while done < settings.updates:
         for optimiser in optimisers:
             for group in optimiser.param_groups:
@@ -105,12 +106,13 @@ def fit(
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         for key, value in {**values, "grad_norm": norm}.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
+        summed += 1
         now = time.monotonic()
         seconds = began_with + now - started
         if done % 50 == 0 or done == settings.updates:
-            window = 50 if done % 50 == 0 else done % 50
-            line = {"update": done, "seconds": round(seconds, 1)} | {k: round(v / window, 5) for k, v in sums.items()}
+            line = {"update": done, "seconds": round(seconds, 1)} | {k: round(v / summed, 5) for k, v in sums.items()}
             sums.clear()
+            summed = 0
             with open(log, "a") as out:
                 out.write(json.dumps(line) + "\n")
             print(f"{name} {line}", flush=True)

@@ -49,7 +49,7 @@ def load_prompts(source: str | Sequence[str]) -> PromptSet:
     if source in BUILT_IN:
         return _checked([(prompt, {}) for prompt in _built_in(source)], source)
     path = Path(source)
-    if not path.is_file():
+    if not _is_file(path):
         raise MissingFileError(
             f"prompts={source!r} is neither a file nor a built-in set; use a .txt or .jsonl file, a list, "
             f"or one of {', '.join(BUILT_IN)}."
@@ -70,13 +70,20 @@ def deal(count: int, prompts: int, seed: int, first_pass: int) -> Tensor:
         prompts: how many prompts there are.
         first_pass: position of the round's first group in the run's endless sequence of groups.
     """
-    chosen = []
+    chosen: list[Tensor] = []
     for position in range(first_pass, first_pass + count):
         turn, place = divmod(position, prompts)
         if not chosen or place == 0:
             order = torch.randperm(prompts, generator=torch.Generator().manual_seed(seed * 1_000_003 + turn))
         chosen.append(order[place])
     return torch.stack(chosen)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a prompt in place of a path may be too long for a name
+        return False
 
 
 def _built_in(name: str) -> list[str]:

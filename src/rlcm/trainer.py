@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from rlcm.build import Parts, build, sampled_at_once
 from rlcm.checkpoint import newest_checkpoint, save_checkpoint
 from rlcm.config import TrainConfig, load_config
 from rlcm.distributed import World
-from rlcm.errors import PreflightError, RewardError
+from rlcm.errors import CheckpointError, PreflightError, RewardError
 from rlcm.export import save_final
 from rlcm.interrupts import Interrupts
 from rlcm.noise import image_seed
@@ -125,14 +126,25 @@ class Trainer:
             for text in self.parts.notes:
                 self._note(text)
             self._evaluate("base")
-        tracker = make_tracker(config.run.tracker, directory.path)
-        with Interrupts() as interrupts:
+        try:
+            finished = self._rounds(directory)
+            if finished:
+                self._evaluate("tuned")
+        except RewardError:
+            self._checkpoint()
+            raise
+        if finished:
+            self._checkpoint()
+            save_final(self.parts.policy, config, self.evaluations, directory)
+            write_report(directory.path)
+        return directory.path
+
+    def _rounds(self, directory: RunDirectory) -> bool:
+        """Run the rounds that are left and return True, or False after an interrupt, with a checkpoint."""
+        config = self.config
+        with closing(make_tracker(config.run.tracker, directory.path)) as tracker, Interrupts() as interrupts:
             while self.round_number < config.run.rounds and not self._out_of_time():
-                try:
-                    metrics = self.round()
-                except RewardError:
-                    self._checkpoint()
-                    raise
+                metrics = self.round()
                 directory.add_metrics(metrics)
                 tracker.log(metrics, self.round_number)
                 if self.watcher:
@@ -143,15 +155,10 @@ class Trainer:
                 if interrupts.wanted and not last:
                     self._checkpoint()
                     self._note(f"stopped after round {self.round_number}; go on with: rlcm train --resume {directory.path}")
-                    return directory.path
+                    return False
                 if config.run.save_every and self.round_number % config.run.save_every == 0 and not last:
                     self._checkpoint()
-        self._evaluate("tuned")
-        self._checkpoint()
-        save_final(self.parts.policy, config, self.evaluations, directory)
-        tracker.close()
-        write_report(directory.path)
-        return directory.path
+        return True
 
     def round(self) -> dict[str, float]:
         """Sample, score and learn once; return the round's metrics."""
@@ -196,7 +203,8 @@ class Trainer:
         experience, whose = self._experience(trajectory, worth, scores.valid, mine, weights)
         if number == 1:
             self._preflight(experience, scores)
-        learned = self.update.update(experience, whose, count, self.parts.conditioning, rng, self._lr())
+        lr = self._lr()
+        learned = self.update.update(experience, whose, count, self.parts.conditioning, rng, lr)
         ended = time.perf_counter()
 
         self.round_number = number
@@ -213,7 +221,7 @@ class Trainer:
             "dropped_images": float((~scores.valid).sum()),
             "own_statistics": self.statistics.engaged_fraction([self.parts.prompts.prompts[i] for i in prompt_index.tolist()]),
             **learned,
-            "lr": self._lr(),
+            "lr": lr,
             "images_per_second": len(scores.total) / (ended - started),
             "time/sample": sampled - started,
             "time/reward_wait": scored - sampled,
@@ -342,12 +350,18 @@ class Trainer:
 
     def _load_state(self, state: dict[str, Any]) -> None:
         policy = self.parts.policy
-        self.round_number, self.counters, self.evaluations = state["round"], state["counters"], state["evaluations"]
-        policy.load(state["adapter"])
-        if policy.average is not None:
-            for name, tensor in policy.average.items():
-                tensor.copy_(state["average"][name])
-        self.update.optimizer.load_state_dict(state["optimizer"])
-        self.update.skipped_in_a_row = state["skipped_in_a_row"]
-        self.statistics.load_state_dict(state["statistics"])
-        self.parts.rewards.load_state_dict(state["rewards"])
+        try:
+            self.round_number, self.counters, self.evaluations = state["round"], state["counters"], state["evaluations"]
+            policy.load(state["adapter"])
+            if policy.average is not None:
+                for name, tensor in policy.average.items():
+                    tensor.copy_(state["average"][name])
+            self.update.optimizer.load_state_dict(state["optimizer"])
+            self.update.skipped_in_a_row = state["skipped_in_a_row"]
+            self.statistics.load_state_dict(state["statistics"])
+            self.parts.rewards.load_state_dict(state["rewards"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit the run's configuration ({error}); resume with the config.yaml, the model and the "
+                "rewards of the first run."
+            ) from error

@@ -103,8 +103,11 @@ class Trajectory:
     @staticmethod
     def cat(parts: Sequence[Trajectory]) -> Trajectory:
         """Return the trajectories of all parts, in order."""
-        columns = {name: [getattr(part, name) for part in parts] for name in Trajectory.__slots__}
-        return Trajectory(**{name: None if column[0] is None else torch.cat(column) for name, column in columns.items()})
+        columns: dict[str, Any] = {}
+        for name in Trajectory.__slots__:
+            column = [getattr(part, name) for part in parts]
+            columns[name] = None if column[0] is None else torch.cat(column)
+        return Trajectory(**columns)
 
 
 @dataclass(slots=True)

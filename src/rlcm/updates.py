@@ -125,8 +125,11 @@ class PolicyGradient:
 
     def _optimiser_step(self, experience: Experience, rows: Tensor, conditioning: Conditioning) -> dict[str, float]:
         count = int(self.world.sum(torch.tensor([len(rows)])))
+        if not count:  # the images of this minibatch were all dropped
+            return {"skipped_updates": 1.0}
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = defaultdict(float)
+        # The same keys on all processes, those without rows included.
+        sums = dict.fromkeys(("loss", "clip_fraction", "ratio_deviation", *(["kl"] if self.algorithm.kl_coefficient else [])), 0.0)
         deviation = 0.0
         for part in rows.split(self.micro_batch_size):
             loss, found = self.loss(experience.take(part), conditioning)
@@ -190,7 +193,8 @@ class PolicyGradient:
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss, metrics = self.loss(part, conditioning)
-        loss.sum().backward()
+        if loss.requires_grad:
+            loss.sum().backward()
         reached = [name for name, p in self.policy.named_parameters.items() if p.grad is not None and bool(p.grad.any())]
         self.optimizer.zero_grad(set_to_none=True)
         deviation = metrics["ratio_deviation_max"]

@@ -8,6 +8,8 @@ from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, 
 from rlcm.errors import MissingFileError
 
 WEIGHTS = Path(__file__).parent / "weights"
+DEMO = Path(__file__).parent / "demo.yaml"
+"""The configuration of a run that names none."""
 PARTS: dict[str, str] = {
     "student": "student",
     "teacher": "teacher",
@@ -33,4 +35,4 @@ def model_path(name: str) -> Path:
     return path
 
 
-__all__ = ["ANIMALS", "COLOURS", "PATTERNS", "Scene", "article", "caption", "is_held_out", "model_path"]
+__all__ = ["ANIMALS", "COLOURS", "DEMO", "PATTERNS", "Scene", "article", "caption", "is_held_out", "model_path"]

@@ -16,11 +16,14 @@ DEFAULT_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 
 # fmt: off
 GLYPHS: dict[str, str] = {
-    "cat": "🐈", "dog": "🐕", "horse": "🐎", "monkey": "🐒", "rabbit": "🐇", "zebra": "🦓", "spider": "🕷", "bird": "🐦", "sheep": "🐑", "deer": "🦌",
-    "cow": "🐄", "goat": "🐐", "lion": "🦁", "tiger": "🐅", "bear": "🐻", "raccoon": "🦝", "fox": "🦊", "wolf": "🐺", "lizard": "🦎", "beetle": "🪲",
-    "ant": "🐜", "butterfly": "🦋", "fish": "🐟", "shark": "🦈", "whale": "🐳", "dolphin": "🐬", "squirrel": "🐿", "mouse": "🐭", "rat": "🐀", "snake": "🐍",
-    "turtle": "🐢", "frog": "🐸", "chicken": "🐔", "duck": "🦆", "goose": "🪿", "bee": "🐝", "pig": "🐖", "turkey": "🦃", "fly": "🪰", "llama": "🦙",
-    "camel": "🐫", "bat": "🦇", "gorilla": "🦍", "hedgehog": "🦔", "kangaroo": "🦘",
+    "cat": "🐈", "dog": "🐕", "horse": "🐎", "monkey": "🐒", "rabbit": "🐇", "zebra": "🦓",
+    "spider": "🕷", "bird": "🐦", "sheep": "🐑", "deer": "🦌", "cow": "🐄", "goat": "🐐",
+    "lion": "🦁", "tiger": "🐅", "bear": "🐻", "raccoon": "🦝", "fox": "🦊", "wolf": "🐺",
+    "lizard": "🦎", "beetle": "🪲", "ant": "🐜", "butterfly": "🦋", "fish": "🐟", "shark": "🦈",
+    "whale": "🐳", "dolphin": "🐬", "squirrel": "🐿", "mouse": "🐭", "rat": "🐀", "snake": "🐍",
+    "turtle": "🐢", "frog": "🐸", "chicken": "🐔", "duck": "🦆", "goose": "🪿", "bee": "🐝",
+    "pig": "🐖", "turkey": "🦃", "fly": "🪰", "llama": "🦙", "camel": "🐫", "bat": "🦇",
+    "gorilla": "🦍", "hedgehog": "🦔", "kangaroo": "🦘",
 }
 # fmt: on
 
@@ -67,7 +70,7 @@ def random_scenes(count: int, seed: int, held_out: bool = False) -> list[Scene]:
     pairs = [(a, c) for a in range(len(ANIMALS)) for c in range(len(COLOURS)) if is_held_out(a, c) == held_out]
     # Shuffled whole passes: every combination comes equally often.
     order = np.concatenate([rng.permutation(len(pairs)) for _ in range(-(-count // len(pairs)))])[:count]
-    return [Scene(*pairs[i], int(rng.integers(len(PATTERNS)))) for i in order]
+    return [Scene(pairs[i][0], pairs[i][1], int(rng.integers(len(PATTERNS)))) for i in order]
 
 
 def _draw_glyph(face: ImageFont.FreeTypeFont, text: str) -> Image.Image:

@@ -87,7 +87,7 @@ def train_teacher(batches: LatentBatches, work: Path, settings: Fit, seed: int, 
     unet = new_unet().to(device())
     schedule = NoiseSchedule.of(teacher_scheduler())
 
-    def loss(rng: torch.Generator, _: float) -> dict[str, torch.Tensor]:
+    def loss(rng: torch.Generator, _progress: float) -> dict[str, torch.Tensor]:
         x_0, prompts = batches.draw(batch_size, rng)
         dropped = (torch.rand(batch_size, generator=rng) < 0.1).tolist()
         hidden = batches.embed(["" if drop else prompt for drop, prompt in zip(dropped, prompts, strict=True)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from rlcm.builtin.judge import Judge
 from rlcm.builtin.renderer import Renderer, random_scenes
 from rlcm.builtin.vocabulary import Scene, caption
 from rlcm.evaluate import guard
+from rlcm.machine import describe_machine
 from rlcm.noise import image_seed
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
@@ -33,7 +33,7 @@ def measure(weights: Path, work: Path, font: Path) -> dict[str, Any]:
     seen = render(COUNT, HELD_OUT_SEED, False, work, font)
     unseen = render(COUNT, HELD_OUT_SEED + COUNT, True, work, font)
     figures: dict[str, Any] = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": describe_machine(),
         "images_each": COUNT,
         "judge_on_renders": _accuracy(judge, seen.floats(torch.device("cpu")), seen.scenes),
         "judge_on_renders_of_held_out_combinations": _accuracy(judge, unseen.floats(torch.device("cpu")), unseen.scenes),

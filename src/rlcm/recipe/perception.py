@@ -24,7 +24,7 @@ def train_judge(pictures: Pictures, work: Path, settings: Fit, seed: int) -> Jud
     torch.manual_seed(seed)
     judge = Judge().to(device())
 
-    def loss(rng: torch.Generator, _: float) -> dict[str, torch.Tensor]:
+    def loss(rng: torch.Generator, _progress: float) -> dict[str, torch.Tensor]:
         images, scenes = pictures.batch(128, rng, device())
         images = _worn(images, rng)
         with fast_precision():
@@ -68,7 +68,7 @@ def train_autoencoder(pictures: Pictures, work: Path, settings: Fit, seed: int) 
     torch.manual_seed(seed)
     vae = new_autoencoder().to(device())
 
-    def loss(rng: torch.Generator, _: float) -> dict[str, torch.Tensor]:
+    def loss(rng: torch.Generator, _progress: float) -> dict[str, torch.Tensor]:
         images, _ = pictures.batch(32, rng, device())
         target = images * 2 - 1
         with fast_precision():
@@ -154,7 +154,7 @@ def train_clip(pictures: Pictures, tokenizer: CLIPTokenizer, work: Path, setting
     torch.manual_seed(seed)
     clip = new_clip(tokenizer).to(device())
 
-    def loss(rng: torch.Generator, _: float) -> dict[str, torch.Tensor]:
+    def loss(rng: torch.Generator, _progress: float) -> dict[str, torch.Tensor]:
         images, scenes = pictures.batch(192, rng, device())
         detail = torch.multinomial(torch.tensor([0.15, 0.25, 0.6]), len(scenes), True, generator=rng)
         kinds = torch.randint(3, (len(scenes),), generator=rng)

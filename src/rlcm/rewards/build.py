@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlcm.errors import ConfigError
@@ -23,9 +24,18 @@ class BuiltIn(NamedTuple):
 BUILT_IN: dict[str, BuiltIn] = {
     "jpeg_compressibility": BuiltIn("rlcm.rewards.jpeg:Compressibility", "minus the size as a JPEG file, kB"),
     "jpeg_incompressibility": BuiltIn("rlcm.rewards.jpeg:Incompressibility", "the size as a JPEG file, kB"),
-    "colourfulness": BuiltIn("rlcm.rewards.image:Colourfulness", "Hasler and Suesstrunk's measure; differentiable"),
-    "sharpness": BuiltIn("rlcm.rewards.image:Sharpness", "variance of the Laplacian; differentiable"),
-    "brightness": BuiltIn("rlcm.rewards.image:Brightness", "minus the distance of the mean luma from a target; differentiable"),
+    "alignment": BuiltIn("rlcm.rewards.builtin:Alignment", "fits the prompt, by the built-in model's CLIP"),
+    "colourfulness": BuiltIn("rlcm.rewards.image:Colourfulness", "Hasler and Suesstrunk's measure"),
+    "sharpness": BuiltIn("rlcm.rewards.image:Sharpness", "variance of the Laplacian"),
+    "brightness": BuiltIn("rlcm.rewards.image:Brightness", "minus the distance of the mean luma from a target"),
+    "aesthetic": BuiltIn("rlcm.rewards.learned:Aesthetic", "LAION's aesthetic score, 1 to 10"),
+    "clipscore": BuiltIn("rlcm.rewards.learned:ClipScore", "fits the prompt, by OpenAI's CLIP"),
+    "pickscore": BuiltIn("rlcm.rewards.learned:PickScore", "people's preferences, PickScore v1"),
+    "hps": BuiltIn("rlcm.rewards.learned:HumanPreference", "people's preferences, HPS v2.1"),
+    "imscore": BuiltIn("rlcm.rewards.learned:ImScore", "ImageReward, MPS, HPSv3 and others of the package imscore"),
+    "vlm_alignment": BuiltIn("rlcm.rewards.vlm:VlmAlignment", "a vision-language model describes, BERTScore compares"),
+    "vlm_rating": BuiltIn("rlcm.rewards.vlm:VlmRating", "a vision-language model rates from 1 to 10"),
+    "vlm_yes": BuiltIn("rlcm.rewards.vlm:VlmYes", "probability that a vision-language model says yes"),
 }
 
 
@@ -38,18 +48,23 @@ def build_reward(settings: RewardSettings) -> Callable[..., Any]:
     """
     name = settings.name
     if is_address(name):
-        client = load_callable("rlcm.rewards.http:HttpReward")
-        return bind_arguments(settings.label, client, {"address": name, **settings.args, "on_failure": settings.on_failure})
+        return _bind(settings, "rlcm.rewards.http:HttpReward", {"address": name, **settings.args})
     if ":" not in name and name not in BUILT_IN:
         close = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the built-in ones are {', '.join(BUILT_IN)}."
         raise ConfigError(
             f"rewards: there is no reward {name!r}; {hint} Your own is module:function or path/to/file.py:function."
         )
-    path = BUILT_IN[name].path if name in BUILT_IN else name
-    return bind_arguments(settings.label, load_callable(path), settings.args)
+    return _bind(settings, BUILT_IN[name].path if name in BUILT_IN else name, settings.args)
 
 
 def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
     """Return the mix of all entries. See `build_reward` for the errors."""
     return RewardMix([RewardPart(r.label, build_reward(r), r.weight, r.normalise, r.on_failure) for r in rewards])
+
+
+def _bind(settings: RewardSettings, path: str, args: Mapping[str, Any]) -> Callable[..., Any]:
+    target = load_callable(path)
+    # Rewards that send many requests want to know whether one of them may fail alone.
+    tells = inspect.isclass(target) and "on_failure" in inspect.signature(target).parameters
+    return bind_arguments(settings.label, target, {**args, "on_failure": settings.on_failure} if tells else args)

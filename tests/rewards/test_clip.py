@@ -1,0 +1,256 @@
+"""Rewards on CLIP against the network written out in `tiny`, and their preprocessing against Pillow."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import SIDE, clip_folder, clip_state, image_embedding, text_embedding, tokenizer_files, clip_config
+
+from rlcm.builtin import model_path
+from rlcm.errors import MissingFileError, RewardError
+from rlcm.rewards import RewardMix
+from rlcm.rewards.builtin import Alignment
+from rlcm.rewards.clip import resize_crop, resize_pad, standardise
+from rlcm.rewards.hub import Source, read_tensors
+from rlcm.rewards.learned import Aesthetic, ClipScore, HumanPreference, ImScore, PickScore, from_open_clip
+
+CPU = {"device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip")
+    return path, clip_folder(path)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """An aesthetic predictor for embeddings of 24 numbers, with the layer numbers of the published file."""
+    generator = torch.Generator().manual_seed(5)
+    sizes = {0: (24, 10), 2: (10, 8), 4: (8, 6), 6: (6, 4), 7: (4, 1)}
+    state = {}
+    for layer, (inputs, outputs) in sizes.items():
+        state[f"layers.{layer}.weight"] = torch.randn(outputs, inputs, generator=generator)
+        state[f"layers.{layer}.bias"] = torch.randn(outputs, generator=generator)
+    path = tmp_path_factory.mktemp("head") / "head.pth"
+    torch.save(state, path)
+    return path, state
+
+
+@pytest.fixture
+def pictures():
+    return torch.rand(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def open_clip_file(tmp_path):
+    """The same model as `folder`, as HPS publishes it."""
+    base = tmp_path / "base"
+    base.mkdir()
+    clip_config().save_pretrained(base)
+    tokenizer_files(base)
+    torch.save(
+        {"epoch": 1, "state_dict": {f"module.{name}": value for name, value in clip_state().items()}}, tmp_path / "hps.pt"
+    )
+    return tmp_path / "hps.pt", base
+
+
+def expected_cosine(state, pixels, prompts):
+    return (image_embedding(state, pixels) * text_embedding(state, prompts)).sum(-1)
+
+
+def test_alignment(folder, pictures, prompts):
+    path, state = folder
+    scores = Alignment(path=str(path), **CPU)(pictures, prompts)
+    torch.testing.assert_close(scores, expected_cosine(state, 2 * pictures - 1, prompts), rtol=1e-4, atol=1e-5)
+
+
+def test_clipscore(folder, pictures, prompts):
+    path, state = folder
+    scores = ClipScore(model=str(path), prefix="a photo ", **CPU)(pictures, prompts)
+    cosine = expected_cosine(state, standardise(pictures), ["a photo " + prompt for prompt in prompts])
+    torch.testing.assert_close(scores, 2.5 * cosine.clamp(min=0), rtol=1e-4, atol=1e-5)
+
+
+def test_pickscore(folder, pictures, prompts):
+    path, state = folder
+    scores = PickScore(model=str(path), **CPU)(pictures, prompts)
+    expected = torch.tensor(3.0).exp() * expected_cosine(state, standardise(pictures), prompts)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "transformers"])
+def test_human_preference(folder, open_clip_file, pictures, prompts, kind):
+    file, base = open_clip_file
+    model = file if kind == "open_clip" else folder[0]
+    scores = HumanPreference(model=str(model), sha256=None, base=str(base), **CPU)(pictures, prompts)
+    torch.testing.assert_close(scores, expected_cosine(folder[1], standardise(pictures), prompts), rtol=1e-4, atol=1e-5)
+
+
+def test_aesthetic(folder, head, pictures, prompts):
+    (path, state), (file, layers) = folder, head
+    scores = Aesthetic(model=str(file), sha256=None, clip=str(path), **CPU)(pictures, prompts)
+    x = image_embedding(state, standardise(pictures))
+    for layer in (0, 2, 4, 6, 7):
+        x = x @ layers[f"layers.{layer}.weight"].T + layers[f"layers.{layer}.bias"]
+    torch.testing.assert_close(scores, x[:, 0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(params=["alignment", "clipscore", "pickscore", "hps", "aesthetic"])
+def make(request, folder, head):
+    path = str(folder[0])
+    return {
+        "alignment": lambda **kw: Alignment(path=path, **CPU, **kw),
+        "clipscore": lambda **kw: ClipScore(model=path, prefix="", **CPU, **kw),
+        "pickscore": lambda **kw: PickScore(model=path, **CPU, **kw),
+        "hps": lambda **kw: HumanPreference(model=path, base=path, sha256=None, **CPU, **kw),
+        "aesthetic": lambda **kw: Aesthetic(model=str(head[0]), sha256=None, clip=path, **CPU, **kw),
+    }[request.param]
+
+
+def test_batch_size_changes_nothing(make, images, prompts):
+    whole = make(batch_size=5)(images, prompts)
+    for size in (1, 2):
+        torch.testing.assert_close(make(batch_size=size)(images, prompts), whole, rtol=1e-5, atol=1e-5)
+    assert whole.shape == (5,)
+    assert whole.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_near(make, pictures, prompts, dtype):
+    exact, near = make()(pictures, prompts), make(dtype=dtype)(pictures, prompts)
+    assert near.dtype == torch.float32
+    torch.testing.assert_close(near, exact, rtol=0.1, atol=0.1 * exact.abs().max().item())
+
+
+def test_gradient(make, pictures, prompts):
+    # Along the gradient itself the difference quotient of the sum is the gradient's length; float32 leaves a per cent.
+    reward = make()
+    x = (0.25 + 0.5 * pictures).requires_grad_()
+    scores = RewardMix([("r", reward)]).differentiable(x, prompts)
+    (gradient,) = torch.autograd.grad(scores.total.sum(), x)
+    assert gradient.flatten(1).norm(dim=1).gt(0).sum() >= 2
+    direction = gradient / gradient.norm()
+    with torch.no_grad():
+        ahead, behind = (reward(x + s * 0.02 * direction, prompts).double().sum() for s in (1, -1))
+    assert ((ahead - behind) / 0.04).item() == pytest.approx(gradient.norm().item(), rel=0.03)
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"dtype": "int8"}, {"device": "gpu"}])
+def test_arguments_out_of_range(make, arguments):
+    arguments = {"device": "cpu", **arguments} if "device" in arguments else arguments
+    with pytest.raises((ValueError, TypeError), match=r"batch_size|dtype|device"):
+        make(**arguments)
+
+
+def pillow(picture, size):
+    array = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC), dtype=np.float64) / 255
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (45, 70), (81, 40), (20, 24), (32, 32)])
+def test_resizing_is_pillows(height, width):
+    levels = torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(0))
+    images = levels / 255
+    short, long = min(height, width), max(height, width)
+    cropped, padded = resize_crop(images, SIDE), resize_pad(images, SIDE)
+    for picture, crop, pad in zip(images, cropped, padded, strict=True):
+        rows, columns = int(SIDE * height / short), int(SIDE * width / short)
+        whole = pillow(picture, (columns, rows))
+        top, left = (rows - SIDE) // 2, (columns - SIDE) // 2
+        difference = np.abs(crop.permute(1, 2, 0).numpy() - whole[top : top + SIDE, left : left + SIDE])
+        # Pillow rounds to 256 levels after each of its two passes.
+        assert difference.max() <= 1.5 / 255
+        rows, columns = round(SIDE * height / long), round(SIDE * width / long)
+        black = np.zeros((SIDE, SIDE, 3))
+        top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
+        black[top : top + rows, left : left + columns] = pillow(picture, (columns, rows))
+        assert np.abs(pad.permute(1, 2, 0).numpy() - black).max() <= 1.5 / 255
+
+
+def test_weights_are_checked(folder, head, tmp_path, pictures, prompts):
+    with pytest.raises(RewardError, match="sha256"):
+        Aesthetic(model=str(head[0]), sha256="0" * 64, clip=str(folder[0]), **CPU)(pictures, prompts)
+    torch.save({"layers.0.weight": torch.ones(1, 24), "other": torch.ones(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(RewardError, match="not the tensors of an aesthetic predictor"):
+        Aesthetic(model=str(tmp_path / "wrong.pth"), sha256=None, clip=str(folder[0]), **CPU)(pictures, prompts)
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/dev/null", "r"))
+
+
+def test_code_in_weight_files_is_not_run(tmp_path):
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(RewardError, match="cannot be read as tensors"):
+        read_tensors(tmp_path / "evil.pt")
+
+
+def test_tensors_that_do_not_fit_are_named(open_clip_file, tmp_path, pictures, prompts):
+    state = clip_state()
+    del state["ln_final.bias"]
+    torch.save(state | {"surprise": torch.ones(1)}, tmp_path / "wrong.pt")
+    reward = HumanPreference(model=str(tmp_path / "wrong.pt"), sha256=None, base=str(open_clip_file[1]), **CPU)
+    with pytest.raises(RewardError, match=r"final_layer_norm\.bias.*surprise"):
+        reward(pictures, prompts)
+
+
+def test_translation_keeps_every_tensor():
+    state = clip_state()
+    found = from_open_clip(state)
+    assert sum(value.numel() for value in found.values()) == sum(value.numel() for value in state.values())
+
+
+def test_repositories_must_be_pinned():
+    with pytest.raises(ValueError, match="must be pinned"):
+        ClipScore(model="someone/some-clip")
+    assert ClipScore(model="someone/some-clip", revision="abc123").sources == [Source("someone/some-clip", "abc123")]
+    assert ClipScore().sources[0].revision == "32bd64288804d66eefd0ccbe215aa642df71cc41"
+
+
+def test_without_network_the_remedy_is_named(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(*arguments, **named):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(MissingFileError, match="rlcm rewards prefetch"):
+        Source("someone/some-clip", "abc123").fetch()
+
+
+def test_a_folder_without_a_model(tmp_path, pictures, prompts):
+    with pytest.raises(MissingFileError, match="no CLIP model"):
+        Alignment(path=str(tmp_path), **CPU)(pictures, prompts)
+
+
+class Scorer(torch.nn.Module):
+    """Stands for imscore's classes: from_pretrained and score, which may answer [B, 1]."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(2.0))
+
+    @classmethod
+    def from_pretrained(cls, path):
+        return cls()
+
+    def score(self, pixels, prompts):
+        assert len(pixels) == len(prompts)
+        return self.weight * pixels.mean((1, 2, 3))[:, None]
+
+
+def test_imscore(tmp_path, images, prompts, monkeypatch):
+    reward = ImScore(scorer=f"{__name__}:Scorer", model=str(tmp_path), batch_size=2, **CPU)
+    torch.testing.assert_close(reward(images, prompts), 2 * images.mean((1, 2, 3)))
+    with pytest.raises(ValueError, match="ImageReward"):
+        ImScore(scorer="ImageRewrad")
+
+
+@pytest.mark.skipif(not (model_path.__globals__["WEIGHTS"] / "clip" / "model.safetensors").exists(), reason="no weights yet")
+def test_the_packaged_model_loads(prompts):
+    scores = Alignment(**CPU)(torch.rand(5, 3, 48, 80, generator=torch.Generator().manual_seed(0)), prompts)
+    assert scores.shape == (5,)
+    assert scores.abs().max() <= 1

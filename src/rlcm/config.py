@@ -152,7 +152,11 @@ def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    try:
+        exists = path.is_file()
+    except OSError:  # too long for a name
+        exists = False
+    if not exists:
         raise MissingFileError(
             f"config={str(path)!r} does not exist; give the path of a YAML file, or leave it out for the built-in model."
         )

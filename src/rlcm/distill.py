@@ -173,8 +173,11 @@ class CaptionedPictures:
 
 def _read(file: Path, size: tuple[int, int]) -> Tensor:
     height, width = size
-    with Image.open(file) as opened:
-        picture = opened.convert("RGB")
+    try:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+    except OSError as error:
+        raise ConfigError(f"{file} is not a picture that can be read ({error}); mend it or take its line out.") from error
     scale = max(height / picture.height, width / picture.width)
     picture = picture.resize((max(width, round(picture.width * scale)), max(height, round(picture.height * scale))))
     left, top = (picture.width - width) // 2, (picture.height - height) // 2

@@ -257,7 +257,7 @@ def _what_is_missing(run: Run) -> Iterator[str]:
         of = f" of {planned:.0f}" if planned else ""
         yield (
             f"The final LoRA: this page was written after round {run.last_round}{of}. If the run was stopped there, it goes on "
-            "with `rlcm train --resume` and the path of this folder."
+            "with rlcm train --resume and the path of this folder."
         )
     if not run.evaluations:
         yield "Evaluations (eval.json): the numbers on fixed prompts and seeds, before and after."

@@ -23,7 +23,7 @@ from rlcm.interrupts import Interrupts
 from rlcm.noise import image_seed
 from rlcm.prompts import deal
 from rlcm.report import write_report
-from rlcm.rewards import RawScores, Scores
+from rlcm.rewards import RawScores, RewardSettings, Scores
 from rlcm.rollout import rollout
 from rlcm.rundir import RunDirectory, default_name
 from rlcm.trackers import make_tracker
@@ -74,9 +74,7 @@ class Trainer:
         self.world = World()
         self.watcher = watcher
         self.parts: Parts = build(config, pipeline=model, rewards=rewards, prompts=prompts)
-        if not config.name:
-            config = config.model_copy(update={"name": default_name(self.parts.rewards.parts[0].label)})
-        self.config = config
+        self.config = config = _resolved(config, self.parts, model, rewards, prompts)
         self.update = PolicyGradient(
             self.parts.policy, config.algorithm, config.optimizer, config.run.micro_batch_size, self.world
         )
@@ -193,6 +191,9 @@ class Trainer:
             raw = self._gather([answer.result() for answer in answers])
         scores = self.parts.rewards.mix(raw)
         scored = time.perf_counter()
+        if not scores.valid.any():
+            reason = raw.failures[0] if raw.failures else "no reason given"
+            raise RewardError(f"no image of round {number} could be scored, so there is nothing to learn from ({reason})")
         if number == 1 and not (scores.total[scores.valid].std() > 0):
             raise PreflightError(
                 f"all {len(scores.total)} images of the first round have the same reward ({scores.total[0].item()}), so there is "
@@ -308,7 +309,8 @@ class Trainer:
 
     def _primary_metric(self) -> dict[str, str] | None:
         """Return how the first reward is shown to people, where it says so by a `display` attribute."""
-        return getattr(self.parts.rewards.parts[0].reward, "display", None) if len(self.parts.rewards.parts) == 1 else None
+        first, *others = self.parts.rewards.parts
+        return None if others or first.weight < 0 else getattr(first.reward, "display", None)
 
     def _network_calls(self, count: int, branch_steps: Tensor | None) -> int:
         calls = len(self.parts.policy.table)
@@ -365,3 +367,32 @@ class Trainer:
                 f"the checkpoint does not fit the run's configuration ({error}); resume with the config.yaml, the model and the "
                 "rewards of the first run."
             ) from error
+
+
+def _resolved(
+    config: TrainConfig,
+    parts: Parts,
+    pipeline: Any,
+    rewards: Sequence[Callable[..., Any]] | None,
+    prompts: Sequence[str] | None,
+) -> TrainConfig:
+    """Return the configuration with its name, and with what was passed as an object in place of what it replaced.
+
+    What cannot be loaded again is named so that a resumed run which lacks the object says so, and takes no other.
+    """
+    changes: dict[str, Any] = {}
+    if not config.name:
+        changes["name"] = default_name(parts.rewards.parts[0].label)
+    if pipeline is not None:
+        path = getattr(pipeline, "name_or_path", None) or type(pipeline).__name__
+        changes["model"] = config.model.model_copy(update={"path": str(path)})
+    if prompts is not None:
+        changes["prompts"] = parts.prompts.prompts
+    if rewards is not None:
+        changes["rewards"] = [RewardSettings(name=_place_of(part.reward), label=part.label) for part in parts.rewards.parts]
+    return config.model_copy(update=changes)
+
+
+def _place_of(reward: Callable[..., Any]) -> str:
+    function = getattr(reward, "__qualname__", None)
+    return f"{reward.__module__}:{function or type(reward).__qualname__ + '()'}"

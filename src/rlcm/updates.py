@@ -129,9 +129,12 @@ class PolicyGradient:
             return {"skipped_updates": 1.0}
         self.optimizer.zero_grad(set_to_none=True)
         # The same keys on all processes, those without rows included.
-        sums = dict.fromkeys(("loss", "clip_fraction", "ratio_deviation", *(["kl"] if self.algorithm.kl_coefficient else [])), 0.0)
+        sums = dict.fromkeys(
+            ("loss", "clip_fraction", "ratio_deviation", *(["kl"] if self.algorithm.kl_coefficient else [])), 0.0
+        )
         deviation = 0.0
-        for part in rows.split(self.micro_batch_size):
+        # A process without rows in this minibatch only takes part in the sums; split would give it one empty part.
+        for part in rows.split(self.micro_batch_size) if len(rows) else ():
             loss, found = self.loss(experience.take(part), conditioning)
             (loss.sum() / count).backward()
             deviation = max(deviation, found.pop("ratio_deviation_max"))

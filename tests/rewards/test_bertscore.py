@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import bert_folder
+from reward_models import bert_folder
 from transformers import AutoModel, AutoTokenizer
 
 from rlcm.errors import MissingFileError

@@ -1,10 +1,10 @@
-"""Rewards on CLIP against the network written out in `tiny`, and their preprocessing against Pillow."""
+"""Rewards on CLIP against the network written out in `reward_models`, and their preprocessing against Pillow."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import SIDE, clip_folder, clip_state, image_embedding, text_embedding, tokenizer_files, clip_config
+from reward_models import SIDE, clip_config, clip_folder, clip_state, image_embedding, text_embedding, tokenizer_files
 
 from rlcm.builtin import model_path
 from rlcm.errors import MissingFileError, RewardError
@@ -124,16 +124,19 @@ def test_half_precision_is_near(make, pictures, prompts, dtype):
 
 
 def test_gradient(make, pictures, prompts):
-    # Along the gradient itself the difference quotient of the sum is the gradient's length; float32 leaves a per cent.
+    # Along the gradient itself the difference quotient is the gradient's length; float32 leaves a per cent. CLIPScore has a
+    # kink at 0, so scores near it are left out.
     reward = make()
     x = (0.25 + 0.5 * pictures).requires_grad_()
-    scores = RewardMix([("r", reward)]).differentiable(x, prompts)
-    (gradient,) = torch.autograd.grad(scores.total.sum(), x)
-    assert gradient.flatten(1).norm(dim=1).gt(0).sum() >= 2
+    total = RewardMix([("r", reward)]).differentiable(x, prompts).total
+    kept = total.detach().abs() > 0.05
+    assert kept.sum() >= 2
+    (gradient,) = torch.autograd.grad(total[kept].sum(), x)
+    assert gradient[kept].flatten(1).norm(dim=1).gt(0).all()
     direction = gradient / gradient.norm()
     with torch.no_grad():
-        ahead, behind = (reward(x + s * 0.02 * direction, prompts).double().sum() for s in (1, -1))
-    assert ((ahead - behind) / 0.04).item() == pytest.approx(gradient.norm().item(), rel=0.03)
+        ahead, behind = (reward(x + s * 0.004 * direction, prompts)[kept].double().sum() for s in (1, -1))
+    assert ((ahead - behind) / 0.008).item() == pytest.approx(gradient.norm().item(), rel=0.03)
 
 
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"dtype": "int8"}, {"device": "gpu"}])
@@ -148,8 +151,9 @@ def pillow(picture, size):
     return np.asarray(Image.fromarray(array).resize(size, Image.Resampling.BICUBIC), dtype=np.float64) / 255
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (45, 70), (81, 40), (20, 24), (32, 32)])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (45, 70), (80, 41), (20, 24), (32, 32)])
 def test_resizing_is_pillows(height, width):
+    # Above an aspect of 2 some versions of Pillow take the columns first, and cut differently.
     levels = torch.randint(0, 256, (2, 3, height, width), generator=torch.Generator().manual_seed(0))
     images = levels / 255
     short, long = min(height, width), max(height, width)

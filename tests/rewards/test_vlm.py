@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import bert_folder
+from reward_models import bert_folder
 
 pytest.importorskip("httpx")
 
-from rlcm.errors import ConfigError, RewardError  # noqa: E402
-from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards  # noqa: E402
-from rlcm.rewards.bertscore import BertRecall  # noqa: E402
-from rlcm.rewards.clip import Network  # noqa: E402
-from rlcm.rewards.vlm import LocalVlm, VlmAlignment, VlmRating, VlmSettings, VlmYes, read_completion  # noqa: E402
-from rlcm.rewards.hub import Source  # noqa: E402
-from rlcm.rewards.wire import WireError  # noqa: E402
+from rlcm.errors import ConfigError, RewardError
+from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards
+from rlcm.rewards.bertscore import BertRecall
+from rlcm.rewards.clip import Network
+from rlcm.rewards.hub import Source
+from rlcm.rewards.vlm import LocalVlm, VlmAlignment, VlmRating, VlmSettings, VlmYes, read_completion
+from rlcm.rewards.wire import WireError
 
 
 class Endpoint:

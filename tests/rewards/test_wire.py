@@ -8,6 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from rlcm.rewards.pixels import to_png, to_uint8
@@ -152,3 +154,23 @@ def test_answer():
 def test_wrong_answers(body, message):
     with pytest.raises(WireError, match=message):
         decode_answer(body, 2)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    kind=st.sampled_from([NPZ, JSON]),
+    edits=st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=4)), min_size=1, max_size=4),
+    cut=st.integers(0, 2000),
+)
+def test_damaged_requests_are_refused_or_whole(kind, edits, cut):
+    body, _ = encode_request(torch.zeros(2, 3, 4, 4), ["a", "b"], encoding="png" if kind == JSON else "uint8")
+    damaged = bytearray(body)
+    for place, content in edits:
+        place %= len(damaged)
+        damaged[place : place + len(content)] = content
+    try:
+        images, request = decode_request(bytes(damaged[: max(1, len(damaged) - cut)]), kind, LIMITS)
+    except WireError:
+        return
+    assert len(images) == len(request.prompts)
+    assert ((images >= 0) & (images <= 1)).all()

@@ -98,10 +98,14 @@ def resize_pad(images: Tensor, size: int) -> Tensor:
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Return images resized as Pillow does, bicubic with antialiasing, overshoots cut to [0, 1]."""
-    if images.shape[-2:] == (height, width):
-        return images
-    return F.interpolate(images, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    """Return images [B, 3, height, width] resized as Pillow does: bicubic with antialiasing, overshoots cut to [0, 1].
+
+    Rows first, then columns, each cut by itself, since Pillow cuts in between.
+    """
+    for size in ((images.shape[-2], width), (height, width)):
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return images
 
 
 def standardise(images: Tensor) -> Tensor:

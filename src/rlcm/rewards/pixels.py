@@ -29,7 +29,7 @@ def to_uint8(images: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def from_uint8(levels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
     """Return [B, h, w, 3] bytes as float images [B, 3, h, w] in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(levels)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(levels.astype(np.float32)).permute(0, 3, 1, 2) / 255
 
 
 def to_png(level: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rlcm.settings import Settings
 
@@ -23,10 +23,10 @@ class RewardSettings(Settings):
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments: of the built-in reward, of the user's function or class, or of the client of a server."""
     normalise: bool = False
-    """Divide by a running standard deviation, after subtracting the running mean, before weighting, so that rewards of
-    different scales count alike."""
+    """Subtract a running mean and divide by a running standard deviation before weighting, so that rewards of different
+    scales count alike."""
     label: str = Field(default="", pattern=r"^[^/\s]*$")
-    """The name in logs and tables; left out, it is the function's or server's own."""
+    """The name in logs and tables, without spaces and slashes, and not `total`; left out, it is the function's or server's own."""
     on_failure: OnFailure = "stop"
     """When the reward fails for good: `stop` ends the run with its state saved; `skip` drops the samples it could not
     score from the round, and counts them."""
@@ -38,6 +38,13 @@ class RewardSettings(Settings):
             value = {"name": value}
         if isinstance(value, dict) and isinstance(value.get("name"), str) and not value.get("label"):
             value = {**value, "label": default_label(value["name"])}
+        return value
+
+    @field_validator("label")
+    @classmethod
+    def _not_reserved(cls, value: str) -> str:
+        if value == "total":
+            raise ValueError("the label total is taken by the sum of all rewards; choose another.")
         return value
 
 

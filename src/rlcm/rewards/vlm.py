@@ -212,8 +212,10 @@ class LocalVlm:
 
     def _single_tokens(self, word: str) -> list[int]:
         spellings = [space + form for form in (word, word.capitalize(), word.upper()) for space in ("", " ")]
-        tokens = [self.processor.tokenizer.encode(spelling, add_special_tokens=False) for spelling in spellings]
-        return sorted({ids[0] for ids in tokens if len(ids) == 1})
+        tokenizer = self.processor.tokenizer
+        tokens = [tokenizer.encode(spelling, add_special_tokens=False) for spelling in spellings]
+        # Read back, because a spelling outside the vocabulary may be a single token too: that of unknown words.
+        return sorted({ids[0] for ids in tokens if len(ids) == 1 and tokenizer.decode(ids).strip().lower() == word})
 
 
 def make_vlm(settings: VlmSettings, on_failure: OnFailure) -> tuple[Callable[[], Vlm], list[Source]]:
@@ -246,6 +248,8 @@ class VlmAlignment:
     Raises:
         ValueError: if an argument is unknown or out of range.
     """
+
+    more_arguments = VlmSettings
 
     def __init__(
         self,
@@ -291,6 +295,8 @@ class VlmRating:
         ValueError: if an argument is unknown or out of range.
     """
 
+    more_arguments = VlmSettings
+
     def __init__(
         self,
         *,
@@ -333,6 +339,8 @@ class VlmYes:
     Raises:
         ValueError: if an argument is unknown or out of range.
     """
+
+    more_arguments = VlmSettings
 
     def __init__(
         self,

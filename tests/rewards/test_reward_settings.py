@@ -41,6 +41,7 @@ def test_dump_and_load_agree():
         ([{"name": "x", "wieght": 1}], "wieght"),
         ([{"name": "x", "weight": float("nan")}], "finite"),
         ([{"name": "x", "label": "a/b"}], "label"),
+        (["mine:total"], "label"),
         ([{"name": "x", "on_failure": "ignore"}], "stop"),
         ([{"name": ""}], "at least 1"),
     ],

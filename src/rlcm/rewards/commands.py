@@ -1,0 +1,196 @@
+"""What `rlcm rewards list | try | serve | prefetch` do."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rlcm.errors import ConfigError, MissingFileError, UsageError
+from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards
+from rlcm.rewards.compose import RawScores
+from rlcm.rewards.pixels import from_uint8
+from rlcm.rewards.settings import RewardList, RewardSettings
+from rlcm.rewards.user import load_callable
+from rlcm.settings import Settings
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def list_rewards(name: str | None = None, console: Console | None = None) -> None:
+    """Print the built-in rewards, or the description and the arguments of one.
+
+    Raises:
+        ConfigError: if there is no reward of that name.
+    """
+    console = console or Console()
+    if name is not None:
+        settings = RewardSettings(name=name)
+        target = load_callable(BUILT_IN[name].path if name in BUILT_IN else name)
+        console.print(f"{settings.label}\n", style="bold", markup=False, highlight=False)
+        console.print(inspect.getdoc(target) or "No description.", markup=False, highlight=False)
+        arguments = _arguments(target)
+        console.print(f"\nargs: {', '.join(arguments) or 'none'}", markup=False, highlight=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("what it is")
+    for key, entry in BUILT_IN.items():
+        table.add_row(key, entry.summary)
+    console.print(table)
+    console.print(
+        "\nAlso module:function, path/to/file.py:function, and http://host:port of `rlcm rewards serve`. "
+        "More on one: rlcm rewards list NAME",
+        markup=False,
+        highlight=False,
+    )
+
+
+def parse_rewards(texts: Sequence[str]) -> list[RewardSettings]:
+    """Return the settings of rewards given on the command line: names, or YAML such as '{name: brightness, weight: 2}'.
+
+    Raises:
+        ConfigError: if one is not a reward's settings.
+    """
+    try:
+        entries = [yaml.safe_load(text) if text.lstrip().startswith("{") else text for text in texts]
+        return TypeAdapter(RewardList).validate_python(entries)
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"rewards={list(texts)} cannot be used: {error}") from error
+
+
+def try_rewards(rewards: Sequence[str], images: Path, prompts: Sequence[str], console: Console | None = None) -> None:
+    """Print a table of the scores of pictures.
+
+    Args:
+        rewards: names or YAML.
+        images: a picture, or a folder of pictures.
+        prompts: one text for all, one a picture in the order of their names, or a text file with one a line.
+
+    Raises:
+        MissingFileError: if there are no pictures.
+        UsageError: if the prompts do not fit in number.
+        RewardError: if a reward fails.
+    """
+    console = console or Console()
+    mix = build_rewards(parse_rewards(rewards))
+    files = _pictures(images)
+    texts = _prompts(prompts, len(files))
+    pictures = [_read(file) for file in files]
+    # Pictures of one size go together; a batch is one tensor.
+    raw: list[RawScores | None] = [None] * len(files)
+    for shape in dict.fromkeys(picture.shape for picture in pictures):
+        rows = [index for index, picture in enumerate(pictures) if picture.shape == shape]
+        found = mix.score(torch.stack([pictures[index] for index in rows]), [texts[index] for index in rows])
+        for place, index in enumerate(rows):
+            parts = {label: values[place : place + 1] for label, values in found.parts.items()}
+            raw[index] = RawScores(parts, found.valid[place : place + 1], found.failures)
+    scores = mix.mix(RawScores.cat([entry for entry in raw if entry is not None]))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("picture", no_wrap=True)
+    table.add_column("prompt", overflow="ellipsis", max_width=40, no_wrap=True)
+    columns = {**scores.parts, **({"total": scores.total} if len(scores.parts) > 1 else {})}
+    for label in columns:
+        table.add_column(label, justify="right")
+    for index, (file, text) in enumerate(zip(files, texts, strict=True)):
+        table.add_row(file.name, text, *(_number(values[index].item()) for values in columns.values()))
+    table.add_section()
+    table.add_row("mean", "", *(_number(values[scores.valid].mean().item()) for values in columns.values()), style="bold")
+    console.print(table)
+
+
+def serve_rewards(
+    rewards: Sequence[str], host: str = "127.0.0.1", port: int = 8000, token_env: str = "RLCM_REWARD_TOKEN", workers: int = 1
+) -> None:
+    """Serve rewards until told to stop.
+
+    Args:
+        rewards: names or YAML; weights do not matter here.
+        host: address to listen at.
+        port: 0 lets the system choose.
+        token_env: the environment variable with the token that clients must show; without it everyone is let in.
+        workers: requests scored at the same time.
+
+    Raises:
+        UsageError: if the server's packages are not installed, or the port cannot be opened.
+    """
+    try:
+        from rlcm.rewards.server import ServerSettings, serve
+    except ModuleNotFoundError as error:
+        raise UsageError(f'the server needs the package {error.name}; install it with: pip install "rlcm[serve]"') from error
+    try:
+        settings = ServerSettings(host=host, port=port, workers=workers)
+    except ValidationError as error:
+        raise ConfigError(str(error)) from error
+    serve(build_rewards(parse_rewards(rewards)), settings, os.environ.get(token_env), lambda line: print(line, flush=True))
+
+
+def prefetch(rewards: Sequence[RewardSettings], console: Console | None = None) -> None:
+    """Download everything that rewards need, so that they work without network afterwards.
+
+    Raises:
+        MissingFileError: if something cannot be downloaded.
+    """
+    console = console or Console()
+    for settings in rewards:
+        sources = getattr(build_reward(settings), "sources", [])
+        if not sources:
+            console.print(f"{settings.label}: nothing to download", markup=False, highlight=False)
+        for source in sources:
+            place = source.fetch()
+            console.print(f"{settings.label}: {source.place} is at {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _arguments(target: Any) -> list[str]:
+    """Return the arguments that `args` may hold, with their defaults; `more_arguments` names a settings class with further ones."""
+    own = [p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY or not inspect.isclass(target)]
+    fixed = {"images", "prompts", "metadata", "on_failure", "address"}
+    found = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in own if p.name not in fixed]
+    more: type[Settings] | None = getattr(target, "more_arguments", None)
+    for name, field in more.model_fields.items() if more else ():
+        found.append(name if field.is_required() else f"{name}={field.get_default(call_default_factory=True)!r}")
+    return found
+
+
+def _pictures(place: Path) -> list[Path]:
+    files = [place] if place.is_file() else sorted(p for p in place.glob("*") if p.suffix.lower() in PICTURES)
+    if not files:
+        raise MissingFileError(f"images={str(place)!r} is neither a picture nor a folder with {', '.join(PICTURES)} files.")
+    return files
+
+
+def _read(file: Path) -> Tensor:
+    try:
+        with Image.open(file) as picture:
+            return from_uint8(np.asarray(picture.convert("RGB"))[None])[0]
+    except OSError as error:
+        raise UsageError(f"{file} is not a picture that can be read ({error}); remove it or convert it to PNG.") from error
+
+
+def _prompts(prompts: Sequence[str], count: int) -> list[str]:
+    texts = list(prompts)
+    if len(texts) == 1 and Path(texts[0]).is_file():
+        lines = Path(texts[0]).read_text(encoding="utf-8").splitlines()
+        texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        texts = [""]
+    if len(texts) == 1:
+        texts *= count
+    if len(texts) != count:
+        raise UsageError(f"{len(texts)} prompts do not fit {count} pictures; give one for all, or one a picture.")
+    return texts
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.4g}"

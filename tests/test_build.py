@@ -1,0 +1,68 @@
+"""From a configuration to objects: checks before a model is loaded, notes, and the names of rewards."""
+
+import pytest
+import torch
+from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
+
+from rlcm import build as module
+from rlcm.build import build, mix_of, sampled_at_once
+from rlcm.errors import ConfigError, MissingFileError, RLCMError
+from rlcm.rollout import RolloutSettings
+
+
+def test_parts_of_a_run(tmp_path):
+    config = tiny_config(tmp_path, prompts=PROMPTS, rewards=["brightness"], evaluation={"prompts": ["a bee", "an ant"]})
+    parts = build(config, pipeline=lcm_pipeline())
+    assert parts.prompts.prompts == tuple(PROMPTS)
+    assert len(parts.conditioning) == 3
+    assert parts.evaluator.prompts == ["a bee", "an ant"] * 2
+    assert [part.label for part in parts.rewards.parts] == ["brightness"]
+    assert any(note.startswith("memory estimate") for note in parts.notes)
+    assert parts.evaluator.judge is None
+
+
+def test_prompts_that_are_too_long_are_noted_once(tmp_path):
+    long = "cat dog fox bee " * 8
+    parts = build(tiny_config(tmp_path), pipeline=lcm_pipeline(), rewards=[brightness], prompts=[long, "a cat", long])
+    notes = [note for note in parts.notes if "is longer than the model reads" in note]
+    assert len(notes) == 1
+    assert long in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"prompts": "nowhere.txt"}, MissingFileError),
+        ({"rewards": ["nowhere"]}, ConfigError),
+        ({"evaluation": {"prompts": "nowhere.txt"}}, MissingFileError),
+    ],
+)
+def test_what_is_cheap_is_checked_before_the_model_is_loaded(tmp_path, monkeypatch, changes, error):
+    def load(settings):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(module, "load_pipeline", load)
+    with pytest.raises(error):
+        build(tiny_config(tmp_path, **changes))
+
+
+def test_a_model_without_what_the_adapter_wants(tmp_path):
+    with pytest.raises(RLCMError, match=r"lora\.target_modules"):
+        build(tiny_config(tmp_path, lora={"target_modules": ["none"]}), pipeline=lcm_pipeline(), rewards=[brightness])
+
+
+def test_rewards_are_named_after_their_functions():
+    class Sharp:
+        def __call__(self, images, prompts):
+            return images.std((1, 2, 3))
+
+    mix = mix_of([brightness, Sharp(), brightness, lambda images, prompts: torch.ones(len(prompts))])
+    assert [part.label for part in mix.parts] == ["brightness", "Sharp", "brightness-2", "<lambda>"]
+    images = torch.rand(2, 3, 4, 4)
+    expected = 2 * brightness(images, []) + images.std((1, 2, 3)) + 1
+    torch.testing.assert_close(mix(images, ["a", "b"]).total, expected)
+
+
+def test_images_sampled_at_once():
+    assert sampled_at_once(RolloutSettings(batch_size=8, sample_batch_size=64)) == 8
+    assert sampled_at_once(RolloutSettings(batch_size=80, sample_batch_size=64)) == 64

@@ -1,0 +1,195 @@
+"""The command line: exit codes, one paragraph instead of a traceback, and help that loads nothing heavy."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import diffusers
+import pytest
+import transformers
+from click.testing import CliRunner
+from PIL import Image
+from tiny_runs import lcm_pipeline, tiny_config
+
+from rlcm import __version__, cli
+from rlcm.commands import latest_run, quiet
+from rlcm.errors import CheckpointError, MissingFileError
+from rlcm.trainer import Trainer
+
+
+def rlcm(*args):
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args])
+
+
+def in_a_process(*args):
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    return subprocess.run([sys.executable, "-c", *args], capture_output=True, text=True, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    lcm_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(model, tmp_path_factory):
+    """A file with the configuration of a short run."""
+    folder = tmp_path_factory.mktemp("config")
+    made = tiny_config(folder / "runs", model={"path": str(model)}, rewards=["brightness"], prompts=["a cat", "a dog"])
+    (folder / "run.yaml").write_text(made.dump())
+    return folder / "run.yaml"
+
+
+def commands(group=cli.main, path=()):
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [path for path, command in commands() if not isinstance(command, click.Group)], ids=" ".join)
+def test_every_command_has_an_example(path):
+    found = rlcm(*path, "--help")
+    assert found.exit_code == 0
+    assert f"Example:  rlcm {' '.join(path)}" in found.output
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom rlcm.cli import main\n"
+        "for args in ([], ['train'], ['sample'], ['builtin', 'train']):\n"
+        "    try:\n        main([*args, '--help'])\n    except SystemExit as end:\n        assert end.code == 0\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\nprint('light')"
+    )
+    found = in_a_process(code)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith("light\n")
+    assert "Start with:  rlcm train" in found.stdout
+
+
+def test_version_and_no_command():
+    assert rlcm("--version").output == f"rlcm, version {__version__}\n"
+    assert "Commands:" in rlcm().output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "lora.rnk=4"], r"error: lora.rnk is not a setting; did you mean lora.rank?"),
+        (["train", "nowhere.yaml"], "error: config='nowhere.yaml' does not exist"),
+        (["train", "run.rounds=0"], "error: run.rounds=0: input should be greater"),
+        (["train", "model.path=./nowhere"], "error: model.path='./nowhere' is neither a folder nor a Hub id"),
+        (["train", "rewards=[sharpnes]"], "error: rewards: there is no reward 'sharpnes'; did you mean sharpness?"),
+        (["train", "prompts=nowhere.txt"], "error: prompts='nowhere.txt' is neither a file nor a built-in set"),
+        (["train", "--resume", "nowhere"], "nowhere"),
+        (["train", "--resume", "latest", "run.rounds=3"], "leave CONFIG and KEY=VALUE out"),
+        (["train", "--nonsense"], "No such option"),
+        (["sample", "./nowhere"], "error: model.path='./nowhere' is neither a folder nor a Hub id"),
+        (["sample", "--steps", "0"], "Invalid value for '--steps'"),
+        (["sample", "-o", "a.txt"], "error: -o 'a.txt' is not a picture's name"),
+        (["report", "nowhere"], "nowhere"),
+        (["distill", "nowhere.yaml"], "error: config='nowhere.yaml' does not exist"),
+        (["nonsense"], "No such command"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_end_with_code_2_and_one_paragraph(args, message):
+    found = rlcm(*args)
+    assert found.exit_code == 2
+    assert message in found.output
+    assert "Traceback" not in found.output
+
+
+def test_failures_end_with_code_1_and_one_paragraph(config, tmp_path):
+    (tmp_path / "config.yaml").write_text(config.read_text())
+    found = rlcm("train", "--resume", tmp_path)
+    assert found.exit_code == 1
+    assert found.output.startswith(f"error: {tmp_path} has no checkpoint to go on from")
+    assert "Traceback" not in found.output
+
+
+def test_debug_lets_the_traceback_through(monkeypatch):
+    args = ["--debug", "distill", "nowhere.yaml"]
+    monkeypatch.setattr(sys, "argv", ["rlcm", *args])
+    found = rlcm(*args)
+    assert isinstance(found.exception, MissingFileError)
+    assert "error: " not in found.output
+
+
+def test_train_resume_sample_and_report(config, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = rlcm("train", config, "output=runs", "name=first", "run.rounds=1", "optimizer.lr=1e-3")
+    assert found.exit_code == 0, found.output
+    assert "on 4 fixed images" in found.output
+    run = tmp_path / "runs/first"
+    assert str(run.relative_to(tmp_path) / "report.html") in found.output
+
+    # A longer run of which only the first round is there goes on.
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("rounds: 1", "rounds: 2"))
+    found = rlcm("train", "--resume", "latest")
+    assert found.exit_code == 0, found.output
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+    (run / "report.html").unlink()
+    found = rlcm("report", run)
+    assert (found.exit_code, (run / "report.html").is_file()) == (0, True)
+
+    found = rlcm("sample", run, "--prompt", "a cat", "--prompt", "a fox", "--n", "3", "-o", "new/grid.png", "--steps", "2")
+    assert found.exit_code == 0, found.output
+    assert "6 images of 2 prompts, seeds 0 to 2" in found.output
+    assert Image.open("new/grid.png").size == (3 * 16, 2 * 16)
+    found = rlcm("sample", model, "--prompt", "a cat", "-o", "one.jpg", "--seed", "7")
+    assert found.exit_code == 0, found.output
+    assert Image.open("one.jpg").size == (16, 16)
+
+
+def test_a_run_that_has_not_ended_cannot_be_sampled(config, tmp_path):
+    (tmp_path / "config.yaml").write_text(config.read_text())
+    found = rlcm("sample", tmp_path)
+    assert found.exit_code == 2
+    assert "the run has not ended; go on with" in found.output
+
+
+def test_nothing_to_resume(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = rlcm("train", "--resume", "latest")
+    assert found.exit_code == 1
+    assert "there is no run in runs/" in found.output
+
+
+def test_bugs_are_not_hidden(monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Trainer, "__init__", broken)
+    assert isinstance(rlcm("train").exception, ZeroDivisionError)
+
+
+def test_the_latest_run_is_the_one_that_wrote_last(tmp_path):
+    for name, second in (("a", 300), ("b", 200), ("c", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("")
+        if second:
+            (tmp_path / name / "metrics.jsonl").write_text("")
+            os.utime(tmp_path / name / "metrics.jsonl", (second, second))
+    (tmp_path / "no run").mkdir()
+    assert latest_run(tmp_path) == tmp_path / "a"
+    with pytest.raises(CheckpointError, match="there is no run in"):
+        latest_run(tmp_path / "a")
+
+
+def test_quiet_silences_the_libraries():
+    before = diffusers.utils.logging.get_verbosity(), transformers.utils.logging.get_verbosity()
+    try:
+        quiet()
+        assert diffusers.utils.logging.get_verbosity() == diffusers.utils.logging.ERROR
+        assert transformers.utils.logging.get_verbosity() == transformers.utils.logging.ERROR
+    finally:
+        diffusers.utils.logging.set_verbosity(before[0])
+        transformers.utils.logging.set_verbosity(before[1])

@@ -1,0 +1,236 @@
+"""The configuration: every mistake is one ConfigError that names the setting, and what is written is read back."""
+
+import string
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.errors import ConfigError, MissingFileError
+
+
+def of(*overrides):
+    return load_config(None, overrides)
+
+
+def test_defaults_and_file(tmp_path):
+    assert load_config() == TrainConfig()
+    (tmp_path / "c.yaml").write_text("optimizer:\n  lr: 1e-4\nrewards: [sharpness]\nprompts: [a fox, a bee]\n")
+    found = load_config(tmp_path / "c.yaml", ["run.rounds=7"])
+    assert (found.optimizer.lr, found.run.rounds, found.prompts) == (1e-4, 7, ("a fox", "a bee"))
+    assert [reward.label for reward in found.rewards] == ["sharpness"]
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert load_config(tmp_path / "empty.yaml") == TrainConfig()
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    config = of("rollout.branch_schedule=[0.5, 0.25, 0.25]", "prompts=[füchse]", "rewards=[{name: brightness, weight: -2}]")
+    (tmp_path / "c.yaml").write_text(config.dump(), encoding="utf-8")
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimiser.lr=1", r"optimiser is not a setting; did you mean optimizer\?"),
+        ("optimizer.learning=1", r"optimizer\.learning is not a setting; it may be name, lr, "),
+        ("optimizer.betass=1", r"optimizer\.betass is not a setting; did you mean optimizer\.betas\?"),
+        ("lora.rnk=4", r"lora\.rnk is not a setting; did you mean lora\.rank\?"),
+        ("rewards=[{nme: x, name: sharpness}]", r"rewards\.0\.nme is not a setting; did you mean rewards\.0\.name\?"),
+        ("model.loras=[{path: x, scal: 2}]", r"model\.loras\.0\.scal is not a setting; did you mean model\.loras\.0\.scale\?"),
+        ("str=1", "str is not a setting"),
+        ("lora.tuple=1", r"lora\.tuple is not a setting"),
+        ("a[0]=1", r"a\[0\] is not a setting"),
+        ("zzz=1", "zzz is not a setting; it may be name, output"),
+        ("a..b=1", "a is not a setting"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(override, message):
+    with pytest.raises(ConfigError, match=message):
+        of(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.rounds=many", r"run\.rounds='many': input should be a valid integer"),
+        ("run.rounds=0", r"run\.rounds=0: input should be greater than or equal to 1"),
+        ("run.rounds=1.5", r"run\.rounds=1\.5"),
+        ("optimizer.lr=-1", r"optimizer\.lr=-1"),
+        ("optimizer.lr=.nan", r"optimizer\.lr=nan"),
+        ("algorithm.loss=pppo", r"algorithm\.loss='pppo': input should be 'ppo_clip' or 'reinforce'"),
+        ("lora=4", r"lora=4: "),
+        ("prompts=5", r"prompts=5: input should be a valid string"),
+        ("rewards=[]", r"rewards=\[\]"),
+        ("rewards=[sharpness, sharpness]", "two rewards are labelled sharpness"),
+        ("name=a/b", r"name='a/b'"),
+        ("seed=2020-13-45", r"seed='2020-13-45'"),
+        ("seed=99999999999999999999", r"seed=9+"),
+        ("optimizer.betas=[0.9]", r"optimizer\.betas"),
+        ("rollout.antithetic=maybe", r"rollout\.antithetic='maybe'"),
+    ],
+)
+def test_wrong_values_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        of(override)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        of("lora.rnk=1", "run.rounds=0")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.batch_size=6", "rollout.images_per_prompt=4"], r"rollout\.batch_size=6 is not divisible.*multiple of 4"),
+        (["rollout.batch_size=12", "rollout.images_per_prompt=2", "rollout.branches=4"], "multiple of 8"),
+        (["rollout.batch_size=8", "rollout.branches=4", "algorithm.minibatches=3"], r"minibatches=3 is more than the 2.*use 1"),
+        (["algorithm.stat_min_count=40"], r"stat_min_count=40 is above .*stat_buffer_size=32"),
+        (["algorithm.loss=reinforce", "algorithm.minibatches=2"], "reinforce holds for one update"),
+        (["algorithm.advantage=group"], r"advantage=group compares images.*images_per_prompt or rollout\.branches"),
+        (["rollout.branches=3", "rollout.batch_size=9", "rollout.antithetic=true"], "even number"),
+    ],
+)
+def test_settings_that_do_not_fit_together(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        of(*overrides)
+
+
+def test_forms_of_overrides():
+    found = of(
+        "optimizer.lr=1e-4",
+        "optimizer.betas=[0.8, 0.99]",
+        "name=007.x",
+        "prompts=[a fox, 'a: b']",
+        "rollout.antithetic=false",
+        "evaluation.prompts=null",
+        "lora={rank: 3}",
+        "lora.alpha=6",
+        "model.path=a=b",
+        "sampler.negative_prompt=",
+    )
+    assert found.optimizer.lr == 1e-4
+    assert found.optimizer.betas == (0.8, 0.99)
+    assert found.name == "007.x"
+    assert found.prompts == ("a fox", "a: b")
+    assert found.rollout.antithetic is False
+    assert found.evaluation.prompts is None
+    assert (found.lora.rank, found.lora.alpha) == (3, 6)
+    assert found.model.path == "a=b"
+    assert found.sampler.negative_prompt == ""
+    assert of("optimizer.lr=1E-3", "optimizer.lr=2e-3").optimizer.lr == 2e-3  # in order
+
+
+@pytest.mark.parametrize("override", ["lr", "=3", ""])
+def test_overrides_without_key_or_value(override):
+    with pytest.raises(ConfigError, match="is not of the form key=value"):
+        of(override)
+
+
+def test_an_override_cannot_go_into_a_value():
+    with pytest.raises(ConfigError, match="lora is not a group of settings"):
+        of("lora=4", "lora.rank=4")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"- a\n- b",
+        b"just text",
+        b"3",
+        b"1: 2",
+        b"a: [",
+        b"a: !!int ''",
+        b"a: !!bool x",
+        b"a: !!timestamp x",
+        b"a: 2020-13-45",
+        b"a: !!python/object:os.system x",
+        b"\xff\xff",
+        b"\x00",
+        b"[" * 5000,
+    ],
+)
+def test_files_that_are_no_mapping(tmp_path, content):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"c\.yaml' (is not readable YAML|must hold)"):
+        load_config(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("path", ["nowhere.yaml", ".", "nul\0", "long" * 100])
+def test_files_that_are_not_there(path):
+    with pytest.raises(MissingFileError, match="does not exist"):
+        load_config(path)
+
+
+KEYS = st.sampled_from(
+    [
+        "lora",
+        "rank",
+        "optimizer",
+        "lr",
+        "betas",
+        "rewards",
+        "name",
+        "args",
+        "rollout",
+        "branches",
+        "branch_schedule",
+        "prompts",
+        "model",
+        "loras",
+        "path",
+        "run",
+        "seed",
+        "evaluation",
+        "sampler",
+        "timesteps",
+        "algorithm",
+        "loss",
+        "str",
+        "[",
+    ]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.dates() | st.binary(max_size=3) | KEYS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.integers() | st.none(), inner, max_size=3) | st.tuples(inner)
+    ),
+    max_leaves=8,
+)
+
+
+def accepts_or_refuses(call):
+    try:
+        found = call()
+    except (ConfigError, MissingFileError) as error:
+        found = error
+    assert isinstance(found, TrainConfig) or str(found)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_any_nest_of_values_is_accepted_or_refused(values):
+    accepts_or_refuses(lambda: parse_settings(TrainConfig, values))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.text(max_size=30)
+    | st.text(alphabet=string.printable, max_size=40)
+    | st.dictionaries(KEYS, VALUES, max_size=3).map(lambda value: yaml.dump(value))
+    | st.builds("{}: {}".format, KEYS, st.text(alphabet="!&*[]{}:-'\" \n09abeinstx.", max_size=20))
+)
+def test_any_text_is_accepted_or_refused(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    file.write_text(text, encoding="utf-8", errors="replace")
+    accepts_or_refuses(lambda: load_config(file))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.builds("{}.{}={}".format, KEYS, KEYS, st.text(max_size=10)) | st.text(max_size=15), max_size=3))
+def test_any_overrides_are_accepted_or_refused(overrides):
+    accepts_or_refuses(lambda: load_config(None, overrides))

@@ -1,0 +1,109 @@
+"""The loop of the recipe and the distiller: it fits, averages, and goes on bit for bit after a stop."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from rlcm import fit as module
+from rlcm.fit import Fit, Muon, fit
+
+
+class Model(nn.Module):
+    """An embedding, a matrix for Muon, a bias and a frozen layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(5, 8)
+        self.wide = nn.Linear(8, 12)
+        self.frozen = nn.Linear(12, 1).requires_grad_(False)
+
+    def forward(self, index):
+        return self.frozen(self.wide(self.embedding(index)).tanh()).squeeze(-1)
+
+
+TARGET = torch.tensor([0.3, -0.2, 0.5, 0.0, -0.6])
+
+
+def task(model, companion=None, stop_at=None):
+    calls = []
+
+    def loss(rng, progress):
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(progress)
+        index = torch.randint(5, (16,), generator=rng)
+        if companion is not None:
+            with torch.no_grad():
+                companion.weight.lerp_(model.wide.weight, 0.1)
+        error = model(index) - TARGET[index]
+        return {"loss": error.square().mean(), "largest": error.abs().max()}
+
+    return loss, calls
+
+
+PLAN = Fit(updates=60, lr=0.05, muon_lr=0.01, warmup=5, ema=0.9)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_it_fits_and_logs(tmp_path, capsys):
+    model = Model()
+    frozen = model.frozen.weight.clone()
+    loss, calls = task(model)
+    before = loss(torch.Generator().manual_seed(0), 0.0)["loss"].item()
+    fit("stage", model, loss, PLAN, tmp_path, seed=1)
+    after = task(model)[0](torch.Generator().manual_seed(0), 0.0)["loss"].item()
+    assert after < 0.1 * before
+    assert torch.equal(model.frozen.weight, frozen)
+    assert calls[1:] == [update / 60 for update in range(60)]
+    lines = [json.loads(line) for line in (tmp_path / "stage.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == [50, 60]
+    assert set(lines[0]) == {"update", "seconds", "loss", "largest", "grad_norm"}
+    assert "stage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("muon_lr", [0.0, 0.01])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, muon_lr):
+    monkeypatch.setattr(module, "SAVE_EVERY_SECONDS", -1.0)
+    plan = Fit(updates=20, lr=0.05, muon_lr=muon_lr, warmup=3, ema=0.9)
+    results = []
+    for name, stops in (("straight", [None]), ("halted", [7, 5, None])):
+        (tmp_path / name).mkdir()
+        for stop_at in stops:
+            model, companion = Model(), nn.Linear(8, 12).requires_grad_(False)
+            companion.load_state_dict(model.wide.state_dict())
+            loss, calls = task(model, companion, stop_at)
+            try:
+                fit("stage", model, loss, plan, tmp_path / name, seed=3, companion=companion)
+            except KeyboardInterrupt:
+                assert len(calls) == stop_at
+        results.append((weights(model), weights(companion)))
+    assert len(calls) == 20 - 7 - 5
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    models = [Model(), Model()]
+    for model in models:
+        loss, calls = task(model)
+        fit("stage", model, loss, PLAN, tmp_path, seed=1)
+    assert calls == []
+    assert torch.equal(weights(models[0]), weights(models[1]))
+
+
+def test_muon_steps_are_of_one_size_in_every_direction():
+    parameter = nn.Parameter(torch.zeros(12, 8))
+    generator = torch.Generator().manual_seed(0)
+    parameter.grad = torch.randn(12, 8, generator=generator) @ torch.diag(torch.logspace(0, -1.5, 8))
+    optimiser = Muon([{"params": [parameter]}])
+    optimiser.param_groups[0]["lr"] = 1.0
+    optimiser.step()
+    sizes = torch.linalg.svdvals(parameter.detach()) / (12 / 8) ** 0.5
+    assert 0.5 < sizes.min() <= sizes.max() < 1.5
+    assert (parameter.detach() * parameter.grad).sum() < 0

@@ -1,0 +1,47 @@
+"""Interrupts: the first signal is a wish, the second acts, and afterwards everything is as before."""
+
+import signal
+import threading
+
+import pytest
+
+from rlcm.interrupts import Interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_the_second_acts(number):
+    acted = []
+    before = signal.signal(number, lambda *_: acted.append(number))
+    try:
+        with Interrupts() as interrupts:
+            assert not interrupts.wanted
+            signal.raise_signal(number)
+            assert interrupts.wanted
+            assert acted == []
+            signal.raise_signal(number)
+            assert acted == [number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interrupts():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    with pytest.raises(KeyError), Interrupts():
+        raise KeyError
+    assert signal.getsignal(signal.SIGINT) == before[0]
+
+
+def test_in_other_threads_it_does_nothing():
+    seen = []
+
+    def work():
+        with Interrupts() as interrupts:
+            seen.append((interrupts.wanted, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, signal.getsignal(signal.SIGINT))]

@@ -1,0 +1,39 @@
+"""What a person sees: lines now and then where there is no terminal, and every note."""
+
+import io
+
+from rich.console import Console
+
+from rlcm.progress import ConsoleProgress
+
+
+def metrics(number):
+    return {"round": number, "reward": number / 2, "images_per_second": 12.3, "seconds": 4.0 * number}
+
+
+def shown(every_seconds, terminal=False):
+    out = io.StringIO()
+    with ConsoleProgress(Console(file=out, force_terminal=terminal, width=120), every_seconds) as progress:
+        progress.note("checked: [all] is well")
+        for number in (1, 2, 3):
+            progress.round(metrics(number), 3)
+    return out.getvalue()
+
+
+def test_the_first_and_the_last_round_are_always_shown():
+    lines = shown(every_seconds=3600).splitlines()
+    assert lines[0] == "checked: [all] is well"  # brackets are no markup
+    assert [line.split()[1] for line in lines[1:]] == ["1/3", "3/3"]
+    assert "reward 0.5 (began 0.5)  12.3 images/s  8 s left" in lines[1]
+    assert "reward 1.5 (began 0.5)" in lines[2]
+
+
+def test_rounds_are_shown_as_often_as_wished():
+    assert len(shown(every_seconds=0).splitlines()) == 4
+
+
+def test_a_terminal_gets_a_bar():
+    text = shown(every_seconds=0, terminal=True)
+    assert "3/3" in text
+    assert "checked: [all] is well" in text
+    assert "round 1/3" not in text

@@ -1,0 +1,106 @@
+"""The run directory: what is written can be read, and every refusal of the system is one clear error."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rlcm.errors import RunDirectoryError
+from rlcm.evaluate import Evaluation
+from rlcm.rundir import RunDirectory, default_name, grid
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path / "runs", "a")
+
+
+def test_metrics_are_appended_and_cut_back(run):
+    for number in (1, 2, 3):
+        run.add_metrics({"round": number, "reward": number / 3, "time/sample": 1e-9})
+    assert [row["round"] for row in run.metrics()] == [1, 2, 3]
+    assert run.metrics()[0]["reward"] == pytest.approx(1 / 3, abs=1e-7)
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"round": 4, "rew')  # a crash in the middle of a line
+    assert len(run.metrics()) == 3
+    before = run.metrics()[:2]
+    run.keep_rounds(2)
+    assert run.metrics() == before
+    run.add_metrics({"round": 3})
+    assert [row["round"] for row in run.metrics()] == [1, 2, 3]
+
+
+def test_a_run_without_metrics(run):
+    assert run.metrics() == []
+
+
+def test_a_folder_with_a_run_in_it_is_refused(run, tmp_path):
+    run.write_text("config.yaml", "name: a\n")
+    with pytest.raises(RunDirectoryError, match=r"name='a'.*holds a run already.*--resume"):
+        RunDirectory.create(tmp_path / "runs", "a")
+    assert RunDirectory.create(tmp_path / "runs", "b").path.is_dir()
+
+
+def test_an_output_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"cannot write .*file.*another folder with output="):
+        RunDirectory.create(tmp_path / "file", "a")
+
+
+def test_an_unwritable_folder_is_refused(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "mkdir", denied)  # the tests may run as root, who may write everywhere
+    with pytest.raises(RunDirectoryError, match="Permission denied"):
+        RunDirectory.create(tmp_path / "runs", "a")
+
+
+@pytest.mark.parametrize("write", [lambda run: run.write_json("a.json", {}), lambda run: run.add_metrics({"round": 1})])
+def test_a_folder_that_has_gone_is_one_clear_error(run, write):
+    (run.path / "samples").rmdir()
+    run.path.rmdir()
+    with pytest.raises(RunDirectoryError, match="cannot write"):
+        write(run)
+
+
+def evaluation(count):
+    images = torch.rand(count, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    return Evaluation(
+        images,
+        [f"prompt {i}" for i in range(count)],
+        list(range(count)),
+        {"total": images.mean((1, 2, 3)), "sharp": torch.full((count,), float("nan"))},
+        {"animal": torch.arange(count) % 2 == 0},
+        3.0,
+    )
+
+
+def test_samples_are_a_grid_and_what_is_in_it(run):
+    seen = evaluation(7)
+    run.add_samples(12, seen, 5)
+    sheet = np.asarray(Image.open(run.path / "samples/round-000012.png"))
+    assert sheet.shape == (2 * 4, 3 * 6, 3)
+    cell = torch.from_numpy(sheet[4:8, 6:12].copy()).permute(2, 0, 1) / 255
+    assert (cell - seen.images[4]).abs().max() < 0.51 / 255 + 1e-6
+    assert (sheet[4:, 12:] == 255).all()  # the empty cell
+    described = json.loads((run.path / "samples/round-000012.json").read_text())
+    assert (described["round"], described["columns"], described["cell"]) == (12, 3, [4, 6])
+    assert described["prompts"] == seen.prompts[:5]
+    assert described["seeds"] == [0, 1, 2, 3, 4]
+    assert described["rewards"]["total"] == pytest.approx(seen.rewards["total"][:5].tolist(), abs=1e-6)
+    assert described["judge"] == {"animal": [True, False, True, False, True]}
+
+
+def test_grid_is_row_by_row():
+    images = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 2, 2) / 255
+    sheet = np.asarray(grid(images, 3))[::2, ::2, 0]
+    assert sheet.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_default_names_say_the_reward():
+    assert default_name("brightness").startswith("brightness-20")

@@ -1,0 +1,383 @@
+"""Runs: what they leave behind, that they learn, that they go on bit for bit, and what happens when something fails."""
+
+import errno
+import json
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from tiny_runs import PROMPTS, STEPS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
+
+from rlcm import trainer as module
+from rlcm.checkpoint import newest_checkpoint
+from rlcm.config import load_config
+from rlcm.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingFileError,
+    PreflightError,
+    RewardError,
+    RunDirectoryError,
+    SamplerError,
+)
+from rlcm.rewards import RewardMix, RewardPart
+from rlcm.serialization import load_state
+from rlcm.trainer import Trainer
+
+TIMES = ("seconds", "images_per_second", "time/")
+
+
+@pytest.fixture(autouse=True)
+def _no_report(request, monkeypatch):
+    """Leave the report out, which takes longer than a tiny run; one test has it."""
+    if "with_report" not in request.fixturenames:
+        monkeypatch.setattr(module, "write_report", lambda folder: folder / "report.html")
+
+
+@pytest.fixture
+def with_report():
+    """Ask for the report."""
+
+
+def trainer(output, *, functions=(brightness,), watcher=None, **changes):
+    """Return the trainer of a short run; without functions, its rewards are those of the configuration."""
+    config = tiny_config(output, **changes)
+    return Trainer(config, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
+
+
+def resume(run, *, functions=(brightness,), watcher=None):
+    return Trainer.resume(run, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
+
+
+def without_times(metrics):
+    return [{key: value for key, value in row.items() if not key.startswith(TIMES)} for row in metrics]
+
+
+def metrics_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_behind(tmp_path, with_report):
+    listener = Listener()
+    made = trainer(tmp_path, watcher=listener, evaluation={"every": 1, "images": 5, "grid": 4}, run={"tracker": "tensorboard"})
+    run = made.train()
+    assert run == tmp_path / "run"
+    names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    events = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert names - events == {
+        "config.yaml",
+        "metrics.jsonl",
+        "eval.json",
+        "report.html",
+        "final/pytorch_lora_weights.safetensors",
+        "final/README.md",
+        *(f"checkpoint-{n:06d}/{file}" for n in (1, 2) for file in ("state.safetensors", "checksums.json")),
+        *(f"samples/round-{n:06d}.{kind}" for n in (0, 1, 2) for kind in ("png", "json")),
+    }
+    assert load_config(run / "config.yaml") == made.config
+    rows = metrics_of(run)
+    assert [row["round"] for row in rows] == [1, 2]
+    assert [row["reward_queries"] for row in rows] == [6, 12]
+    assert [row["network_calls"] for row in rows] == [6 * STEPS, 12 * STEPS]
+    assert rows[0]["ratio_deviation_max"] < 1e-5
+    assert rows[0]["rewards/brightness"] == rows[0]["reward"]
+    found = json.loads((run / "eval.json").read_text())
+    assert [(look["name"], look["round"]) for look in found["evaluations"]] == [("base", 0), ("tuned", 1), ("tuned", 2)]
+    assert Image.open(run / "samples/round-000002.png").size == (32, 32)
+    assert "reward" in (run / "report.html").read_text()
+    assert any(note.startswith("checked: ratio off 1 by") for note in listener.notes)
+    with safe_open(run / "final/pytorch_lora_weights.safetensors", "pt") as file:
+        assert all(name.startswith("unet.") for name in file.keys())  # noqa: SIM118 (not a dict)
+
+
+def test_objects_are_named_in_the_configuration(tmp_path):
+    class Judge:
+        def __call__(self, images, prompts):
+            return images[:, 0].mean((1, 2))
+
+    made = trainer(tmp_path, functions=[brightness, brightness, Judge()], name="")
+    assert made.config.name.startswith("brightness-2")
+    assert made.config.prompts == tuple(PROMPTS)
+    assert made.config.model.path == "LatentConsistencyModelPipeline"
+    labels = {reward.label: reward.name for reward in made.config.rewards}
+    assert labels["brightness"] == labels["brightness-2"] == "tiny_runs:brightness"
+    assert labels["Judge"].endswith("Judge()")
+    written = yaml.safe_load(made.config.dump())
+    assert [reward["label"] for reward in written["rewards"]] == ["brightness", "brightness-2", "Judge"]
+
+
+def test_a_resumed_run_that_lacks_its_objects_says_so(tmp_path):
+    run = trainer(tmp_path, functions=[lambda images, prompts: images.mean((1, 2, 3))], run={"rounds": 1}).train()
+    with pytest.raises(ConfigError, match="lambda"):
+        Trainer.resume(run, model=lcm_pipeline())
+    with pytest.raises(MissingFileError, match="LatentConsistencyModelPipeline"):
+        Trainer.resume(run, rewards=[brightness])
+
+
+EVERYTHING = {
+    "lora": {"ema_decay": 0.9},
+    "algorithm": {"kl_coefficient": 0.1, "inner_epochs": 2, "minibatches": 2, "clip_range": 0.01},
+    "optimizer": {"lr": 1e-3, "schedule": "linear"},
+    "evaluation": {"every": 2},
+    "rewards": [{"name": "brightness", "normalise": True}, {"name": "sharpness", "weight": -0.1}],
+    "run": {"rounds": 4},
+}
+
+
+def test_four_rounds_are_two_and_two_bit_for_bit(tmp_path):
+    straight = trainer(tmp_path / "a", functions=None, **EVERYTHING).train()
+    stopper = Listener(2, lambda: signal.raise_signal(signal.SIGINT))
+    halted = trainer(tmp_path / "b", functions=None, watcher=stopper, **EVERYTHING).train()
+    assert any("stopped after round 2" in note for note in stopper.notes)
+    assert not (halted / "final").exists()
+    assert len(metrics_of(halted)) == 2
+    assert resume(halted, functions=None).train() == halted
+
+    states = [load_state(run / "checkpoint-000004/state.safetensors") for run in (straight, halted)]
+    for part in ("adapter", "average"):
+        assert states[0][part].keys() == states[1][part].keys()
+        assert all(torch.equal(value, states[1][part][name]) for name, value in states[0][part].items())
+    optimisers = [state["optimizer"] for state in states]
+    assert optimisers[0]["param_groups"] == optimisers[1]["param_groups"]
+    for index, moments in optimisers[0]["state"].items():
+        assert all(torch.equal(value, optimisers[1]["state"][index][name]) for name, value in moments.items())
+    assert states[0]["statistics"] == states[1]["statistics"]
+    assert states[0]["rewards"] == states[1]["rewards"]
+    assert set(states[0]["rewards"]) == {"brightness"}
+    rows = [metrics_of(run) for run in (straight, halted)]
+    assert without_times(rows[0]) == without_times(rows[1])
+    assert rows[0][3]["reward_queries"] == 24
+    assert [row["lr"] for row in rows[0]] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert not all(torch.equal(value, states[0]["average"][name]) for name, value in states[0]["adapter"].items())
+    looks = [json.loads((run / "eval.json").read_text())["evaluations"] for run in (straight, halted)]
+    assert [look["reward"] for look in looks[0]] == [look["reward"] for look in looks[1]]
+    assert len(looks[0]) == 3
+    finals = [(run / "final/pytorch_lora_weights.safetensors").read_bytes() for run in (straight, halted)]
+    assert finals[0] == finals[1]
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path):
+    run = trainer(tmp_path).train()
+    assert len(metrics_of(run)) == 2
+    file = run / "checkpoint-000002/state.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    listener = Listener()
+    going_on = resume(run, watcher=listener)
+    assert going_on.round_number == 1
+    assert any("checkpoint-000002 is damaged" in n and "going on from checkpoint-000001" in n for n in listener.notes)
+    assert len(metrics_of(run)) == 1
+    before = file.read_bytes()
+    going_on.train()
+    assert [row["round"] for row in metrics_of(run)] == [1, 2]
+    assert file.read_bytes() != before
+    assert newest_checkpoint(run)[0].round == 2
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 1}).train()
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("rank: 4", "rank: 3"))
+    with pytest.raises(CheckpointError, match="does not fit the run's configuration"):
+        resume(run)
+    (run / "config.yaml").write_text(text.replace("ema_decay: 0.0", "ema_decay: 0.5"))
+    with pytest.raises(CheckpointError, match="does not fit the run's configuration"):
+        resume(run)
+
+
+class Failing:
+    """A reward that is fine until a given call."""
+
+    def __init__(self, call, how):
+        self.calls, self.call, self.how = 0, call, how
+
+    def __call__(self, images, prompts):
+        self.calls += 1
+        values = brightness(images, prompts)
+        if self.calls != self.call:
+            return values
+        if self.how == "raises":
+            raise ZeroDivisionError("a bug of the user's")
+        return values[:-1] if self.how == "shape" else torch.where(torch.arange(len(values)) == 1, float("nan"), values)
+
+
+MESSAGES = {
+    "raises": "ZeroDivisionError: a bug",
+    "shape": r"returned the shape \[5\] for 6 images",
+    "nan": "returned nan for image 1",
+}
+
+
+@pytest.mark.parametrize("how", MESSAGES)
+def test_a_reward_that_fails_in_round_two_keeps_round_one(tmp_path, how):
+    # Call 1 is the evaluation of the base model, call 2 the first round.
+    with pytest.raises(RewardError, match=f"reward Failing.*{MESSAGES[how]}"):
+        trainer(tmp_path, functions=[Failing(3, how)], run={"save_every": 0}).train()
+    run = tmp_path / "run"
+    assert newest_checkpoint(run)[0].round == 1
+    assert len(metrics_of(run)) == 1
+    assert resume(run).train() == run
+    assert [row["round"] for row in metrics_of(run)] == [1, 2]
+    assert (run / "final/pytorch_lora_weights.safetensors").exists()
+
+
+def test_a_reward_that_fails_in_an_evaluation_keeps_the_rounds(tmp_path):
+    with pytest.raises(RewardError, match="a bug of the user's"):
+        trainer(tmp_path, functions=[Failing(4, "raises")], run={"save_every": 0}).train()  # after the last round
+    assert newest_checkpoint(tmp_path / "run")[0].round == 2
+
+
+def test_images_that_could_not_be_scored_drop_out(tmp_path):
+    made = trainer(tmp_path, algorithm={"minibatches": 2})
+    made.parts.rewards = RewardMix([RewardPart("flaky", Failing(1, "nan"), on_failure="skip")])
+    found = made.round()
+    assert found["dropped_images"] == 1
+    assert found["reward"] == pytest.approx(found["rewards/flaky"])
+    assert found["skipped_updates"] == 0
+
+
+def test_a_constant_reward_is_refused_before_learning(tmp_path):
+    made = trainer(tmp_path, functions=[lambda images, prompts: torch.ones(len(prompts))])
+    before = [p.detach().clone() for p in made.parts.policy.parameters]
+    with pytest.raises(PreflightError, match=r"all 6 images of the first round have the same reward \(1\.0\)"):
+        made.train()
+    assert all(torch.equal(p, b) for p, b in zip(made.parts.policy.parameters, before, strict=True))
+
+
+def test_a_sampler_without_noise_is_refused(tmp_path):
+    with pytest.raises(SamplerError, match="draws no noise"):
+        trainer(tmp_path, sampler={"steps": 1})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_run_is_refused_before_anything_is_written(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 1}).train()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        trainer(tmp_path).train()
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match="choose another folder with output="):
+        trainer(tmp_path / "file").train()
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_disk_that_fills_up_while_saving_keeps_the_last_checkpoint(tmp_path, monkeypatch, call):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    listener = Listener(2, lambda: monkeypatch.setattr(os, call, full))
+    with pytest.raises(RunDirectoryError, match=r"No space left on device.*free some space"):
+        trainer(tmp_path, watcher=listener, run={"rounds": 3}).train()
+    monkeypatch.undo()
+    assert newest_checkpoint(tmp_path / "run")[0].round == 1
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_resuming_what_is_not_there_says_so(tmp_path):
+    with pytest.raises(MissingFileError, match=r"config\.yaml"):
+        Trainer.resume(tmp_path)
+
+
+def test_it_learns(tmp_path):
+    made = trainer(
+        tmp_path,
+        lora={"target_modules": ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_out"]},
+        rollout={"batch_size": 32, "branches": 8},
+        algorithm={"advantage": "leave_one_out", "inner_epochs": 4, "clip_range": 0.1},
+        optimizer={"lr": 3e-2},
+        evaluation={"images": 16},
+        run={"rounds": 8, "save_every": 0},
+    )
+    made.train()
+    before, after = made.evaluations[0]["reward"], made.evaluations[-1]["reward"]
+    assert after["mean"] > before["mean"] + 3 * before["ci95"]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "algorithm"),
+    [
+        ({}, {"advantage": "batch"}),
+        ({"images_per_prompt": 3}, {"advantage": "group"}),
+        ({"images_per_prompt": 2}, {"advantage": "leave_one_out", "normalise_std": False}),
+        ({"branches": 3, "branch_schedule": "last"}, {"advantage": "leave_one_out"}),
+        ({"branches": 2, "branch_schedule": "mixed", "antithetic": True}, {"advantage": "group", "minibatches": 3}),
+        ({"branches": 3, "images_per_prompt": 2, "branch_schedule": "uniform"}, {}),
+    ],
+)
+def test_network_calls_are_counted_as_they_happen(tmp_path, rollout, algorithm):
+    """K branches at the last noisy step cost H + (K - 1) calls a trajectory; others what follows from their branch step."""
+    made = trainer(tmp_path, rollout=rollout, algorithm=algorithm)
+    denoiser, rows = made.parts.policy.denoiser, []
+    real = denoiser.denoise
+
+    def counted(x, step, conditioning):
+        if not torch.is_grad_enabled():
+            rows.append(len(x))
+        return real(x, step, conditioning)
+
+    denoiser.denoise = counted
+    found = made.round()
+    assert sum(rows) == found["network_calls"]
+    assert found["reward_queries"] == 6
+    branches = rollout.get("branches", 1)
+    if rollout.get("branch_schedule") == "last":
+        assert sum(rows) == 6 // branches * (STEPS + branches - 1)
+    elif branches == 1:
+        assert sum(rows) == 6 * STEPS
+    assert found["grad_norm"] > 0
+
+
+def test_the_result_does_not_depend_on_batch_sizes(tmp_path):
+    found = []
+    for sizes in ({"sample": 6, "micro": 64}, {"sample": 4, "micro": 5}):
+        made = trainer(
+            tmp_path,
+            rollout={"sample_batch_size": sizes["sample"]},
+            run={"micro_batch_size": sizes["micro"]},
+            optimizer={"eps": 1e-4},
+        )
+        found.append((made.round(), [p.detach().clone() for p in made.parts.policy.parameters]))
+    assert found[0][0]["reward"] == pytest.approx(found[1][0]["reward"], abs=1e-6)
+    assert found[0][0]["grad_norm"] == pytest.approx(found[1][0]["grad_norm"], rel=1e-4)
+    assert max(largest_difference(a, b) for a, b in zip(found[0][1], found[1][1], strict=True)) < 1e-6
+
+
+def test_rounds_differ_and_runs_repeat(tmp_path):
+    rewards = []
+    for seed in (0, 0, 1):
+        made = trainer(tmp_path, seed=seed)
+        rewards.append([made.round()["reward"] for _ in range(2)])
+    assert rewards[0] == rewards[1]
+    assert rewards[0][0] != rewards[0][1]
+    assert rewards[0] != rewards[2]
+
+
+def test_the_time_limit_ends_a_run_in_order(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 50, "time_limit_minutes": 1e-6}).train()
+    assert len(metrics_of(run)) == 1
+    assert (run / "final/pytorch_lora_weights.safetensors").exists()
+
+
+def test_final_noise_is_for_training_only(tmp_path):
+    made = trainer(tmp_path, sampler={"final_std": 0.1})
+    assert len(made.parts.policy.table.noisy_steps()) == STEPS
+    assert made.parts.evaluator.table.std[-1] == 0
+    assert made.round()["network_calls"] == 6 * STEPS
+
+
+def test_a_model_is_given_by_its_path(tmp_path):
+    lcm_pipeline().save_pretrained(tmp_path / "model")
+    made = Trainer(tiny_config(tmp_path), model=tmp_path / "model", rewards=[brightness], prompts=PROMPTS)
+    assert made.config.model.path == str(tmp_path / "model")
+    objects = trainer(tmp_path)
+    assert made.round()["reward"] == pytest.approx(objects.round()["reward"], abs=1e-6)

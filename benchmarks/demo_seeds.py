@@ -56,8 +56,9 @@ def page(results: list[dict[str, Any]], machine: str) -> str:
     )
     return f"""# The demo, measured
 
-`make demo` tunes the built-in model to smaller JPEG files. Below, the same with three seeds: mean JPEG size (quality 95, kB) and share of animals that the held-out judge recognises, on
-{results[0]["images"]} fixed pictures (the training prompts, seeds of their own), before and after. No reward uses the judge.
+`make demo` tunes the built-in model to smaller JPEG files. Below, the same with {len(results)} seeds: mean JPEG size (quality 95,
+kB) and share of animals that the held-out judge recognises, on {results[0]["images"]} fixed pictures
+(the training prompts, seeds of their own), before and after. No reward uses the judge.
 
 | seed | kB before | kB after | size falls by | judge before | judge after | judge falls by (points) | whole command | peak memory |
 |---|---|---|---|---|---|---|---|---|

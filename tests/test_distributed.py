@@ -117,7 +117,7 @@ def _round(rank: int, folder: Path) -> dict:
 def test_a_round_on_two_processes_is_that_of_one(tmp_path):
     single = _round(0, tmp_path)
     for state in on_two_processes(_round, tmp_path):
-        for key in ("reward", "reward_std", "rewards/brightness", "loss", "grad_norm", "kl"):
+        for key in ("reward", "reward_std", "rewards/brightness", "loss", "grad_norm", "kl", "ratio_deviation_max"):
             assert state["metrics"][key] == pytest.approx(single["metrics"][key], rel=1e-4, abs=1e-6)
         for key in ("network_calls", "reward_queries", "skipped_updates", "clip_fraction"):
             assert state["metrics"][key] == single["metrics"][key]

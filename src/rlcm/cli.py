@@ -172,7 +172,9 @@ def rewards_try(names: tuple[str, ...], images: Path, prompts: tuple[str, ...]) 
 @click.option("--rewards", "names", multiple=True, required=True, metavar="REWARD", help="May be given several times.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--token-env", default="RLCM_REWARD_TOKEN", show_default=True, help="Environment variable with the clients' token.")
+@click.option(
+    "--token-env", default="RLCM_REWARD_TOKEN", show_default=True, help="Environment variable with the clients' token."
+)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Requests scored at the same time.")
 def rewards_serve(names: tuple[str, ...], host: str, port: int, token_env: str, workers: int) -> None:
     """Serve rewards over HTTP until told to stop.

@@ -95,6 +95,10 @@ class TrainConfig(Settings):
                 "algorithm.loss=reinforce holds for one update a round: set algorithm.minibatches=1 and "
                 "algorithm.inner_epochs=1, or use ppo_clip."
             )
+        if self.algorithm.kl_target is not None and not self.algorithm.kl_coefficient:
+            raise ValueError(
+                f"algorithm.kl_target={self.algorithm.kl_target} needs a weight to start from; set algorithm.kl_coefficient above 0."
+            )
         groups = self.algorithm.advantage in ("group", "leave_one_out")
         if groups and group < 2:
             raise ValueError(

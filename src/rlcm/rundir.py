@@ -81,7 +81,10 @@ class RunDirectory:
             file.write(line + "\n")
 
     def keep_rounds(self, last: int) -> None:
-        """Cut metrics.jsonl and eval.json back to rounds up to `last`, as a resumed run needs it."""
+        """Cut metrics.jsonl back to rounds up to `last`, as a resumed run needs it.
+
+        eval.json stays as it is: the trainer rewrites it at its next evaluation, from its checkpoint's evaluations on.
+        """
         metrics = [line for line in self.metrics() if line["round"] <= last]
         self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
 

@@ -346,6 +346,7 @@ class Trainer:
             "average": policy.average,
             "optimizer": self.update.optimizer.state_dict(),
             "skipped_in_a_row": self.update.skipped_in_a_row,
+            "kl_coefficient": self.update.kl_coefficient,
             "statistics": self.statistics.state_dict(),
             "rewards": self.parts.rewards.state_dict(),
         }
@@ -360,6 +361,7 @@ class Trainer:
                     tensor.copy_(state["average"][name])
             self.update.optimizer.load_state_dict(state["optimizer"])
             self.update.skipped_in_a_row = state["skipped_in_a_row"]
+            self.update.kl_coefficient = state["kl_coefficient"]
             self.statistics.load_state_dict(state["statistics"])
             self.parts.rewards.load_state_dict(state["rewards"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

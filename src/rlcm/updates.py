@@ -46,6 +46,9 @@ class AlgorithmSettings(Settings):
     """Passes over a round's images."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the KL divergence from the untrained model, per step, on the scale of `log_prob_reduction`."""
+    kl_target: float | None = Field(default=None, gt=0)
+    """Where set, the weight doubles after a round whose divergence exceeds 1.5 times this, and halves below 1/1.5 of it,
+    but never falls under `kl_coefficient`."""
 
 
 class OptimizerSettings(Settings):
@@ -96,6 +99,7 @@ class PolicyGradient:
         self.micro_batch_size = micro_batch_size
         self.optimizer = make_optimizer(optimizer, policy.parameters)
         self.skipped_in_a_row = 0
+        self.kl_coefficient = algorithm.kl_coefficient
 
     def update(
         self, experience: Experience, whose: Tensor, images: int, conditioning: Conditioning, rng: torch.Generator, lr: float
@@ -121,7 +125,15 @@ class PolicyGradient:
                 rows = torch.isin(whose, chosen).nonzero().squeeze(1)
                 for key, value in self._optimiser_step(experience, rows, conditioning).items():
                     totals[key].append(value)
-        return {key: max(values) if key.endswith("_max") else sum(values) / len(values) for key, values in totals.items()}
+        metrics = {key: max(values) if key.endswith("_max") else sum(values) / len(values) for key, values in totals.items()}
+        if "kl" in metrics:
+            metrics["kl_coefficient"] = self.kl_coefficient
+            if self.algorithm.kl_target is not None:
+                least = self.algorithm.kl_coefficient
+                self.kl_coefficient = losses.adaptive_coefficient(
+                    self.kl_coefficient, metrics["kl"], self.algorithm.kl_target, minimum=least
+                )
+        return metrics
 
     def _optimiser_step(self, experience: Experience, rows: Tensor, conditioning: Conditioning) -> dict[str, float]:
         count = int(self.world.sum(torch.tensor([len(rows)])))
@@ -130,7 +142,7 @@ class PolicyGradient:
         self.optimizer.zero_grad(set_to_none=True)
         # The same keys on all processes, those without rows included.
         sums = dict.fromkeys(
-            ("loss", "clip_fraction", "ratio_deviation", *(["kl"] if self.algorithm.kl_coefficient else [])), 0.0
+            ("loss", "clip_fraction", "ratio_deviation", *(["kl"] if self.kl_coefficient else [])), 0.0
         )
         deviation = 0.0
         # A process without rows in this minibatch only takes part in the sums; split would give it one empty part.
@@ -142,6 +154,7 @@ class PolicyGradient:
                 sums[key] += value * len(part)
             sums["loss"] += float(loss.detach().sum())
         self.world.sum_gradients(self.policy.parameters)
+        deviation = float(self.world.gather_rows(torch.tensor([deviation], dtype=torch.float64)).max())
         norm = float(nn.utils.clip_grad_norm_(self.policy.parameters, self.settings.max_grad_norm))
         keys = sorted(sums)
         reduced = self.world.sum(torch.tensor([sums[key] for key in keys], dtype=torch.float64)) / count
@@ -180,11 +193,11 @@ class PolicyGradient:
             "ratio_deviation": deviations.mean().item(),
             "ratio_deviation_max": deviations.max().item(),
         }
-        if settings.kl_coefficient:
+        if self.kl_coefficient:
             with torch.no_grad(), policy.reference():
                 _, reference_means, _ = policy.step(states, steps, conditions)
             kl = gaussian.kl(means, reference_means, stds, settings.log_prob_reduction)
-            loss = loss + losses.kl_penalty(kl, coefficient=settings.kl_coefficient) * weights
+            loss = loss + losses.kl_penalty(kl, coefficient=self.kl_coefficient) * weights
             metrics["kl"] = kl.detach().mean().item()
         return loss, metrics
 

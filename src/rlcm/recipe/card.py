@@ -41,7 +41,8 @@ def bar_rows(figures: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     ]
     bars = {8: 0.93, 4: 0.92, 2: 0.88, 1: 0.75}
     rows += [
-        (f"student, {n} step{"s" if n > 1 else ""}, animal", f">= {bar:.0%}", figures[f"student_{n}"]["animal"], bar) for n, bar in bars.items()
+        (f"student, {n} step{'s' if n > 1 else ''}, animal", f">= {bar:.0%}", figures[f"student_{n}"]["animal"], bar)
+        for n, bar in bars.items()
     ]
     table = [(what, bar, f"{value:.1%}", value >= least) for what, bar, value, least in rows]
     table.insert(2, ("autoencoder, PSNR on held-out renders", ">= 25 dB", f"{vae['psnr_db']:.2f} dB", vae["psnr_db"] >= 25))

@@ -1,0 +1,71 @@
+"""Fill the README's figures from the committed results, between its markers.
+
+    python benchmarks/readme_figures.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- figures: written by benchmarks/readme_figures.py -->", "<!-- end of figures -->"
+
+
+def figures() -> str:
+    """Return the section's text."""
+    demo = _read(ROOT / "benchmarks" / "results" / "demo.json")
+    speed = _read(ROOT / "benchmarks" / "results" / "speed.json")
+    model = _read(ROOT / "src" / "rlcm" / "builtin" / "weights" / "evaluation.json")
+    runs = demo["runs"]
+    falls = [run["jpeg"]["fall"] for run in runs]
+    judged = [run["judge_animal"]["after"] for run in runs]
+    seconds = [run["whole_command_seconds"] for run in runs]
+    memory = max(run["peak_memory_mb"] for run in runs) / 1000
+    rows = [
+        (
+            f"the demo, {len(runs)} seeds: fall of the mean JPEG size",
+            f"{min(falls):.0%} to {max(falls):.0%}",
+            "[docs/demo.md](docs/demo.md)",
+        ),
+        ("the demo: animals that the held-out judge still recognises", f"{min(judged):.1%} to {max(judged):.1%}", "the same"),
+        (
+            "the demo: time of the whole command; peak memory",
+            f"{min(seconds):.0f} to {max(seconds):.0f} s; {memory:.2f} GB",
+            "the same",
+        ),
+        (
+            "a round over its bare network and decoder calls",
+            f"{speed['round_over_bare']['median']:.2f} times",
+            "`benchmarks/speed.py`",
+        ),
+        (
+            "a loop in the style of the published code over a round",
+            f"{speed['published_over_round']['median']:.1f} times",
+            "the same",
+        ),
+        (
+            "built-in model, 4 steps and 1 step: animals recognised",
+            f"{model['student_4']['animal']:.1%}, {model['student_1']['animal']:.1%}",
+            "[its card](src/rlcm/builtin/weights/README.md)",
+        ),
+    ]
+    table = "".join(f"| {what} | {value} | {where} |\n" for what, value, where in rows)
+    return f"| what | measured | by |\n|---|---|---|\n{table}\nMachine: {demo['machine']}."
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def main() -> None:
+    """Write the section."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{figures()}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

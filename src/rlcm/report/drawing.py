@@ -1,0 +1,151 @@
+"""The charts of the page, as SVG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from rlcm.report.reading import Run, finite, mapping, mean_and_half
+from rlcm.report.words import meaning_of
+
+ACCENT, INK, MUTED, LINE = "#1f5fbf", "#1d2126", "#6a727c", "#d9dde2"
+SMALL = (3.9, 2.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Points of a chart."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+    error: list[float] | None = None
+    measured: bool = False
+    """Points with a line through them, in the accent colour, rather than a thin grey line."""
+
+
+def _chart(
+    lines: Sequence[Line], x_label: str, y_label: str, *, size: tuple[float, float], name: str, floor: float | None = None
+) -> Markup:
+    """Return a chart as an SVG element; its ordinate starts at `floor`, or where the values do."""
+    style: Any = {
+        "text.usetex": False,
+        "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 10, "axes.edgecolor": LINE,
+        "axes.labelcolor": MUTED, "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED,
+        "ytick.labelcolor": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.color": "#eceef1", "axes.axisbelow": True, "axes.formatter.useoffset": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.add_subplot()
+        for line in lines:
+            if line.measured:
+                axes.errorbar(
+                    line.x, line.y, yerr=line.error, color=ACCENT, linewidth=2,
+                    marker="o", markersize=5, markeredgecolor="white", capsize=0, elinewidth=1.2, label=line.label, zorder=3,
+                )  # fmt: skip
+            else:
+                colour = "#8a939e" if len(lines) > 1 else ACCENT
+                axes.plot(*_thinned(line.x, line.y), color=colour, linewidth=1.2, label=line.label)
+        if floor is not None:
+            highest = max(max(y + e for y, e in zip(line.y, line.error or [0.0] * len(line.y), strict=True)) for line in lines)
+            axes.set_ylim(floor, floor + 1.08 * (highest - floor) if highest > floor else floor + 1)
+        axes.xaxis.set_major_formatter("{x:,.10g}")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.margins(x=0.03)
+        axes.tick_params(length=3)
+        if len(lines) > 1:
+            axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Groups are numbered from 1 in every figure, and an id may stand only once on a page; the kept ones are salted hashes.
+    svg = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", svg)
+    return Markup(re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1))
+
+
+def _thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[list[float], list[float]]:
+    """Return at most `most` points: means of neighbours, so that a long run makes no large page."""
+    if len(x) <= most:
+        return list(x), list(y)
+    parts = [np.array_split(np.asarray(values), most) for values in (x, y)]
+    xs, ys = ([float(part.mean()) for part in column] for column in parts)
+    return xs, ys
+
+
+def curves(run: Run) -> list[dict[str, Any]]:
+    """Return the learning curve, over time and over scored images."""
+    metric = run.metric
+    label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
+    arrow = "lower is better" if metric.lower_is_better else "higher is better"
+    queries = {row["round"]: row.get("reward_queries") for row in run.rounds} | {0: 0}
+    minutes = (run.seconds or 0) > 180
+    charts = []
+    for key, x_label in (
+        ("seconds", f"{'minutes' if minutes else 'seconds'} of sampling and learning"),
+        ("reward_queries", "images scored"),
+    ):
+        scale = 60.0 if minutes and key == "seconds" else 1.0
+        training = [(finite(row.get(key)), metric.of_round(row)) for row in run.rounds]
+        measured = [
+            (finite(e.get("seconds") if key == "seconds" else queries.get(e["round"])), metric.interval(e))
+            for e in run.evaluations
+        ]
+        points = [(x / scale, y) for x, y in training if x is not None and y is not None]
+        checks = [(x / scale, *found) for x, found in measured if x is not None and found is not None]
+        lines = []
+        if len(points) > 1:
+            lines.append(Line("rounds of training", [x for x, _ in points], [y for _, y in points]))
+        if checks:
+            xs, ys, errors = (list(column) for column in zip(*checks, strict=True))
+            lines.append(Line("fixed prompts and seeds, with 95 % interval", xs, ys, errors, measured=True))
+        if lines and (len(points) > 1 or len(checks) > 1):
+            svg = _chart(lines, x_label, f"{label}, {arrow}", size=(5.2, 3.4), name=key)
+            charts.append({"title": f"Against {'time' if key == 'seconds' else 'reward queries'}", "svg": svg})
+    return charts
+
+
+def guards(run: Run) -> list[dict[str, Any]]:
+    """Return small charts of what should not change while the reward does."""
+    charts = []
+    for question in dict.fromkeys(q for e in run.evaluations for q in mapping(e.get("judge"))):
+        found = [(e["round"], *mean_and_half(mapping(e.get("judge")).get(question))) for e in run.evaluations]
+        points = [(x, 100 * y, 100 * half) for x, y, half in found if y is not None]
+        charts.append((f"Judge: {question} recognised", points, "%", f"judge/{question}"))
+    for key in dict.fromkeys(k for e in run.evaluations for k in mapping(e.get("guard"))):
+        found = [(e["round"], finite(mapping(e.get("guard")).get(key)), 0.0) for e in run.evaluations]
+        charts.append((key.replace("_", " ").capitalize(), [(x, y, h) for x, y, h in found if y is not None], "", key))
+    drawn = []
+    for title, points, unit, key in charts:
+        if len(points) > 1:
+            xs, ys, errors = (list(column) for column in zip(*points, strict=True))
+            line = Line("", xs, ys, errors, measured=True)
+            # Guards start at 0, so that a small change looks small; shares near 100 % would then be all alike.
+            floor = 80.0 if unit == "%" and min(points, key=lambda p: p[1] - p[2])[1] > 85 else 0.0
+            svg = _chart([line], "round", unit, size=SMALL, name=key, floor=floor)
+            drawn.append({"title": title, "meaning": meaning_of(key), "svg": svg})
+    return drawn + round_charts(run, ("kl",))
+
+
+def round_charts(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return small charts of columns of metrics.jsonl."""
+    drawn = []
+    for key in keys:
+        points = [(row["round"], value) for row in run.rounds if (value := finite(row.get(key))) is not None]
+        if len(points) > 1:
+            line = Line("", [x for x, _ in points], [y for _, y in points])
+            title = {"kl": "KL divergence", "lr": "Learning rate"}.get(key, key.replace("_", " ").capitalize())
+            svg = _chart([line], "round", "", size=SMALL, name=key)
+            drawn.append({"title": title, "meaning": meaning_of(key), "svg": svg})
+    return drawn

@@ -1,0 +1,202 @@
+"""The page of a run: all that the template prints, in one file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from rlcm.errors import RunDirectoryError
+from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards, round_charts
+from rlcm.report.reading import WEIGHTS, Run, Shot, finite, read_run, read_text
+from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
+from rlcm.serialization import write_bytes
+
+PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8
+PICTURE_BYTES = 3_000_000
+ENCODINGS = ((128, None), (384, 90), (320, 85), (224, 80), (128, 70))  # longest side, quality of JPEG; None is PNG
+PHASES = {
+    "sample": "sampling",
+    "reward_wait": "waiting for rewards",
+    "reward": "rewards",
+    "update": "learning",
+    "other": "other",
+}
+INTERNALS = ("reward_std", "clip_fraction", "ratio_deviation", "grad_norm", "loss", "lr", "images_per_second")
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` of a run and return its path: one page that needs no other file and no network.
+
+    What a run that was stopped early has not written is left out, and the page says so.
+
+    Raises:
+        RunDirectoryError: if there is nothing of a run in `run_dir`, or the page cannot be written.
+    """
+    run = read_run(Path(run_dir))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlcm", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.jinja").render(_page(run))
+    path = run.path / "report.html"
+    try:
+        write_bytes(path, page.encode())
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write {path}: {error.strerror or error}; free some space or make the folder writable, then run "
+            f"`rlcm report {run.path}`."
+        ) from error
+    return path
+
+
+def _page(run: Run) -> dict[str, Any]:
+    """Return all that the template prints."""
+    pairs, (film_prompt, film) = run.pairs(PAIRS), _film(run)
+    prompts = run.samples[0].prompts[:PAIRS] if run.samples and not pairs else []
+    alone = run.shots(run.samples[0], range(len(prompts))) if prompts else []
+    shots = [shot for pair in pairs for shot in (pair.before, pair.after)] + film + alone
+    pictures = iter(_data_uris([shot.picture for shot in shots]))
+    digits = decimals(*(shot.value for shot in shots if shot.value is not None))
+
+    def shown(shot: Shot) -> dict[str, Any]:
+        value = with_unit(shot.value, run.metric.unit, digits)
+        return {"uri": next(pictures), "value": value, "verdicts": shot.verdicts, "round": shot.round}
+
+    evaluations = run.evaluations or [{}]
+    first, last = evaluations[0], evaluations[-1]
+    return {
+        "name": str(run.config.get("name") or run.path.resolve().name),
+        "headline": headline(run),
+        "summary": summary(run),
+        "metric": run.metric,
+        "pairs": [{"prompt": p.prompt, "before": shown(p.before), "after": shown(p.after)} for p in pairs],
+        "in_sight": PAIRS_IN_SIGHT,
+        "film": [shown(shot) for shot in film],
+        "film_prompt": film_prompt,
+        "alone": [shown(shot) | {"prompt": prompt} for shot, prompt in zip(alone, prompts, strict=True)],
+        "rounds_shown": (run.samples[0].round, run.samples[-1].round) if run.samples else (0, 0),
+        "comparison": comparison(run),
+        "evaluated": {"images": last.get("images"), "first": first.get("round"), "last": last.get("round")},
+        "curves": curves(run),
+        "guards": guards(run),
+        "internals": round_charts(run, INTERNALS),
+        "timings": _timings(run),
+        "total_time": duration(run.seconds) if run.seconds else "",
+        "reward_work": _reward_work(run),
+        "usage": _usage(run),
+        "config": run.config_text,
+        "files": _files(run.path),
+        "missing": run.missing,
+        "colours": {"accent": ACCENT, "ink": INK, "muted": MUTED, "line": LINE},
+    }
+
+
+def _reward_work(run: Run) -> str:
+    """Return the seconds that rewards took beside sampling, where that is known."""
+    beside = sum(finite(row.get("time/reward")) or 0.0 for row in run.rounds if "time/reward_wait" in row)
+    return duration(beside) if beside else ""
+
+
+def _usage(run: Run) -> str:
+    """Return the first piece of Python in the model card."""
+    found = re.search(r"```python\n(.*?)```", read_text(run, run.path / "final" / "README.md"), flags=re.DOTALL)
+    return found[1].strip() if found else ""
+
+
+def _files(path: Path) -> list[dict[str, str]]:
+    """Return the files of the run, folders of many as one line, with links relative to the page."""
+    rows = []
+    about = {
+        "config.yaml": "the resolved configuration",
+        "metrics.jsonl": "one line a round",
+        "eval.json": "the evaluations on fixed prompts and seeds",
+        "samples/": "the pictures of the fixed prompts, lossless",
+        WEIGHTS: "the tuned LoRA",
+        "final/README.md": "its model card",
+    }
+    for entry in sorted(path.iterdir(), key=lambda p: (p.is_dir(), p.name)):
+        if entry.name.startswith(".") or entry.name == "report.html":
+            continue
+        if entry.is_dir() and entry.name != "final":
+            inside = [file for file in entry.rglob("*") if file.is_file()]
+            name, size = f"{entry.name}/", sum(file.stat().st_size for file in inside)
+            text = about.get(name, "a state to go on from" if name.startswith("checkpoint-") else "")
+            note = f"{len(inside)} files" + (f": {text}" if text else "")
+            rows.append({"name": name, "href": quote(name), "size": byte_size(size), "about": note})
+            continue
+        for file in sorted(entry.iterdir()) if entry.is_dir() else [entry]:
+            name = file.relative_to(path).as_posix()
+            text = about.get(name, "metrics for TensorBoard" if name.startswith("events.out.tfevents") else "")
+            rows.append({"name": name, "href": quote(name), "size": byte_size(file.stat().st_size), "about": text})
+    return rows
+
+
+def _timings(run: Run) -> list[dict[str, Any]]:
+    """Return the phases of a round with their seconds over the run and their share."""
+    timed = dict.fromkeys(key.removeprefix("time/") for row in run.rounds for key in row if key.startswith("time/"))
+    if "reward_wait" in timed:
+        # Scoring runs beside sampling: only the wait for it takes time of its own.
+        timed.pop("reward", None)
+    phases = dict.fromkeys(phase for phase in [*PHASES, *timed] if phase in timed)
+    sums = [(phase, sum(finite(row.get(f"time/{phase}")) or 0.0 for row in run.rounds)) for phase in phases]
+    sums = [(phase, seconds) for phase, seconds in sums if seconds > 0]
+    total = sum(seconds for _, seconds in sums)
+    return [
+        {
+            "name": PHASES.get(phase, phase.replace("_", " ")),
+            "seconds": duration(seconds),
+            "share": 100 * seconds / total,
+            "shade": max(0.22, 1 - 0.26 * place),
+        }
+        for place, (phase, seconds) in enumerate(sums)
+    ]
+
+
+def _film(run: Run) -> tuple[str, list[Shot]]:
+    """Return the prompt and the pictures, through the rounds, of the cell whose reward changed by the median."""
+    if len(run.samples) < 2:
+        return "", []
+    first, last = run.samples[0], run.samples[-1]
+    same = [i for i, (a, b) in enumerate(zip(first.prompts, last.prompts, strict=False)) if a == b]
+    changes = [
+        (after - before, i)
+        for i in same
+        if (before := run.metric.of_cell(first, i)) is not None and (after := run.metric.of_cell(last, i)) is not None
+    ]
+    if not same:
+        return "", []
+    index = sorted(changes)[len(changes) // 2][1] if changes else same[0]
+    usable = [s for s in run.samples if index < len(s.prompts) and s.prompts[index] == last.prompts[index]]
+    chosen = sorted({round(i) for i in np.linspace(0, len(usable) - 1, FILM).tolist()})
+    return last.prompts[index], [shot for i in chosen for shot in run.shots(usable[i], [index])]
+
+
+def _data_uris(pictures: Sequence[Image.Image]) -> list[str]:
+    """Return pictures as data URIs: small ones as they are, large ones as small as they must be to make no large page."""
+    small = all(max(picture.size) <= 128 for picture in pictures)
+    for side, quality in ENCODINGS if small else ENCODINGS[1:]:
+        encoded = [_encode(picture, side, quality) for picture in pictures]
+        if sum(map(len, encoded)) <= PICTURE_BYTES:
+            break
+    return encoded
+
+
+def _encode(picture: Image.Image, side: int, quality: int | None) -> str:
+    """Return a picture of at most `side` pixels a side as a data URI: JPEG of a quality, or PNG for None."""
+    picture, buffer = picture.copy(), io.BytesIO()
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
+    if quality is None:
+        kind = "png"
+        picture.save(buffer, format="PNG", optimize=True)
+    else:
+        kind = "jpeg"
+        picture.save(buffer, format="JPEG", quality=quality)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

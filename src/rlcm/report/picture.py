@@ -1,0 +1,121 @@
+"""The picture of before and after, for a README or a post."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from rlcm.errors import RunDirectoryError
+from rlcm.report.drawing import ACCENT, INK, MUTED
+from rlcm.report.reading import Pair, Run, read_run
+from rlcm.report.words import decimals, headline, with_unit
+
+
+def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
+    """Write a PNG, 1280 pixels wide, of the first pictures of the fixed set before and after tuning; return `out`.
+
+    Args:
+        columns: pictures in a row, 1 to 10; fewer where the run kept fewer.
+
+    Raises:
+        ValueError: if `columns` is out of range.
+        RunDirectoryError: if the run has not both pictures of before and of after, or `out` cannot be written.
+    """
+    if not 1 <= columns <= 10:
+        raise ValueError(f"columns={columns} is not in 1 .. 10.")
+    run = read_run(Path(run_dir))
+    pairs = run.pairs(columns)
+    if not pairs:
+        raise RunDirectoryError(
+            f"{run.path / 'samples'} has no pictures of the same prompts from two rounds, so there is no before and after; "
+            "let the run go on to its next evaluation (`rlcm train --resume`)."
+        )
+    try:
+        _draw_rows(run, pairs).save(out, format="PNG", optimize=True)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
+    return Path(out)
+
+
+def _draw_rows(run: Run, pairs: Sequence[Pair]) -> Image.Image:
+    """Return the picture of two rows: caption, prompts, pictures with their numbers."""
+    width, margin, gutter, gap = 1280, 36, 104, 14
+    side = min(240, (width - 2 * margin - gutter - gap * (len(pairs) - 1)) // len(pairs))
+    source = pairs[0].before.picture
+    height = round(side * source.height / source.width)
+    small = _font(15)
+    prompts = [_wrapped(pair.prompt, small, side) for pair in pairs]
+    top, label_height, between = 122 + 20 * max(map(len, prompts)), 40, 14
+    canvas = Image.new("RGB", (width, top + 2 * (height + label_height) + between + 20), "white")
+    draw = ImageDraw.Draw(canvas)
+    bold, plain = _font(19, True), _font(19)
+
+    start, emphasis, rest = headline(run)
+    x = float(margin)
+    # The sentence up to its means; the judge's part of it goes into the line below.
+    means, _, judged = rest.rstrip(".").partition("; ")
+    size = next(
+        s for s in range(28, 11, -1) if _font(s, True).getlength(start + emphasis + means) <= width - 2 * margin or s == 12
+    )
+    title = _font(size, True)
+    for text, colour in ((start, INK), (emphasis, ACCENT), (means, INK)):
+        draw.text((x, 30), text, font=title, fill=colour)
+        x += title.getlength(text)
+    line = "Same prompts, same seeds" + (f"; {judged}" if judged else "") + "."
+    draw.text((margin, 72), _cut(line, plain, width - 2 * margin), font=plain, fill=MUTED)
+
+    for column, lines in enumerate(prompts):
+        x = margin + gutter + column * (side + gap) + side / 2
+        for place_up, text in enumerate(reversed(lines)):
+            draw.text((x, top - 11 - 20 * place_up), text, font=small, fill=MUTED, anchor="ms")
+
+    digits = decimals(*(s.value for p in pairs for s in (p.before, p.after) if s.value is not None))
+    for row, (name, shots) in enumerate({"before": [p.before for p in pairs], "after": [p.after for p in pairs]}.items()):
+        y = top + row * (height + label_height + between)
+        font, colour = (bold, ACCENT) if name == "after" else (plain, INK)
+        draw.text((margin, y + height / 2), name, font=_font(22, True), fill=colour, anchor="lm")
+        draw.text((margin, y + height / 2 + 24), f"round {shots[0].round}", font=small, fill=MUTED, anchor="lm")
+        for column, shot in enumerate(shots):
+            x = margin + gutter + column * (side + gap)
+            _paste(canvas, shot.picture, (round(x), y), (side, height))
+            value = with_unit(shot.value, run.metric.unit, digits)
+            draw.text((x + side / 2, y + height + 8), value, font=font, fill=colour, anchor="ma")
+    return canvas
+
+
+def _paste(canvas: Image.Image, picture: Image.Image, corner: tuple[int, int], size: tuple[int, int]) -> None:
+    """Paste a picture, scaled to `size`, with rounded corners."""
+    scale, box = 4, (0, 0, 4 * size[0] - 1, 4 * size[1] - 1)  # drawn large and made smaller, for smooth corners
+    shape, rim = (Image.new("L", (scale * size[0], scale * size[1]), 0) for _ in range(2))
+    ImageDraw.Draw(shape).rounded_rectangle(box, radius=10 * scale, fill=255)
+    # A faint rim, so that white pictures end somewhere.
+    ImageDraw.Draw(rim).rounded_rectangle(box, radius=10 * scale, outline=40, width=scale)
+    canvas.paste(picture.resize(size, Image.Resampling.LANCZOS), corner, shape.resize(size, Image.Resampling.LANCZOS))
+    canvas.paste("black", (*corner, corner[0] + size[0], corner[1] + size[1]), rim.resize(size, Image.Resampling.LANCZOS))
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Return a text in at most two lines of `width` pixels."""
+    first, *rest = text.split() or [""]
+    while rest and font.getlength(f"{first} {rest[0]}") <= width:
+        first = f"{first} {rest.pop(0)}"
+    return [_cut(line, font, width) for line in (first, " ".join(rest)) if line]
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Return a text, shortened with an ellipsis where it is wider than `width` pixels."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which comes with matplotlib."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -91,6 +91,7 @@ def test_all_mistakes_are_told_at_once():
         (["rollout.batch_size=8", "rollout.branches=4", "algorithm.minibatches=3"], r"minibatches=3 is more than the 2.*use 1"),
         (["algorithm.stat_min_count=40"], r"stat_min_count=40 is above .*stat_buffer_size=32"),
         (["algorithm.loss=reinforce", "algorithm.minibatches=2"], "reinforce holds for one update"),
+        (["algorithm.kl_target=0.1"], r"kl_target=0\.1 needs a weight.*kl_coefficient"),
         (["algorithm.advantage=group"], r"advantage=group compares images.*images_per_prompt or rollout\.branches"),
         (["rollout.branches=3", "rollout.batch_size=9", "rollout.antithetic=true"], "even number"),
     ],

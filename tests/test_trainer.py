@@ -121,7 +121,7 @@ def test_a_resumed_run_that_lacks_its_objects_says_so(tmp_path):
 
 EVERYTHING = {
     "lora": {"ema_decay": 0.9},
-    "algorithm": {"kl_coefficient": 0.1, "inner_epochs": 2, "minibatches": 2, "clip_range": 0.01},
+    "algorithm": {"kl_coefficient": 0.1, "kl_target": 1e-12, "inner_epochs": 2, "minibatches": 2, "clip_range": 0.01},
     "optimizer": {"lr": 1e-3, "schedule": "linear"},
     "evaluation": {"every": 2},
     "rewards": [{"name": "brightness", "normalise": True}, {"name": "sharpness", "weight": -0.1}],
@@ -147,6 +147,7 @@ def test_four_rounds_are_two_and_two_bit_for_bit(tmp_path):
     for index, moments in optimisers[0]["state"].items():
         assert all(torch.equal(value, optimisers[1]["state"][index][name]) for name, value in moments.items())
     assert states[0]["statistics"] == states[1]["statistics"]
+    assert states[0]["kl_coefficient"] == states[1]["kl_coefficient"] > 0.1
     assert states[0]["rewards"] == states[1]["rewards"]
     assert set(states[0]["rewards"]) == {"brightness"}
     rows = [metrics_of(run) for run in (straight, halted)]

@@ -168,6 +168,16 @@ def test_kl_is_the_squared_distance_of_the_means(situation):
     torch.testing.assert_close((loss - plain).detach(), 2 * kl * experience.weights, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(("target", "course"), [(1e-9, [1.0, 2.0, 4.0]), (1e3, [1.0, 1.0, 1.0]), (None, [1.0, 1.0, 1.0])])
+def test_the_weight_of_the_kl_follows_its_target_and_never_falls_below_the_setting(fresh, target, course):
+    update = updater(fresh.policy, algorithm={"kl_coefficient": 1.0, "kl_target": target})
+    assert [learn(update, *fresh.args)["kl_coefficient"] for _ in range(3)] == course
+    loss, metrics = update.loss(fresh.args[0], fresh.args[2])
+    plain, _ = updater(fresh.policy).loss(fresh.args[0], fresh.args[2])
+    weighted = ((loss - plain) / fresh.args[0].weights).mean().item()
+    assert weighted == pytest.approx(update.kl_coefficient * metrics["kl"], rel=1e-3)
+
+
 def test_every_trajectory_is_in_one_minibatch_of_every_epoch(fresh, monkeypatch):
     experience, whose, conditioning = fresh.args
     update = updater(fresh.policy, algorithm={"minibatches": 3, "inner_epochs": 2})

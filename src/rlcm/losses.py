@@ -142,9 +142,14 @@ def kl_penalty(kl: Tensor, *, coefficient: float) -> Tensor:
 def adaptive_coefficient(coefficient: float, kl: float, target: float, *, minimum: float = 1e-8, maximum: float = 1e8) -> float:
     """Return the next round's KL coefficient.
 
-        c <- 2 c  if kl > 1.5 target;   c / 2  if kl < target / 1.5;   c  otherwise
+        c <- c (1 + 0.1 clip(kl / target - 1, -1, 1))
 
-    Schulman et al. 2017, section 4 (arXiv:1707.06347).
+    The proportional controller of Ziegler et al. 2019, section 2.2 (arXiv:1909.08593), with a clip of 1 in place of .2, since
+    a run here has tens of rounds.
+
+    Note:
+        Doubling and halving (Schulman et al. 2017, section 4) overshoots: on the built-in model it first let the pictures go
+        blank and then took back most of what was learnt.
 
     Args:
         coefficient: the present one, > 0.
@@ -161,11 +166,8 @@ def adaptive_coefficient(coefficient: float, kl: float, target: float, *, minimu
         raise ValueError(f"kl must be finite, got {kl}")
     if not 0 < minimum <= maximum:
         raise ValueError(f"bounds must be 0 < minimum <= maximum, got {minimum} and {maximum}")
-    if kl > 1.5 * target:
-        coefficient *= 2
-    elif kl < target / 1.5:
-        coefficient /= 2
-    return min(max(coefficient, minimum), maximum)
+    error = min(max(kl / target - 1, -1.0), 1.0)
+    return min(max(coefficient * (1 + 0.1 * error), minimum), maximum)
 
 
 def consistency_huber(prediction: Tensor, target: Tensor, *, c: float = 0.00054) -> Tensor:

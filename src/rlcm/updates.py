@@ -47,8 +47,8 @@ class AlgorithmSettings(Settings):
     kl_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the KL divergence from the untrained model, per step, on the scale of `log_prob_reduction`."""
     kl_target: float | None = Field(default=None, gt=0)
-    """Where set, the weight doubles after a round whose divergence exceeds 1.5 times this, and halves below 1/1.5 of it,
-    but never falls under `kl_coefficient`."""
+    """Where set, the weight grows while the divergence exceeds this, by up to a tenth a round, and falls back below it, but
+    never under `kl_coefficient`."""
 
 
 class OptimizerSettings(Settings):

@@ -178,12 +178,14 @@ SHAPES = {
 
 
 class Living(TorchDispatchMode):
-    """Adds up the bytes of the tensors that are alive, and keeps their highest sum."""
+    """Adds up the bytes of the tensors that are made and alive, and keeps their highest sum; `weights` were there before."""
 
-    def __init__(self) -> None:
+    def __init__(self, *weights: nn.Module) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.known: set[int] = set()
+        there = (tensor for module in weights for tensor in (*module.parameters(), *module.buffers()))
+        # Views of the weights share their storage.
+        self.known = {tensor.untyped_storage()._cdata for tensor in there}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -227,10 +229,11 @@ def count(shape: Shape, checkpointing: bool) -> dict[str, Any]:
         policy.named_parameters = {n: p for n, p in denoiser.module.named_parameters() if p.requires_grad}
         policy.table = denoiser.table = table
         peaks = {
-            "sampling": _peak(lambda: _sample(policy, shape, shape.batch)),
-            "decode": _peak(lambda: _decode(policy, shape.batch)),
-            "learning": _peak(lambda: _learn(policy, shape, shape.micro_batch)),
+            "sampling": _peak(policy, lambda: _sample(policy, shape, shape.batch)),
+            "decode": _peak(policy, lambda: _decode(policy, shape.batch)),
+            "learning": _peak(policy, lambda: _learn(policy, shape, shape.micro_batch)),
         }
+    before = need.weights + need.optimiser
     return {
         "parameters": {
             name: sum(p.numel() for p in part.parameters())
@@ -242,7 +245,7 @@ def count(shape: Shape, checkpointing: bool) -> dict[str, Any]:
         "micro_batch": shape.micro_batch,
         "checkpointing": checkpointing,
         "estimated": _parts(need),
-        "counted": peaks,
+        "counted": {"weights": need.weights, "optimiser": need.optimiser, **peaks, "total": before + max(peaks.values())},
     }
 
 
@@ -265,8 +268,9 @@ def _fake(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
-def _peak(work: Callable[[], None]) -> int:
-    with Living() as living:
+def _peak(policy: Policy, work: Callable[[], None]) -> int:
+    denoiser: Any = policy.denoiser
+    with Living(denoiser.module, denoiser.pipeline.vae) as living:
         work()
     return living.peak
 
@@ -372,7 +376,7 @@ def main() -> None:
             torch.cuda.empty_cache()
         else:
             result[name] = [count(shape, checkpointing) for checkpointing in (False, True)]
-        print(name, json.dumps(result[name]), flush=True)
+        print(name, json.dumps(result[name], indent=2), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -1,6 +1,6 @@
 """Fill the README's figures from the committed results, between its markers.
 
-    python benchmarks/readme_figures.py
+python benchmarks/readme_figures.py
 """
 
 from __future__ import annotations

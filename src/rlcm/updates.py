@@ -141,9 +141,7 @@ class PolicyGradient:
             return {"skipped_updates": 1.0}
         self.optimizer.zero_grad(set_to_none=True)
         # The same keys on all processes, those without rows included.
-        sums = dict.fromkeys(
-            ("loss", "clip_fraction", "ratio_deviation", *(["kl"] if self.kl_coefficient else [])), 0.0
-        )
+        sums = dict.fromkeys(("loss", "clip_fraction", "ratio_deviation", *(["kl"] if self.kl_coefficient else [])), 0.0)
         deviation = 0.0
         # A process without rows in this minibatch only takes part in the sums; split would give it one empty part.
         for part in rows.split(self.micro_batch_size) if len(rows) else ():

@@ -166,13 +166,13 @@ def _film(run: Run) -> tuple[str, list[Shot]]:
         return "", []
     first, last = run.samples[0], run.samples[-1]
     same = [i for i, (a, b) in enumerate(zip(first.prompts, last.prompts, strict=False)) if a == b]
+    if not same:
+        return "", []
     changes = [
         (after - before, i)
         for i in same
         if (before := run.metric.of_cell(first, i)) is not None and (after := run.metric.of_cell(last, i)) is not None
     ]
-    if not same:
-        return "", []
     index = sorted(changes)[len(changes) // 2][1] if changes else same[0]
     usable = [s for s in run.samples if index < len(s.prompts) and s.prompts[index] == last.prompts[index]]
     chosen = sorted({round(i) for i in np.linspace(0, len(usable) - 1, FILM).tolist()})

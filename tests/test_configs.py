@@ -62,13 +62,14 @@ def tiny(name: str, folder: Path) -> TrainConfig:
     size = 16 if name.startswith("flux") else None  # FLUX has a size of its own, 256 pixels on this model
     model = {"path": str(folder / "model"), "revision": None, "variant": None, "loras": (), "height": size, "width": size}
     rollout = config.rollout
-    images = 2 * rollout.branches * rollout.images_per_prompt if rollout.images_per_prompt > 1 else 6
+    group = rollout.branches * rollout.images_per_prompt
+    images = 6 if group == 1 else 2 * group
     changes: dict[str, Any] = {
         "output": str(folder),
         "model": config.model.model_copy(update={**model, "precision": "fp32", "device": "cpu"}),
         "rollout": rollout.model_copy(update={"batch_size": images}),
         "algorithm": config.algorithm.model_copy(update={"minibatches": min(config.algorithm.minibatches, 2)}),
-        "evaluation": config.evaluation.model_copy(update={"images": 2}),
+        "evaluation": config.evaluation.model_copy(update={"images": 4}),
         "prompts": load_prompts(config.prompts).prompts[:3],
         "run": config.run.model_copy(update={"rounds": 2, "tracker": "none"}),
     }
@@ -114,10 +115,20 @@ def test_the_built_in_configuration_is_what_runs_without_one():
     assert load_config("configs/builtin.yaml") == load_config(DEMO)
 
 
-def test_ddpo_is_the_same_run_but_for_model_and_sampler():
+def test_ddpo_is_the_same_run_with_another_model_and_sampler_and_plain_trajectories():
     rlcm, ddpo = (load_config(f"configs/{name}.yaml") for name in ("builtin", "builtin-ddpo"))
-    assert {key for key in TrainConfig.model_fields if getattr(rlcm, key) != getattr(ddpo, key)} == {"model", "sampler"}
+    differing = {key for key in TrainConfig.model_fields if getattr(rlcm, key) != getattr(ddpo, key)}
+    assert differing == {"model", "sampler", "rollout", "algorithm"}
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta) == ("ddim", 50, 1.0)
+    assert (ddpo.rollout.branches, ddpo.rollout.batch_size) == (1, rlcm.rollout.batch_size)
+    published = TrainConfig().algorithm.model_copy(update={"kl_coefficient": rlcm.algorithm.kl_coefficient})
+    assert ddpo.algorithm == published.model_copy(update={"kl_target": rlcm.algorithm.kl_target})
+
+
+def test_the_doctor_passes_branched_rollouts_on_a_tiny_model(tmp_path):
+    config = tiny("builtin", tmp_path)
+    assert config.rollout.branches > 1
+    assert diagnose(config, rewards=[redness]).verdict() == "ok"
 
 
 def test_the_doctor_passes_ddpo_on_a_tiny_model(tmp_path):

@@ -44,6 +44,7 @@ def models(tmp_path_factory):
     }
     for name, pipeline in made.items():
         pipeline.save_pretrained(root / name)
+    (root / "defaults.yaml").write_text("")
     return root
 
 
@@ -54,7 +55,7 @@ def run(models, tmp_path, monkeypatch):
 
     def invoke(command, model, *options, **more):
         path = models / model if (models / model).is_dir() else model
-        arguments = [command, *changes(model__path=path, **more), *options]
+        arguments = [command, str(models / "defaults.yaml"), *changes(model__path=path, **more), *options]
         return CliRunner().invoke(main, arguments, catch_exceptions=False)
 
     return invoke
@@ -129,7 +130,7 @@ def test_a_big_run_is_judged_by_a_few_of_its_images():
 
     config = load_config(None, [*changes(), "rollout.batch_size=480", "rollout.images_per_prompt=6", "algorithm.minibatches=5"])
     found = by_name(diagnose(config, model=pipeline, rewards=[counting]))
-    assert sum(asked) == 12  # whole groups of six, at least eight
+    assert sum(asked) == 24  # four whole groups of six
     speed = found["speed"].numbers
     assert speed["seconds_a_round"] == pytest.approx(480 / speed["images_per_second"])
 

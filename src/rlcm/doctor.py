@@ -34,6 +34,7 @@ from rlcm.types import Conditioning
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 IMAGES_ON_CPU = 8
+GROUPS_ON_CPU = 4
 GIB = 2**30
 
 
@@ -262,19 +263,27 @@ def first_round(trainer: Trainer, config: TrainConfig) -> list[Finding]:
             "or use model.precision=fp32.",
             {"norm": norm},
         ),
-        speed(found, images, config),
+        speed(found, images, len(trainer.parts.evaluator.table), config),
     ]
 
 
-def speed(found: dict[str, float], images: int, config: TrainConfig) -> Finding:
-    """Return images per second by phase, and how long the whole run will take at that speed."""
+def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig) -> Finding:
+    """Return images per second by phase, and how long the whole run will take at that speed.
+
+    Args:
+        found: a round's metrics.
+        images: that it sampled.
+        steps: network calls of one image in an evaluation, which never branches.
+        config: of the whole run.
+    """
     sample, update = found["time/sample"] / images, config.algorithm.inner_epochs * found["time/update"] / images
     a_round = (sample + update + found["time/reward_wait"] / images) * config.rollout.batch_size
     rounds = config.run.rounds * a_round
     if config.run.time_limit_minutes is not None:
         rounds = min(rounds, config.run.time_limit_minutes * 60)
     looks = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
-    total = rounds + looks * config.evaluation.images * sample
+    calls = found["network_calls"] / images  # fewer than `steps` where branches share them
+    total = rounds + looks * config.evaluation.images * sample * steps / calls
     numbers = {
         "images_per_second": config.rollout.batch_size / a_round,
         "sampled_per_second": 1 / sample,
@@ -342,7 +351,8 @@ def _small(config: TrainConfig) -> TrainConfig:
     """Return the configuration with fewer images a round, one update, and everything that decides success as it is."""
     rollout, algorithm = config.rollout, config.algorithm
     group = rollout.branches * rollout.images_per_prompt
-    enough = sampled_at_once(rollout) if resolve(config.model)[0].type == "cuda" else min(IMAGES_ON_CPU, rollout.batch_size)
+    few = IMAGES_ON_CPU if group == 1 else GROUPS_ON_CPU * group
+    enough = sampled_at_once(rollout) if resolve(config.model)[0].type == "cuda" else min(few, rollout.batch_size)
     images = -(-enough // group) * group
     return config.model_copy(
         update={

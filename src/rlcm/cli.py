@@ -119,7 +119,7 @@ def report(run: str) -> None:
 def distill(config: str, changes: tuple[str, ...]) -> None:
     """Distill a diffusion pipeline into a few-step consistency pipeline.
 
-    Example:  rlcm distill configs/distill-builtin.yaml updates=50
+    Example:  rlcm distill configs/distill/builtin.yaml data=my-pictures
     """
     from rlcm.distill import run_distillation
 

@@ -46,6 +46,7 @@ def pack_generator(kind: str, unet: Any, vae: AutoencoderKL, clip: CLIPModel, to
     for part in (unet, vae):
         part.float()
     _say_float32(folder / "text_encoder" / "config.json")
+    _forget_origin(folder)
     # The names that every transformers version reads.
     file = folder / "text_encoder" / "model.safetensors"
     names = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in load_file(file).items()}
@@ -68,6 +69,14 @@ def pack_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, weights: Path) -> None:
     _say_float32(folder / "config.json")
     tokenizer.save_pretrained(folder)
     _write_slow_tokenizer(tokenizer, folder)
+
+
+def _forget_origin(folder: Path) -> None:
+    """Take out of the parts' configurations where they were loaded from: a path of the machine that made them."""
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _say_float32(file: Path) -> None:

@@ -1,13 +1,14 @@
 """Full-size models without their weights: how large they are, what a round of them takes, and what the estimate says.
 
     python benchmarks/full_size.py                         # counted, on any machine: no memory, no computing
-    python benchmarks/full_size.py --measure [--compile]   # a real round with random weights; needs a CUDA GPU
+    python benchmarks/full_size.py --measure [--compile]   # real rounds with random weights; made for a CUDA GPU
 
 Counted: the networks are built without storage, and every tensor that a round's calls would make is added up while it
 lives (sampling: one call of the network for a batch, without gradient; decoding; learning: forward and backward of a
 micro-batch through the policy's mean). That is what the tensors take; an allocator adds its own rounding and caches.
 
-Measured: the trainer's own rounds; peak memory as CUDA reports it, images a second by phase.
+Measured: the trainer's own rounds; images a second by phase; peak memory as CUDA reports it. Without a GPU one round runs on the
+CPU in fp32, two steps and one image at a time, which takes minutes, and the peak is the rise of the resident memory.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import argparse
 import contextlib
 import json
 import platform
+import resource
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import psutil
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -309,14 +312,19 @@ def default_precision(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def measure(pipeline: Any, shape: Shape, *, compiled: bool, rounds: int = 3) -> dict[str, Any]:
-    """Return images a second by phase and, on a GPU, peak memory beside the estimate: the medians of real rounds."""
+def measure(pipeline: Any, shape: Shape, *, compiled: bool, rounds: int, resident: int = 0) -> dict[str, Any]:
+    """Return images a second by phase, the medians of real rounds, and peak memory beside the estimate.
+
+    Args:
+        resident: bytes that the process took before the pipeline was made; counts on a CPU only.
+    """
     images = 2 * shape.batch
     config = TrainConfig.model_validate(
         {
             "sampler": shape.sampler.model_dump(),
             "rollout": {"batch_size": images, "sample_batch_size": shape.batch},
             "run": {"micro_batch_size": shape.micro_batch, "tracker": "none"},
+            "rewards": ["brightness"],  # cheap, and never the same for two images
             "evaluation": {"images": 2},
         }
     )
@@ -343,37 +351,40 @@ def measure(pipeline: Any, shape: Shape, *, compiled: bool, rounds: int = 3) -> 
             "round": median("images_per_second"),
         },
         "estimated": _parts(need),
-        "measured_peak": torch.cuda.max_memory_allocated() if on_gpu else None,
+        "measured_peak": torch.cuda.max_memory_allocated()
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident,
     }
 
 
 def measure_full_size(shape: Shape, *, compiled: bool) -> dict[str, Any]:
-    """Return `measure` of a model of this shape with random weights, in bf16 on the GPU."""
+    """Return `measure` of a model of this shape with random weights: in bf16 on a GPU, a small round in fp32 on a CPU."""
+    on_gpu = torch.cuda.is_available()
     tokenizer = AutoTokenizer.from_pretrained(model_path("clip"))
     tokenizer.model_max_length = 77
-    with torch.device("cuda"), default_precision(torch.bfloat16):
+    resident = psutil.Process().memory_info().rss
+    with torch.device("cuda" if on_gpu else "cpu"), default_precision(torch.bfloat16 if on_gpu else torch.float32):
         pipeline = shape.pipeline(tokenizer)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.enable_slicing()
-    return measure(pipeline, shape, compiled=compiled)
+    if not on_gpu:
+        shape = replace(shape, batch=1, micro_batch=1, sampler=shape.sampler.model_copy(update={"steps": 2}))
+    return measure(pipeline, shape, compiled=compiled, rounds=3 if on_gpu else 1, resident=resident)
 
 
 def main() -> None:
     """Count, or measure, and write the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--measure", action="store_true", help="real rounds on a CUDA GPU")
+    parser.add_argument("--measure", action="store_true", help="real rounds, on a CUDA GPU if there is one")
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/full_size.json"))
     arguments = parser.parse_args()
-    if arguments.measure and not torch.cuda.is_available():
-        parser.error("--measure needs a CUDA GPU; without one, leave it out to count.")
     result: dict[str, Any] = {"torch": torch.__version__, "diffusers": diffusers.__version__}
     for name in arguments.models:
         shape = SHAPES[name]
         if arguments.measure:
             result[name] = measure_full_size(shape, compiled=arguments.compile)
-            torch.cuda.empty_cache()
         else:
             result[name] = [count(shape, checkpointing) for checkpointing in (False, True)]
         print(name, json.dumps(result[name], indent=2), flush=True)

@@ -62,19 +62,22 @@ def build(
     policy = Policy(denoiser, config.lora, config.seed)
     need = estimate(denoiser, sampled_at_once(config.rollout), config.run.micro_batch_size, training=True)
     notes.append(f"memory estimate: {need.total / 1e9:.2f} GB")
-    evaluation_table = make_denoiser(loaded, config.sampler.model_copy(update={"final_std": 0.0}), config.model).table
+    table = denoiser.table
+    if config.sampler.final_std:
+        table = make_denoiser(loaded, config.sampler.model_copy(update={"final_std": 0.0}), config.model).table
+    conditioning = denoiser.encode(training.prompts)
     return Parts(
         policy,
         training,
-        denoiser.encode(training.prompts),
+        conditioning,
         mix,
         Evaluator(
             config.evaluation,
             looked_at.prompts,
             looked_at.metadata,
-            denoiser.encode(looked_at.prompts),
+            conditioning if looked_at is training else denoiser.encode(looked_at.prompts),
             mix,
-            evaluation_table,
+            table,
             _judge(config, pipeline),
             sampled_at_once(config.rollout),
         ),

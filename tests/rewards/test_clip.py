@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 from reward_models import SIDE, clip_config, clip_folder, clip_state, image_embedding, text_embedding, tokenizer_files
 
-from rlcm.builtin import model_path
 from rlcm.errors import MissingFileError, RewardError
 from rlcm.rewards import RewardMix
 from rlcm.rewards.builtin import Alignment
@@ -253,7 +252,6 @@ def test_imscore(tmp_path, images, prompts, monkeypatch):
         ImScore(scorer="ImageRewrad")
 
 
-@pytest.mark.skipif(not (model_path.__globals__["WEIGHTS"] / "clip" / "model.safetensors").exists(), reason="no weights yet")
 def test_the_packaged_model_loads(prompts):
     scores = Alignment(**CPU)(torch.rand(5, 3, 48, 80, generator=torch.Generator().manual_seed(0)), prompts)
     assert scores.shape == (5,)

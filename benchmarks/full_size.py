@@ -2,13 +2,15 @@
 
     python benchmarks/full_size.py                         # counted, on any machine: no memory, no computing
     python benchmarks/full_size.py --measure [--compile]   # real rounds with random weights; made for a CUDA GPU
+    python benchmarks/full_size.py --measure --models sd15 --pixels 512    # on a CPU
 
 Counted: the networks are built without storage, and every tensor that a round's calls would make is added up while it
 lives (sampling: one call of the network for a batch, without gradient; decoding; learning: forward and backward of a
 micro-batch through the policy's mean). That is what the tensors take; an allocator adds its own rounding and caches.
 
-Measured: the trainer's own rounds; images a second by phase; peak memory as CUDA reports it. Without a GPU one round runs on the
-CPU in fp32, two steps and one image at a time, which takes minutes, and the peak is the rise of the resident memory.
+Measured: the trainer's own rounds; images a second by phase; peak memory as CUDA reports it. Without a GPU two rounds run on the
+CPU in fp32, two steps and one image at a time, which takes minutes, and the peak is the rise of the resident memory; the large
+text encoders are then cut to two layers, as they only encode the prompts once, and the file of results keeps the other runs.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     Gemma2Config,
     Gemma2Model,
+    T5Config,
+    T5EncoderModel,
 )
 
 from rlcm import TrainConfig, Trainer
@@ -55,8 +59,8 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 class Shape:
     """A published model's sizes, without its weights."""
 
-    pipeline: Callable[[Any], Any]
-    """From a tokenizer to the pipeline."""
+    pipeline: Callable[[Any, bool], Any]
+    """From a tokenizer to the pipeline; whether large text encoders are cut to two layers."""
     sampler: SamplerSettings
     embeddings: dict[str, tuple[int, ...]]
     """What the text encoders would say about one prompt."""
@@ -65,7 +69,7 @@ class Shape:
     micro_batch: int
 
 
-def sd15(tokenizer: Any) -> Any:
+def sd15(tokenizer: Any, cut: bool = False) -> Any:
     """Return Stable Diffusion 1.5 with the guidance input of an LCM: 512x512."""
     return diffusers.LatentConsistencyModelPipeline(
         vae=sd_vae(),
@@ -85,7 +89,7 @@ def sd15(tokenizer: Any) -> Any:
     )
 
 
-def sdxl(tokenizer: Any) -> Any:
+def sdxl(tokenizer: Any, cut: bool = False) -> Any:
     """Return SDXL: 1024x1024."""
     big_g = CLIPTextConfig(
         hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280
@@ -114,12 +118,24 @@ def sdxl(tokenizer: Any) -> Any:
     )
 
 
-def sana(tokenizer: Any) -> Any:
+def sana_small(tokenizer: Any, cut: bool = False) -> Any:
     """Return SANA-Sprint 0.6B: 1024x1024 on a latent of 32x32."""
+    sizes = {"num_attention_heads": 36, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72}
+    return sana(tokenizer, cut, num_layers=28, **sizes)
+
+
+def sana_large(tokenizer: Any, cut: bool = False) -> Any:
+    """Return SANA-Sprint 1.6B: 1024x1024 on a latent of 32x32."""
+    sizes = {"num_attention_heads": 70, "num_cross_attention_heads": 20, "cross_attention_head_dim": 112}
+    return sana(tokenizer, cut, num_layers=20, **sizes)
+
+
+def sana(tokenizer: Any, cut: bool, **transformer: int) -> Any:
+    """Return SANA-Sprint with a transformer of these sizes."""
     gemma = Gemma2Config(
         hidden_size=2304,
         intermediate_size=9216,
-        num_hidden_layers=26,
+        num_hidden_layers=2 if cut else 26,
         num_attention_heads=8,
         num_key_value_heads=4,
         head_dim=256,
@@ -143,18 +159,62 @@ def sana(tokenizer: Any) -> Any:
             scaling_factor=0.41407,
         ),
         transformer=diffusers.SanaTransformer2DModel(
-            num_layers=28,
-            num_attention_heads=36,
             attention_head_dim=32,
-            num_cross_attention_heads=16,
-            cross_attention_head_dim=72,
-            cross_attention_dim=1152,
+            cross_attention_dim=transformer["num_attention_heads"] * 32,
             caption_channels=2304,
             guidance_embeds=True,
             qk_norm="rms_norm_across_heads",
+            **transformer,
         ),
         scheduler=diffusers.SCMScheduler(),
     )
+
+
+def flux(tokenizer: Any, cut: bool = False) -> Any:
+    """Return FLUX.1 schnell: 1024x1024."""
+    return diffusers.FluxPipeline(
+        vae=sd_vae(sample_size=1024, latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=CLIPTextModel(clip_l()),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(t5_xxl(cut)),
+        tokenizer_2=tokenizer,
+        transformer=diffusers.FluxTransformer2DModel(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
+    )
+
+
+def pixart(tokenizer: Any, cut: bool = False) -> Any:
+    """Return PixArt-LCM (alpha): 1024x1024."""
+    return diffusers.PixArtAlphaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(t5_xxl(cut)),
+        vae=sd_vae(),
+        transformer=diffusers.PixArtTransformer2DModel(sample_size=128),
+        scheduler=diffusers.LCMScheduler(**BETAS),
+    )
+
+
+def pixel(_: Any, cut: bool = False) -> Any:
+    """Return the consistency model of ImageNet on 64x64 pixels."""
+    unet = diffusers.UNet2DModel(
+        sample_size=64,
+        block_out_channels=(192, 384, 576, 768),
+        layers_per_block=3,
+        down_block_types=("ResnetDownsampleBlock2D", *("AttnDownBlock2D",) * 3),
+        up_block_types=(*("AttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+        attention_head_dim=64,
+        downsample_type="resnet",
+        upsample_type="resnet",
+        resnet_time_scale_shift="scale_shift",
+        num_class_embeds=1000,
+    )
+    return diffusers.ConsistencyModelPipeline(unet, diffusers.CMStochasticIterativeScheduler())
+
+
+def t5_xxl(cut: bool) -> T5Config:
+    """Return the configuration of T5 v1.1 XXL's encoder."""
+    layers = 2 if cut else 24
+    return T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=layers, num_heads=64, feed_forward_proj="gated-gelu")
 
 
 def clip_l() -> CLIPTextConfig:
@@ -176,7 +236,11 @@ def sd_vae(**config: Any) -> Any:
 SHAPES = {
     "sd15": Shape(sd15, SamplerSettings(steps=4, guidance=8.0), {"embeddings": (77, 768)}, 8, 4),
     "sdxl": Shape(sdxl, SamplerSettings(steps=4, guidance=1.0), {"embeddings": (77, 2048), "pooled": (1280,)}, 4, 2),
-    "sana-0.6b": Shape(sana, SamplerSettings(steps=4), {"embeddings": (300, 2304), "mask": (300,)}, 8, 4),
+    "sana-0.6b": Shape(sana_small, SamplerSettings(steps=4), {"embeddings": (300, 2304), "mask": (300,)}, 8, 4),
+    "sana-1.6b": Shape(sana_large, SamplerSettings(steps=4), {"embeddings": (300, 2304), "mask": (300,)}, 8, 4),
+    "flux": Shape(flux, SamplerSettings(steps=4), {"embeddings": (512, 4096), "pooled": (768,)}, 2, 1),
+    "pixart": Shape(pixart, SamplerSettings(steps=4, guidance=1.0), {"embeddings": (120, 4096), "mask": (120,)}, 4, 2),
+    "pixel-64": Shape(pixel, SamplerSettings(steps=4), {"labels": ()}, 16, 8),
 }
 
 
@@ -209,14 +273,14 @@ class Living(TorchDispatchMode):
         self.now -= size
 
 
-def count(shape: Shape, checkpointing: bool) -> dict[str, Any]:
+def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
     """Return parameters, the estimate, and the bytes that the tensors of a round's calls take at their peak."""
     with torch.device("meta"):
-        pipeline = shape.pipeline(None)
+        pipeline = shape.pipeline(None, False)
     model = ModelSettings(offload_text_encoders=True)
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
-            component.to(torch.bfloat16).eval().requires_grad_(False)
+            component.to(dtype).eval().requires_grad_(False)
     denoiser = make_denoiser(pipeline, shape.sampler, model)
     policy = Policy(denoiser, AdapterSettings())
     if checkpointing:
@@ -224,7 +288,7 @@ def count(shape: Shape, checkpointing: bool) -> dict[str, Any]:
     need = estimate(denoiser, shape.batch, shape.micro_batch, training=True)
     table = build_table(pipeline.scheduler, **type(denoiser).table_options(pipeline, shape.sampler, model))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in (denoiser.module, pipeline.vae):
+        for module in _networks(denoiser):
             _give_fake_storage(module)
         for name, value in vars(denoiser).items():
             if isinstance(value, torch.Tensor):
@@ -247,13 +311,18 @@ def count(shape: Shape, checkpointing: bool) -> dict[str, Any]:
         "batch": shape.batch,
         "micro_batch": shape.micro_batch,
         "checkpointing": checkpointing,
+        "dtype": str(dtype).removeprefix("torch."),
         "estimated": _parts(need),
         "counted": {"weights": need.weights, "optimiser": need.optimiser, **peaks, "total": before + max(peaks.values())},
+        "gib_per_sample": {
+            name: round(peak / (shape.micro_batch if name == "learning" else shape.batch) / GIB, 4)
+            for name, peak in peaks.items()
+        },
     }
 
 
 def _parts(need: MemoryEstimate) -> dict[str, int]:
-    names = ("weights", "optimiser", "sampling", "decode", "learning", "total")
+    names = ("weights", "optimiser", "sampling", "decode", "learning", "heap", "total")
     return {name: getattr(need, name) for name in names}
 
 
@@ -272,14 +341,21 @@ def _fake(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _peak(policy: Policy, work: Callable[[], None]) -> int:
-    denoiser: Any = policy.denoiser
-    with Living(denoiser.module, denoiser.pipeline.vae) as living:
+    with Living(*_networks(policy.denoiser)) as living:
         work()
     return living.peak
 
 
+def _networks(denoiser: Any) -> list[nn.Module]:
+    """Return the networks that a round calls: what is trained, and the decoder where there is one."""
+    return [denoiser.module, *(part for name, part in denoiser.pipeline.components.items() if name == "vae")]
+
+
 def _inputs(policy: Policy, shape: Shape, size: int) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
-    embeddings = {name: torch.zeros(size, *rest, dtype=torch.bfloat16) for name, rest in shape.embeddings.items()}
+    embeddings = {
+        name: torch.zeros(size, *rest, dtype=torch.long if name == "labels" else policy.denoiser.dtype)
+        for name, rest in shape.embeddings.items()
+    }
     x = torch.zeros(size, *policy.denoiser.latent_shape)
     return x, torch.zeros(size, dtype=torch.long), Conditioning(embeddings)
 
@@ -312,15 +388,19 @@ def default_precision(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def measure(pipeline: Any, shape: Shape, *, compiled: bool, rounds: int, resident: int = 0) -> dict[str, Any]:
+def measure(
+    pipeline: Any, shape: Shape, *, compiled: bool, rounds: int, pixels: int | None = None, resident: int = 0
+) -> dict[str, Any]:
     """Return images a second by phase, the medians of real rounds, and peak memory beside the estimate.
 
     Args:
+        pixels: height and width of the images; None is the model's own.
         resident: bytes that the process took before the pipeline was made; counts on a CPU only.
     """
     images = 2 * shape.batch
     config = TrainConfig.model_validate(
         {
+            "model": {"height": pixels, "width": pixels},
             "sampler": shape.sampler.model_dump(),
             "rollout": {"batch_size": images, "sample_batch_size": shape.batch},
             "run": {"micro_batch_size": shape.micro_batch, "tracker": "none"},
@@ -345,6 +425,8 @@ def measure(pipeline: Any, shape: Shape, *, compiled: bool, rounds: int, residen
     return {
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
         "compiled": compiled,
+        "pixels": denoiser.height,
+        "threads": torch.get_num_threads(),
         "images_per_second": {
             "sampling": images / median("time/sample"),
             "learning": images / median("time/update"),
@@ -357,19 +439,20 @@ def measure(pipeline: Any, shape: Shape, *, compiled: bool, rounds: int, residen
     }
 
 
-def measure_full_size(shape: Shape, *, compiled: bool) -> dict[str, Any]:
+def measure_full_size(shape: Shape, *, compiled: bool, pixels: int | None = None) -> dict[str, Any]:
     """Return `measure` of a model of this shape with random weights: in bf16 on a GPU, a small round in fp32 on a CPU."""
     on_gpu = torch.cuda.is_available()
     tokenizer = AutoTokenizer.from_pretrained(model_path("clip"))
     tokenizer.model_max_length = 77
     resident = psutil.Process().memory_info().rss
     with torch.device("cuda" if on_gpu else "cpu"), default_precision(torch.bfloat16 if on_gpu else torch.float32):
-        pipeline = shape.pipeline(tokenizer)
+        pipeline = shape.pipeline(tokenizer, not on_gpu)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.vae.enable_slicing()
+    if hasattr(pipeline, "vae"):
+        pipeline.vae.enable_slicing()
     if not on_gpu:
         shape = replace(shape, batch=1, micro_batch=1, sampler=shape.sampler.model_copy(update={"steps": 2}))
-    return measure(pipeline, shape, compiled=compiled, rounds=3 if on_gpu else 1, resident=resident)
+    return measure(pipeline, shape, compiled=compiled, rounds=3 if on_gpu else 1, pixels=pixels, resident=resident)
 
 
 def main() -> None:
@@ -378,16 +461,25 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--measure", action="store_true", help="real rounds, on a CUDA GPU if there is one")
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    parser.add_argument("--pixels", type=int, help="height and width of the measured images")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/full_size.json"))
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"torch": torch.__version__, "diffusers": diffusers.__version__}
+    diffusers.utils.logging.set_verbosity_error()
+    result: dict[str, Any] = {}
+    if arguments.measure and arguments.out.exists():
+        result = json.loads(arguments.out.read_text())
+    result |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
     for name in arguments.models:
         shape = SHAPES[name]
+        key = name
         if arguments.measure:
-            result[name] = measure_full_size(shape, compiled=arguments.compile)
+            found: Any = measure_full_size(shape, compiled=arguments.compile, pixels=arguments.pixels)
+            key = f"{name} at {found['pixels']} px"
         else:
-            result[name] = [count(shape, checkpointing) for checkpointing in (False, True)]
-        print(name, json.dumps(result[name], indent=2), flush=True)
+            found = [count(shape, checkpointing) for checkpointing in (False, True)]
+            found.append(count(shape, False, torch.float32))
+        result[key] = found
+        print(key, json.dumps(found, indent=2), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 

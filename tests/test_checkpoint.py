@@ -33,7 +33,10 @@ def test_only_the_newest_are_kept(run):
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint-000003", "checkpoint-000012"]
 
 
-def test_a_checkpoint_of_the_same_round_is_replaced(run):
+def test_a_whole_checkpoint_of_the_same_round_is_left_alone_and_a_damaged_one_replaced(run):
+    save_checkpoint(run, 3, state(30), keep_last=3)
+    assert newest_checkpoint(run)[0].state["round"] == 3
+    damage(run / "checkpoint-000003", "bit flipped")
     save_checkpoint(run, 3, state(30), keep_last=3)
     assert newest_checkpoint(run)[0].state["round"] == 30
 
@@ -66,10 +69,11 @@ def test_a_damaged_one_is_passed_over_and_named(run, how):
 def test_nothing_whole_is_an_error_that_says_so(run, tmp_path_factory):
     for number in (1, 2, 3):
         damage(run / f"checkpoint-{number:06d}", "bit flipped")
-    with pytest.raises(CheckpointError, match=r"no checkpoint to go on from .*checkpoint-000001 is damaged"):
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint to go on from .*checkpoint-000001 is damaged"):
         newest_checkpoint(run)
-    with pytest.raises(CheckpointError, match="no checkpoint to go on from; start"):
-        newest_checkpoint(tmp_path_factory.mktemp("empty"))
+    assert newest_checkpoint(tmp_path_factory.mktemp("empty")) == (None, [])
+    with pytest.raises(CheckpointError, match=r"cannot be read \(No such file"):
+        newest_checkpoint(run / "nowhere")
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "mkdir"])

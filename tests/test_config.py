@@ -60,7 +60,7 @@ def test_unknown_keys_name_the_nearest(override, message):
         ("run.rounds=1.5", r"run\.rounds=1\.5"),
         ("optimizer.lr=-1", r"optimizer\.lr=-1"),
         ("optimizer.lr=.nan", r"optimizer\.lr=nan"),
-        ("algorithm.loss=pppo", r"algorithm\.loss='pppo': input should be 'ppo_clip' or 'reinforce'"),
+        ("algorithm.loss=pppo", r"algorithm\.loss='pppo': input should be 'ppo_clip', 'reinforce', 'rebel' or"),
         ("lora=4", r"lora=4: "),
         ("prompts=5", r"prompts=5: input should be a valid string"),
         ("rewards=[]", r"rewards=\[\]"),

@@ -14,6 +14,7 @@ from rlcm.config import TrainConfig, load_config
 from rlcm.doctor import diagnose
 from rlcm.prompts import load_prompts
 from rlcm.rewards.build import BUILT_IN
+from rlcm.rewards.settings import is_address
 from rlcm.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,12 @@ def euler(**changes: Any) -> Any:
 TINY = {
     "builtin": latent_consistency,
     "builtin-ddpo": lambda: stable_diffusion(diffusers.DDIMScheduler(**schedule(steps_offset=1, clip_sample=False))),
+    **{
+        f"ddpo-dreamshaper-v7-{task}": lambda: stable_diffusion(
+            diffusers.DDIMScheduler(**schedule(steps_offset=1, clip_sample=False))
+        )
+        for task in ("aesthetic", "alignment", "compressibility", "incompressibility")
+    },
     "flux-schnell-80gb": lambda: flux(diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0), guidance_embeds=False),
     "lcm-dreamshaper-v7-aesthetic": latent_consistency,
     "lcm-dreamshaper-v7-alignment": latent_consistency,
@@ -47,6 +54,7 @@ TINY = {
     "sdxl-turbo": lambda: sdxl(
         diffusers.EulerAncestralDiscreteScheduler(**schedule(steps_offset=1, timestep_spacing="trailing"))
     ),
+    "three-rewards": latent_consistency,
 }
 
 
@@ -90,11 +98,12 @@ def test_loads_and_names_what_exists(name):
     assert text.startswith("# "), "says in a comment what it is for"
     config = load_config(f"configs/{name}.yaml")
     assert len(load_prompts(config.prompts)) >= 8
-    assert {reward.name for reward in config.rewards} <= BUILT_IN.keys()
+    assert all(reward.name in BUILT_IN or is_address(reward.name) for reward in config.rewards)
     assert config.sampler.steps >= 2
     assert config.rollout.sample_batch_size <= config.rollout.batch_size
     hub = config.model.path.count("/") == 1
-    assert not hub or config.model.revision or name == "sana-sprint-0.6b", "a Hub id is pinned to a commit"
+    unpinned = name == "sana-sprint-0.6b" or name.startswith("ddpo-dreamshaper-v7")
+    assert not hub or config.model.revision or unpinned, "a Hub id is pinned to a commit"
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -161,6 +170,16 @@ def test_the_published_settings(task):
     assert (algorithm.clip_range, algorithm.log_prob_reduction, algorithm.advantage_clip) == (1e-4, "mean", 10)
     assert (config.lora.rank, config.lora.alpha, algorithm.inner_epochs) == (rank, alpha, 1)
     assert len(load_prompts(config.prompts)) == len(set(load_prompts(config.prompts).prompts)) == prompts
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_ddpo_counterparts_differ_in_model_and_sampler(task):
+    rlcm, ddpo = (load_config(f"configs/{name}-dreamshaper-v7-{task}.yaml") for name in ("lcm", "ddpo"))
+    differing = {key for key in TrainConfig.model_fields if getattr(rlcm, key) != getattr(ddpo, key)}
+    assert differing == {"model", "sampler", "rollout", "run"}
+    assert ddpo.rollout.model_copy(update={"sample_batch_size": rlcm.rollout.sample_batch_size}) == rlcm.rollout
+    assert ddpo.run.model_copy(update={"micro_batch_size": rlcm.run.micro_batch_size}) == rlcm.run
+    assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta, ddpo.sampler.guidance) == ("ddim", 50, 1.0, 5.0)
 
 
 def test_a_conditioning_of_classes_reaches_the_pixel_model(tmp_path):

@@ -57,7 +57,8 @@ def test_the_summary_is_plain_numbers():
     assert summary["reward"]["mean"] == pytest.approx(found.rewards["total"].mean().item())
     assert set(summary["rewards"]) == {"bright", "red"}
     assert summary["judge"]["bright"]["mean"] == 1.0
-    assert set(summary["guard"]) == {"diversity", "saturated", "high_frequency"}
+    assert set(summary["guard"]) == {"diversity", "saturated", "near_black", "near_white", "high_frequency"}
+    assert summary["held_out"] == {}
     assert summary["images_per_second"] > 0
 
 
@@ -80,6 +81,7 @@ def test_guard_figures():
     flat = torch.cat([torch.zeros(2, 3, 32, 32), torch.ones(1, 3, 32, 32), torch.full((1, 3, 32, 32), 0.5)])
     found = guard(flat, ["a", "a", "b", "b"])
     assert found["saturated"] == pytest.approx(0.75)
+    assert (found["near_black"], found["near_white"]) == (0.5, 0.25)
     assert found["high_frequency"] == pytest.approx(0, abs=1e-10)
     assert found["diversity"] == pytest.approx((0 + 0.5) / 2)
     noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

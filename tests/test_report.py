@@ -352,3 +352,88 @@ def test_columns_out_of_range(run: Path, tmp_path: Path, columns: int) -> None:
 def test_picture_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="choose another path"):
         before_after_picture(run, tmp_path / "no folder" / "picture.png")
+
+
+def write_study(run: Path) -> dict[str, Any]:
+    """Write what `rlcm eval` leaves: two sets, base and tuned at three numbers of steps, one reward held out."""
+    results = [
+        {
+            "model": model, "set": group, "steps": steps, "images": 24, "images_per_second": 400 / steps,
+            "rewards": {"jpeg": {"mean": -1.5 + 0.1 * steps, "ci95": 0.02}, "beauty": {"mean": 5.0, "ci95": 0.1}},
+            "judge": {"animal": {"mean": 0.99, "ci95": 0.01}},
+        }
+        for model in ("base", "tuned") for group in ("train", "a <b> & c") for steps in (1, 2, 4)
+    ]  # fmt: skip
+    found: dict[str, Any] = {
+        "own_steps": 4, "machine": "a laptop",
+        "rewards": [
+            {"label": "jpeg", "trained": True, "display": {"label": "JPEG size", "unit": "kB", "better": "lower"}},
+            {"label": "beauty", "trained": False, "display": None},
+        ],
+        "sets": [
+            {"name": "train", "kind": "train", "prompts": 6, "trained": 6},
+            {"name": "a <b> & c", "kind": "held-out", "prompts": 6, "trained": 2},
+        ],
+        "results": results,
+        "pictures": [
+            {"file": "pictures/tuned-1.png", "model": "tuned", "set": "train", "steps": [1, 2, 4], "prompts": PROMPTS[:2]},
+            {"file": "pictures/gone.png", "model": "base", "set": "train", "steps": [1, 2, 4], "prompts": PROMPTS[:2]},
+        ],
+    }  # fmt: skip
+    (run / "evaluation/pictures").mkdir(parents=True)
+    (run / "evaluation/eval.json").write_text(json.dumps(found))
+    Image.new("RGB", (40, 72), "green").save(run / "evaluation/pictures/tuned-1.png")
+    return found
+
+
+def test_a_study_is_shown(run: Path) -> None:
+    write_study(run)
+    page = Page(write_report(run))
+    for words in (
+        "How many steps it needs", "Trained with 4 steps. a laptop", "JPEG size against steps", "JPEG size against speed",
+        "train: 6 prompts, 24 images each", "a <b> & c: held-out, 6 prompts, 24 images each, 2 of the prompts were trained on",
+        "beauty, held out", "JPEG size, kB", "1.10 ± 0.02", "99.0 ± 1.0", "Held out: not trained on.",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert page.source.count("a row for each number of steps: 1, 2, 4") == 1  # the other picture is not there
+    assert all((run / link).exists() for link in page.links)
+    assert "evaluation/eval.json" in page.links
+    assert len(page.ids) == len(set(page.ids))
+    assert all(address.startswith(("data:", "#")) for address in page.loaded)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"results": 3}, {"results": [{"steps": "x"}, 5]}, {"pictures": [1, {"file": 3}]}, {"rewards": None, "sets": [None]},
+        {"results": [{"model": "base", "set": "s", "steps": 4, "rewards": {"jpeg": {"mean": None}}}]},
+    ],
+)  # fmt: skip
+def test_a_damaged_study_does_no_harm(run: Path, broken: dict[str, Any]) -> None:
+    (run / "evaluation/eval.json").write_text(json.dumps(write_study(run) | broken))
+    page = Page(write_report(run))
+    assert page.headline.startswith("JPEG size fell 31 %")
+    assert not re.search(r"\b(nan|inf|none|null)\b", page.text.lower())
+
+
+def test_best_median_and_worst_of_each_prompt(run: Path) -> None:
+    values = [-1.0, -1.2, -1.4, -2.0, -2.2, -2.4]
+    write_samples(run, 20, values=[-1.0] * 6)
+    for suffix in ("png", "json"):
+        (run / f"samples/round-000020.{suffix}").rename(run / f"samples/prompts.{suffix}")
+    described = json.loads((run / "samples/prompts.json").read_text())
+    described |= {"columns": 3, "prompts": ["a cat"] * 3 + ["a dog"] * 3, "rewards": {"jpeg": values}}
+    (run / "samples/prompts.json").write_text(json.dumps(described))
+    page = Page(write_report(run))
+    assert "Every prompt: best, median, worst" in page.text
+    assert re.search(r"best 1.00 kB.*median 1.20 kB.*worst 1.40 kB.*a cat.*best 2.00 kB.*a dog", page.text)
+
+
+def test_held_out_rewards_are_in_the_numbers_and_among_the_guards(run: Path) -> None:
+    looks = [
+        evaluation(n, r) | {"held_out": {"beauty": {"mean": v, "ci95": 0.1}}} for n, r, v in ((0, -1.65, 5.0), (20, -1.1, 4.0))
+    ]
+    write_evaluations(run, *looks)
+    page = Page(write_report(run))
+    assert "beauty Held out: measured, not trained on. 5.00 ± 0.10 4.00 ± 0.10 −20 %" in page.text
+    assert "Held out: beauty" in page.text

@@ -168,3 +168,33 @@ def test_sample_latents_draws_what_a_rollout_draws():
     images = decode_images(policy.denoiser, latents)
     assert torch.equal(images, rollout(policy, conditioning, INDEX, SEEDS).images[:, 0])
     assert 0 <= images.min() <= images.max() <= 1
+
+
+@pytest.mark.parametrize("final_std", [0.0, 0.1])
+def test_targets_of_plain_trajectories_are_the_next_and_the_last_prediction(final_std):
+    policy = stir(tiny_policy(tiny_denoiser(final_std=final_std)))
+    conditioning = policy.denoiser.encode(PROMPTS)
+    final = rollout(policy, conditioning, INDEX, SEEDS, keep_predictions=True, keep_targets="final")
+    following = rollout(policy, conditioning, INDEX, SEEDS, keep_targets="next")
+    actions = final.actions.shape[1]
+    assert actions == STEPS - (final_std == 0)
+    assert final.targets.shape == following.targets.shape == final.actions.shape
+    for action in range(actions):
+        assert torch.equal(final.targets[:, action, 0], final.predictions[:, -1])
+        # No call follows a last action with noise: its own prediction stands in.
+        assert torch.equal(following.targets[:, action, 0], final.predictions[:, min(action + 1, STEPS - 1)])
+
+
+def test_targets_of_branches_are_what_each_branch_came_to():
+    policy = stir(tiny_policy())
+    conditioning = policy.denoiser.encode(PROMPTS)
+    common = {"branch_steps": torch.tensor([0, 1, 1, 0]), "branches": 3}
+    final = rollout(policy, conditioning, INDEX, SEEDS, keep_targets="final", **common)
+    following = rollout(policy, conditioning, INDEX, SEEDS, keep_targets="next", **common)
+    for row, step in enumerate([0, 1, 1, 0]):
+        conditions = conditioning.take(INDEX[row].repeat(3))
+        predictions, _, _ = policy.step(final.actions[row, 0], torch.full((3,), step + 1), conditions)
+        assert largest_difference(following.targets[row, 0], predictions) < 1e-5
+        for branch in range(3):
+            image = decode_images(policy.denoiser, final.targets[row, 0, branch : branch + 1])[0]
+            assert largest_difference(image, final.images[row, branch]) < 1e-5

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rlcm.errors import RunDirectoryError
 from rlcm.evaluate import Evaluation
-from rlcm.rundir import RunDirectory, default_name, grid
+from rlcm.rundir import RunDirectory, default_name, extremes, grid
 
 
 @pytest.fixture
@@ -104,3 +104,32 @@ def test_grid_is_row_by_row():
 
 def test_default_names_say_the_reward():
     assert default_name("brightness").startswith("brightness-20")
+
+
+def test_the_best_the_median_and_the_worst_of_each_prompt(run):
+    # Prompt a has four images, b three of which one is unscored, c three.
+    prompts = ["a", "b", "c", "a", "b", "c", "a", "b", "c", "a"]
+    worth = torch.tensor([1.0, 0.0, 5.0, 3.0, float("nan"), 6.0, 2.0, 1.0, 4.0, 0.0])
+    assert extremes(prompts, worth) == [(3, 0, 9), (5, 2, 8)]
+    images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 3, 4, 6) / 10
+    run.add_extremes("samples/prompts", 7, Evaluation(images, prompts, list(range(10)), {"total": worth}, None, 1.0), worth)
+    described = json.loads((run.path / "samples/prompts.json").read_text())
+    assert (described["round"], described["columns"], described["cell"]) == (7, 3, [4, 6])
+    assert described["prompts"] == ["a"] * 3 + ["c"] * 3
+    assert described["seeds"] == [3, 0, 9, 5, 2, 8]
+    assert described["rewards"]["total"] == [3, 1, 0, 6, 5, 4]
+    sheet = np.asarray(Image.open(run.path / "samples/prompts.png"))
+    assert sheet.shape == (8, 18, 3)
+    assert sheet[0, ::6, 0].tolist() == [76, 0, 230]
+
+
+def test_prompts_with_few_images_have_no_extremes(run):
+    drawn = Evaluation(torch.zeros(4, 3, 2, 2), ["a", "a", "b", "b"], [1, 2, 3, 4], {"total": torch.zeros(4)}, None, 1.0)
+    run.add_extremes("samples/prompts", 1, drawn, drawn.rewards["total"])
+    assert not (run.path / "samples/prompts.json").exists()
+
+
+def test_large_images_are_kept_small(run):
+    drawn = Evaluation(torch.zeros(3, 3, 100, 400), ["a"] * 3, [1, 2, 3], {"total": torch.zeros(3)}, None, 1.0)
+    run.add_extremes("samples/prompts", 1, drawn, drawn.rewards["total"])
+    assert json.loads((run.path / "samples/prompts.json").read_text())["cell"] == [48, 192]

@@ -24,6 +24,7 @@ from rlcm.errors import (
     RunDirectoryError,
     SamplerError,
 )
+from rlcm.export import WEIGHTS_NAME, save_lora
 from rlcm.rewards import RewardMix, RewardPart
 from rlcm.serialization import load_state
 from rlcm.trainer import Trainer
@@ -149,7 +150,7 @@ def test_four_rounds_are_two_and_two_bit_for_bit(tmp_path):
     assert states[0]["statistics"] == states[1]["statistics"]
     assert states[0]["kl_coefficient"] == states[1]["kl_coefficient"] > 0.1
     assert states[0]["rewards"] == states[1]["rewards"]
-    assert set(states[0]["rewards"]) == {"brightness"}
+    assert set(states[0]["rewards"]["training"]) == {"brightness"}
     rows = [metrics_of(run) for run in (straight, halted)]
     assert without_times(rows[0]) == without_times(rows[1])
     assert rows[0][3]["reward_queries"] == 24
@@ -338,6 +339,69 @@ def test_network_calls_are_counted_as_they_happen(tmp_path, rollout, algorithm):
     assert found["grad_norm"] > 0
 
 
+DENSE = {"dense_every": 1, "dense_lambda": 0.9, "kl_coefficient": 0.1, "kl_form": "reward", "consistency_coefficient": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("rollout", "algorithm", "queries"),
+    [
+        ({}, {"dense_every": 1}, 18),
+        ({}, {"dense_every": 2, "sampler": {"final_std": 0.1}}, 18),
+        ({"images_per_prompt": 2}, {**DENSE, "advantage": "group"}, 18),
+        ({"images_per_prompt": 2}, {"loss": "rebel", "inner_epochs": 2, "minibatches": 1}, 6),
+        ({"branches": 2}, {"loss": "rebel", "advantage": "group", "consistency_coefficient": 1.0}, 6),
+        ({"branches": 3}, {"kl_form": "reward", "kl_coefficient": 1.0, "kl_target": 1e-9, "advantage": "group"}, 6),
+        ({}, {"loss": "reward_backprop", "backprop_calls": 2, "kl_coefficient": 0.1}, 6),
+        ({}, {"loss": "reinforce", "consistency_coefficient": 1.0, "consistency_target": "next"}, 6),
+        ({}, {"inner_epochs": 3, "stop_kl": 1e-12, "advantage": "batch"}, 6),
+    ],
+)
+def test_every_algorithm_runs_and_resumes_bit_for_bit(tmp_path, rollout, algorithm, queries):
+    changes = {
+        "rollout": rollout,
+        "sampler": algorithm.pop("sampler", {}),
+        "algorithm": algorithm,
+        "rewards": ["alignment"] if algorithm.get("loss") == "reward_backprop" else ["sharpness"],
+        "run": {"rounds": 4},
+    }
+    straight = trainer(tmp_path / "a", functions=None, **changes).train()
+    stopper = Listener(2, lambda: signal.raise_signal(signal.SIGINT))
+    halted = trainer(tmp_path / "b", functions=None, watcher=stopper, **changes).train()
+    assert resume(halted, functions=None).train() == halted
+    finals = [(run / "final/pytorch_lora_weights.safetensors").read_bytes() for run in (straight, halted)]
+    assert finals[0] == finals[1]
+    rows = metrics_of(straight)
+    assert [row["reward_queries"] for row in rows] == [queries * (i + 1) for i in range(4)]
+    assert all(row["grad_norm"] > 0 for row in rows)
+    if algorithm.get("stop_kl"):
+        assert all(row["updates_left_out"] == 2 for row in rows)
+    if algorithm.get("kl_coefficient"):
+        assert rows[-1]["kl"] != 0
+    if algorithm.get("kl_target"):
+        assert rows[-1]["kl_coefficient"] > rows[0]["kl_coefficient"]
+
+
+def test_a_state_whose_prediction_could_not_be_scored_drops_its_trajectory(tmp_path):
+    seen = []
+
+    def picky(images, prompts):
+        """Answer for images, and NaN for one of the predicted images, which come in a call of their own."""
+        scores = images.mean((1, 2, 3))
+        if len(images) == 12:
+            scores[5] = float("nan")
+        seen.append(len(images))
+        return scores
+
+    made = trainer(tmp_path, functions=[picky], algorithm={"dense_every": 1, "advantage": "batch"})
+    made.parts.rewards.parts[0] = made.parts.rewards.parts[0]._replace(on_failure="skip")
+    sizes = []
+    real = made.update.update
+    made.update.update = lambda experience, *rest: (sizes.append(len(experience)), real(experience, *rest))[1]
+    made.round()
+    assert seen == [6, 12]
+    assert sizes == [10]  # five trajectories of two actions
+
+
 def test_the_result_does_not_depend_on_batch_sizes(tmp_path):
     found = []
     for sizes in ({"sample": 6, "micro": 64}, {"sample": 4, "micro": 5}):
@@ -382,3 +446,79 @@ def test_a_model_is_given_by_its_path(tmp_path):
     assert made.config.model.path == str(tmp_path / "model")
     objects = trainer(tmp_path)
     assert made.round()["reward"] == pytest.approx(objects.round()["reward"], abs=1e-6)
+
+
+class Scripted:
+    """A reward whose mean over an evaluation follows a script, so that the guard's decisions can be foreseen."""
+
+    def __init__(self, means):
+        self.means = list(means)
+
+    def __call__(self, images, prompts):
+        spread = images.mean((1, 2, 3))
+        if len(images) == 5:  # an evaluation; rounds have six images
+            return spread - spread.mean() + self.means.pop(0)
+        return spread
+
+
+def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
+    listener = Listener()
+    kept = {}
+    script = Scripted([0.0, 1.0, 3.0, 2.0, 2.5, 9.0])
+    made = trainer(
+        tmp_path,
+        functions=[script],
+        watcher=listener,
+        evaluation={"images": 5, "every": 1, "patience": 2, "final": "best"},
+        run={"rounds": 9},
+    )
+    real = made._evaluate
+
+    def evaluate(name):
+        found = real(name)
+        kept[made.round_number] = {key: value.detach().clone() for key, value in made.parts.policy.named_parameters.items()}
+        return found
+
+    made._evaluate = evaluate
+    run = made.train()
+    assert "stopped after round 4: 2 evaluations brought no better reward than 3 of round 2" in listener.notes
+    rows = metrics_of(run)
+    assert [row["eval/reward"] for row in rows] == pytest.approx([1.0, 3.0, 2.0, 2.5], abs=1e-6)
+    assert script.means == [9.0]
+    assert (run / "best" / WEIGHTS_NAME).read_bytes() == (run / "final" / WEIGHTS_NAME).read_bytes()
+    made.parts.policy.load(kept[2])
+    save_lora(made.parts.policy, tmp_path / WEIGHTS_NAME)
+    assert (tmp_path / WEIGHTS_NAME).read_bytes() == (run / "best" / WEIGHTS_NAME).read_bytes()
+
+
+def test_a_figure_below_its_floor_ends_the_run(tmp_path):
+    listener = Listener()
+    made = trainer(
+        tmp_path,
+        functions=[Scripted([2.0, 1.9, 1.0])],
+        watcher=listener,
+        evaluation={"images": 5, "every": 1, "least": {"rewards.Scripted": 0.9}},
+        run={"rounds": 9},
+    )
+    run = made.train()
+    assert any("stopped after round 2: rewards.Scripted is 1, below 0.9 of its 2 before training" in n for n in listener.notes)
+    assert len(metrics_of(run)) == 2
+    assert (run / "final" / WEIGHTS_NAME).exists()
+
+
+def test_held_out_rewards_are_looked_at_and_not_trained_on(tmp_path):
+    made = trainer(tmp_path, evaluation={"every": 1, "held_out": ["sharpness", {"name": "colourfulness", "label": "colour"}]})
+    run = made.train()
+    for look in json.loads((run / "eval.json").read_text())["evaluations"]:
+        assert set(look["held_out"]) == {"sharpness", "colour"}
+        assert look["held_out"]["colour"]["mean"] > 0
+    rows = metrics_of(run)
+    assert set(rows[0]) >= {"eval/held_out.sharpness", "eval/guard.diversity", "eval/reward", "rewards/brightness"}
+    assert "rewards/sharpness" not in rows[0]
+
+
+def test_a_figure_that_is_not_there_is_refused_before_the_first_round(tmp_path):
+    made = trainer(tmp_path, evaluation={"best": "judge.animal"})
+    with pytest.raises(ConfigError, match=r"no metric 'judge\.animal'; this run has reward, rewards\.brightness"):
+        made.train()
+    assert made.round_number == 0

@@ -1,5 +1,6 @@
 """Updates: the gradient is that of a plain double loop, whatever the micro-batch; what is not finite is left out."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +15,14 @@ from tiny_runs import (
     tiny_policy,
 )
 
+from rlcm.algorithm import AlgorithmSettings, Leash
 from rlcm.distributed import World
 from rlcm.errors import PreflightError, TrainingError
-from rlcm.losses import adaptive_coefficient
+from rlcm.gaussian import log_ratio
+from rlcm.losses import adaptive_coefficient, consistency_huber, consistency_l2, pair_by_prompt, rebel
+from rlcm.optimisation import Optimisation, OptimizerSettings, make_optimizer
 from rlcm.rollout import rollout
-from rlcm.updates import AlgorithmSettings, OptimizerSettings, PolicyGradient, make_optimizer
+from rlcm.updates import PolicyGradient
 
 COUNT = 4
 CLIP = 1e-3
@@ -27,16 +31,18 @@ CLIP = 1e-3
 def updater(policy, micro_batch_size=64, algorithm=None, **optimizer):
     algorithm = AlgorithmSettings(**{"clip_range": CLIP, **(algorithm or {})})
     settings = OptimizerSettings(**{"max_grad_norm": 1e6, **optimizer})
-    return PolicyGradient(policy, algorithm, settings, micro_batch_size, World())
+    return PolicyGradient(Optimisation(policy, settings, World()), algorithm, Leash(algorithm), micro_batch_size)
 
 
 def learn(update, experience, whose, conditioning, images=COUNT):
-    return update.update(experience, whose, images, conditioning, torch.Generator().manual_seed(0), update.settings.lr)
+    return update.update(
+        experience, whose, images, conditioning, torch.Generator().manual_seed(0), update.optimisation.settings.lr
+    )
 
 
 def gradients(update, experience, whose, conditioning):
     """Return the gradient that one optimiser step would follow."""
-    update.optimizer.step = lambda: None
+    update.optimisation.optimizer.step = lambda: None
     learn(update, experience, whose, conditioning)
     return [p.grad.clone() for p in update.policy.parameters]
 
@@ -172,17 +178,19 @@ def test_kl_is_the_squared_distance_of_the_means(situation):
 @pytest.mark.parametrize(("target", "grows"), [(1e-9, True), (1e3, False), (None, False)])
 def test_the_weight_of_the_kl_follows_its_target_and_never_falls_below_the_setting(fresh, target, grows):
     update = updater(fresh.policy, algorithm={"kl_coefficient": 1.0, "kl_target": target})
-    rounds = [learn(update, *fresh.args) for _ in range(3)]
-    course = [found["kl_coefficient"] for found in rounds]
-    assert course[0] == 1.0
+    course, found = [1.0], []
+    for _ in range(3):
+        found.append(learn(update, *fresh.args)["kl"])
+        update.leash.follow(found[-1])
+        course.append(update.leash.coefficient)
     if grows:
-        assert 1.0 < course[1] < course[2] == adaptive_coefficient(course[1], rounds[1]["kl"], target, minimum=1.0)
+        assert 1.0 < course[1] < course[2] == adaptive_coefficient(course[1], found[1], target, minimum=1.0)
     else:
-        assert course == [1.0, 1.0, 1.0]
+        assert course == [1.0] * 4
     loss, metrics = update.loss(fresh.args[0], fresh.args[2])
     plain, _ = updater(fresh.policy).loss(fresh.args[0], fresh.args[2])
     weighted = ((loss - plain) / fresh.args[0].weights).mean().item()
-    assert weighted == pytest.approx(update.kl_coefficient * metrics["kl"], rel=1e-3)
+    assert weighted == pytest.approx(update.leash.coefficient * metrics["kl"], rel=1e-3)
 
 
 def test_every_trajectory_is_in_one_minibatch_of_every_epoch(fresh, monkeypatch):
@@ -190,7 +198,12 @@ def test_every_trajectory_is_in_one_minibatch_of_every_epoch(fresh, monkeypatch)
     update = updater(fresh.policy, algorithm={"minibatches": 3, "inner_epochs": 2})
     taken = []
     real = update._optimiser_step
-    monkeypatch.setattr(update, "_optimiser_step", lambda e, rows, c: (taken.append(whose[rows].tolist()), real(e, rows, c))[1])
+
+    def step(minibatch, owners, *rest, **named):
+        taken.append(owners.tolist())
+        return real(minibatch, owners, *rest, **named)
+
+    monkeypatch.setattr(update, "_optimiser_step", step)
     learn(update, experience, whose, conditioning)
     assert len(taken) == 6
     for epoch in (taken[:3], taken[3:]):
@@ -217,7 +230,7 @@ def test_the_learning_rate_of_the_round_and_the_average_are_used(monkeypatch):
     update = updater(policy, lr=1e-2)
     start = {name: p.detach().clone() for name, p in policy.named_parameters.items()}
     update.update(experience, whose, COUNT, conditioning, torch.Generator(), 1e-3)
-    assert update.optimizer.param_groups[0]["lr"] == 1e-3
+    assert update.optimisation.optimizer.param_groups[0]["lr"] == 1e-3
     for name, p in policy.named_parameters.items():
         assert largest_difference(p.detach(), start[name]) < 1.01e-3  # Adam's first step is the learning rate at most
         torch.testing.assert_close(policy.average[name], (start[name] + p.detach()) / 2, rtol=0, atol=1e-7)
@@ -285,3 +298,106 @@ def test_optimisers_by_name():
     assert type(adam) is torch.optim.Adam
     assert adam.param_groups[0]["betas"] == (0.5, 0.6)
     assert type(make_optimizer(OptimizerSettings(), parameters)) is torch.optim.AdamW
+
+
+def pairs_loss(policy, experience, whose, conditioning, eta, rng):
+    """Return REBEL's loss of a minibatch, with gradient, in one piece."""
+    _, means, stds = policy.step(experience.states, experience.steps, conditioning.take(experience.prompt_index))
+    ratios = log_ratio(experience.actions, experience.old_means, means, stds, "mean")
+    owners = whose.unique()
+    totals = torch.stack([ratios[whose == owner].sum(0) for owner in owners])
+    worth = torch.stack([experience.advantages[whose == owner][0] for owner in owners])
+    actions = totals.shape[1]
+    prompts = torch.stack([experience.prompt_index[whose == owner][0] for owner in owners])
+    comparable = torch.arange(len(owners)).repeat_interleave(actions) if actions > 1 else prompts
+    one, other = pair_by_prompt(comparable, rng).unbind(1)
+    flat, rewards = totals.flatten(), worth.flatten()
+    return rebel(flat[one], flat[other], rewards[one], rewards[other], eta=eta).mean()
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 64])
+@pytest.mark.parametrize("branches", [1, 4])
+def test_rebels_gradient_is_that_of_the_loss_on_pairs(micro_batch_size, branches):
+    policy = stir(tiny_policy())
+    conditioning = policy.denoiser.encode(PROMPTS)
+    steps = None if branches == 1 else torch.tensor([0, 1, 1, 0])
+    trajectory = rollout(policy, conditioning, torch.tensor([0, 0, 2, 2]), [1, 2, 3, 4], branch_steps=steps, branches=branches)
+    experience, whose = experience_of(trajectory)
+    experience.weights = torch.ones(len(experience))
+    experience.advantages = experience.advantages[:: trajectory.steps.shape[1]][whose].contiguous()
+    stir(policy, size=0.02, seed=9)
+    update = updater(policy, micro_batch_size, {"loss": "rebel", "rebel_eta": 0.01})
+    args = (experience, whose, conditioning, torch.Generator().manual_seed(3), len(experience))
+    reported = update._judge_by_pairs(*args, first=False)
+    update.optimisation.optimizer.step = lambda: None
+    for part in torch.arange(len(experience)).split(micro_batch_size):
+        (update.loss(experience.take(part), conditioning)[0].sum() / len(experience)).backward()
+    found = [p.grad.clone() for p in policy.parameters]
+    policy.denoiser.module.zero_grad(set_to_none=True)
+    experience, _ = experience_of(trajectory)
+    experience.advantages = experience.advantages[:: trajectory.steps.shape[1]][whose].contiguous()
+    wanted = pairs_loss(policy, experience, whose, conditioning, 0.01, torch.Generator().manual_seed(3))
+    wanted.backward()
+    assert reported == pytest.approx(wanted.item(), rel=1e-4)
+    assert_same_gradient(found, [p.grad for p in policy.parameters])
+
+
+def test_rebel_without_a_pair_learns_nothing(fresh):
+    experience, whose, conditioning = fresh.args
+    alone = experience.take((whose == 1).nonzero().squeeze(1))
+    update = updater(fresh.policy, algorithm={"loss": "rebel"}, weight_decay=0.0)
+    metrics = learn(update, alone, torch.ones(len(alone), dtype=torch.long), conditioning)
+    assert metrics["rebel_loss"] == 0
+    assert metrics["grad_norm"] == 0
+
+
+def test_an_update_that_has_gone_too_far_ends_the_round(fresh):
+    free = updater(fresh.policy, algorithm={"inner_epochs": 6}, lr=1e-2)
+    assert "updates_left_out" not in learn(free, *fresh.args)
+    fresh.policy.load(fresh.weights)
+    held = updater(fresh.policy, algorithm={"inner_epochs": 6, "stop_kl": 1e-4}, lr=1e-2)
+    steps = []
+    held.optimisation.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    metrics = learn(held, *fresh.args)
+    assert len(steps) == 6 - metrics["updates_left_out"] < 6
+    assert steps  # at the first step the policy is the one that sampled
+    assert metrics["kl_from_sampling"] > 0
+
+
+def test_log_ratios_to_the_reference_have_the_divergence_as_their_mean():
+    policy = stir(tiny_policy())
+    conditioning = policy.denoiser.encode(PROMPTS)
+    trajectory = rollout(policy, conditioning, torch.tensor([0, 1]), [5, 6], branch_steps=torch.tensor([0, 1]), branches=4096)
+    experience, _ = experience_of(trajectory)
+    ratios, divergences = updater(policy, micro_batch_size=1).reference_log_ratios(experience, conditioning)
+    assert ratios.shape == (2, 4096)
+    assert (divergences > 0).all()
+    error = (ratios.mean(1) - divergences).abs() / (ratios.std(1) / 4096**0.5)
+    assert error.max() < 4
+
+
+@pytest.mark.parametrize("distance", ["huber", "l2"])
+def test_the_consistency_term_is_the_distance_to_the_targets(fresh, distance):
+    experience, _, conditioning = fresh.args
+    targets = torch.randn(experience.actions.shape, generator=torch.Generator().manual_seed(2))
+    aimed = replace(experience, targets=targets)
+    settings = {"consistency_coefficient": 0.5, "consistency_distance": distance}
+    loss, metrics = updater(fresh.policy, algorithm=settings).loss(aimed, conditioning)
+    plain, _ = updater(fresh.policy).loss(experience, conditioning)
+    with torch.no_grad():
+        predictions, _, _ = fresh.policy.step(experience.states, experience.steps, conditioning.take(experience.prompt_index))
+    kind = {"huber": consistency_huber, "l2": consistency_l2}[distance]
+    wanted = kind(predictions, targets[:, 0])
+    assert metrics["consistency"] == pytest.approx(wanted.mean().item(), rel=1e-5)
+    torch.testing.assert_close((loss - plain).detach(), 0.5 * wanted * experience.weights, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="targets"):
+        updater(fresh.policy, algorithm=settings).loss(experience, conditioning)
+
+
+def test_the_weight_of_the_consistency_term_may_rise_over_the_run(fresh):
+    experience, whose, conditioning = fresh.args
+    aimed = replace(experience, targets=experience.actions)
+    update = updater(fresh.policy, algorithm={"consistency_coefficient": 2.0, "consistency_schedule": "linear"})
+    for progress, weight in ((0.0, 0.0), (0.25, 0.5), (1.0, 2.0)):
+        update.update(aimed, whose, COUNT, conditioning, torch.Generator().manual_seed(0), 1e-5, progress)
+        assert update.consistency_coefficient == weight

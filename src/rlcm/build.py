@@ -8,8 +8,16 @@ from typing import Any
 
 from rlcm.config import TrainConfig
 from rlcm.evaluate import Evaluator, Judge
-from rlcm.pipelines import estimate, load_pipeline, make_denoiser, truncated_prompts
-from rlcm.policy import Policy
+from rlcm.pipelines import (
+    bare_network,
+    estimate,
+    load_pipeline,
+    make_denoiser,
+    preview_table,
+    truncated_prompts,
+    unpinned,
+)
+from rlcm.policy import Policy, check_targets
 from rlcm.prompts import PromptSet, load_prompts
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
 from rlcm.rollout import RolloutSettings
@@ -52,15 +60,25 @@ def build(
     training = load_prompts(config.prompts if prompts is None else prompts)
     looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts)
     mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
+    held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
+    backprop = config.algorithm.loss == "reward_backprop"
+    if backprop:
+        mix.require_differentiable()
+    if pipeline is None:
+        _check_before_loading(config, acting=not backprop)
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
-    require_noise(denoiser.table)
-    notes = [
+    if not backprop:
+        require_noise(denoiser.table)
+    notes = unpinned(config.model) if pipeline is None else []
+    notes += [
         f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
     ]
     policy = Policy(denoiser, config.lora, config.seed)
-    need = estimate(denoiser, sampled_at_once(config.rollout), config.run.micro_batch_size, training=True)
+    need = estimate(
+        denoiser, sampled_at_once(config.rollout), config.run.micro_batch_size, training=True, differentiable=backprop
+    )
     notes.append(f"memory estimate: {need.total / 1e9:.2f} GB")
     table = denoiser.table
     if config.sampler.final_std:
@@ -80,9 +98,18 @@ def build(
             table,
             _judge(config, pipeline),
             sampled_at_once(config.rollout),
+            held_out,
         ),
         notes,
     )
+
+
+def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
+    """Refuse a sampler or an adapter that does not fit the model before its weights are read or downloaded."""
+    table = preview_table(config.model, config.sampler)
+    if acting:
+        require_noise(table)
+    check_targets(bare_network(config.model), config.lora)
 
 
 def sampled_at_once(settings: RolloutSettings) -> int:

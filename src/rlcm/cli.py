@@ -101,6 +101,107 @@ def sample(
     run(model, prompts, file, steps, guidance, seed, count, Path(output))
 
 
+@main.command("eval")
+@click.argument("model", metavar="RUN|MODEL|CONFIG")
+@click.option(
+    "--steps", default="", metavar="N,N,...", help="Numbers of steps; default 1,2,4,8, or 5,10,25,50 for many-step models."
+)
+@click.option("--rewards", multiple=True, metavar="REWARD", help="In place of the run's own; may be given several times.")
+@click.option(
+    "--prompts", multiple=True, metavar="[NAME=]SET", help="A .txt or .jsonl file or a built-in set, beside the trained ones."
+)
+@click.option("--n", "each", type=click.IntRange(1), default=4, show_default=True, help="Images of every prompt.")
+@click.option("--limit", type=click.IntRange(1), default=48, show_default=True, help="Prompts of a set at most.")
+@click.option("--seed", type=click.IntRange(0), default=20_240_404, show_default=True, help="Seed of all noise.")
+@click.option("--base/--no-base", default=True, show_default=True, help="Look at the base model beside the tuned one.")
+@click.option("-o", "--output", help="Folder of what is found; default evaluation/ in the run, or here.")
+def evaluate(
+    model: str,
+    steps: str,
+    rewards: tuple[str, ...],
+    prompts: tuple[str, ...],
+    each: int,
+    limit: int,
+    seed: int,
+    base: bool,
+    output: str | None,
+) -> None:
+    """Measure a tuned run beside its base model, or a model alone, at several numbers of steps.
+
+    Rewards with 95 % intervals and images per second, on the prompts of the training and, apart from them, on others.
+    Writes eval.json, plots and pictures; a run's report.html shows them too.
+
+    Example:  rlcm eval runs/demo --steps 1,2,4,8 --rewards jpeg_compressibility --rewards alignment
+    """
+    from rlcm.commands import evaluate as run
+
+    run(model, steps, rewards, prompts, each, limit, seed, base, output)
+
+
+@main.command("compare")
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN..."
+)
+@click.option("--baseline", metavar="METHOD", help="Whose reward is to be reached; default the first run's method.")
+@click.option("--reward", metavar="LABEL", help="The reward to compare by; default what all runs were trained on.")
+@click.option("-o", "--output", default="comparison.html", show_default=True, help="The page; its JSON goes beside it.")
+def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | None, output: str) -> None:
+    """Set runs side by side: reward over time, over reward queries and over network calls.
+
+    Runs that differ in their seed only are one method. The page says how much sooner each reaches the reward of the first.
+
+    Example:  rlcm compare runs/ddpo-0 runs/ddpo-1 runs/rlcm-0 runs/rlcm-1 -o comparison.html
+    """
+    from rlcm.commands import compare_runs
+
+    compare_runs(runs, baseline, reward, Path(output))
+
+
+@main.command("reproduce")
+@click.option(
+    "--only", multiple=True, metavar="EXPERIMENT", help="curves, inference, generalisation, ablations, last-step; default all."
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    metavar="TASK",
+    help="compressibility, incompressibility, alignment (default all three), aesthetic.",
+)
+@click.option("--method", "methods", multiple=True, metavar="METHOD", help="ddpo, rlcm-published, rlcm; default all.")
+@click.option("--seeds", type=click.IntRange(1, 99), default=3, show_default=True, help="Runs of everything.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Minutes of training a run of DDPO; others get a quarter or a tenth.",
+)
+@click.option("--images", type=click.IntRange(8), default=180, show_default=True, help="Images of an evaluation.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default all cores.")
+@click.option("-o", "--output", default="runs/reproduce", show_default=True, help="Folder of runs and results.")
+def reproduce_command(
+    only: tuple[str, ...],
+    tasks: tuple[str, ...],
+    methods: tuple[str, ...],
+    seeds: int,
+    budget: float,
+    images: int,
+    threads: int | None,
+    output: str,
+) -> None:
+    """Repeat the paper's experiments in miniature: RLCM against DDPO, on the built-in models.
+
+    Everything takes days on two CPU cores; a part of it hours or minutes. What is done is not done again: a stopped call goes
+    on where it was. Writes results.json, and a page of curves for every task.
+
+    Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5
+    """
+    from rlcm.commands import run_reproduction
+
+    run_reproduction(only, tasks, methods, seeds, budget, images, threads, Path(output))
+
+
 @main.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False))
 def report(run: str) -> None:

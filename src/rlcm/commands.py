@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from rlcm.builtin import DEMO
+from rlcm.compare import compare, read_methods, write_comparison
+from rlcm.compare.page import headline
 from rlcm.config import TrainConfig, load_config
-from rlcm.errors import CheckpointError, ConfigError, MissingFileError
+from rlcm.distributed import is_main_process
+from rlcm.errors import CheckpointError, ConfigError
 from rlcm.export import WEIGHTS_NAME
-from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.prompts import load_prompts
+from rlcm.report import write_report
+from rlcm.report.steps import step_tables, write_plots
+from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
+from rlcm.reproduce.plan import SHARES
+from rlcm.rewards.commands import parse_rewards
 from rlcm.rollout import decode_images, sample_latents
 from rlcm.rundir import disk_errors, grid
+from rlcm.study import StudySettings, check_steps, default_rewards, prompt_sets, study
 from rlcm.trainer import Trainer
+from rlcm.tuned import tuned_pipeline
 
 
 def quiet() -> None:
@@ -40,12 +53,15 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
     quiet()
     from rlcm.progress import ConsoleProgress
 
-    with ConsoleProgress() as progress:
+    with ConsoleProgress() if is_main_process() else nullcontext() as progress:
         if resume is not None:
             trainer = Trainer.resume(latest_run() if resume == "latest" else Path(resume), watcher=progress)
         else:
             trainer = Trainer(load_config(config or DEMO, changes), watcher=progress)
         folder = trainer.train()
+    trainer.world.leave()
+    if not trainer.world.is_main:
+        return
     before, after = trainer.evaluations[0], trainer.evaluations[-1]
     click.echo(f"reward {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
     for question, value in (after["judge"] or {}).items():
@@ -99,22 +115,98 @@ def sample(
     click.echo(f"{output}: {len(images)} images of {len(texts)} prompts, seeds {seed} to {seed + count - 1}")
 
 
-def tuned_pipeline(config: TrainConfig, run: Path | None) -> Any:
-    """Return a run's model with its tuned LoRA fused, or the model alone where there is no run.
+def evaluate(
+    model: str,
+    steps: str,
+    rewards: Sequence[str],
+    prompts: Sequence[str],
+    each: int,
+    limit: int,
+    seed: int,
+    base: bool,
+    output: str | None,
+) -> None:
+    """Run `rlcm eval`."""
+    quiet()
+    run = Path(model) if (Path(model) / "config.yaml").is_file() else None
+    if run is None and Path(model).is_file():
+        config = load_config(model)
+    else:
+        config = load_config(run / "config.yaml") if run else TrainConfig(model=ModelSettings(path=model))
+    settings = StudySettings(
+        steps=check_steps(steps), each=each, seed=seed, base=base, batch_size=config.rollout.sample_batch_size
+    )
+    chosen = parse_rewards(rewards) if rewards else default_rewards(config)
+    groups = prompt_sets(config, run is not None, prompts, limit)
+    folder = Path(output) if output else (run or Path()) / "evaluation"
+    console = Console(stderr=True)
+    found = study(
+        config, run, groups, chosen, settings, folder, lambda text: console.print(text, markup=False, highlight=False)
+    )
+    print_study(found)
+    with disk_errors(folder):
+        paths = [folder / "eval.json", *write_plots(found, folder)]
+    if run is not None and output is None:
+        paths.append(write_report(run))
+    click.echo("\n".join(map(str, paths)))
 
-    Raises:
-        MissingFileError: if the run has no tuned weights yet.
-    """
-    if run is None:
-        return load_pipeline(config.model)
-    weights = run / "final"
-    if not (weights / WEIGHTS_NAME).is_file():
-        raise MissingFileError(
-            f"{weights / WEIGHTS_NAME} does not exist: the run has not ended; go on with `rlcm train --resume {run}`."
-        )
-    lora = {"path": str(weights), "weight_name": WEIGHTS_NAME}
-    model = config.model.model_dump()
-    return load_pipeline(ModelSettings.model_validate(model | {"loras": [*model["loras"], lora]}))
+
+def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None, output: Path) -> None:
+    """Run `rlcm compare`."""
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"-o {str(output)!r} is not a page's name; end it in .html.")
+    methods, metric, warnings = read_methods(runs, reward)
+    names = [method.name for method in methods]
+    if baseline is not None and baseline not in names:
+        raise ConfigError(f"--baseline {baseline!r} is none of the methods; they are {', '.join(names)}.")
+    found = compare(methods, baseline)
+    page = write_comparison(methods, metric, warnings, found, output)
+    click.echo("".join(headline(found, metric)).replace("\N{NO-BREAK SPACE}", " "))
+    for text in warnings:
+        click.echo(text)
+    click.echo(page)
+
+
+def run_reproduction(
+    only: Sequence[str],
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    seeds: int,
+    budget: float,
+    images: int,
+    threads: int | None,
+    output: Path,
+) -> None:
+    """Run `rlcm reproduce`."""
+    quiet()
+    given: dict[str, Any] = {}
+    for option, values, known in (("only", only, EXPERIMENTS), ("tasks", tasks, TASKS), ("methods", methods, SHARES)):
+        for value in values:
+            if value not in known:
+                raise ConfigError(f"--{option.rstrip('s')} {value!r} is not one of {', '.join(known)}.")
+        given |= {option: tuple(values)} if values else {}
+    plan = Plan(output, seeds=seeds, budget=budget, images=images, threads=threads, **given)
+    said = [f"--only {v}" for v in only] + [f"--task {v}" for v in tasks] + [f"--method {v}" for v in methods]
+    said += [f"--seeds {seeds}", f"--budget {budget:g}", f"--images {images}"] + ([f"--threads {threads}"] if threads else [])
+    command = " ".join(["rlcm reproduce", *said])
+    console = Console(stderr=True)
+    finished = reproduce(plan, command, lambda text: console.print(text, markup=False, highlight=False))
+    click.echo(output / "results.json" if finished else f"stopped; go on with: {command} -o {output}")
+    for page in sorted(output.glob("curves/*/comparison.html")) if finished else ():
+        click.echo(page)
+
+
+def print_study(found: Mapping[str, Any]) -> None:
+    """Print a study's tables."""
+    console = Console()
+    for described in step_tables(found):
+        table = Table(title=described["title"], title_justify="left", box=None, pad_edge=False)
+        for head in described["heads"]:
+            table.add_column(head.replace(", ", ",\n"), justify="right", no_wrap=True)
+        for row in described["rows"]:
+            table.add_row(*row)
+        console.print(table, markup=False)
+        console.print()
 
 
 def draw_images(

@@ -12,14 +12,16 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from rlcm.algorithm import AlgorithmSettings
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.evaluate import EvaluationSettings
+from rlcm.optimisation import OptimizerSettings
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy import AdapterSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.rollout import RolloutSettings
 from rlcm.settings import Settings
-from rlcm.updates import AlgorithmSettings, OptimizerSettings
+from rlcm.trackers import TrackerName
 
 S = TypeVar("S", bound=Settings)
 
@@ -37,8 +39,16 @@ class RunSettings(Settings):
     """Rounds between checkpoints; 0 writes one at the end only."""
     keep_last: int = Field(default=2, ge=1)
     """Checkpoints kept."""
-    tracker: Literal["tensorboard", "none"] = "tensorboard"
-    """Where metrics go besides metrics.jsonl."""
+    tracker: TrackerName = "tensorboard"
+    """Where metrics go besides metrics.jsonl: `tensorboard`, `wandb`, `trackio`, `swanlab` or `none`. One that fails never stops
+    a run."""
+    tracker_project: str = Field(default="rlcm", min_length=1)
+    """The project under which `wandb`, `trackio` and `swanlab` file the run."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """`fsdp2`: the frozen weights of the denoiser are shared out between the processes, for networks that are too large for
+    one; `none`: every process holds all of them. The adapter is always whole. Results are the same."""
+    timeout_seconds: float = Field(default=600, gt=0)
+    """How long a process of several waits for the others before the run ends with an error."""
 
 
 class TrainConfig(Settings):
@@ -85,25 +95,34 @@ class TrainConfig(Settings):
                 f"algorithm.minibatches={self.algorithm.minibatches} is more than the {trajectories} trajectories of a round; "
                 f"use 1 .. {trajectories}."
             )
-        if self.algorithm.stat_min_count > self.algorithm.stat_buffer_size:
-            raise ValueError(
-                f"algorithm.stat_min_count={self.algorithm.stat_min_count} is above algorithm.stat_buffer_size="
-                f"{self.algorithm.stat_buffer_size}, so no prompt would ever have enough; lower it."
-            )
-        if self.algorithm.loss == "reinforce" and self.algorithm.minibatches * self.algorithm.inner_epochs > 1:
-            raise ValueError(
-                "algorithm.loss=reinforce holds for one update a round: set algorithm.minibatches=1 and "
-                "algorithm.inner_epochs=1, or use ppo_clip."
-            )
-        if self.algorithm.kl_target is not None and not self.algorithm.kl_coefficient:
-            raise ValueError(
-                f"algorithm.kl_target={self.algorithm.kl_target} needs a weight to start from; set algorithm.kl_coefficient above 0."
-            )
         groups = self.algorithm.advantage in ("group", "leave_one_out")
         if groups and group < 2:
             raise ValueError(
                 f"algorithm.advantage={self.algorithm.advantage} compares images of one prompt, of which a round has one; "
                 "set rollout.images_per_prompt or rollout.branches to 2 or more."
+            )
+        if self.algorithm.loss == "rebel" and group < 2:
+            raise ValueError(
+                "algorithm.loss=rebel compares two images of one prompt, of which a round has one; set rollout.images_per_prompt "
+                "or rollout.branches to 2 or more."
+            )
+        plain = self.algorithm.dense_every or self.algorithm.loss == "reward_backprop"
+        if plain and self.rollout.branches > 1:
+            name = "dense_every" if self.algorithm.dense_every else "loss"
+            raise ValueError(
+                f"algorithm.{name}={getattr(self.algorithm, name)} works on plain trajectories; set rollout.branches=1, not "
+                f"{self.rollout.branches}."
+            )
+        normalised = [reward.label for reward in self.rewards if reward.normalise]
+        if self.algorithm.loss == "reward_backprop" and normalised:
+            raise ValueError(
+                f"rewards.{normalised[0]}: normalise=true has no meaning for algorithm.loss=reward_backprop, which follows the "
+                "gradients of the rewards as they are; set their weights instead."
+            )
+        if self.algorithm.backprop_calls > self.sampler.steps and self.algorithm.loss == "reward_backprop":
+            raise ValueError(
+                f"algorithm.backprop_calls={self.algorithm.backprop_calls} is more than sampler.steps={self.sampler.steps}; use "
+                f"1 .. {self.sampler.steps}."
             )
         return self
 
@@ -227,8 +246,8 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
         hint = f"did you mean {'.'.join([*map(str, location[:-1]), close[0]])}?" if close else f"it may be {', '.join(known)}."
         return f"{key} is not a setting; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
-    if not key:
-        return str(message)
+    if not key or (detail["type"] == "value_error" and isinstance(detail["input"], dict)):
+        return str(message)  # of settings that do not fit together: it names them itself
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
 
 

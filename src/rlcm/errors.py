@@ -43,3 +43,7 @@ class PreflightError(RLCMError):
 
 class TrainingError(RLCMError):
     """Training cannot go on: non-finite losses or gradients, or memory that no micro-batch fits."""
+
+
+class ProcessError(RLCMError):
+    """Another process of the run failed, was lost, or cannot be met."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from rlcm.distributed import World
+from rlcm.errors import RewardError
+from rlcm.memory_retry import BatchSize
 from rlcm.noise import image_seed
 from rlcm.policy import Policy
-from rlcm.rewards import RewardMix
+from rlcm.rewards import RawScores, RewardMix, RewardSettings
 from rlcm.rollout import decode_images, sample_latents
 from rlcm.settings import Settings
 from rlcm.transitions import TransitionTable
@@ -37,6 +40,17 @@ class EvaluationSettings(Settings):
     """Rounds between evaluations; 0 evaluates before and after only."""
     grid: int = Field(default=16, ge=1)
     """Images of the set that are kept as pictures."""
+    held_out: tuple[RewardSettings, ...] = ()
+    """Rewards that are looked at and never trained on, as `rewards`: they tell a gain from a trick."""
+    best: str = "reward"
+    """Figure by which the best weights are kept in `best/`: `reward`, `rewards.LABEL`, `held_out.LABEL`, `judge.QUESTION` or
+    `guard.NAME`; with a minus in front where less is better."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many evaluations without a new best; left out, never."""
+    least: dict[str, float] = Field(default_factory=dict)
+    """Stop once a figure is below this share of what it was before training, such as `{judge.animal: 0.9}`."""
+    final: Literal["last", "best"] = "last"
+    """Which weights become the run's result in `final/`."""
 
 
 @dataclass(slots=True)
@@ -53,6 +67,8 @@ class Evaluation:
     """[B] booleans by question."""
     images_per_second: float
     """Of sampling and decoding."""
+    held_out: dict[str, Tensor] = field(default_factory=dict)
+    """[B] rewards that are never trained on, by label."""
 
     def summary(self) -> dict[str, Any]:
         """Return means, each with the half-width of its 95 % interval."""
@@ -60,6 +76,7 @@ class Evaluation:
             "images": len(self.prompts),
             "reward": mean_interval(self.rewards["total"]),
             "rewards": {label: mean_interval(values) for label, values in self.rewards.items() if label != "total"},
+            "held_out": {label: mean_interval(values) for label, values in self.held_out.items()},
             "judge": None if not self.judge else {key: mean_interval(value.float()) for key, value in self.judge.items()},
             "images_per_second": round(self.images_per_second, 2),
             "guard": guard(self.images, self.prompts),
@@ -78,6 +95,8 @@ def guard(images: Tensor, prompts: Sequence[str]) -> dict[str, float]:
 
     diversity       mean root-mean-square distance of two images of the same prompt (16x16 pixels, so that content counts)
     saturated       share of pixels whose channels are all below .02 or all above .98
+    near_black      share of images whose mean is below .05
+    near_white      share of images whose mean is above .95
     high_frequency  mean energy of what a 3x3 blur takes away
     """
     small = torch.nn.functional.interpolate(images, size=(16, 16), mode="area").flatten(1)
@@ -88,7 +107,9 @@ def guard(images: Tensor, prompts: Sequence[str]) -> dict[str, float]:
     flat = ((images < 0.02).all(1) | (images > 0.98).all(1)).float().mean().item()
     blurred = torch.nn.functional.avg_pool2d(images, 3, stride=1)
     rest = (images[..., 1:-1, 1:-1] - blurred).square().mean().item()
-    result = {"saturated": flat, "high_frequency": rest}
+    means = images.flatten(1).mean(1)
+    black, white = (means < 0.05).float().mean().item(), (means > 0.95).float().mean().item()
+    result = {"saturated": flat, "near_black": black, "near_white": white, "high_frequency": rest}
     return result | ({"diversity": distances[same].mean().item()} if same.any() else {})
 
 
@@ -98,6 +119,7 @@ class Evaluator:
     Args:
         table: the sampler without final noise.
         batch_size: images sampled at once.
+        held_out: rewards that are looked at and never trained on.
     """
 
     def __init__(
@@ -110,34 +132,59 @@ class Evaluator:
         table: TransitionTable,
         judge: Judge | None,
         batch_size: int,
+        held_out: RewardMix | None = None,
     ) -> None:
         self.conditioning, self.rewards, self.table, self.judge = conditioning, rewards, table, judge
-        self.batch_size = batch_size
+        self.held_out = held_out
+        self.sampling = BatchSize(batch_size, "rollout.sample_batch_size")
         index = [i % len(prompts) for i in range(settings.images)]
         self.index = torch.tensor(index)
         self.prompts, self.metadata = [prompts[i] for i in index], [metadata[i] for i in index]
         self.seeds = [image_seed(settings.seed, "evaluation", i) for i in range(settings.images)]
 
-    def __call__(self, policy: Policy) -> Evaluation:
-        """Return how the policy, with its averaged weights where it has them, does on the fixed set."""
+    def __call__(self, policy: Policy, world: World | None = None) -> Evaluation:
+        """Return how the policy, with its averaged weights where it has them, does on the fixed set.
+
+        Args:
+            world: processes that share the work; all of them get the whole answer. Left out, this process does everything.
+        """
         started = time.perf_counter()
-        denoiser = policy.denoiser
-
-        def seeds(rows: Tensor) -> list[int]:
-            return [self.seeds[i] for i in rows.tolist()]
-
-        with policy.averaged():
-            parts = [
-                decode_images(
-                    denoiser, sample_latents(denoiser, self.table, self.conditioning.take(self.index[rows]), seeds(rows))
-                )
-                for rows in torch.arange(len(self.seeds)).split(self.batch_size)
-            ]
-        images = torch.cat(parts)
-        seconds = time.perf_counter() - started
-        raw = self.rewards.score(images, self.prompts, self.metadata)
-        scores = self.rewards.mix(raw, update=False)
+        world = world or World(alone=True)
+        mine, played = world.rows(len(self.seeds))
+        with world.together():
+            with policy.averaged():
+                drawn = torch.cat(list(self.sampling.over(played, lambda rows: self._draw(policy, rows))))
+            seconds = time.perf_counter() - started
+            index = played.tolist()
+            asked = drawn, [self.prompts[i] for i in index], [self.metadata[i] for i in index]
+            raw = self.rewards.score(*asked)
+            others = self.held_out.score(*asked) if self.held_out else None
+        images = world.gather_rows(drawn[: len(mine)])
+        held_out = gather_scores(world, [others], len(mine)).parts if others else {}
+        scores = self.rewards.look(gather_scores(world, [raw], len(mine)))
         judged = self.judge(images, self.prompts) if self.judge else None
-        return Evaluation(
-            images, self.prompts, self.seeds, {"total": scores.total, **scores.parts}, judged, len(images) / seconds
+        rewards = {"total": scores.total, **scores.parts}
+        return Evaluation(images, self.prompts, self.seeds, rewards, judged, len(images) / seconds, held_out)
+
+    def _draw(self, policy: Policy, rows: Tensor) -> Tensor:
+        """Return the images of the set's given rows."""
+        denoiser, conditioning = policy.denoiser, self.conditioning.take(self.index[rows])
+        return decode_images(
+            denoiser, sample_latents(denoiser, self.table, conditioning, [self.seeds[i] for i in rows.tolist()])
         )
+
+
+def gather_scores(world: World, answers: Sequence[RawScores], count: int) -> RawScores:
+    """Return the scores of all processes: the first `count` of each process's answers, joined, in the order of ranks."""
+    with world.together():
+        raw = RawScores.cat(answers)
+    # A process all of whose images were dropped may not know what the rewards are made of.
+    labels = list(dict.fromkeys(label for names in world.gather(list(raw.parts)) for label in names))
+    missing = [label for label in labels if label not in raw.parts]
+    with world.together():
+        if missing and raw.valid.any():
+            raise RewardError(f"the reward component {missing[0]} is in some batches and not in others.")
+    blank = torch.full((len(raw.valid),), math.nan)
+    parts = {label: world.gather_rows(raw.parts.get(label, blank)[:count]) for label in labels}
+    failures = [text for texts in world.gather(raw.failures) for text in texts]
+    return RawScores(parts, world.gather_rows(raw.valid[:count]), failures)

@@ -21,12 +21,28 @@ WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
 def save_final(policy: Policy, config: TrainConfig, evaluations: Sequence[dict[str, Any]], directory: RunDirectory) -> Path:
     """Write `final/` of a run: the tuned LoRA (averaged, where the run keeps an average) and its model card."""
-    folder = directory.path / "final"
+    best = directory.path / "best" / WEIGHTS_NAME
+    if config.evaluation.final == "best" and best.is_file():
+        folder = directory.path / "final"
+        with disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+            write_bytes(folder / WEIGHTS_NAME, best.read_bytes())
+    else:
+        folder = _save_present(policy, directory.path / "final")
+    directory.write_text("final/README.md", model_card(config, evaluations))
+    return folder
+
+
+def save_best(policy: Policy, directory: RunDirectory) -> Path:
+    """Write `best/` of a run: the LoRA as it was when an evaluation found it best."""
+    return _save_present(policy, directory.path / "best")
+
+
+def _save_present(policy: Policy, folder: Path) -> Path:
     with disk_errors(folder):
         folder.mkdir(exist_ok=True)
     with policy.averaged():
         save_lora(policy, folder / WEIGHTS_NAME)
-    directory.write_text("final/README.md", model_card(config, evaluations))
     return folder
 
 

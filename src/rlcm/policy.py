@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,24 +50,27 @@ class Policy:
         self.denoiser, self.settings, self.table = denoiser, settings, denoiser.table
         module = denoiser.module
         module.requires_grad_(False)
-        before = [name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-        wanted = [name for name in before if any(_ends(name, target) for target in settings.target_modules)]
-        if not wanted:
-            kinds = sorted({name.rsplit(".", 1)[-1] for name in before if not name.rsplit(".", 1)[-1].isdigit()})
-            raise ConfigError(
-                f"lora.target_modules={list(settings.target_modules)} matches no layer of {type(module).__name__}, so nothing "
-                f"would be trained; layers of this network end in {', '.join(kinds[:20])}."
-            )
+        check_targets(module, settings)
+        # LoRAs that the model came with: injecting another one switches them off.
+        others = {
+            layer: [name for name in layer.active_adapters if name != ADAPTER]
+            for layer in module.modules()
+            if isinstance(layer, BaseTunerLayer)
+        }
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             target_modules=list(settings.target_modules),
             init_lora_weights="gaussian",
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
             torch.manual_seed(seed)
             inject_adapter_in_model(config, module, adapter_name=ADAPTER)
-        self.layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+        for layer, names in others.items():
+            layer.set_adapter([*names, ADAPTER])
+        module.requires_grad_(False)
+        self.layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer) and ADAPTER in layer.lora_A]
         self.named_parameters = {
             name: parameter for name, parameter in module.named_parameters() if f".{ADAPTER}." in name and "lora_" in name
         }
@@ -91,14 +95,16 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it, `step` is that of the untrained model: the adapter is off."""
-        for layer in self.layers:
-            layer._disable_adapters = True  # peft's enable_adapters() would also switch gradients off and on
+        """Within it, `step` is that of the untrained model: the adapter is off, and LoRAs that the model came with are on."""
+        active = [list(layer.active_adapters) for layer in self.layers]
+        for layer, names in zip(self.layers, active, strict=True):
+            # peft's set_adapter() would also switch gradients off and on.
+            layer._active_adapter = [name for name in names if name != ADAPTER]
         try:
             yield
         finally:
-            for layer in self.layers:
-                layer._disable_adapters = False
+            for layer, names in zip(self.layers, active, strict=True):
+                layer._active_adapter = names
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -125,6 +131,26 @@ class Policy:
         """Put the given adapter weights in place."""
         for name, parameter in self.named_parameters.items():
             parameter.copy_(weights[name].to(parameter.device))
+
+
+def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
+    """Check that the adapter binds to something; a network without storage for its weights will do.
+
+    Raises:
+        ConfigError: if no layer of the network matches `target_modules`.
+    """
+    layers = [
+        name.removesuffix(".base_layer")
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".lora_" not in name
+    ]
+    if any(_ends(name, target) for name in layers for target in settings.target_modules):
+        return
+    kinds = sorted({name.rsplit(".", 1)[-1] for name in layers if not name.rsplit(".", 1)[-1].isdigit()})
+    raise ConfigError(
+        f"lora.target_modules={list(settings.target_modules)} matches no layer of {type(module).__name__}, so nothing "
+        f"would be trained; layers of this network end in {', '.join(kinds[:20])}."
+    )
 
 
 def _ends(name: str, target: str) -> bool:

@@ -51,6 +51,7 @@ def rollout(
     branches: int = 1,
     antithetic: bool = False,
     keep_predictions: bool = False,
+    keep_targets: Literal["final", "next"] | None = None,
 ) -> Trajectory:
     """Return B trajectories: plain ones, whose every noisy step is an action, or branched ones.
 
@@ -64,6 +65,7 @@ def rollout(
         branches: K; 1 for plain trajectories.
         antithetic: the second half of the branches takes the negative of the first half's noise (K even).
         keep_predictions: keep every call's x_0 prediction (plain trajectories only).
+        keep_targets: keep the x_0 that followed each action: the one of the `final` call, or of the `next`.
 
     Raises:
         ValueError: if branching is asked for by one of branch_steps and branches only, or K is odd with antithetic noise.
@@ -80,10 +82,15 @@ def rollout(
     x = denoiser.scale_noise(draw(streams, shape))
     kept: list[_Kept] = []
     predictions: list[Tensor] = []
+    followed: list[Tensor] = []  # the next call's prediction for every entry of `kept`
+    acted: Tensor | None = None  # rows of x that are actions of the call before
     for step, std in enumerate(policy.table.std.tolist()):
         prediction, mean, _ = policy.step(x, torch.full((len(x),), step, device=device), conditions.take(trunk))
         if keep_predictions:
             predictions.append(prediction)
+        if acted is not None:
+            followed.append(prediction[acted].unflatten(0, (-1, branches)))
+        acted = None
         if std == 0:
             x = mean
             continue
@@ -103,10 +110,17 @@ def rollout(
         if len(rows):
             actions = x[acting[source]].unflatten(0, (len(rows), branches))
             kept.append(_Kept(trunk[acting[source]][::branches], before[rows], mean[rows], actions, step))
+            acted = acting[source].nonzero().squeeze(1) if keep_targets == "next" else None
+    if acted is not None:  # no call follows the last one: its own prediction stands in
+        followed.append(prediction[rows].unsqueeze(1).expand(-1, branches, *shape))
     images = decode_images(denoiser, x)
+    found = _stacked(kept, len(seeds), followed)
+    if keep_targets == "final":
+        ends = prediction[:, None] if len(prediction) == len(x) else prediction[source][:, None]
+        found["targets"] = ends.unflatten(0, (len(seeds), branches)).transpose(1, 2).expand_as(found["actions"])
     return Trajectory(
         prompt_index=prompt_index,
-        **_stacked(kept, len(seeds)),
+        **found,
         images=images.unflatten(0, (len(seeds), branches)),
         predictions=torch.stack(predictions, 1) if keep_predictions else None,
     )
@@ -122,8 +136,8 @@ class _Kept(NamedTuple):
     step: int
 
 
-def _stacked(kept: list[_Kept], size: int) -> dict[str, Tensor]:
-    """Return states, means, actions and steps with the axes [B, A, ...]; every trajectory has acted A times."""
+def _stacked(kept: list[_Kept], size: int, followed: list[Tensor]) -> dict[str, Tensor]:
+    """Return states, means, actions and steps, and targets if any, with the axes [B, A, ...]; every trajectory acted A times."""
     if not kept:
         raise ValueError("no step of the sampler draws noise, so a rollout has no actions")
     whose = torch.cat([part.trajectories for part in kept])
@@ -132,6 +146,8 @@ def _stacked(kept: list[_Kept], size: int) -> dict[str, Tensor]:
     steps = torch.cat([torch.full((len(part.trajectories),), part.step) for part in kept])
     columns = {name: torch.cat([getattr(part, name) for part in kept]) for name in ("states", "means", "actions")}
     columns["steps"] = steps
+    if followed:
+        columns["targets"] = torch.cat(followed)
     return {name: column[order.to(column.device)].unflatten(0, (size, -1)) for name, column in columns.items()}
 
 

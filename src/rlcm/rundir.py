@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +20,30 @@ from torch import Tensor
 from rlcm.errors import RunDirectoryError
 from rlcm.evaluate import Evaluation
 from rlcm.serialization import write_bytes, write_json
+
+EXTREMES = 64
+"""Prompts whose best, median and worst image are kept."""
+THUMBNAIL = 192
+"""Longest side of such an image, in pixels."""
+
+
+class Drawn(Protocol):
+    """Images, what they show and what they are worth: an `Evaluation`, or a set of a study."""
+
+    @property
+    def images(self) -> Tensor: ...
+
+    @property
+    def prompts(self) -> list[str]: ...
+
+    @property
+    def seeds(self) -> list[int]: ...
+
+    @property
+    def rewards(self) -> dict[str, Tensor]: ...
+
+    @property
+    def judge(self) -> dict[str, Tensor] | None: ...
 
 
 @contextmanager
@@ -74,19 +100,34 @@ class RunDirectory:
         with disk_errors(self.path / name):
             write_json(self.path / name, value)
 
+    def remove(self, name: str) -> None:
+        """Delete a file of the run, if it is there."""
+        with disk_errors(self.path / name):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _write_picture(self, name: str, picture: Image.Image) -> None:
+        data = io.BytesIO()
+        picture.save(data, format="png")
+        with disk_errors(self.path / name):
+            write_bytes(self.path / name, data.getvalue())
+
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Append a round's metrics to metrics.jsonl."""
+        """Append a round's metrics to metrics.jsonl, and see to it that they are on disk before any checkpoint of the round."""
         line = json.dumps({key: _short(value) for key, value in metrics.items()})
         with disk_errors(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def keep_rounds(self, last: int) -> None:
-        """Cut metrics.jsonl back to rounds up to `last`, as a resumed run needs it.
-
-        eval.json stays as it is: the trainer rewrites it at its next evaluation, from its checkpoint's evaluations on.
-        """
+        """Cut metrics, evaluations and sample pictures back to rounds up to `last`, as a resumed run needs it."""
         metrics = [line for line in self.metrics() if line["round"] <= last]
         self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
+        with disk_errors(self.path / "samples"):
+            for file in (self.path / "samples").glob("round-*.*"):
+                number = file.stem.removeprefix("round-")
+                if number.isdigit() and int(number) > last:
+                    file.unlink()
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the rounds' metrics; a line that was cut off by a crash is left out."""
@@ -94,9 +135,12 @@ class RunDirectory:
         rows = []
         for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not (isinstance(row, dict) and isinstance(row.get("round"), int)):
+                break
+            rows.append(row)
         return rows
 
     def add_samples(self, round_number: int, evaluation: Evaluation, count: int) -> None:
@@ -105,8 +149,7 @@ class RunDirectory:
         columns = min(8, math.ceil(math.sqrt(count)))
         images = evaluation.images[:count]
         name = f"samples/round-{round_number:06d}"
-        with disk_errors(self.path / f"{name}.png"):
-            grid(images, columns).save(self.path / f"{name}.png")
+        self._write_picture(f"{name}.png", grid(images, columns))
         described = {
             "round": round_number,
             "columns": columns,
@@ -118,6 +161,48 @@ class RunDirectory:
         if evaluation.judge:
             described["judge"] = {key: value[:count].tolist() for key, value in evaluation.judge.items()}
         self.write_json(f"{name}.json", described)
+        self.add_extremes("samples/prompts", round_number, evaluation, evaluation.rewards["total"])
+
+    def add_extremes(self, name: str, round_number: int, drawn: Drawn, worth: Tensor) -> None:
+        """Write the best, the median and the worst image of every prompt, a prompt a row, in place of what was there.
+
+        Prompts with fewer than three scored images are left out; without any other nothing is written.
+
+        Args:
+            name: of the picture and of the description beside it, inside the run.
+            worth: [B] what they are ordered by.
+        """
+        rows = extremes(drawn.prompts, worth)[:EXTREMES]
+        if not rows:
+            return
+        index = [i for row in rows for i in row]
+        images = _at_most(drawn.images[index], THUMBNAIL)
+        self._write_picture(f"{name}.png", grid(images, 3))
+        described = {
+            "round": round_number,
+            "columns": 3,
+            "cell": list(images.shape[2:]),
+            "prompts": [drawn.prompts[i] for i in index],
+            "seeds": [drawn.seeds[i] for i in index],
+            "rewards": {label: [_short(values[i].item()) for i in index] for label, values in drawn.rewards.items()},
+            "judge": {question: [bool(right[i]) for i in index] for question, right in (drawn.judge or {}).items()},
+        }
+        self.write_json(f"{name}.json", described)
+
+
+def extremes(prompts: Sequence[str], worth: Tensor) -> list[tuple[int, int, int]]:
+    """Return the indices of the best, the median and the worst image of every prompt that has three or more.
+
+    Args:
+        prompts: B.
+        worth: [B], higher is better; NaN counts as no image.
+    """
+    images: dict[str, list[int]] = {}
+    for i, (prompt, value) in enumerate(zip(prompts, worth.tolist(), strict=True)):
+        if not math.isnan(value):
+            images.setdefault(prompt, []).append(i)
+    ordered = [sorted(own, key=lambda i: -worth[i].item()) for own in images.values() if len(own) >= 3]
+    return [(own[0], own[len(own) // 2], own[-1]) for own in ordered]
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
@@ -128,6 +213,15 @@ def grid(images: Tensor, columns: int) -> Image.Image:
     canvas[:size] = images
     sheet = canvas.view(rows, columns, 3, height, width).permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
     return Image.fromarray((sheet * 255).round().to(torch.uint8).numpy().astype(np.uint8))
+
+
+def _at_most(images: Tensor, side: int) -> Tensor:
+    """Return images whose longer side is at most `side` pixels."""
+    longest = max(images.shape[2:])
+    if longest <= side:
+        return images
+    size = [max(1, round(length * side / longest)) for length in images.shape[2:]]
+    return torch.nn.functional.interpolate(images, size=size, mode="area")
 
 
 def _short(value: float) -> float:

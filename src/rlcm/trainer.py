@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,22 +14,29 @@ import torch
 from torch import Tensor
 
 from rlcm import advantages
-from rlcm.build import Parts, build, sampled_at_once
-from rlcm.checkpoint import newest_checkpoint, save_checkpoint
+from rlcm.algorithm import Leash
+from rlcm.backprop import RewardBackprop
+from rlcm.build import Parts, build
+from rlcm.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.config import TrainConfig, load_config
+from rlcm.credit import Credit
 from rlcm.distributed import World
-from rlcm.errors import CheckpointError, PreflightError, RewardError
-from rlcm.export import save_final
+from rlcm.errors import CheckpointError, ConfigError, PreflightError, RewardError, RunDirectoryError
+from rlcm.evaluate import gather_scores
+from rlcm.export import save_best, save_final
 from rlcm.interrupts import Interrupts
 from rlcm.noise import image_seed
+from rlcm.optimisation import Optimisation
 from rlcm.prompts import deal
 from rlcm.report import write_report
 from rlcm.rewards import RawScores, RewardSettings, Scores
-from rlcm.rollout import rollout
+from rlcm.rollout import decode_images, rollout
 from rlcm.rundir import RunDirectory, default_name
-from rlcm.trackers import make_tracker
+from rlcm.sharding import shard
+from rlcm.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.types import Experience, Trajectory
 from rlcm.updates import PolicyGradient
+from rlcm.watch import Watch, flat_summary
 
 
 class Watcher(Protocol):
@@ -71,20 +79,54 @@ class Trainer:
         if isinstance(model, (str, Path)):
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
             model = None
-        self.world = World()
+        require_tracker(config.run.tracker)
         self.watcher = watcher
+        self.world = World.join(config.run.timeout_seconds, config.model.device)
+        with self.world.guarded():
+            self._assemble(config, model, rewards, prompts)
+
+    def _assemble(
+        self, config: TrainConfig, model: Any, rewards: Sequence[Callable[..., Any]] | None, prompts: Sequence[str] | None
+    ) -> None:
+        if self.world.from_main(config.model_dump(mode="json")) != config.model_dump(mode="json"):
+            raise ConfigError(
+                f"process {self.world.rank} has another configuration than process 0; start all of them with the same CONFIG and "
+                "KEY=VALUE, and the same files on every machine."
+            )
         self.parts: Parts = build(config, pipeline=model, rewards=rewards, prompts=prompts)
-        self.config = config = _resolved(config, self.parts, model, rewards, prompts)
-        self.update = PolicyGradient(
-            self.parts.policy, config.algorithm, config.optimizer, config.run.micro_batch_size, self.world
-        )
-        self.statistics = advantages.PromptStatistics(
-            config.algorithm.stat_buffer_size, config.algorithm.stat_min_count, normalise_std=config.algorithm.normalise_std
-        )
+        config = _resolved(config, self.parts, model, rewards, prompts)
+        self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
+        if config.run.sharding == "fsdp2":
+            shard(self.parts.policy, self.world)
+        self.sampling = self.parts.evaluator.sampling
+        self.sampling.is_fixed = self.world.is_lockstep
+        self.optimisation = Optimisation(self.parts.policy, config.optimizer, self.world)
+        self.leash = Leash(config.algorithm)
+        micro = config.run.micro_batch_size
+        self.update = PolicyGradient(self.optimisation, config.algorithm, self.leash, micro)
+        self.backprop = RewardBackprop(self.optimisation, config.algorithm, self.leash, self.parts.rewards, micro)
+        backprop = config.algorithm.loss == "reward_backprop"
+        uneven = self.world.is_lockstep and config.rollout.batch_size % self.world.size
+        if backprop and (uneven or config.rollout.batch_size < self.world.size):
+            raise ConfigError(
+                f"rollout.batch_size={config.rollout.batch_size} for {self.world.size} processes: algorithm.loss=reward_backprop needs "
+                f"an image for each of them, and with run.sharding=fsdp2 equally many; use a multiple of {self.world.size}."
+            )
+        learner = self.backprop if backprop else self.update
+        self._batch_sizes = (self.sampling, learner.micro_batch)
+        for size in self._batch_sizes:
+            size.told = self._note
+        # The comparable images: a trajectory's branches, or the trajectories of one prompt, dealt side by side.
+        branches, same_prompt = config.rollout.branches, config.rollout.images_per_prompt
+        self.credit = Credit(config.algorithm, branches if branches > 1 else same_prompt)
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}
         self.evaluations: list[dict[str, Any]] = []
+        look = config.evaluation
+        self.watch = Watch(look.best, look.patience, look.least)
+        self.stop_reason: str | None = None
         self.directory: RunDirectory | None = None
+        self._whole: dict[str, Any] | None = None  # the state before the present round
 
     @classmethod
     def resume(cls, run: Path | str, **objects: Any) -> Trainer:
@@ -101,13 +143,32 @@ class Trainer:
         config = load_config(run / "config.yaml")
         checkpoint, damaged = newest_checkpoint(run)
         trainer = cls(config, **objects)
-        trainer._load_state(checkpoint.state)
-        trainer.directory = RunDirectory(run)
-        trainer.directory.keep_rounds(trainer.round_number)
-        for text in damaged:
-            trainer._note(f"{text}; going on from {checkpoint.path.name} instead")
-        trainer._note(f"going on after round {trainer.round_number} of {config.run.rounds}")
+        with trainer.world.guarded():
+            trainer._go_on(run, checkpoint, damaged)
         return trainer
+
+    def _go_on(self, run: Path, checkpoint: Checkpoint | None, damaged: Sequence[str]) -> None:
+        """Take up a run where its newest whole checkpoint left it, or at its beginning."""
+        number = checkpoint.round if checkpoint else 0
+        if self.world.from_main(number) != number:
+            raise CheckpointError(
+                f"process {self.world.rank} finds round {number} in {run} and process 0 another one; let all machines see the same "
+                "folder."
+            )
+        if checkpoint is not None:
+            self._load_state(checkpoint.state)
+        directory = self.directory = RunDirectory(run)
+        with self.world.together():
+            if self.world.is_main:
+                directory.keep_rounds(self.round_number)
+                if self.evaluations:
+                    self._write_evaluations(directory)
+                else:
+                    directory.remove("eval.json")
+        for text in damaged:
+            self._note(f"{text}; going on from checkpoint-{number:06d} instead")
+        after = f"after round {number} of {self.config.run.rounds}" if checkpoint else "from the beginning: no checkpoint yet"
+        self._note(f"going on {after}")
 
     def train(self) -> Path:
         """Run all rounds that are left and return the run's folder, with the tuned LoRA in `final/`.
@@ -115,103 +176,101 @@ class Trainer:
         An interrupt (Ctrl-C, SIGTERM) ends it after the present round with a checkpoint; a second one at once.
 
         Raises:
-            RLCMError: and its children; what was written before stays.
+            RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
-        config, resumed = self.config, self.directory is not None
-        directory = self.directory = self.directory or RunDirectory.create(Path(config.output), config.name)
-        if not resumed:
-            directory.write_text("config.yaml", config.dump())
-            for text in self.parts.notes:
-                self._note(text)
-            self._evaluate("base")
-        try:
-            finished = self._rounds(directory)
+        with self.world.guarded(), Interrupts() as interrupts:
+            directory = self.directory = self.directory or self._new_directory()
+            try:
+                if not self.evaluations:
+                    self._evaluate("base")
+                elif self._is_due() and self.evaluations[-1]["round"] < self.round_number:  # it failed, which ended the run
+                    self._evaluate("tuned")
+                finished = self._rounds(directory, interrupts)
+                if finished and self.evaluations[-1]["round"] < self.round_number:
+                    self._evaluate("tuned")
+            except Exception as error:
+                self._keep_whole_rounds(directory, error)
+                raise
             if finished:
-                self._evaluate("tuned")
-        except RewardError:
-            self._checkpoint()
-            raise
-        if finished:
-            self._checkpoint()
-            save_final(self.parts.policy, config, self.evaluations, directory)
-            write_report(directory.path)
+                self._checkpoint()
+                with self.world.together():
+                    if self.world.is_main:
+                        save_final(self.parts.policy, self.config, self.evaluations, directory)
+                        write_report(directory.path)
         return directory.path
 
-    def _rounds(self, directory: RunDirectory) -> bool:
+    def _new_directory(self) -> RunDirectory:
+        with self.world.together():
+            if self.world.is_main:
+                RunDirectory.create(Path(self.config.output), self.config.name).write_text("config.yaml", self.config.dump())
+        for text in self.parts.notes:
+            self._note(text)
+        return RunDirectory(Path(self.config.output) / self.config.name)
+
+    def _rounds(self, directory: RunDirectory, interrupts: Interrupts) -> bool:
         """Run the rounds that are left and return True, or False after an interrupt, with a checkpoint."""
-        config = self.config
-        with closing(make_tracker(config.run.tracker, directory.path)) as tracker, Interrupts() as interrupts:
-            while self.round_number < config.run.rounds and not self._out_of_time():
-                metrics = self.round()
-                directory.add_metrics(metrics)
-                tracker.log(metrics, self.round_number)
-                if self.watcher:
-                    self.watcher.round(metrics, config.run.rounds)
-                last = self.round_number == config.run.rounds or self._out_of_time()
-                if config.evaluation.every and self.round_number % config.evaluation.every == 0 and not last:
-                    self._evaluate("tuned")
-                if interrupts.wanted and not last:
+        settings = self.config.run
+        tracked = TrackedRun(
+            directory.path,
+            self.config.name,
+            settings.tracker_project,
+            self.config.model_dump(mode="json"),
+            first_round=self.round_number + 1,
+        )
+        with closing(make_tracker(settings.tracker if self.world.is_main else "none", tracked)) as tracker:
+            while not self._is_over():
+                if self.world.any(interrupts.wanted):
                     self._checkpoint()
                     self._note(f"stopped after round {self.round_number}; go on with: rlcm train --resume {directory.path}")
                     return False
-                if config.run.save_every and self.round_number % config.run.save_every == 0 and not last:
+                self._whole = deepcopy(self._state()) if self.world.is_main else None
+                metrics = self.round()
+                self._whole = None
+                self.counters["seconds"] = self.world.from_main(self.counters["seconds"])
+                try:
+                    if self._is_over() or self._is_due():
+                        metrics |= self._evaluate("tuned")
+                finally:
+                    with self.world.together():
+                        if self.world.is_main:
+                            directory.add_metrics(metrics)
+                            tracker.log(metrics, self.round_number)
+                if self.watcher and self.world.is_main:
+                    self.watcher.round(metrics, settings.rounds)
+                if settings.save_every and self.round_number % settings.save_every == 0 and not self._is_over():
                     self._checkpoint()
         return True
 
+    def _is_due(self) -> bool:
+        """Whether an evaluation follows the present round."""
+        every = self.config.evaluation.every
+        return every > 0 and self.round_number % every == 0
+
+    def _is_over(self) -> bool:
+        limit = self.config.run.time_limit_minutes
+        out_of_time = limit is not None and self.counters["seconds"] >= limit * 60
+        return self.round_number >= self.config.run.rounds or out_of_time or self.stop_reason is not None
+
     def round(self) -> dict[str, float]:
         """Sample, score and learn once; return the round's metrics."""
-        config, rollouts, policy = self.config, self.config.rollout, self.parts.policy
+        config, rollouts = self.config, self.config.rollout
         started = time.perf_counter()
         number = self.round_number + 1
         count = rollouts.batch_size // rollouts.branches
         groups = count // rollouts.images_per_prompt
         dealt = deal(groups, len(self.parts.prompts), config.seed, (number - 1) * groups)
         prompt_index = dealt.repeat_interleave(rollouts.images_per_prompt)
-        seeds = [image_seed(config.seed, number, i) for i in range(count)]
-        rng = torch.Generator().manual_seed(image_seed(config.seed, number, "learning"))
-        branch_steps, weights = self._branch_steps(count, rng)
-
-        mine = torch.tensor(list(self.world.share(count)), dtype=torch.long)
-        trajectories, answers = [], []
-        # One worker: the scoring of a batch runs beside the sampling of the next.
-        with ThreadPoolExecutor(1) as scoring:
-            for rows in mine.split(max(1, sampled_at_once(rollouts) // rollouts.branches)):
-                part = rollout(
-                    policy,
-                    self.parts.conditioning,
-                    prompt_index[rows],
-                    [seeds[i] for i in rows.tolist()],
-                    branch_steps=None if branch_steps is None else branch_steps[rows],
-                    branches=rollouts.branches,
-                    antithetic=rollouts.antithetic,
-                )
-                trajectories.append(part)
-                answers.append(scoring.submit(self._score, part))
-            sampled = time.perf_counter()
-            raw = self._gather([answer.result() for answer in answers])
-        scores = self.parts.rewards.mix(raw)
-        scored = time.perf_counter()
-        if not scores.valid.any():
-            reason = raw.failures[0] if raw.failures else "no reason given"
-            raise RewardError(f"no image of round {number} could be scored, so there is nothing to learn from ({reason})")
-        if number == 1 and not (scores.total[scores.valid].std() > 0):
-            raise PreflightError(
-                f"all {len(scores.total)} images of the first round have the same reward ({scores.total[0].item()}), so there is "
-                "nothing to learn from; check the reward function, or use more images a round (rollout.batch_size)."
-            )
-        worth = self._advantages(scores, prompt_index, count)
-        trajectory = Trajectory.cat(trajectories)
-        experience, whose = self._experience(trajectory, worth, scores.valid, mine, weights)
-        if number == 1:
-            self._preflight(experience, scores)
-        lr = self._lr()
-        learned = self.update.update(experience, whose, count, self.parts.conditioning, rng, lr)
-        ended = time.perf_counter()
+        learn = self._backprop if config.algorithm.loss == "reward_backprop" else self._learn_from_actions
+        scores, queries, calls, learned = learn(number, prompt_index)
+        if "kl" in learned:
+            learned["kl_coefficient"] = self.leash.coefficient
+            self.leash.follow(learned["kl"])
+        seconds = time.perf_counter() - started
 
         self.round_number = number
-        self.counters["seconds"] += ended - started
-        self.counters["reward_queries"] += len(scores.total)
-        self.counters["network_calls"] += self._network_calls(count, branch_steps)
+        self.counters["seconds"] += seconds
+        self.counters["reward_queries"] += queries
+        self.counters["network_calls"] += calls
         found = scores.total[scores.valid]
         return {
             "round": number,
@@ -220,25 +279,124 @@ class Trainer:
             "reward_std": found.std().item(),
             **{f"rewards/{label}": values[scores.valid].mean().item() for label, values in scores.parts.items()},
             "dropped_images": float((~scores.valid).sum()),
-            "own_statistics": self.statistics.engaged_fraction([self.parts.prompts.prompts[i] for i in prompt_index.tolist()]),
             **learned,
-            "lr": lr,
-            "images_per_second": len(scores.total) / (ended - started),
-            "time/sample": sampled - started,
-            "time/reward_wait": scored - sampled,
-            "time/update": ended - scored,
+            "images_per_second": len(scores.total) / seconds,
         }
 
-    def _score(self, part: Trajectory) -> RawScores:
-        branches = part.images.shape[1]
-        index = part.prompt_index.repeat_interleave(branches).tolist()
-        prompts, metadata = self.parts.prompts.prompts, self.parts.prompts.metadata
-        return self.parts.rewards.score(part.images.flatten(0, 1), [prompts[i] for i in index], [metadata[i] for i in index])
+    def _learn_from_actions(self, number: int, prompt_index: Tensor) -> tuple[Scores, int, int, dict[str, float]]:
+        """Sample, score and take policy-gradient steps; return scores, reward queries, network calls and metrics."""
+        config, rollouts, count = self.config, self.config.rollout, len(prompt_index)
+        started = time.perf_counter()
+        seeds = [image_seed(config.seed, number, i) for i in range(count)]
+        rng = torch.Generator().manual_seed(image_seed(config.seed, number, "learning"))
+        branch_steps, weights = self._branch_steps(count, rng)
+        noisy = self.parts.policy.table.noisy_steps().cpu()
+        scored = self.credit.scored_states(len(noisy))
 
-    def _gather(self, answers: Sequence[RawScores]) -> RawScores:
-        raw = RawScores.cat(answers)
-        parts = {label: self.world.gather_rows(values) for label, values in raw.parts.items()}
-        return RawScores(parts, self.world.gather_rows(raw.valid), raw.failures)
+        mine, played = self.world.rows(count)
+        trajectories: list[Trajectory] = []
+        answers: list[tuple[Future[RawScores], Future[RawScores] | None]] = []
+
+        def sample(rows: Tensor) -> tuple[Trajectory, Tensor | None]:
+            part = rollout(
+                self.parts.policy,
+                self.parts.conditioning,
+                prompt_index[rows],
+                [seeds[i] for i in rows.tolist()],
+                branch_steps=None if branch_steps is None else branch_steps[rows],
+                branches=rollouts.branches,
+                antithetic=rollouts.antithetic,
+                keep_predictions=bool(scored),
+                keep_targets=config.algorithm.consistency_target if config.algorithm.consistency_coefficient else None,
+            )
+            return part, self._predicted_images(part, noisy[scored]) if scored else None
+
+        # One worker: the scoring of a batch runs beside the sampling of the next.
+        with self.world.together(), ThreadPoolExecutor(1) as scoring:
+            for part, predicted in self.sampling.over(played, sample, each=rollouts.branches):
+                answer = scoring.submit(self._score, part.images, part.prompt_index)
+                also = None if predicted is None else scoring.submit(self._score, predicted, part.prompt_index)
+                answers.append((answer, also))
+                trajectories.append(part)
+            sampled = time.perf_counter()
+            images = [answer.result() for answer, _ in answers]
+            states = [answer.result() for _, answer in answers if answer]
+        raw = gather_scores(self.world, images, len(mine) * rollouts.branches)
+        of_states = gather_scores(self.world, states, len(mine) * len(scored)) if scored else None
+        scores = self.parts.rewards.mix(raw)
+        potentials, known = None, scores.valid.view(count, -1)
+        if of_states is not None:
+            found = self.parts.rewards.mix(of_states, update=False)
+            potentials = found.total.view(count, -1)
+            known = known & found.valid.view(count, -1).all(1, keepdim=True)
+        scored_at = time.perf_counter()
+        self._require_something_to_learn(number, scores, raw)
+
+        experience, whose = self._experience(Trajectory.cat(trajectories), mine, weights, known.any(1))
+        learned: dict[str, float] = {}
+        charges = None
+        if self.leash.coefficient and config.algorithm.kl_form == "reward":
+            charges = self._charges(experience, whose, count, learned)
+        returns = self.credit.returns(scores.total.view(count, -1), len(noisy), potentials, charges)
+        prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
+        worth = self.credit.advantages(returns, prompts, known)
+        experience.advantages = worth[whose, _action_number(whose) if worth.shape[1] > 1 else 0]
+        if number == 1:
+            self._preflight(experience, scores)
+        lr, progress = self._lr(), self.round_number / config.run.rounds
+        learned |= self.update.update(experience, whose, count, self.parts.conditioning, rng, lr, progress)
+        ended = time.perf_counter()
+        metrics = {
+            **learned,
+            "own_statistics": self.credit.statistics.engaged_fraction(prompts),
+            "idle_groups": self.credit.idle_groups(returns, known),
+            "lr": lr,
+            "time/sample": sampled - started,
+            "time/reward_wait": scored_at - sampled,
+            "time/update": ended - scored_at,
+        }
+        return scores, len(scores.total) + count * len(scored), self._network_calls(count, branch_steps), metrics
+
+    def _backprop(self, number: int, prompt_index: Tensor) -> tuple[Scores, int, int, dict[str, float]]:
+        """Take a step along the reward's own gradient; returns as `_learn_from_actions`."""
+        started = time.perf_counter()
+        mine = list(self.world.share(len(prompt_index)))
+        index = prompt_index[mine]
+        lr = self._lr()
+        raw, learned = self.backprop.update(
+            self.parts.conditioning.take(index),
+            [self.parts.prompts.prompts[i] for i in index.tolist()],
+            [self.parts.prompts.metadata[i] for i in index.tolist()],
+            [image_seed(self.config.seed, number, i) for i in mine],
+            len(prompt_index),
+            lr,
+        )
+        scores = self.parts.rewards.mix(gather_scores(self.world, [raw], len(mine)))
+        learned |= {"lr": lr, "time/update": time.perf_counter() - started}
+        return scores, len(prompt_index), len(prompt_index) * len(self.parts.policy.table), learned
+
+    def _require_something_to_learn(self, number: int, scores: Scores, raw: RawScores) -> None:
+        if not scores.valid.any():
+            reason = raw.failures[0] if raw.failures else "no reason given"
+            raise RewardError(f"no image of round {number} could be scored, so there is nothing to learn from ({reason})")
+        if number == 1 and not (scores.total[scores.valid].std() > 0):
+            raise PreflightError(
+                f"all {len(scores.total)} images of the first round have the same reward ({scores.total[0].item()}), so there is "
+                "nothing to learn from; check the reward function, or use more images a round (rollout.batch_size)."
+            )
+
+    def _score(self, images: Tensor, prompt_index: Tensor) -> RawScores:
+        """Return the scores of images [b, K, 3, h, w] of b trajectories, flat."""
+        index = prompt_index.repeat_interleave(images.shape[1]).tolist()
+        prompts, metadata = self.parts.prompts.prompts, self.parts.prompts.metadata
+        return self.parts.rewards.score(images.flatten(0, 1), [prompts[i] for i in index], [metadata[i] for i in index])
+
+    def _predicted_images(self, part: Trajectory, calls: Tensor) -> Tensor:
+        """Return the images [b, calls, 3, h, w] that plain trajectories predict at the given network calls."""
+        assert part.predictions is not None
+        decoded = [decode_images(self.parts.policy.denoiser, x) for x in part.predictions[:, calls].unbind(1)]
+        part.predictions = None
+        return torch.stack(decoded, 1)
 
     def _branch_steps(self, count: int, rng: torch.Generator) -> tuple[Tensor | None, Tensor]:
         """Return where each trajectory branches and how much it weighs; plain trajectories branch nowhere and weigh 1."""
@@ -249,32 +407,23 @@ class Trainer:
         # Plain trajectories average over their steps, so branched ones estimate the average too.
         return steps, weights / len(noisy)
 
-    def _advantages(self, scores: Scores, prompt_index: Tensor, count: int) -> Tensor:
-        """Return the advantages [B, K] of all processes' images; those that were not scored get 0."""
-        settings, branches = self.config.algorithm, self.config.rollout.branches
-        prompts = [self.parts.prompts.prompts[i] for i in prompt_index.repeat_interleave(branches).tolist()]
-        valid = scores.valid.nonzero().squeeze(1)
-        rewards = scores.total[valid]
-        if settings.advantage == "prompt_statistics":
-            found = self.statistics.advantages([prompts[i] for i in valid.tolist()], rewards)
-        elif settings.advantage == "batch":
-            found = advantages.batch(rewards, normalise_std=settings.normalise_std)
-        else:
-            # The comparable images: a trajectory's branches, or the trajectories of one prompt, dealt side by side.
-            size = branches if branches > 1 else self.config.rollout.images_per_prompt
-            group = torch.arange(count * branches) // size
-            estimator = advantages.group if settings.advantage == "group" else advantages.leave_one_out
-            found = estimator(rewards, group[valid], normalise_std=settings.normalise_std)
-        result = torch.zeros(count * branches)
-        result[valid] = advantages.clip_advantages(found, settings.advantage_clip)
-        return result.view(count, branches)
+    def _charges(self, experience: Experience, whose: Tensor, count: int, metrics: dict[str, float]) -> Tensor:
+        """Return what the leash takes off the reward of every action [B, A, K] of all processes; note the divergence."""
+        ratios, divergences = self.update.reference_log_ratios(experience, self.parts.conditioning)
+        ratios, owners = self.world.gather_rows(ratios), self.world.gather_rows(whose)
+        metrics["kl"] = self.world.gather_rows(divergences).mean().item()
+        actions = int(_action_number(owners).max()) + 1
+        charges = torch.zeros(count, actions, ratios.shape[1])
+        charges[owners, _action_number(owners)] = self.leash.coefficient * ratios
+        return charges
 
-    def _experience(
-        self, trajectory: Trajectory, worth: Tensor, valid: Tensor, mine: Tensor, weights: Tensor
-    ) -> tuple[Experience, Tensor]:
-        """Return this process's states, flat over images and steps, and which trajectory each belongs to."""
-        steps = trajectory.steps.shape[1]
-        keep = valid.view(len(worth), -1)[mine].any(1).repeat_interleave(steps)
+    def _experience(self, trajectory: Trajectory, mine: Tensor, weights: Tensor, known: Tensor) -> tuple[Experience, Tensor]:
+        """Return this process's states, flat over images and steps, not yet judged, and which trajectory each belongs to.
+
+        Args:
+            known: [B] bool: trajectories of the round that have a score; the others drop out.
+        """
+        steps, branches = trajectory.actions.shape[1:3]
         whose = mine.repeat_interleave(steps)
         experience = Experience(
             states=trajectory.states.flatten(0, 1),
@@ -282,15 +431,22 @@ class Trainer:
             prompt_index=trajectory.prompt_index.repeat_interleave(steps),
             old_means=trajectory.means.flatten(0, 1),
             actions=trajectory.actions.flatten(0, 1),
-            advantages=worth[mine].repeat_interleave(steps, dim=0),
-            weights=weights[mine].repeat_interleave(steps),
+            advantages=torch.zeros(len(whose), branches),
+            weights=weights[whose],
+            targets=None if trajectory.targets is None else trajectory.targets.flatten(0, 1),
         )
-        kept = keep.nonzero().squeeze(1)
+        kept = known[whose].nonzero().squeeze(1)
         return experience.take(kept), whose[kept]
 
     def _preflight(self, experience: Experience, scores: Scores) -> None:
-        first = experience.take(torch.arange(min(len(experience), self.config.run.micro_batch_size)))
-        found = self.update.check(first, self.parts.conditioning)
+        def check() -> dict[str, float]:
+            first = experience.take(torch.arange(min(len(experience), self.update.micro_batch.size)))
+            return self.update.check(first, self.parts.conditioning)
+
+        with self.world.together():
+            found = self.update.micro_batch.fit(check)
+        if not found:
+            return
         total = len(self.parts.policy.named_parameters)
         self._note(
             f"checked: ratio off 1 by {found['ratio_deviation']:.1e}; gradients reach "
@@ -298,14 +454,26 @@ class Trainer:
             f"+- {scores.total[scores.valid].std():.2g}"
         )
 
-    def _evaluate(self, name: str) -> None:
-        if not self.world.is_main or self.directory is None:
-            return
-        evaluation = self.parts.evaluator(self.parts.policy)
-        self.directory.add_samples(self.round_number, evaluation, self.config.evaluation.grid)
+    def _evaluate(self, name: str) -> dict[str, float]:
+        """Look at the policy, keep what is best, and return the figures for the metrics."""
+        evaluation = self.parts.evaluator(self.parts.policy, self.world)
+        summary = evaluation.summary()
+        verdict = self.watch.look(summary, self.round_number)
         described = {"round": self.round_number, "name": name, "seconds": self.counters["seconds"]}
-        self.evaluations.append(described | {"steps": len(self.parts.evaluator.table)} | evaluation.summary())
-        self.directory.write_json("eval.json", {"primary_metric": self._primary_metric(), "evaluations": self.evaluations})
+        self.evaluations.append(described | {"steps": len(self.parts.evaluator.table)} | summary)
+        with self.world.together():
+            if self.world.is_main and self.directory is not None:
+                self.directory.add_samples(self.round_number, evaluation, self.config.evaluation.grid)
+                self._write_evaluations(self.directory)
+                if verdict.is_best:
+                    save_best(self.parts.policy, self.directory)
+        if verdict.stop:
+            self.stop_reason = verdict.stop
+            self._note(f"stopped after round {self.round_number}: {verdict.stop}")
+        return {f"eval/{key}": value for key, value in flat_summary(summary).items()}
+
+    def _write_evaluations(self, directory: RunDirectory) -> None:
+        directory.write_json("eval.json", {"primary_metric": self._primary_metric(), "evaluations": self.evaluations})
 
     def _primary_metric(self) -> dict[str, str] | None:
         """Return how the first reward is shown to people, where it says so by a `display` attribute."""
@@ -323,18 +491,28 @@ class Trainer:
         settings = self.config.optimizer
         return settings.lr * (1 - self.round_number / self.config.run.rounds) if settings.schedule == "linear" else settings.lr
 
-    def _out_of_time(self) -> bool:
-        limit = self.config.run.time_limit_minutes
-        return limit is not None and self.counters["seconds"] >= limit * 60
-
     def _note(self, text: str) -> None:
         if self.watcher and self.world.is_main:
             self.watcher.note(text)
 
     def _checkpoint(self) -> None:
-        if self.world.is_main and self.directory is not None:
-            save_checkpoint(self.directory.path, self.round_number, self._state(), self.config.run.keep_last)
-        self.world.barrier()
+        with self.world.together():
+            if self.world.is_main and self.directory is not None:
+                save_checkpoint(self.directory.path, self.round_number, self._state(), self.config.run.keep_last)
+
+    def _keep_whole_rounds(self, directory: RunDirectory, error: Exception) -> None:
+        """Write a checkpoint of the last whole round, before an error ends the run."""
+        if isinstance(error, (PreflightError, RunDirectoryError)):  # nothing was learnt yet, or nothing can be written
+            return
+        if self.world.is_main:
+            state = self._whole or self._state()
+            try:
+                save_checkpoint(directory.path, state["round"], state, self.config.run.keep_last)
+                self._note(f"kept everything up to round {state['round']}; go on with: rlcm train --resume {directory.path}")
+            except RunDirectoryError as refused:
+                self._note(str(refused))
+        if self.world.is_shared(error):
+            self.world.barrier()  # the first process to end takes the others with it
 
     def _state(self) -> dict[str, Any]:
         policy = self.parts.policy
@@ -344,11 +522,14 @@ class Trainer:
             "evaluations": self.evaluations,
             "adapter": dict(policy.named_parameters),
             "average": policy.average,
-            "optimizer": self.update.optimizer.state_dict(),
-            "skipped_in_a_row": self.update.skipped_in_a_row,
-            "kl_coefficient": self.update.kl_coefficient,
-            "statistics": self.statistics.state_dict(),
+            "optimizer": self.optimisation.optimizer.state_dict(),
+            "skipped_in_a_row": self.optimisation.skipped_in_a_row,
+            "kl_coefficient": self.leash.coefficient,
+            "batch_sizes": {size.setting: size.size for size in self._batch_sizes},
+            "statistics": self.credit.statistics.state_dict(),
             "rewards": self.parts.rewards.state_dict(),
+            "watch": self.watch.state_dict(),
+            "stop_reason": self.stop_reason,
         }
 
     def _load_state(self, state: dict[str, Any]) -> None:
@@ -359,16 +540,26 @@ class Trainer:
             if policy.average is not None:
                 for name, tensor in policy.average.items():
                     tensor.copy_(state["average"][name])
-            self.update.optimizer.load_state_dict(state["optimizer"])
-            self.update.skipped_in_a_row = state["skipped_in_a_row"]
-            self.update.kl_coefficient = state["kl_coefficient"]
-            self.statistics.load_state_dict(state["statistics"])
+            self.optimisation.optimizer.load_state_dict(state["optimizer"])
+            self.optimisation.skipped_in_a_row = state["skipped_in_a_row"]
+            self.leash.coefficient = state["kl_coefficient"]
+            for size in self._batch_sizes:
+                size.size = min(size.size, state["batch_sizes"][size.setting])
+            self.credit.statistics.load_state_dict(state["statistics"])
             self.parts.rewards.load_state_dict(state["rewards"])
+            self.watch.load_state_dict(state["watch"])
+            self.stop_reason = state["stop_reason"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit the run's configuration ({error}); resume with the config.yaml, the model and the "
                 "rewards of the first run."
             ) from error
+
+
+def _action_number(whose: Tensor) -> Tensor:
+    """Return, for states in the order of their trajectories, how many earlier ones belong to the same trajectory."""
+    _, inverse, counts = torch.unique_consecutive(whose, return_inverse=True, return_counts=True)
+    return torch.arange(len(whose)) - (counts.cumsum(0) - counts)[inverse]
 
 
 def _resolved(

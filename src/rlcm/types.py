@@ -98,7 +98,9 @@ class Trajectory:
     images: Tensor
     """[B, K, 3, h, w] in [0, 1], on the CPU."""
     predictions: Tensor | None
-    """[B, H, *latent] the x_0 prediction of every network call, kept only for dense rewards and consistency losses."""
+    """[B, H, *latent] the x_0 prediction of every network call, kept only for dense rewards."""
+    targets: Tensor | None = None
+    """[B, A, K, *latent] the x_0 that followed each action, kept only for consistency losses."""
 
     @staticmethod
     def cat(parts: Sequence[Trajectory]) -> Trajectory:
@@ -128,13 +130,17 @@ class Experience:
     """[N, K]."""
     weights: Tensor
     """[N] importance of each state; 1 for plain rollouts."""
+    targets: Tensor | None = None
+    """[N, K, *latent] the x_0 that each action led to, for a consistency loss."""
 
     def __len__(self) -> int:
         return len(self.states)
 
     def take(self, index: Tensor) -> Experience:
         """Return the states `index` [M] with all that belongs to them."""
-        return Experience(*(getattr(self, name)[index] for name in self.__slots__))
+        columns = {name: getattr(self, name) for name in self.__slots__}
+        taken: dict[str, Any] = {name: None if column is None else column[index] for name, column in columns.items()}
+        return Experience(**taken)
 
 
 Metrics = Mapping[str, float]

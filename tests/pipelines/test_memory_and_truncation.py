@@ -2,14 +2,18 @@
 
 import diffusers
 import pytest
+import torch
 from peft import LoraConfig
 from tiny_pipelines import flux, pixart, pixel, sana, schedule, sdxl, stable_diffusion
 
 from rlcm.pipelines import ModelSettings, SamplerSettings, estimate, make_denoiser, truncated_prompts
+from rlcm.pipelines.memory import FULL_PRECISION, HEAP, REFERENCES
 
 
-def denoiser(guidance=1.0, **model):
+def denoiser(guidance=1.0, device="meta", **model):
+    """Return a denoiser without storage: to the estimate all but the CPU are GPUs."""
     pipeline = stable_diffusion(diffusers.LCMScheduler(**schedule()))
+    pipeline.unet.to(device)
     return make_denoiser(pipeline, SamplerSettings(steps=2, guidance=guidance), ModelSettings(**model))
 
 
@@ -27,6 +31,53 @@ def test_the_parts_of_an_estimate():
     assert training.learning == pytest.approx(estimate(small, 4, 4, training=True).learning / 2, abs=1)
     assert estimate(small, 8, 2, training=True).sampling == pytest.approx(2 * training.sampling, abs=1)
     assert "GiB at the peak (weights" in str(training)
+    assert "heap" not in str(training)
+
+
+def test_on_a_cpu_the_parts_add_up():
+    settings = {"offload_text_encoders": True, "device": "cpu"}
+    gpu, cpu = (denoiser(offload_text_encoders=True), denoiser(**settings))
+    there, here = (estimate(each, 4, 2, training=True) for each in (gpu, cpu))
+    assert (here.sampling, here.decode, here.learning) == (there.sampling, there.decode, there.learning)
+    assert here.total == pytest.approx(here.weights + HEAP * here.learning + here.decode, abs=2)
+    assert there.total == there.weights + max(there.learning, there.decode)
+    # Text encoders that are sent to main memory are in the same memory.
+    encoder = sum(p.numel() * 4 for p in cpu.pipeline.text_encoder.parameters())
+    assert here.weights == there.weights + encoder
+    assert "heap" in str(here)
+    sampling = estimate(cpu, 4, 2, training=False)
+    assert sampling.total == pytest.approx(sampling.weights + HEAP * sampling.sampling + sampling.decode, abs=2)
+
+
+def test_sampling_and_recomputing_are_two_things():
+    """A call without gradient passes through less than a block that is computed again for its gradient."""
+    for name, references in REFERENCES.items():
+        for reference in references:
+            assert reference.sampling < reference.checkpointed < reference.saved, name
+    base = denoiser()
+    before = estimate(base, 4, 2, training=True)
+    base.module.enable_gradient_checkpointing()
+    after = estimate(base, 4, 2, training=True)
+    assert after.sampling == before.sampling
+    assert before.sampling / 4 < after.learning / 2 < before.learning / 2
+
+
+def test_half_precision_halves_sampling_and_spares_the_lora():
+    full = denoiser()
+    wide = estimate(full, 4, 2, training=True)
+    full.module.to(torch.bfloat16)
+    half = estimate(full, 4, 2, training=True)
+    assert half.sampling == pytest.approx(wide.sampling / 2, abs=1)
+    assert half.learning == pytest.approx(wide.learning / FULL_PRECISION, abs=1)
+
+
+def test_the_gradient_of_a_reward_passes_through_decoder_and_calls():
+    base = denoiser()
+    once = estimate(base, 4, 2, training=True, differentiable=True)
+    twice = estimate(base, 4, 2, training=True, differentiable=True, calls=2)
+    network = estimate(base, 4, 2, training=True).learning
+    assert once.learning == network + once.decode
+    assert twice.learning == pytest.approx(2 * network + once.decode, abs=1)
 
 
 def test_what_makes_an_estimate_larger_or_smaller():

@@ -1,10 +1,13 @@
 """Rewards on CLIP against the network written out in `reward_models`, and their preprocessing against Pillow."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reward_models import SIDE, clip_config, clip_folder, clip_state, image_embedding, text_embedding, tokenizer_files
+from reward_models import CONTEXT, SIDE, clip_config, clip_folder, clip_state, image_embedding, text_embedding, tokenizer_files
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from rlcm.errors import MissingFileError, RewardError
 from rlcm.rewards import RewardMix
@@ -12,8 +15,10 @@ from rlcm.rewards.builtin import Alignment
 from rlcm.rewards.clip import resize_crop, resize_pad, standardise
 from rlcm.rewards.hub import Source, read_tensors
 from rlcm.rewards.learned import Aesthetic, ClipScore, HumanPreference, ImScore, PickScore, from_open_clip
+from rlcm.rewards.pixels import to_uint8
 
 CPU = {"device": "cpu"}
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +104,11 @@ def test_aesthetic(folder, head, pictures, prompts):
 def make(request, folder, head):
     path = str(folder[0])
     return {
-        "alignment": lambda **kw: Alignment(path=path, **CPU, **kw),
-        "clipscore": lambda **kw: ClipScore(model=path, prefix="", **CPU, **kw),
-        "pickscore": lambda **kw: PickScore(model=path, **CPU, **kw),
-        "hps": lambda **kw: HumanPreference(model=path, base=path, sha256=None, **CPU, **kw),
-        "aesthetic": lambda **kw: Aesthetic(model=str(head[0]), sha256=None, clip=path, **CPU, **kw),
+        "alignment": lambda **kw: Alignment(path=path, **{**CPU, **kw}),
+        "clipscore": lambda **kw: ClipScore(model=path, prefix="", **{**CPU, **kw}),
+        "pickscore": lambda **kw: PickScore(model=path, **{**CPU, **kw}),
+        "hps": lambda **kw: HumanPreference(model=path, base=path, sha256=None, **{**CPU, **kw}),
+        "aesthetic": lambda **kw: Aesthetic(model=str(head[0]), sha256=None, clip=path, **{**CPU, **kw}),
     }[request.param]
 
 
@@ -120,6 +125,42 @@ def test_half_precision_is_near(make, pictures, prompts, dtype):
     exact, near = make()(pictures, prompts), make(dtype=dtype)(pictures, prompts)
     assert near.dtype == torch.float32
     torch.testing.assert_close(near, exact, rtol=0.1, atol=0.1 * exact.abs().max().item())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(SIDE, SIDE), (20, 45), (70, 33)])
+def test_shapes_dtypes_and_devices_of_images(make, prompts, shape, dtype, device):
+    levels = torch.randint(0, 256, (5, 3, *shape), generator=torch.Generator().manual_seed(2))
+    rounded = (levels / 255).to(dtype)
+    scores = make(device=device)(rounded.to(device), prompts)
+    assert scores.shape == (5,)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.cpu(), make()(rounded.float(), prompts), rtol=1e-4, atol=1e-4)
+
+
+def published_cosine(folder, images, prompts):
+    """As the originals do it: 8-bit pictures through CLIP's own processor, and the whole model of transformers."""
+    model, tokenizer = CLIPModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    processor = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    files = [Image.fromarray(level) for level in to_uint8(images)]
+    tokens = tokenizer(prompts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt")
+    with torch.no_grad():
+        found = model(**tokens, pixel_values=processor(images=files, return_tensors="pt")["pixel_values"])
+    return (found.image_embeds * found.text_embeds).sum(-1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (45, 70), (80, 41), (SIDE, SIDE)])
+def test_scores_are_those_of_the_original_preprocessing(folder, prompts, height, width):
+    levels = torch.randint(0, 256, (5, 3, height, width), generator=torch.Generator().manual_seed(1))
+    path = str(folder[0])
+    cosine = published_cosine(path, levels / 255, prompts)
+    # The originals round to 256 levels after resizing, which moves a cosine of this model by less than .01.
+    tolerance = 1e-5 if (height, width) == (SIDE, SIDE) else 0.01
+    scores = ClipScore(model=path, prefix="", weight=1.0, **CPU)(levels / 255, prompts)
+    torch.testing.assert_close(scores, cosine.clamp(min=0), rtol=0, atol=tolerance)
+    picked = PickScore(model=path, **CPU)(levels / 255, prompts)
+    torch.testing.assert_close(picked, math.exp(3) * cosine, rtol=0, atol=math.exp(3) * tolerance)
 
 
 def test_gradient(make, pictures, prompts):

@@ -188,6 +188,11 @@ class TestRunningNorm:
         norm.update(torch.full((3,), 0.1))
         assert norm(torch.full((3,), 0.1)).abs().max() < 1e-6
 
+    def test_a_first_difference_after_equal_values_is_not_blown_up(self):
+        norm = RunningNorm()
+        norm.update(torch.full((7,), 1 / 3))
+        assert norm(torch.tensor([1 / 3 + 1])).item() == pytest.approx(1)
+
 
 def test_scale_and_shift_of_a_normalised_reward_do_not_matter(images, prompts):
     def scaled(images, prompts):
@@ -225,10 +230,48 @@ def test_looking_does_not_update(images, prompts):
     assert mix.state_dict() == before
 
 
+def test_before_there_are_statistics_samples_are_normalised_by_their_own(images, prompts):
+    mix = RewardMix([("r", red, 2.0, True)])
+    values = red(images, prompts)
+    expected = 2 * (values - values.mean()) / values.std(unbiased=False)
+    torch.testing.assert_close(mix.mix(mix.score(images, prompts), update=False).total, expected, rtol=1e-4, atol=1e-4)
+    found = mix.differentiable(images.clone().requires_grad_(), prompts, update=False)
+    torch.testing.assert_close(found.total.detach(), expected, rtol=1e-4, atol=1e-4)
+    assert not mix.norms
+
+
+def test_looks_are_on_the_scale_of_the_first(images, prompts):
+    # Gains are counted in standard deviations of the first look, whatever was learnt in between.
+    mix = RewardMix([("r", red, 2.0, True), ("l", length)])
+    n = torch.tensor([5.0, 5, 9, 8, 7])
+    first = mix.look(mix.score(images, prompts))
+    values = red(images, prompts)
+    spread = values.std(unbiased=False)
+    torch.testing.assert_close(first.total, 2 * (values - values.mean()) / spread + n, rtol=1e-4, atol=1e-4)
+    assert not mix.norms, "the training's statistics are left alone"
+    mix(images * 0.01, prompts)
+    later = mix.look(mix.score(images + 1, prompts))
+    torch.testing.assert_close(later.total, first.total + 2 / spread, rtol=1e-4, atol=1e-4)
+    resumed = RewardMix([("r", red, 2.0, True), ("l", length)])
+    resumed.load_state_dict(json.loads(json.dumps(mix.state_dict())))
+    assert torch.equal(resumed.look(mix.score(images + 1, prompts)).total, later.total)
+
+
+def test_looks_skip_what_was_dropped(images, prompts):
+    answers = iter([[math.nan, 1.0, 2.0, 3.0, math.nan], [math.nan] * 5, [2.0] * 5])
+    mix = RewardMix([("some", lambda images, prompts: next(answers), 1.0, True, "skip")])
+    first, nothing, later = (mix.look(mix.score(images, prompts)).total for _ in range(3))
+    assert first.isnan().tolist() == [True, False, False, False, True]
+    torch.testing.assert_close(first[1:4], torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5)
+    assert nothing.isnan().all()
+    torch.testing.assert_close(later, torch.zeros(5))
+
+
+@pytest.mark.parametrize("kind", ["training", "looks"])
 @pytest.mark.parametrize("state", [{"other": {"count": 1, "mean": 0, "variance": 1}}, {"r": {"count": 1}}])
-def test_the_state_of_other_rewards_is_refused(state):
+def test_the_state_of_other_rewards_is_refused(state, kind):
     with pytest.raises(CheckpointError, match="resume with the rewards"):
-        RewardMix([("r", red, 1.0, True), ("other", red)]).load_state_dict(state)
+        RewardMix([("r", red, 1.0, True), ("other", red)]).load_state_dict({"training": {}, "looks": {}, kind: state})
 
 
 def test_gradient_is_that_of_the_weighted_normalised_sum(images, prompts):

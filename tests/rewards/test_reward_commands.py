@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -85,3 +86,21 @@ def test_prefetch_fetches_what_rewards_name(tmp_path, console):
     text = console.file.getvalue()
     assert "sharpness: nothing to download" in text
     assert f"clipscore: {tmp_path} is at {tmp_path}" in text
+
+
+class Scorer(torch.nn.Module):
+    """Stands for imscore's classes, which fetch more when they are made."""
+
+    fetched: list[str] = []
+
+    @classmethod
+    def from_pretrained(cls, path):
+        cls.fetched.append(path)
+        return cls()
+
+
+def test_prefetch_makes_what_fetches_more_by_itself(tmp_path, console):
+    args = f"{{scorer: '{__name__}:Scorer', model: '{tmp_path}', device: cpu}}"
+    prefetch(parse_rewards([f"{{name: imscore, args: {args}}}"]), console)
+    assert Scorer.fetched == [str(tmp_path)]
+    assert console.file.getvalue().endswith("imscore: loads\n")

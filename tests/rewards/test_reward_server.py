@@ -2,31 +2,30 @@
 
 import contextlib
 import json
-import os
+import re
+import shutil
 import signal
 import subprocess
-import sys
 import textwrap
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import httpx
 import pytest
+import schemathesis
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from reward_servers import TOKEN, Proxy, small_server
 
-httpx = pytest.importorskip("httpx")
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
+from rlcm.errors import ConfigError, RewardError
+from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards
+from rlcm.rewards.http import HttpReward, Servers
+from rlcm.rewards.jpeg import Incompressibility
+from rlcm.rewards.pixels import to_png, to_uint8
+from rlcm.rewards.wire import NPZ, encode_request
 
-from rlcm.errors import ConfigError, RewardError  # noqa: E402
-from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards  # noqa: E402
-from rlcm.rewards.http import HttpReward, Servers  # noqa: E402
-from rlcm.rewards.jpeg import Incompressibility  # noqa: E402
-from rlcm.rewards.wire import NPZ, encode_request  # noqa: E402
-
-TOKEN = "a-token-for-tests"
 REWARDS = """
 import time
 
@@ -44,34 +43,6 @@ def moody(images, prompts, metadata):
         return [1.0]
     return [entry.get("value", 1.0) for entry in metadata]
 """
-START = """
-import os, sys
-from rlcm.rewards import RewardSettings, build_rewards
-from rlcm.rewards.server import ServerSettings, serve
-rewards = build_rewards([RewardSettings(name=name) for name in sys.argv[2:]])
-settings = ServerSettings(port=int(sys.argv[1]), max_mebibytes=8, max_images=64)
-serve(rewards, settings, os.environ["TOKEN"], ready=lambda line: print(line, flush=True))
-"""
-
-
-class ServerProcess:
-    """A reward server in a process of its own, stopped at the latest when the test ends."""
-
-    def __init__(self, *rewards, port=0):
-        environment = {**os.environ, "TOKEN": TOKEN, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-c", START, str(port), *map(str, rewards)]
-        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        assert "serving" in line, self.process.stderr.read()
-        self.url = line.split()[-1]
-        self.port = int(self.url.rpartition(":")[2])
-
-    def stop(self, number=signal.SIGKILL):
-        self.process.send_signal(number)
-        code = self.process.wait(30)
-        self.process.stdout.close()
-        self.process.stderr.close()
-        return code
 
 
 @pytest.fixture(scope="module")
@@ -83,81 +54,13 @@ def rewards_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(rewards_file):
-    found = ServerProcess("jpeg_incompressibility", f"{rewards_file}:red", f"{rewards_file}:moody")
-    yield found
-    if found.process.poll() is None:
-        found.stop()
+    with small_server("jpeg_incompressibility", f"{rewards_file}:red", f"{rewards_file}:moody") as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
 def token(monkeypatch):
     monkeypatch.setenv("RLCM_REWARD_TOKEN", TOKEN)
-
-
-class Proxy:
-    """Stands between client and server and does to the answers what `faults` says, one entry a request; then nothing."""
-
-    def __init__(self, target, faults=()):
-        self.faults, self.requests, self.lock = list(faults), 0, threading.Lock()
-        self.client = httpx.Client(verify=False)  # no certificates to load: the target is this machine
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                with proxy.lock:
-                    proxy.requests += 1
-                    fault = proxy.faults.pop(0) if proxy.faults else None
-                headers = {k: self.headers[k] for k in ("Content-Type", "Authorization") if k in self.headers}
-                answer = proxy.client.post(target + self.path, content=body, headers=headers, timeout=30)
-                proxy.answer(self, fault, answer)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def answer(self, handler, fault, answer):
-        status, body = answer.status_code, answer.content
-        scores = answer.json().get("scores", {}) if status == 200 else {}
-        if fault == "error":
-            status, body = 500, b"Internal Server Error"
-        elif fault == "busy":
-            status, body = 503, b"{}"
-        elif fault == "malformed":
-            body = b'{"scores": [[['
-        elif fault == "page":
-            body = b"<html>gateway</html>"
-        elif fault == "nan":
-            body = json.dumps({"scores": {k: [float("nan")] * len(v) for k, v in scores.items()}}).encode()
-        elif fault == "short":
-            body = json.dumps({"scores": {k: v[:-1] for k, v in scores.items()}}).encode()
-        elif fault == "huge":
-            body = b" " * (17 * 2**20)
-        elif fault == "slow":
-            handler.connection.settimeout(10)
-            handler.rfile.read(1)  # until the client leaves
-            return
-        elif fault == "reset":
-            handler.close_connection = True
-            return
-        with contextlib.suppress(OSError):  # the client has left
-            handler.send_response(status)
-            handler.send_header("Content-Length", str(len(body)))
-            handler.end_headers()
-            handler.wfile.write(body[: len(body) // 2] if fault == "truncated" else body)
-        if fault == "truncated":
-            handler.close_connection = True
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self.client.close()
 
 
 FAULTS = ["error", "busy", "malformed", "page", "nan", "short", "huge", "slow", "reset", "truncated"]
@@ -252,6 +155,16 @@ def test_skip_drops_only_the_requests_that_failed(proxy, images, prompts):
     torch.testing.assert_close(scores.total[scores.valid], red(images)[scores.valid], rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize(("on_failure", "breaker", "requests"), [("stop", 99, 2), ("skip", 2, 2), ("skip", 99, 6)])
+def test_what_waits_behind_a_dead_server_does_not_try_in_vain(proxy, images, prompts, on_failure, breaker, requests):
+    # Three requests of two attempts each. A run that stops wants the first error; one that skips goes on while it may.
+    between = proxy(["error"] * 100)
+    reward = client(between.url, batch_size=2, retries=1, on_failure=on_failure, breaker_failures=breaker)
+    with pytest.raises(RewardError, match="given up after 2 attempts"):
+        reward(images, prompts)
+    assert between.requests == requests
+
+
 def test_a_wrong_token_is_refused_at_once(proxy, images, prompts, monkeypatch):
     between = proxy()
     monkeypatch.setenv("RLCM_REWARD_TOKEN", "wrong")
@@ -272,11 +185,19 @@ def test_servers_take_turns(proxy, images, prompts):
     assert (first.requests, second.requests) == (5, 5)
 
 
+def test_a_batch_is_shared_out_among_the_servers(proxy, images, prompts):
+    between = [proxy() for _ in range(3)]
+    first, *others = [found.url for found in between]
+    scores = client(first, servers=others, batch_size=32)(images, prompts)
+    torch.testing.assert_close(scores, red(images), rtol=0, atol=1e-7)
+    assert [found.requests for found in between] == [1, 1, 1], "requests of 2, 2 and 1 pictures, side by side"
+
+
 def test_a_server_that_keeps_failing_is_left_alone(proxy, images, prompts):
     broken, well = proxy(["error"] * 100), proxy()
     reward = client(broken.url, servers=[well.url], breaker_failures=2, breaker_seconds=1000)
     for _ in range(8):
-        torch.testing.assert_close(reward(images, prompts), red(images), rtol=0, atol=1e-7)
+        torch.testing.assert_close(reward(images[:1], prompts[:1]), red(images[:1]), rtol=0, atol=1e-7)
     assert broken.requests == 2, "after two failures the other server gets everything"
     assert well.requests == 8
 
@@ -306,13 +227,16 @@ def test_the_circuit_breaker_by_the_clock(monkeypatch):
     now[0] += 1
     for _ in range(2):
         servers.failed(b)
-    assert servers.all_closed()
+    assert not servers.all_dead(), "a request that is being tried again may still succeed"
+    servers.gave_up()
+    assert servers.all_dead()
     assert servers.next() is a, "while all are left alone, the one whose time ends first is tried"
 
 
-def test_skipping_makes_no_attempts_while_all_servers_are_left_alone(proxy, images, prompts):
+@pytest.mark.parametrize("on_failure", ["stop", "skip"])
+def test_no_batch_makes_attempts_while_all_servers_are_dead(proxy, images, prompts, on_failure):
     between = proxy(["error"] * 2)
-    reward = client(between.url, breaker_failures=2, breaker_seconds=1000, retries=1, on_failure="skip")
+    reward = client(between.url, breaker_failures=2, breaker_seconds=1000, retries=1, on_failure=on_failure)
     for text in ("given up", "no attempt is due", "no attempt is due"):
         with pytest.raises(RewardError, match=text):
             reward(images, prompts)
@@ -384,6 +308,19 @@ def test_metrics_count(server, images, prompts):
     assert after['rlcm_reward_requests_total{status="200"}'] == before.get('rlcm_reward_requests_total{status="200"}', 0) + 1
 
 
+@pytest.mark.skipif(shutil.which("curl") is None or shutil.which("base64") is None, reason="the page's client is a shell's")
+def test_the_client_of_the_page(server, images, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    script = textwrap.dedent(re.search(r"(?m)^    IMAGE=(?:.*\n)+?    END\n", page)[0])
+    (tmp_path / "fox.png").write_bytes(to_png(to_uint8(images)[0]))
+    script = script.replace("http://127.0.0.1:8000", server.url)
+    environment = {"RLCM_REWARD_TOKEN": TOKEN, "PATH": "/usr/bin:/bin"}
+    answer = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    scores = json.loads(answer.stdout)["scores"]
+    assert set(scores) == {"jpeg_incompressibility", "red", "moody"}
+    assert scores["red"][0] == pytest.approx(((images[:1] * 255).round() / 255)[:, 0].mean().item(), abs=1e-6)
+
+
 def test_64_clients_at_once(server, images, prompts):
     def one(index):
         body, kind = encode_request(images * (index / 64), prompts, None, ["red"], encoding="float32")
@@ -399,9 +336,6 @@ def test_64_clients_at_once(server, images, prompts):
 
 def test_the_openapi_description_is_kept(server):
     """No 5xx, no hang and no answer outside the description, whatever is sent."""
-    schemathesis = pytest.importorskip("schemathesis")
-    from hypothesis import HealthCheck, Phase, given, settings
-
     schema = schemathesis.openapi.from_url(server.url + "/openapi.json")
     operations = {operation.path: operation for operation in (result.ok() for result in schema.get_all_operations())}
     assert set(operations) == {"/health", "/metrics", "/score"}
@@ -423,14 +357,14 @@ def test_the_openapi_description_is_kept(server):
 
 def test_killed_within_a_batch_and_restarted_then_stopped_in_good_order(rewards_file, images, prompts, monkeypatch):
     monkeypatch.setattr("rlcm.rewards.http.LONGEST_PAUSE", 0.5)
-    first = ServerProcess(f"{rewards_file}:moody")
+    first = small_server(f"{rewards_file}:moody")
     metadata = [{"sleep": 1.5, "value": float(i)} for i in range(5)]
     reward = client(first.url, rewards=["moody"], retries=600)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(reward, images, prompts, metadata)
         time.sleep(0.5)
         first.stop(signal.SIGKILL)
-        second = ServerProcess(f"{rewards_file}:moody", port=first.port)
+        second = small_server(f"{rewards_file}:moody", port=first.port)
         try:
             assert answer.result(60).tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
             answer = pool.submit(client(second.url, rewards=["moody"], retries=0), images, prompts, metadata)

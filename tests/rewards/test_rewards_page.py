@@ -1,5 +1,6 @@
 """The examples of docs/rewards.md do what the page says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from pydantic import TypeAdapter
 
 from rlcm.rewards import BUILT_IN, RewardList, RewardMix, RewardSettings, build_rewards
 
-PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -76,3 +78,22 @@ def test_gradients_are_where_the_table_says():
 
 def test_objects_from_python(images, prompts):
     assert isinstance(RewardMix([("mine", lambda images, prompts: [1.0] * len(prompts))])(images, prompts).total, torch.Tensor)
+
+
+def test_the_figures_of_overlap_are_the_measured_ones():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "overlap.json").read_text())
+    rows = re.findall(r"(?m)^\| (in this process|from a server) \| (\d) \| (\S+) \| (\S+) \| (\S+) \|$", PAGE)
+    expected = [
+        (
+            name,
+            batches,
+            f"{found['median']['over_longer']:.2f}",
+            f"{found['median']['over_sum']:.2f}",
+            f"{found['at_best']:.3g}",
+        )
+        for name, kind in (("in this process", "here"), ("from a server", "server"))
+        for batches, found in measured[kind].items()
+    ]
+    assert rows == expected
+    assert f"medians of {measured['repeats']} repeats" in PAGE
+    assert all(measured[kind]["8"]["median"]["over_longer"] <= 1.25 for kind in ("here", "server"))

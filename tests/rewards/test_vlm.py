@@ -13,8 +13,6 @@ import torch
 from PIL import Image
 from reward_models import bert_folder
 
-pytest.importorskip("httpx")
-
 from rlcm.errors import ConfigError, RewardError
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards
 from rlcm.rewards.bertscore import BertRecall
@@ -138,6 +136,19 @@ def test_requests_that_fail_for_good(endpoint, images, prompts):
     assert scores.valid.tolist() == [True, True, True, False, True]
 
 
+def test_what_waits_behind_a_dead_endpoint_does_not_try_in_vain(endpoint, images, prompts):
+    found = endpoint(lambda picture, text: 500)
+    with pytest.raises(RewardError, match="given up after 2 attempts"):
+        VlmRating(**asked(found, parallel=1))(images, prompts)
+    assert len(found.requests) == 2
+    skipping = VlmRating(**asked(found, parallel=1, retries=2), on_failure="skip")
+    with pytest.raises(RewardError, match="given up after 3 attempts"):
+        skipping(images, prompts)
+    with pytest.raises(RewardError, match="no attempt is due"):
+        skipping(images, prompts)
+    assert len(found.requests) == 2 + 3
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"[]", b'{"choices": []}', b'{"choices": [{"message": {}}]}', b'{"choices": [{"message": {"content": null}}]}'],
@@ -182,7 +193,7 @@ def llava(tmp_path_factory):
     tokens.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokens, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=["<image>"], model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
     pixels = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     template = (

@@ -11,9 +11,9 @@ from typing import Any
 from rlcm.errors import ConfigError
 from rlcm.pipelines.base import PipelineDenoiser
 from rlcm.pipelines.families import FAMILIES
-from rlcm.pipelines.loading import load_pipeline
+from rlcm.pipelines.loading import bare_network, load_pipeline, unpinned
 from rlcm.pipelines.memory import MemoryEstimate, estimate
-from rlcm.pipelines.scheduling import build
+from rlcm.pipelines.scheduling import build, preview_table
 from rlcm.pipelines.settings import LoraSettings, ModelSettings, SamplerSettings
 from rlcm.pipelines.truncation import truncated_prompts
 
@@ -43,8 +43,11 @@ __all__ = [
     "ModelSettings",
     "PipelineDenoiser",
     "SamplerSettings",
+    "bare_network",
     "estimate",
     "load_pipeline",
     "make_denoiser",
+    "preview_table",
     "truncated_prompts",
+    "unpinned",
 ]

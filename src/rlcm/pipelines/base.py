@@ -136,6 +136,11 @@ class PipelineDenoiser:
             "timesteps": None if sampler.timesteps is None else [int(t) for t in sampler.timesteps],
         }
 
+    @classmethod
+    def options_before_loading(cls, scheduler: Any, sampler: SamplerSettings) -> dict[str, Any]:
+        """Return `table_options` for a model of which only the scheduler is there, at a common size of image."""
+        return cls.table_options(None, sampler, ModelSettings())
+
     @staticmethod
     def latent_unit(scheduler: Any) -> float:
         """Return the factor of the first latents beside the scheduler's init_noise_sigma."""

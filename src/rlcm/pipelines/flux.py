@@ -11,6 +11,8 @@ from torch import Tensor
 from rlcm.pipelines.base import PipelineDenoiser, call_default, image_size
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 
+PATCHES_AT_1024 = 64 * 64
+
 
 class FluxDenoiser(PipelineDenoiser):
     """FluxPipeline. Latents stay packed, [B, L, 4 C]: one row for each 2x2 patch of a [C, h, w] latent, L = h w / 4.
@@ -30,16 +32,13 @@ class FluxDenoiser(PipelineDenoiser):
     @classmethod
     def table_options(cls, pipeline: Any, sampler: SamplerSettings, model: ModelSettings) -> dict[str, Any]:
         """Return the noise levels before the shift, 1 .. 1/N, and mu, the shift's exponent, which grows with the image."""
-        levels = list(sampler.timesteps) if sampler.timesteps else [1 - i / sampler.steps for i in range(sampler.steps)]
         height, width = image_size(pipeline, model)
         length = (height // pipeline.vae_scale_factor // 2) * (width // pipeline.vae_scale_factor // 2)
-        return {
-            "num_steps": len(levels),
-            "eta": sampler.eta,
-            "original_inference_steps": sampler.original_inference_steps,
-            "sigmas": levels,
-            "mu": shift_exponent(length, pipeline.scheduler.config),
-        }
+        return _options(length, pipeline.scheduler, sampler)
+
+    @classmethod
+    def options_before_loading(cls, scheduler: Any, sampler: SamplerSettings) -> dict[str, Any]:
+        return _options(PATCHES_AT_1024, scheduler, sampler)
 
     @property
     def classifier_free(self) -> bool:
@@ -78,6 +77,17 @@ class FluxDenoiser(PipelineDenoiser):
     def _patches(self) -> tuple[int, int]:
         factor = 2 * self.pipeline.vae_scale_factor
         return self.height // factor, self.width // factor
+
+
+def _options(length: int, scheduler: Any, sampler: SamplerSettings) -> dict[str, Any]:
+    levels = list(sampler.timesteps) if sampler.timesteps else [1 - i / sampler.steps for i in range(sampler.steps)]
+    return {
+        "num_steps": len(levels),
+        "eta": sampler.eta,
+        "original_inference_steps": sampler.original_inference_steps,
+        "sigmas": levels,
+        "mu": shift_exponent(length, scheduler.config),
+    }
 
 
 def unpack(patches: Tensor, rows: int, columns: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from torch import nn
 
 from rlcm.builtin import model_path
-from rlcm.errors import ConfigError, MissingFileError
+from rlcm.errors import ConfigError, MissingFileError, SamplerError
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.precision import resolve
-from rlcm.pipelines.settings import LoraSettings, ModelSettings
+from rlcm.pipelines.settings import ModelSettings
+from rlcm.samplers import NOT_TABLES
 
 BUILTIN = {"builtin": "student", "builtin-teacher": "teacher"}
 # What is loaded only to reject or to mark images has no place in training.
@@ -27,6 +31,9 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "StableDiffusionXLPipeline": {"add_watermarker": False},
 }
 BASE_ADAPTER = "base"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA's file, and is looked for where the settings name none."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -39,12 +46,11 @@ def load_pipeline(settings: ModelSettings) -> Any:
     """
     device, dtype = resolve(settings)
     name = pipeline_class(settings)
-    _check_loras(settings, name)
+    files = _lora_files(settings, name)
     pipeline = _read_weights(settings, name, dtype)
     if name == "StableDiffusionXLPipeline" and pipeline.vae.dtype == torch.float16 and pipeline.vae.config.force_upcast:
         pipeline.vae.float()  # this VAE's activations overflow in fp16
-    for lora in settings.loras:
-        apply_lora(pipeline, lora, settings)
+    apply_loras(pipeline, settings, files)
     waiting = text_encoders(pipeline) if settings.offload_text_encoders else []
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
@@ -62,14 +68,8 @@ def pipeline_class(settings: ModelSettings) -> str:
     Raises:
         MissingFileError, ConfigError: as `load_pipeline`.
     """
-    file = _index_file(settings)
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        name = index["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{file} is not a pipeline's index ({error}); save the pipeline again with save_pretrained."
-        ) from error
+    index = _index(settings)
+    name = index["_class_name"]
     if not isinstance(name, str):
         raise ConfigError(
             f"model.path={settings.path!r} brings its own pipeline code, which rlcm never runs; "
@@ -81,6 +81,47 @@ def pipeline_class(settings: ModelSettings) -> str:
     if folder is not None:
         _check_folder(folder, index, settings)
     return name
+
+
+def bare_scheduler(settings: ModelSettings) -> Any:
+    """Return the scheduler of `model.path`, having read its configuration and the index only.
+
+    Raises:
+        SamplerError: if diffusers has no such scheduler.
+        MissingFileError, ConfigError: as `load_pipeline`.
+    """
+    name, config = _component(settings, "scheduler", "scheduler_config.json")
+    kind = getattr(diffusers, name, None)
+    if kind is None:
+        reason = NOT_TABLES.get(name, "the installed diffusers has no such scheduler")
+        raise SamplerError(f"model.path={settings.path!r} samples with {name}, which cannot be used: {reason}.")
+    return kind.from_config(config)
+
+
+def bare_network(settings: ModelSettings) -> nn.Module:
+    """Return the network of `model.path` without storage for its weights, having read its configuration and the index only.
+
+    Raises:
+        MissingFileError, ConfigError: as `load_pipeline`.
+    """
+    name, config = _component(settings, FAMILIES[pipeline_class(settings)].network, "config.json")
+    with torch.device("meta"):
+        return getattr(diffusers, name).from_config(config)  # type: ignore[no-any-return]
+
+
+def unpinned(settings: ModelSettings) -> list[str]:
+    """Return a note for each of the model and its LoRAs that the Hub may change from one run to the next."""
+    found = []
+    if local_folder(settings) is None and not _COMMIT.fullmatch(settings.revision or ""):
+        found.append(("model.revision", settings.path, settings.revision))
+    for number, lora in enumerate(settings.loras):
+        if not _is_local(lora.path) and not _COMMIT.fullmatch(lora.revision or ""):
+            found.append((f"model.loras.{number}.revision", lora.path, lora.revision))
+    return [
+        f"unpinned: {path} is taken from the Hub as its {'branch or tag ' + revision if revision else 'main branch'} is today; "
+        f"set {setting} to a commit's 40-digit hash, and the run can be repeated"
+        for setting, path, revision in found
+    ]
 
 
 def local_folder(settings: ModelSettings) -> Path | None:
@@ -102,25 +143,63 @@ def local_folder(settings: ModelSettings) -> Path | None:
     )
 
 
-def _index_file(settings: ModelSettings) -> Path:
+def _index(settings: ModelSettings) -> dict[str, Any]:
     folder = local_folder(settings)
-    if folder is None:
-        try:
-            return Path(
-                hf_hub_download(
-                    settings.path, "model_index.json", revision=settings.revision, local_files_only=settings.local_files_only
-                )
-            )
-        # The hub client raises errors of huggingface_hub, httpx or requests, and OSError, depending on its version.
-        except Exception as error:
-            raise MissingFileError(_hub_message(settings, error)) from error
-    index = folder / "model_index.json"
-    if not index.is_file():
+    if folder is not None and not (folder / "model_index.json").is_file():
         raise MissingFileError(
             f"model.path={settings.path!r} has no model_index.json, so it is not a diffusers pipeline; "
             "give the folder that pipeline.save_pretrained wrote."
         )
+    index = _read_json(settings, "model_index.json")
+    if "_class_name" not in index:
+        raise ConfigError(
+            f"model.path={settings.path!r}: its model_index.json is not a pipeline's index, as it names no class."
+        )
     return index
+
+
+def _component(settings: ModelSettings, name: str, file: str) -> tuple[str, dict[str, Any]]:
+    """Return the class and the configuration of a pipeline's component."""
+    entry = _index(settings).get(name)
+    if not isinstance(entry, list) or not isinstance(entry[-1], str):
+        raise MissingFileError(
+            f"model.path={settings.path!r} has no {name}; give the folder that pipeline.save_pretrained wrote."
+        )
+    return entry[-1], _read_json(settings, f"{name}/{file}")
+
+
+def _read_json(settings: ModelSettings, name: str) -> dict[str, Any]:
+    """Return the content of one small file of a model, which alone is downloaded if it is on the Hub."""
+    folder = local_folder(settings)
+    file = _download(settings.path, name, settings.revision, settings, "model.path") if folder is None else folder / name
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__} in place of an object")
+    except FileNotFoundError as error:
+        raise MissingFileError(f"model.path={settings.path!r} lacks {name}; copy the whole folder again.") from error
+    except (OSError, ValueError, TypeError) as error:
+        kind = "a pipeline's index" if name == "model_index.json" else "a configuration"
+        raise ConfigError(f"{file} is not {kind} ({error}); save the pipeline again with save_pretrained.") from error
+    return content
+
+
+def _download(path: str, name: str, revision: str | None, settings: ModelSettings, setting: str) -> Path:
+    """Return a file of the Hub, from its cache or the network.
+
+    Raises:
+        EntryNotFoundError: if the repository is there, the file is not.
+        MissingFileError: if it cannot be had for another reason.
+    """
+    try:
+        return Path(hf_hub_download(path, name, revision=revision, local_files_only=settings.local_files_only))
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise MissingFileError(_hub_message(path, error, setting)) from error
+        raise
+    # The hub client raises errors of huggingface_hub, httpx or requests, and OSError, depending on its version.
+    except Exception as error:
+        raise MissingFileError(_hub_message(path, error, setting)) from error
 
 
 def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) -> None:
@@ -142,10 +221,10 @@ def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) 
             )
 
 
-def _hub_message(settings: ModelSettings, error: BaseException) -> str:
+def _hub_message(path: str, error: BaseException, setting: str = "model.path") -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"model.path={settings.path!r} is no local folder and cannot be had from the Hugging Face Hub "
+        f"{setting}={path!r} is no local folder and cannot be had from the Hugging Face Hub "
         f"({type(error).__name__}: {reason}); check the id, the revision, the network, and access to gated models "
         "(`hf auth login`), or download it once and give its folder."
     )
@@ -165,7 +244,7 @@ def _read_weights(settings: ModelSettings, name: str, dtype: torch.dtype) -> Any
         )
     except (OSError, ValueError) as error:
         if folder is None:
-            raise MissingFileError(_hub_message(settings, error)) from error
+            raise MissingFileError(_hub_message(settings.path, error)) from error
         raise MissingFileError(
             f"model.path={settings.path!r} cannot be loaded ({error}); check that the folder is complete, that its weights are "
             f"safetensors, and that model.variant={settings.variant!r} is among them."
@@ -178,39 +257,71 @@ def _dtype_argument() -> str:
     return "dtype" if renamed else "torch_dtype"
 
 
-def _check_loras(settings: ModelSettings, name: str) -> None:
-    """Refuse what can be refused before weights are read: a pipeline that takes no LoRAs, and local LoRAs that are missing."""
-    for lora in settings.loras:
+def _lora_files(settings: ModelSettings, name: str) -> list[str | None]:
+    """Return the file of each LoRA, None where diffusers is to find it; one that is missing is refused before weights are read."""
+    files = []
+    for number, lora in enumerate(settings.loras):
+        setting = f"model.loras.{number}.path"
         if not hasattr(getattr(diffusers, name), "load_lora_weights"):
-            raise ConfigError(f"model.loras: diffusers has no LoRA loader for {name}; merge {lora.path!r} beforehand.")
-        if not Path(lora.path).expanduser().exists() and (not _HUB_ID.fullmatch(lora.path) or lora.path.startswith(".")):
-            raise MissingFileError(f"model.loras: {lora.path!r} is neither a file, a folder nor a Hub id; correct the path.")
+            raise ConfigError(f"{setting}={lora.path!r}: diffusers has no LoRA loader for {name}; merge it beforehand.")
+        file = lora.weight_name
+        if not _is_local(lora.path):
+            if not _HUB_ID.fullmatch(lora.path) or lora.path.startswith("."):
+                raise MissingFileError(f"{setting}={lora.path!r} is neither a file, a folder nor a Hub id; correct the path.")
+            try:
+                file = _download(lora.path, lora.weight_name or LORA_FILE, lora.revision, settings, setting).name
+            except EntryNotFoundError as error:
+                if lora.weight_name:
+                    raise MissingFileError(
+                        f"{setting}={lora.path!r} has no file {lora.weight_name}; correct weight_name or leave it out."
+                    ) from error
+        files.append(file)
+    return files
 
 
-def apply_lora(pipeline: Any, lora: LoraSettings, settings: ModelSettings) -> None:
-    """Add one LoRA to the pipeline's weights. Adapters of their own would be switched off when the trained one is added.
+def _is_local(path: str) -> bool:
+    return Path(path).expanduser().exists()
+
+
+def apply_loras(pipeline: Any, settings: ModelSettings, files: Sequence[str | None]) -> None:
+    """Add the settings' LoRAs to a pipeline: fused ones into its weights, the others beside them as adapters of their own.
+
+    Args:
+        files: the file of each, None where diffusers is to find it.
 
     Raises:
-        ConfigError: if this LoRA does not fit the pipeline.
-        MissingFileError: if it is not there.
+        ConfigError: if one of them does not fit the pipeline.
+        MissingFileError: if one of them is not there.
     """
-    try:
-        pipeline.load_lora_weights(
-            lora.path,
-            weight_name=lora.weight_name,
-            adapter_name=BASE_ADAPTER,
-            use_safetensors=True,
-            local_files_only=settings.local_files_only,
-        )
-        pipeline.fuse_lora(lora_scale=lora.scale, adapter_names=[BASE_ADAPTER], safe_fusing=True)
-        pipeline.unload_lora_weights()
-    except (OSError, ImportError) as error:
-        raise MissingFileError(
-            f"model.loras: {lora.path!r} (weight_name={lora.weight_name!r}) cannot be read ({error}); "
-            "give a folder or Hub id that holds LoRA weights in safetensors, and the file's name if it has several."
-        ) from error
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"model.loras: {lora.path!r} does not fit {type(pipeline).__name__} ({error}).") from error
+    scales: dict[str, float] = {}
+    # Fused ones first: taking away what is left of them takes away every adapter.
+    for number, lora in sorted(enumerate(settings.loras), key=lambda pair: not pair[1].fuse):
+        adapter = f"{BASE_ADAPTER}_{number}"
+        try:
+            pipeline.load_lora_weights(
+                str(Path(lora.path).expanduser()) if _is_local(lora.path) else lora.path,
+                weight_name=files[number],
+                revision=lora.revision,
+                adapter_name=adapter,
+                use_safetensors=True,
+                local_files_only=settings.local_files_only,
+            )
+            if lora.fuse:
+                pipeline.fuse_lora(lora_scale=lora.scale, adapter_names=[adapter], safe_fusing=True)
+                pipeline.unload_lora_weights()
+            else:
+                scales[adapter] = lora.scale
+        except (OSError, ImportError) as error:
+            raise MissingFileError(
+                f"model.loras.{number}.path={lora.path!r} (weight_name={lora.weight_name!r}) cannot be read ({error}); "
+                "give a folder or Hub id that holds LoRA weights in safetensors, and the file's name if it has several."
+            ) from error
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise ConfigError(
+                f"model.loras.{number}.path={lora.path!r} does not fit {type(pipeline).__name__} ({error})."
+            ) from error
+    if scales:
+        pipeline.set_adapters(list(scales), list(scales.values()))
 
 
 def _network_name(pipeline: Any) -> str:

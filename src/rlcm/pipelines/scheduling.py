@@ -8,8 +8,11 @@ import diffusers
 
 from rlcm.errors import ConfigError, SamplerError
 from rlcm.pipelines.base import PipelineDenoiser
+from rlcm.pipelines.families import FAMILIES
+from rlcm.pipelines.loading import bare_scheduler, pipeline_class
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.samplers import BUILDERS, NOT_TABLES, build_table, check_replay
+from rlcm.transitions import TransitionTable
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {"clip_sample": False}),
@@ -34,25 +37,49 @@ def build(family: type[PipelineDenoiser], pipeline: Any, sampler: SamplerSetting
     Raises:
         ConfigError, SamplerError: as `make_denoiser`.
     """
-    scheduler = choose_scheduler(family, pipeline, sampler)
+    scheduler = choose_scheduler(family, pipeline.scheduler, sampler, type(pipeline).__name__)
     options = family.table_options(pipeline, sampler, model)
     table = build_table(scheduler, **options)
     check_replay(table, scheduler, **options)
     pipeline.scheduler = scheduler
     scale = float(getattr(scheduler, "init_noise_sigma", 1.0)) * family.latent_unit(scheduler)
-    if sampler.final_std:
-        table = table.with_final_std(sampler.final_std)
-    return family(pipeline, table, scale, sampler, model)
+    return family(pipeline, _with_final_std(table, sampler), scale, sampler, model)
 
 
-def choose_scheduler(family: type[PipelineDenoiser], pipeline: Any, sampler: SamplerSettings) -> Any:
-    """Return a fresh scheduler: the named one with the pipeline's noise schedule, or a copy of the pipeline's own.
+def preview_table(model: ModelSettings, sampler: SamplerSettings) -> TransitionTable:
+    """Return the table that a model will have, before any of its weights is read or downloaded.
+
+    Where the noise levels depend on the image's size (FLUX), they are those of 1024x1024 pixels.
+
+    Raises:
+        MissingFileError, ConfigError: if the model is not there or not supported.
+        ConfigError, SamplerError: if the sampler does not fit it, or is no table.
+    """
+    kind = pipeline_class(model)
+    family = FAMILIES[kind]
+    scheduler = choose_scheduler(family, bare_scheduler(model), sampler, kind)
+    options = family.options_before_loading(scheduler, sampler)
+    table = build_table(scheduler, **options)
+    check_replay(table, scheduler, **options)
+    return _with_final_std(table, sampler)
+
+
+def _with_final_std(table: TransitionTable, sampler: SamplerSettings) -> TransitionTable:
+    return table.with_final_std(sampler.final_std) if sampler.final_std else table
+
+
+def choose_scheduler(family: type[PipelineDenoiser], own: Any, sampler: SamplerSettings, kind: str) -> Any:
+    """Return a fresh scheduler: the named one with the model's noise schedule, or a copy of the model's own.
+
+    Args:
+        own: the model's scheduler.
+        kind: the pipeline's class.
 
     Raises:
         ConfigError: if this family of models was not trained for that sampler.
         SamplerError: if the pipeline's own scheduler is no table of transitions.
     """
-    own, name, kind = pipeline.scheduler, sampler.scheduler, type(pipeline).__name__
+    name = sampler.scheduler
     if name == "auto":
         scheduler_class = type(own).__name__
         if scheduler_class not in BUILDERS:
@@ -60,6 +87,11 @@ def choose_scheduler(family: type[PipelineDenoiser], pipeline: Any, sampler: Sam
                 f"sampler.scheduler='auto' keeps this model's {scheduler_class}, which cannot be used: "
                 f"{NOT_TABLES.get(scheduler_class, 'it is not one of the supported samplers')}. "
                 f"Set sampler.scheduler to one of {', '.join(family.schedulers)}."
+            )
+        if own.config.get("stochastic_sampling") is False:
+            raise SamplerError(
+                f"sampler.scheduler='auto' keeps this model's {scheduler_class}, which with stochastic_sampling=False is "
+                f"deterministic: there is no action to reinforce. Set sampler.scheduler to one of {', '.join(family.schedulers)}."
             )
         return type(own).from_config(own.config)
     if name not in family.schedulers:

@@ -19,10 +19,15 @@ class LoraSettings(Settings):
 
     path: str
     """Local folder or Hugging Face Hub id of the LoRA."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Branch, tag or commit of a Hub id."""
     weight_name: str | None = None
     """The file inside it, where it has several; safetensors only."""
     scale: float = Field(default=1.0, ge=-10, le=10)
     """What the LoRA's change of the weights is multiplied by."""
+    fuse: bool = True
+    """Add it to the frozen weights once, at no cost afterwards. `false` keeps it beside them: slower, but what it changes is not
+    rounded to the weights' precision. Either way it is frozen; only the new LoRA is trained."""
 
 
 class ModelSettings(Settings):
@@ -30,7 +35,7 @@ class ModelSettings(Settings):
 
     path: str = "builtin"
     """`builtin` (the packaged few-step model), `builtin-teacher` (its many-step teacher), a local folder, or a Hub id."""
-    revision: str | None = None
+    revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a Hub id."""
     variant: str | None = None
     """Variant of the weights' files, e.g. `fp16` for `*.fp16.safetensors`."""

@@ -12,12 +12,22 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from rlcm.report.reading import Run, finite, mapping, mean_and_half
 from rlcm.report.words import meaning_of
 
 ACCENT, INK, MUTED, LINE = "#1f5fbf", "#1d2126", "#6a727c", "#d9dde2"
-SMALL = (3.9, 2.3)
+PALETTE = (ACCENT, "#d9731a", "#2a8f5b", "#8a4fbf", "#b3364b", "#5b6670", "#0f8f9c", "#9c7a0f")
+"""Colours of things that stand side by side."""
+SMALL, LARGE = (3.9, 2.3), (5.2, 3.4)
+STYLE: dict[str, Any] = {
+    "text.usetex": False,
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED, "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#eceef1", "axes.axisbelow": True, "axes.formatter.useoffset": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,41 +40,35 @@ class Line:
     error: list[float] | None = None
     measured: bool = False
     """Points with a line through them, in the accent colour, rather than a thin grey line."""
+    colour: str | None = None
+    """A colour of its own, in place of accent or grey."""
+    dashed: bool = False
+    faint: bool = False
+    """Pale and without a place in the legend: one of several that another line sums up."""
 
 
-def _chart(
-    lines: Sequence[Line], x_label: str, y_label: str, *, size: tuple[float, float], name: str, floor: float | None = None
+def svg_chart(
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    *,
+    size: tuple[float, float],
+    name: str,
+    floor: float | None = None,
+    log_x: bool = False,
+    ticks: Sequence[float] | None = None,
 ) -> Markup:
-    """Return a chart as an SVG element; its ordinate starts at `floor`, or where the values do."""
-    style: Any = {
-        "text.usetex": False,
-        "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 10, "axes.edgecolor": LINE,
-        "axes.labelcolor": MUTED, "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED,
-        "ytick.labelcolor": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.color": "#eceef1", "axes.axisbelow": True, "axes.formatter.useoffset": False,
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
+    """Return a chart as an SVG element.
+
+    Args:
+        name: of the chart, for ids that stay the same.
+        floor: where the ordinate starts; None leaves it to the values.
+        log_x: whether the abscissa is logarithmic.
+        ticks: the only places on the abscissa that are written.
+    """
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        for line in lines:
-            if line.measured:
-                axes.errorbar(
-                    line.x, line.y, yerr=line.error, color=ACCENT, linewidth=2,
-                    marker="o", markersize=5, markeredgecolor="white", capsize=0, elinewidth=1.2, label=line.label, zorder=3,
-                )  # fmt: skip
-            else:
-                colour = "#8a939e" if len(lines) > 1 else ACCENT
-                axes.plot(*_thinned(line.x, line.y), color=colour, linewidth=1.2, label=line.label)
-        if floor is not None:
-            highest = max(max(y + e for y, e in zip(line.y, line.error or [0.0] * len(line.y), strict=True)) for line in lines)
-            axes.set_ylim(floor, floor + 1.08 * (highest - floor) if highest > floor else floor + 1)
-        axes.xaxis.set_major_formatter("{x:,.10g}")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        axes.margins(x=0.03)
-        axes.tick_params(length=3)
-        if len(lines) > 1:
-            axes.legend(frameon=False, labelcolor=INK, fontsize=9)
+        draw_chart(figure.add_subplot(), lines, x_label, y_label, floor=floor, log_x=log_x, ticks=ticks)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -73,6 +77,49 @@ def _chart(
     # Groups are numbered from 1 in every figure, and an id may stand only once on a page; the kept ones are salted hashes.
     svg = re.sub(r' id="(?![mp][0-9a-f]{10}")[^"]*"', "", svg)
     return Markup(re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1))
+
+
+def draw_chart(
+    axes: Any,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    *,
+    floor: float | None = None,
+    log_x: bool = False,
+    ticks: Sequence[float] | None = None,
+) -> None:
+    """Draw lines into matplotlib axes; see `svg_chart`."""
+    for line in lines:
+        style = {"linestyle": (0, (4, 2)) if line.dashed else "-"}
+        if line.measured and not line.faint:
+            axes.errorbar(
+                line.x, line.y, yerr=line.error, color=line.colour or ACCENT, linewidth=2, marker="o", markersize=5,
+                markeredgecolor="white", capsize=0, elinewidth=1.2, label=line.label, zorder=3, **style,
+            )  # fmt: skip
+        elif line.faint:
+            axes.plot(*_thinned(line.x, line.y), color=line.colour or ACCENT, linewidth=1, alpha=0.35, **style)
+        else:
+            colour = line.colour or ("#8a939e" if len(lines) > 1 else ACCENT)
+            axes.plot(
+                *_thinned(line.x, line.y), color=colour, linewidth=1.2 if line.colour is None else 2, label=line.label, **style
+            )
+    if floor is not None:
+        highest = max(max(y + e for y, e in zip(line.y, line.error or [0.0] * len(line.y), strict=True)) for line in lines)
+        axes.set_ylim(floor, floor + 1.08 * (highest - floor) if highest > floor else floor + 1)
+    if log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    if ticks is not None:
+        axes.set_xticks(list(ticks))
+    axes.xaxis.set_minor_formatter("")
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.margins(x=0.03)
+    axes.tick_params(length=3)
+    if sum(not line.faint for line in lines) > 1:
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9)
 
 
 def _thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[list[float], list[float]]:
@@ -111,7 +158,7 @@ def curves(run: Run) -> list[dict[str, Any]]:
             xs, ys, errors = (list(column) for column in zip(*checks, strict=True))
             lines.append(Line("fixed prompts and seeds, with 95 % interval", xs, ys, errors, measured=True))
         if lines and (len(points) > 1 or len(checks) > 1):
-            svg = _chart(lines, x_label, f"{label}, {arrow}", size=(5.2, 3.4), name=key)
+            svg = svg_chart(lines, x_label, f"{label}, {arrow}", size=LARGE, name=key)
             charts.append({"title": f"Against {'time' if key == 'seconds' else 'reward queries'}", "svg": svg})
     return charts
 
@@ -119,6 +166,10 @@ def curves(run: Run) -> list[dict[str, Any]]:
 def guards(run: Run) -> list[dict[str, Any]]:
     """Return small charts of what should not change while the reward does."""
     charts = []
+    for label in dict.fromkeys(k for e in run.evaluations for k in mapping(e.get("held_out"))):
+        found = [(e["round"], *mean_and_half(mapping(e.get("held_out")).get(label))) for e in run.evaluations]
+        points = [(x, y, half) for x, y, half in found if y is not None]
+        charts.append((f"Held out: {label}", points, "", f"held_out/{label}"))
     for question in dict.fromkeys(q for e in run.evaluations for q in mapping(e.get("judge"))):
         found = [(e["round"], *mean_and_half(mapping(e.get("judge")).get(question))) for e in run.evaluations]
         points = [(x, 100 * y, 100 * half) for x, y, half in found if y is not None]
@@ -132,8 +183,10 @@ def guards(run: Run) -> list[dict[str, Any]]:
             xs, ys, errors = (list(column) for column in zip(*points, strict=True))
             line = Line("", xs, ys, errors, measured=True)
             # Guards start at 0, so that a small change looks small; shares near 100 % would then be all alike.
-            floor = 80.0 if unit == "%" and min(points, key=lambda p: p[1] - p[2])[1] > 85 else 0.0
-            svg = _chart([line], "round", unit, size=SMALL, name=key, floor=floor)
+            floor: float | None = 80.0 if unit == "%" and min(points, key=lambda p: p[1] - p[2])[1] > 85 else 0.0
+            if key.startswith("held_out/"):
+                floor = None  # a reward has no natural zero
+            svg = svg_chart([line], "round", unit, size=SMALL, name=key, floor=floor)
             drawn.append({"title": title, "meaning": meaning_of(key), "svg": svg})
     return drawn + round_charts(run, ("kl",))
 
@@ -146,6 +199,6 @@ def round_charts(run: Run, keys: Sequence[str]) -> list[dict[str, Any]]:
         if len(points) > 1:
             line = Line("", [x for x, _ in points], [y for _, y in points])
             title = {"kl": "KL divergence", "lr": "Learning rate"}.get(key, key.replace("_", " ").capitalize())
-            svg = _chart([line], "round", "", size=SMALL, name=key)
+            svg = svg_chart([line], "round", "", size=SMALL, name=key)
             drawn.append({"title": title, "meaning": meaning_of(key), "svg": svg})
     return drawn

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
 import numpy as np
-from PIL import Image
 
 from rlcm.errors import RunDirectoryError
 from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards, round_charts
-from rlcm.report.reading import WEIGHTS, Run, Shot, finite, read_run, read_text
+from rlcm.report.encoding import data_uris
+from rlcm.report.reading import STUDY, WEIGHTS, Run, Shot, finite, read_run, read_text
+from rlcm.report.steps import study_section
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.serialization import write_bytes
 
 PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8
-PICTURE_BYTES = 3_000_000
-ENCODINGS = ((128, None), (384, 90), (320, 85), (224, 80), (128, 70))  # longest side, quality of JPEG; None is PNG
+PROMPTS_IN_SIGHT = 9
 PHASES = {
     "sample": "sampling",
     "reward_wait": "waiting for rewards",
@@ -42,11 +39,8 @@ def write_report(run_dir: Path) -> Path:
         RunDirectoryError: if there is nothing of a run in `run_dir`, or the page cannot be written.
     """
     run = read_run(Path(run_dir))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlcm", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("report.html.jinja").render(_page(run))
     path = run.path / "report.html"
+    page = render("report.html.jinja", _page(run))
     try:
         write_bytes(path, page.encode())
     except OSError as error:
@@ -57,13 +51,22 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
+def render(template: str, values: dict[str, Any]) -> str:
+    """Return a page: a template of the package, filled in, all texts escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlcm", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    colours = {"accent": ACCENT, "ink": INK, "muted": MUTED, "line": LINE}
+    return environment.get_template(template).render({"colours": colours} | values)
+
+
 def _page(run: Run) -> dict[str, Any]:
     """Return all that the template prints."""
     pairs, (film_prompt, film) = run.pairs(PAIRS), _film(run)
     prompts = run.samples[0].prompts[:PAIRS] if run.samples and not pairs else []
     alone = run.shots(run.samples[0], range(len(prompts))) if prompts else []
     shots = [shot for pair in pairs for shot in (pair.before, pair.after)] + film + alone
-    pictures = iter(_data_uris([shot.picture for shot in shots]))
+    pictures = iter(data_uris([shot.picture for shot in shots], 2_000_000))
     digits = decimals(*(shot.value for shot in shots if shot.value is not None))
 
     def shown(shot: Shot) -> dict[str, Any]:
@@ -93,10 +96,39 @@ def _page(run: Run) -> dict[str, Any]:
         "reward_work": _reward_work(run),
         "usage": _usage(run),
         "config": run.config_text,
+        "prompts": prompt_rows(run),
+        "prompts_in_sight": PROMPTS_IN_SIGHT,
+        "study": study_section(run.study, (run.path / STUDY).parent),
         "files": _files(run.path),
+        "present": {name for name in ("metrics.jsonl", "eval.json", "config.yaml", STUDY) if (run.path / name).is_file()},
         "missing": run.missing,
-        "colours": {"accent": ACCENT, "ink": INK, "muted": MUTED, "line": LINE},
     }
+
+
+def prompt_rows(run: Run) -> list[dict[str, Any]]:
+    """Return every prompt with its best, median and worst picture."""
+    samples = run.extremes
+    if samples is None:
+        return []
+    shots = run.shots(samples, range(len(samples.prompts) // 3 * 3))
+    uris = data_uris([shot.picture for shot in shots], 1_200_000)
+    digits = decimals(*(shot.value for shot in shots if shot.value is not None))
+    rows = []
+    for start in range(0, len(shots), 3):
+        described = [
+            {
+                "uri": uri,
+                "when": when,
+                "value": with_unit(shot.value, run.metric.unit, digits),
+                "verdicts": shot.verdicts,
+                "seed": samples.seeds[place],
+            }
+            for place, (when, shot, uri) in enumerate(
+                zip(("best", "median", "worst"), shots[start : start + 3], uris[start : start + 3], strict=True), start
+            )
+        ]
+        rows.append({"prompt": samples.prompts[start], "shots": described})
+    return rows
 
 
 def _reward_work(run: Run) -> str:
@@ -121,11 +153,12 @@ def _files(path: Path) -> list[dict[str, str]]:
         "samples/": "the pictures of the fixed prompts, lossless",
         WEIGHTS: "the tuned LoRA",
         "final/README.md": "its model card",
+        STUDY: "the study of steps and prompts",
     }
     for entry in sorted(path.iterdir(), key=lambda p: (p.is_dir(), p.name)):
         if entry.name.startswith(".") or entry.name == "report.html":
             continue
-        if entry.is_dir() and entry.name != "final":
+        if entry.is_dir() and entry.name not in ("final", "evaluation", "best"):
             inside = [file for file in entry.rglob("*") if file.is_file()]
             name, size = f"{entry.name}/", sum(file.stat().st_size for file in inside)
             text = about.get(name, "a state to go on from" if name.startswith("checkpoint-") else "")
@@ -133,10 +166,14 @@ def _files(path: Path) -> list[dict[str, str]]:
             rows.append({"name": name, "href": quote(name), "size": byte_size(size), "about": note})
             continue
         for file in sorted(entry.iterdir()) if entry.is_dir() else [entry]:
-            name = file.relative_to(path).as_posix()
+            name = file.relative_to(path).as_posix() + ("/" if file.is_dir() else "")
             text = about.get(name, "metrics for TensorBoard" if name.startswith("events.out.tfevents") else "")
-            rows.append({"name": name, "href": quote(name), "size": byte_size(file.stat().st_size), "about": text})
+            rows.append({"name": name, "href": quote(name), "size": _size(file), "about": text})
     return rows
+
+
+def _size(file: Path) -> str:
+    return "" if file.is_dir() else byte_size(file.stat().st_size)
 
 
 def _timings(run: Run) -> list[dict[str, Any]]:
@@ -177,26 +214,3 @@ def _film(run: Run) -> tuple[str, list[Shot]]:
     usable = [s for s in run.samples if index < len(s.prompts) and s.prompts[index] == last.prompts[index]]
     chosen = sorted({round(i) for i in np.linspace(0, len(usable) - 1, FILM).tolist()})
     return last.prompts[index], [shot for i in chosen for shot in run.shots(usable[i], [index])]
-
-
-def _data_uris(pictures: Sequence[Image.Image]) -> list[str]:
-    """Return pictures as data URIs: small ones as they are, large ones as small as they must be to make no large page."""
-    small = all(max(picture.size) <= 128 for picture in pictures)
-    for side, quality in ENCODINGS if small else ENCODINGS[1:]:
-        encoded = [_encode(picture, side, quality) for picture in pictures]
-        if sum(map(len, encoded)) <= PICTURE_BYTES:
-            break
-    return encoded
-
-
-def _encode(picture: Image.Image, side: int, quality: int | None) -> str:
-    """Return a picture of at most `side` pixels a side as a data URI: JPEG of a quality, or PNG for None."""
-    picture, buffer = picture.copy(), io.BytesIO()
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=None)
-    if quality is None:
-        kind = "png"
-        picture.save(buffer, format="PNG", optimize=True)
-    else:
-        kind = "jpeg"
-        picture.save(buffer, format="JPEG", quality=quality)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

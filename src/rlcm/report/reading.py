@@ -14,6 +14,8 @@ from PIL import Image
 from rlcm.errors import RunDirectoryError
 
 WEIGHTS = "final/pytorch_lora_weights.safetensors"
+STUDY = "evaluation/eval.json"
+"""What `rlcm eval` leaves in a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ class Run:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     metric: Metric = Metric()
     samples: list[Samples] = field(default_factory=list)
+    extremes: Samples | None = None
+    """The best, the median and the worst picture of every prompt, three a row."""
+    study: dict[str, Any] = field(default_factory=dict)
+    """What `rlcm eval` found."""
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -150,7 +156,10 @@ def read_run(path: Path) -> Run:
     listed = found.get("evaluations")
     run.evaluations = [e for e in listed if _is_row(e)] if isinstance(listed, list) else []
     run.metric = _metric(found.get("primary_metric"), run)
-    run.samples = list(_read_samples(run))
+    run.samples = list(_read_samples(run, sorted((path / "samples").glob("round-*.json"))))
+    run.study = _read_json(run, path / STUDY)
+    best_and_worst = [path / "evaluation/pictures/prompts.json", path / "samples/prompts.json"]
+    run.extremes = next(_read_samples(run, [file for file in best_and_worst if file.is_file()]), None)
     weights = path / WEIGHTS
     if not (run.config_text or run.rounds or run.evaluations or run.samples or weights.is_file()):
         state = "holds no run" if path.is_dir() else "does not exist"
@@ -205,8 +214,8 @@ def _read_rounds(run: Run) -> Iterator[dict[str, Any]]:
         run.missing.append(f"{damaged} line{'s' * (damaged > 1)} of metrics.jsonl that cannot be read.")
 
 
-def _read_samples(run: Run) -> Iterator[Samples]:
-    for file in sorted((run.path / "samples").glob("round-*.json")):
+def _read_samples(run: Run, files: Sequence[Path]) -> Iterator[Samples]:
+    for file in files:
         described, picture = mapping(_parse(read_text(run, file))), file.with_suffix(".png")
         try:
             height, width = described["cell"]

@@ -12,6 +12,8 @@ NBSP = "\N{NO-BREAK SPACE}"
 MEANINGS = {
     "diversity": "Distance between pictures of the same prompt. A fall towards 0 means that they all look alike.",
     "saturated": "Share of pixels that are nearly black or white.",
+    "near_black": "Share of pictures that are nearly black.",
+    "near_white": "Share of pictures that are nearly white.",
     "high_frequency": "Energy of the finest detail. A steep rise means noise; a fall, plainer pictures.",
     "kl": "Distance of the policy from the base model. It grows as the model learns, and should not run away.",
     "clip_fraction": "Share of actions whose ratio left PPO's clip range.",
@@ -160,6 +162,9 @@ def comparison(run: Run) -> list[dict[str, str]]:
     for label in rewards:
         if label != metric.reward:
             add(str(label), mapping(first.get("rewards")).get(label), rewards[label], meaning="One of the rewards.")
+    for label, after in mapping(last.get("held_out")).items():
+        before = mapping(first.get("held_out")).get(label)
+        add(str(label), before, after, meaning="Held out: measured, not trained on.")
     for question, after in mapping(last.get("judge")).items():
         before = mapping(first.get("judge")).get(question)
         add(f"judge: {question} recognised", before, after, percent=True, meaning=meaning_of(f"judge/{question}"))
@@ -173,6 +178,8 @@ def comparison(run: Run) -> list[dict[str, str]]:
 
 def meaning_of(key: str) -> str:
     """Return what a metric says, in a sentence; nothing for one that is not known."""
+    if key.startswith("held_out/"):
+        return "A reward that is measured and not trained on. A fall says that the gain is a trick."
     if key.startswith("judge/"):
         return f"Share of pictures in which a classifier that no reward uses sees the prompt's {key.removeprefix('judge/')}."
     return MEANINGS.get(key, "")

@@ -144,12 +144,16 @@ def prefetch(rewards: Sequence[RewardSettings], console: Console | None = None) 
     """
     console = console or Console()
     for settings in rewards:
-        sources = getattr(build_reward(settings), "sources", [])
+        reward = build_reward(settings)
+        sources = getattr(reward, "sources", [])
         if not sources:
             console.print(f"{settings.label}: nothing to download", markup=False, highlight=False)
         for source in sources:
             place = source.fetch()
             console.print(f"{settings.label}: {source.place} is at {place}", markup=False, highlight=False, soft_wrap=True)
+        if load := getattr(reward, "load", None):
+            load()
+            console.print(f"{settings.label}: loads", markup=False, highlight=False)
 
 
 def _arguments(target: Any) -> list[str]:

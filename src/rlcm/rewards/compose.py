@@ -82,12 +82,12 @@ class Scores:
 class RunningNorm:
     """The running mean and standard deviation of one reward, and values normalised by them.
 
-        n(r) = (r - mean) / (std + 1e-8)
+        n(r) = (r - mean) / (std + 1e-8),   or r - mean if all values seen are equal
 
     Mean and population variance weigh every sample by 2^(-age / half_life), age = samples seen since its batch; the first
     batches are thus weighted alike, and a reward that improves a hundredfold does not drag its early spread along. Batches
     are merged by the exact formula of Chan, Golub and LeVeque 1983, in float64. A batch is normalised by statistics
-    that include it, so the first one is already of unit scale. While all values seen are equal the result is 0.
+    that include it, so the first one is already of unit scale.
     """
 
     half_life = 2048.0
@@ -112,14 +112,16 @@ class RunningNorm:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return the values, normalised; differentiable in them."""
-        return (values - self.mean) / (math.sqrt(self.variance) + 1e-8)
+        std = math.sqrt(self.variance)
+        # fp32 values that are closer than this are equal, and what is left is rounding.
+        return (values - self.mean) / (std + 1e-8 if std > 1e-7 * abs(self.mean) else 1.0)
 
 
 class RewardMix:
     """The sum of several rewards, itself a reward.
 
     `score` asks the rewards and touches no state, so that it can run in a thread beside sampling; `mix` updates the
-    running statistics and sums. Calling the object does both.
+    running statistics and sums. Calling the object does both. `look` sums for evaluations, on a scale that stays.
 
     Args:
         rewards: the parts, as `RewardPart` or as tuples of its leading fields (label, callable, weight, normalise).
@@ -136,6 +138,7 @@ class RewardMix:
         if not all(math.isfinite(part.weight) for part in self.parts):
             raise ValueError(f"the weights must be finite; got {[part.weight for part in self.parts]}.")
         self.norms: dict[str, RunningNorm] = {}
+        self.looks: dict[str, RunningNorm] = {}
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None) -> Scores:
         """Return the scores of images [B, 3, h, w] in [0, 1] for B prompts. See `score` for the errors."""
@@ -181,11 +184,23 @@ class RewardMix:
 
         Args:
             raw: the scores of a batch, or of a whole round joined by `RawScores.cat`.
-            update: whether the valid samples enter the running statistics first.
+            update: whether the valid samples enter the running statistics first. While there are none, those of the samples
+                themselves are used.
         """
-        total = self._sum(raw.parts, raw.valid, update)
-        total[~raw.valid] = math.nan
-        return Scores(total, raw.parts, raw.valid, raw.failures)
+        return self._scores(raw, self.norms, update)
+
+    def look(self, raw: RawScores) -> Scores:
+        """Return the weighted sum of what `score` returned for an evaluation; the running statistics are not involved.
+
+        Normalised rewards are on the scale of the first look: they begin at 0 and then tell the gain in standard deviations of
+        the untrained model, so that looks can be compared with each other.
+        """
+        missing = [name for name in raw.parts if name not in self.looks]
+        scores = self._scores(raw, self.looks, update=False)
+        for name in missing:
+            if self._settings(name).normalise and raw.valid.any():
+                self.looks[name] = _norm_of(raw.parts[name][raw.valid])
+        return scores
 
     @property
     def is_differentiable(self) -> bool:
@@ -215,7 +230,7 @@ class RewardMix:
     ) -> Scores:
         """Return scores whose `total` carries the gradient, on the images' device; failures always stop.
 
-        The running statistics are constants to the gradient.
+        The running statistics are constants to the gradient. While there are none, those of the samples themselves are used.
 
         Raises:
             ConfigError: if a reward cannot be differentiated.
@@ -233,43 +248,56 @@ class RewardMix:
                     raise RewardError(f"the reward {name} claims to be differentiable, but its answer carries no gradient.")
                 parts[name] = values.to(images.device)
         valid = torch.ones(len(prompts), dtype=torch.bool)
-        total = self._sum(parts, valid.to(images.device), update)
+        total = self._sum(parts, valid.to(images.device), self.norms, update)
         return Scores(total, {name: values.detach().cpu() for name, values in parts.items()}, valid, [])
 
-    def state_dict(self) -> dict[str, dict[str, float]]:
-        """Return the running statistics: plain numbers, exact in JSON."""
-        return {label: dict(vars(norm)) for label, norm in self.norms.items()}
+    def state_dict(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Return the running statistics and those of the first look: plain numbers, exact in JSON."""
+        kinds = {"training": self.norms, "looks": self.looks}
+        return {kind: {label: dict(vars(norm)) for label, norm in norms.items()} for kind, norms in kinds.items()}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
         """Go on from what `state_dict` returned.
 
         Raises:
             CheckpointError: if it is the state of other rewards than these.
         """
         normalised = {part.label for part in self.parts if part.normalise}
-        norms = {}
-        for label, values in state.items():
-            if label.partition("/")[0] not in normalised or set(values) != set(vars(RunningNorm())):
-                raise CheckpointError(
-                    f"the checkpoint holds statistics of the reward {label}, which this run does not normalise "
-                    f"(it normalises {', '.join(sorted(normalised)) or 'none'}); resume with the rewards of the first run."
-                )
-            norms[label] = RunningNorm()
-            vars(norms[label]).update({key: float(value) for key, value in values.items()})
-        self.norms = norms
 
-    def _sum(self, parts: Mapping[str, Tensor], valid: Tensor, update: bool) -> Tensor:
+        def read(kind: str) -> dict[str, RunningNorm]:
+            norms = {}
+            for label, values in state[kind].items():
+                if label.partition("/")[0] not in normalised or set(values) != set(vars(RunningNorm())):
+                    raise CheckpointError(
+                        f"the checkpoint holds statistics of the reward {label}, which this run does not normalise "
+                        f"(it normalises {', '.join(sorted(normalised)) or 'none'}); resume with the rewards of the first run."
+                    )
+                norms[label] = RunningNorm()
+                vars(norms[label]).update({key: float(value) for key, value in values.items()})
+            return norms
+
+        self.norms, self.looks = read("training"), read("looks")
+
+    def _scores(self, raw: RawScores, norms: dict[str, RunningNorm], update: bool) -> Scores:
+        total = self._sum(raw.parts, raw.valid, norms, update)
+        total[~raw.valid] = math.nan
+        return Scores(total, raw.parts, raw.valid, raw.failures)
+
+    def _sum(self, parts: Mapping[str, Tensor], valid: Tensor, norms: dict[str, RunningNorm], update: bool) -> Tensor:
         total = torch.zeros(len(valid), dtype=torch.float32, device=valid.device)
-        settings = {part.label: part for part in self.parts}
         for name, values in parts.items():
-            part = settings[name.partition("/")[0]]
+            part = self._settings(name)
             if part.normalise:
-                norm = self.norms.setdefault(name, RunningNorm())
                 if update:
-                    norm.update(values[valid])
-                values = norm(values)
+                    norms.setdefault(name, RunningNorm()).update(values[valid])
+                norm = norms.get(name)
+                values = (norm if norm and norm.count else _norm_of(values[valid]))(values)
             total = total + part.weight * values
         return total
+
+    def _settings(self, name: str) -> RewardPart:
+        """Return the part that a label, or label/component, belongs to."""
+        return next(part for part in self.parts if part.label == name.partition("/")[0])
 
     def _opaque(self) -> list[str]:
         return [part.label for part in self.parts if not getattr(part.reward, "differentiable", False)]
@@ -277,6 +305,13 @@ class RewardMix:
     def _skip(self, raw: RawScores, label: str, text: str, count: int) -> None:
         logger.warning("reward %s: %d samples drop out of the round: %s", label, count, text)
         raw.failures.append(text)
+
+
+def _norm_of(values: Tensor) -> RunningNorm:
+    """Return the statistics of values [B] alone."""
+    norm = RunningNorm()
+    norm.update(values)
+    return norm
 
 
 def _ask(

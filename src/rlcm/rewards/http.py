@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar, get_args
@@ -22,6 +23,7 @@ from rlcm.rewards.settings import OnFailure
 from rlcm.rewards.wire import Encoding, WireError, decode_answer, encode_request
 
 logger = logging.getLogger(__name__)
+R = TypeVar("R")
 T = TypeVar("T")
 
 LONGEST_ANSWER = 16 * 2**20
@@ -62,6 +64,7 @@ class Servers:
         self._breaker_seconds = breaker_seconds
         self._turn = count()
         self._lock = threading.Lock()
+        self._gave_up = False
 
     def next(self) -> Server:
         """Return the server whose turn it is."""
@@ -76,7 +79,7 @@ class Servers:
     def succeeded(self, server: Server) -> None:
         """Note a success."""
         with self._lock:
-            server.failures, server.closed_until = 0, 0.0
+            server.failures, server.closed_until, self._gave_up = 0, 0.0, False
 
     def failed(self, server: Server) -> None:
         """Note a failure."""
@@ -85,10 +88,15 @@ class Servers:
             if server.failures >= self._breaker_failures:
                 server.closed_until = time.monotonic() + self._breaker_seconds
 
-    def all_closed(self) -> bool:
-        """Return whether every server is being left alone."""
+    def gave_up(self) -> None:
+        """Note that a request went through all its attempts in vain."""
         with self._lock:
-            return all(server.closed_until > time.monotonic() for server in self.all)
+            self._gave_up = True
+
+    def all_dead(self) -> bool:
+        """Return whether every server is being left alone, and a request failed for good since the last success."""
+        with self._lock:
+            return self._gave_up and all(server.closed_until > time.monotonic() for server in self.all)
 
 
 def post_patiently(
@@ -131,7 +139,41 @@ def post_patiently(
             pause = max(pause, backoff * 2 ** (attempt // len(servers.all)) * random.uniform(0.5, 1.5))
         logger.info("%s; attempt %d of %d", text, attempt + 1, retries + 1)
         time.sleep(min(pause, LONGEST_PAUSE))
+    servers.gave_up()
     raise RewardError(f"{text}; given up after {retries + 1} attempts.")
+
+
+def ask_each(
+    pool: Executor, servers: Servers, ask: Callable[[R], T], requests: Sequence[R], on_failure: OnFailure
+) -> list[T | RewardError]:
+    """Return the answer to each request, or the error of one that failed for good, having asked side by side.
+
+    Once a request has failed for good, those that wait for their turn are not sent any more if the failure stops the run
+    anyway, or if all servers are dead: each of them would go through all its attempts in vain.
+
+    Raises:
+        RewardError: if a request failed for good and `on_failure` is "stop"; if all failed; or, without an attempt, if all
+            servers are dead since an earlier batch.
+    """
+    if servers.all_dead():
+        raise RewardError(f"{', '.join(s.url for s in servers.all)} failed lately, and no attempt is due yet.")
+    failed: list[RewardError] = []
+
+    def attempt(request: R) -> T | RewardError:
+        if failed and (on_failure == "stop" or servers.all_dead()):
+            return failed[0]
+        try:
+            return ask(request)
+        except RewardError as error:
+            failed.append(error)
+            return error
+
+    answers = list(pool.map(attempt, requests))
+    if failed and (on_failure == "stop" or all(isinstance(answer, RewardError) for answer in answers)):
+        raise failed[0]
+    for error in failed:
+        logger.warning("%s", error)
+    return answers
 
 
 def post(client: httpx.Client, url: str, body: bytes, content_type: str, timeout: float) -> bytes:
@@ -177,7 +219,8 @@ def open_client(token: str | None, connections: int) -> httpx.Client:
 class HttpReward:
     """A reward that servers started by `rlcm rewards serve` give; see `rlcm.rewards.wire` for the protocol.
 
-    A batch is cut into requests of `batch_size` pictures, which the servers take in turn and side by side.
+    A batch is cut into requests of `batch_size` pictures, smaller ones if there are more servers than requests, which the
+    servers take in turn and side by side.
 
     Args:
         address: http://host:port of the first server.
@@ -186,13 +229,13 @@ class HttpReward:
         timeout: seconds that one request may take, answer included.
         retries: attempts after the first, of one request.
         backoff: seconds of the first pause between attempts; each further one is twice as long, up to 30 s.
-        breaker_failures: failures in a row after which a server is left alone while others are well.
+        breaker_failures: failures in a row after which a server gets no new batches, nor requests while others are well.
         breaker_seconds: for how long.
-        batch_size: pictures a request.
+        batch_size: pictures a request, at most.
         encoding: "uint8" and "png" send pictures of 256 levels, "float32" sends them unrounded, at four times the size.
         token_env: the environment variable that holds the servers' bearer token, if they want one.
         on_failure: "stop": a request that failed for good is an error. "skip": its pictures score NaN, which a
-            `RewardMix` set to skip drops; and while all servers are left alone no attempts are made.
+            `RewardMix` set to skip drops.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -240,22 +283,13 @@ class HttpReward:
         Raises:
             RewardError: if a request failed for good and `on_failure` is "stop", or if all failed.
         """
-        if self.on_failure == "skip" and self.servers.all_closed():
-            raise RewardError(f"{', '.join(s.url for s in self.servers.all)} failed lately, and no attempt is due yet.")
-        parts = [slice(start, start + self.batch_size) for start in range(0, len(prompts), self.batch_size)]
+        size = min(self.batch_size, math.ceil(len(prompts) / len(self.servers.all)))
+        parts = [slice(start, start + size) for start in range(0, len(prompts), size)]
 
-        def ask(part: slice) -> dict[str, list[float]] | RewardError:
-            try:
-                return self._ask(images[part], prompts[part], None if metadata is None else metadata[part])
-            except RewardError as error:
-                return error
+        def ask(part: slice) -> dict[str, list[float]]:
+            return self._ask(images[part], prompts[part], None if metadata is None else metadata[part])
 
-        answers = list(self._pool.map(ask, parts))
-        errors = [answer for answer in answers if isinstance(answer, RewardError)]
-        if errors and (self.on_failure == "stop" or len(errors) == len(answers)):
-            raise errors[0]
-        for error in errors:
-            logger.warning("%s", error)
+        answers = ask_each(self._pool, self.servers, ask, parts, self.on_failure)
         good = [answer for answer in answers if not isinstance(answer, RewardError)]
         if any(set(answer) != set(good[0]) for answer in good):
             raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in good]}.")

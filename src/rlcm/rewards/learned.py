@@ -239,6 +239,10 @@ class ImScore:
 
         self._scorer = Lazy(load)
 
+    def load(self) -> None:
+        """Make the scorer now. Its class may fetch more than `sources`: tokenizers and encoders of other repositories."""
+        self._scorer()
+
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the scores [B] of images [B, 3, h, w] and their prompts."""
         scorer, size = self._scorer(), self.network.batch_size

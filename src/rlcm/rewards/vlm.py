@@ -18,10 +18,10 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.errors import MissingFileError, RewardError
+from rlcm.errors import MissingFileError
 from rlcm.rewards.bertscore import ENCODER, ENCODER_LAYER, BertRecall
 from rlcm.rewards.clip import Lazy, Network
-from rlcm.rewards.http import Servers, open_client, post_patiently
+from rlcm.rewards.http import Servers, ask_each, open_client, post_patiently
 from rlcm.rewards.hub import Source
 from rlcm.rewards.pixels import to_png, to_uint8
 from rlcm.rewards.settings import OnFailure
@@ -101,18 +101,11 @@ class EndpointVlm:
             RewardError: if a request failed for good and `on_failure` is "stop", or if all failed.
         """
 
-        def ask(picture: Any, question: str) -> Answer | RewardError:
-            try:
-                return self._ask(picture, question)
-            except RewardError as error:
-                return error
+        def ask(request: tuple[Any, str]) -> Answer:
+            return self._ask(*request)
 
-        found = list(self._pool.map(ask, to_uint8(images), questions))
-        errors = [answer for answer in found if isinstance(answer, RewardError)]
-        if errors and (self.on_failure == "stop" or len(errors) == len(found)):
-            raise errors[0]
-        for error in errors:
-            logger.warning("%s", error)
+        requests = list(zip(to_uint8(images), questions, strict=True))
+        found = ask_each(self._pool, self.servers, ask, requests, self.on_failure)
         return [answer if isinstance(answer, Answer) else None for answer in found]
 
     def _ask(self, picture: Any, question: str) -> Answer:

@@ -1,0 +1,179 @@
+"""One run of the study, in a process of its own: train until the budget is used, look at fixed moments, and write one file.
+
+    python -m benchmarks.algorithms.measure TASK METHOD SEED --budget 90 --results benchmarks/results/algorithms
+
+The clock is this process's CPU time, all threads together, and only while the trainer is at work: two runs that share a
+machine then get the same share of work, whatever they wait for. Wall-clock time is recorded beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.algorithms.methods import UNTRAINED, values_of
+from rlcm import TrainConfig, Trainer
+from rlcm.builtin import ANIMALS, model_path
+from rlcm.builtin.judge import Judge
+from rlcm.builtin.judging import named
+from rlcm.config import parse_settings
+from rlcm.machine import describe_machine
+from rlcm.pipelines import PipelineDenoiser, make_denoiser
+
+MOMENTS = (0.03, 0.06, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0)
+"""Shares of the budget at which the model is looked at, and before it; close together at first, where fast methods win."""
+STEPS = (1, 2, 4, 8)
+"""Denoising steps with which the trained model is looked at in the end."""
+CURVE_POINTS = 100
+"""Rounds beyond this many are averaged with their neighbours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """Which run."""
+
+    task: str
+    method: str
+    seed: int
+
+    def file(self, results: Path) -> Path:
+        """Return where its result lies."""
+        return results / f"{self.task}-{self.method}-{self.seed}.json"
+
+    def hash(self, budget: float) -> str:
+        """Return a digest of all that the result depends on."""
+        config = values_of(self.task, self.method, self.seed)
+        values = {"config": config, "budget": float(budget), "moments": MOMENTS, "steps": STEPS}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+    def done(self, results: Path, budget: float) -> bool:
+        """Say whether the result is there and belongs to the present configuration."""
+        try:
+            return json.loads(self.file(results).read_text())["hash"] == self.hash(budget)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+
+def measure(key: RunKey, budget: float) -> dict[str, Any]:
+    """Run, and return the result."""
+    torch.set_num_threads(1)
+    config = parse_settings(TrainConfig, values_of(key.task, key.method, key.seed))
+    trainer = Trainer(config)
+    judge = Judge.load(model_path("judge"))
+    clock = {"cpu": 0.0, "wall": 0.0}
+    curve: list[dict[str, float]] = []
+
+    def look(steps: int | None = None) -> dict[str, Any]:
+        evaluator, policy = trainer.parts.evaluator, trainer.parts.policy
+        if steps is not None:
+            # The same fixed set and the same weights under another sampler.
+            sampler = config.sampler.model_copy(update={"steps": steps, "final_std": 0.0})
+            evaluator, policy = copy.copy(evaluator), copy.copy(policy)
+            assert isinstance(policy.denoiser, PipelineDenoiser)
+            policy.denoiser = make_denoiser(policy.denoiser.pipeline, sampler, config.model)
+            evaluator.table = policy.denoiser.table
+        found = evaluator(policy)
+        summary = found.summary()
+        animals = torch.tensor([named(prompt, ANIMALS) for prompt in found.prompts])
+        with torch.no_grad():
+            confidence = judge(found.images)[0].softmax(1).gather(1, animals[:, None]).mean().item()
+        return {
+            "reward": summary["reward"]["mean"],
+            "reward_ci95": summary["reward"]["ci95"],
+            "judge": summary["judge"]["animal"]["mean"],
+            "judge_confidence": confidence,
+            "guard": summary["guard"],
+            **{name: summary[name] for name in ("held_out",) if name in summary},
+        }
+
+    def now() -> dict[str, float]:
+        return {**clock, "round": trainer.round_number, **{k: v for k, v in trainer.counters.items() if k != "seconds"}}
+
+    evaluations = [{**now(), **look()}]
+    moments = [] if key.method == UNTRAINED else [share * budget for share in MOMENTS]
+    while moments:
+        cpu, wall = time.process_time(), time.perf_counter()
+        metrics = trainer.round()
+        clock["cpu"] += time.process_time() - cpu
+        clock["wall"] += time.perf_counter() - wall
+        curve.append({**now(), **{k: metrics[k] for k in ("reward", "reward_std", "kl", "grad_norm") if k in metrics}})
+        if clock["cpu"] >= moments[0]:
+            evaluations.append({**now(), **look()})
+            moments = [moment for moment in moments if moment > clock["cpu"]]
+    return {
+        "task": key.task,
+        "method": key.method,
+        "seed": key.seed,
+        "hash": key.hash(budget),
+        "budget": budget,
+        "machine": describe_machine(),
+        "totals": now(),
+        "curve": _thinned(curve),
+        "evaluations": evaluations,
+        "steps": {str(steps): look(steps=steps) for steps in STEPS},
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Write a result whole or not at all, one row a line."""
+    lines = []
+    for name, value in _rounded(result).items():
+        if isinstance(value, list):
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            lines.append(f"{json.dumps(name)}: [\n  {rows}\n ]" if value else f"{json.dumps(name)}: []")
+        else:
+            lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text("{\n " + ",\n ".join(lines) + "\n}\n")
+    unfinished.replace(file)
+
+
+def _thinned(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return at most CURVE_POINTS rows: of neighbours the last one's clock and counters, and the mean of what was measured."""
+    size = -(-len(rows) // CURVE_POINTS)
+    counted = ("cpu", "wall", "round", "reward_queries", "network_calls")
+    thinned = []
+    for start in range(0, len(rows), size or 1):
+        part = rows[start : start + size]
+        means = {k: sum(row[k] for row in part) / len(part) for k in part[-1] if k not in counted and all(k in r for r in part)}
+        thinned.append({k: part[-1][k] for k in counted} | means)
+    return thinned
+
+
+def _rounded(value: Any) -> Any:
+    """Return nested values with floats of six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _rounded(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(inner) for inner in value]
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure one run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("method")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--budget", type=float, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    key = RunKey(given.task, given.method, given.seed)
+    write(key.file(given.results), measure(key, given.budget))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What the study compares: tasks and methods as changes of a run's configuration. Edit here; changed runs are measured anew."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Changes = Mapping[str, Any]
+
+PLAIN = "rlcm"
+"""The method that the others are held against."""
+UNTRAINED = "untrained"
+"""Not a method: the model as it is, measured once a task."""
+
+COMMON: dict[str, Any] = {
+    "model": {"path": "builtin", "device": "cpu"},
+    "sampler": {"steps": 4, "guidance": 3.0},
+    "prompts": "animals",
+    "rollout": {"batch_size": 64},
+    "optimizer": {"lr": 1e-3},
+    "evaluation": {"images": 90, "every": 0},
+    # The budget ends a run, not its number of rounds.
+    "run": {"rounds": 1_000_000, "tracker": "none"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learnt."""
+
+    about: str
+    changes: Changes
+    unit: str = ""
+    differentiable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How it is learnt."""
+
+    about: str
+    changes: Changes
+    for_task: Mapping[str, Changes] = field(default_factory=dict)
+    """Further changes for single tasks."""
+    needs_gradient: bool = False
+    """Only for tasks whose reward is differentiable."""
+    colour: str = "#6a727c"
+    """In the plots. One hue a family: plain trajectories are blue to green, branched ones red to yellow."""
+
+
+TASKS: dict[str, Task] = {
+    "jpeg_compressibility": Task("minus the size as a JPEG file: plain pictures", {"rewards": ["jpeg_compressibility"]}, "kB"),
+    "jpeg_incompressibility": Task("the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB"),
+    "alignment": Task("fit of picture and prompt by the small CLIP", {"rewards": ["alignment"]}, "cosine", differentiable=True),
+}
+
+_BRANCHED: Changes = {"rollout": {"branches": 8}, "algorithm": {"advantage": "group"}}
+_CONSISTENCY: Changes = {"algorithm": {"consistency_coefficient": 0.1}}
+
+
+def merge(*parts: Changes) -> dict[str, Any]:
+    """Return nested mappings as one; what comes later wins."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            below = result.get(key)
+            nested = isinstance(value, Mapping)
+            result[key] = merge(below if isinstance(below, Mapping) else {}, value) if nested else copy.deepcopy(value)
+    return result
+
+
+METHODS: dict[str, Method] = {
+    PLAIN: Method("as published: plain trajectories, per-prompt statistics, PPO-clip", {}, colour="#1d2126"),
+    "group": Method(
+        "plain trajectories, eight a prompt, compared with one another",
+        {"rollout": {"images_per_prompt": 8}, "algorithm": {"advantage": "group"}},
+        colour="#1f5fbf",
+    ),
+    "rebel": Method(
+        "plain trajectories, eight a prompt, REBEL's regression on pairs",
+        {"rollout": {"images_per_prompt": 8}, "algorithm": {"loss": "rebel", "advantage": "group"}},
+        colour="#56b4e9",
+    ),
+    "dense": Method(
+        "plain trajectories, every x_0 prediction scored",
+        {"algorithm": {"dense_every": 1}},
+        colour="#0b7a75",
+    ),
+    "rlcm+consistency": Method("as published, with the consistency loss", _CONSISTENCY, colour="#8a939e"),
+    "branched-last": Method(
+        "eight branches of one state, at the last noisy step",
+        merge(_BRANCHED, {"rollout": {"branch_schedule": "last"}}),
+        colour="#c1272d",
+    ),
+    "branched-uniform": Method(
+        "eight branches of one state, at any noisy step",
+        merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}),
+        colour="#e8791e",
+    ),
+    "branched-mixed": Method(
+        "eight branches of one state, half of them at the last noisy step",
+        merge(_BRANCHED, {"rollout": {"branch_schedule": "mixed"}}),
+        colour="#d6a400",
+    ),
+    "branched+consistency": Method(
+        "branched-uniform with the consistency loss",
+        merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}, _CONSISTENCY),
+        colour="#8c4a1f",
+    ),
+    "final-step": Method(
+        "eight noises on the final prediction",
+        merge(_BRANCHED, {"rollout": {"branch_schedule": "last"}, "sampler": {"final_std": 0.1}}),
+        colour="#8e44ad",
+    ),
+    "reward_backprop": Method(
+        "the reward's gradient through the last network call",
+        {"algorithm": {"loss": "reward_backprop", "backprop_calls": 1}},
+        needs_gradient=True,
+        colour="#2ca02c",
+    ),
+}
+
+
+def methods_of(task: str) -> list[str]:
+    """Return the methods that a task can be learnt with, in the table's order."""
+    return [name for name, method in METHODS.items() if TASKS[task].differentiable or not method.needs_gradient]
+
+
+def values_of(task: str, method: str, seed: int) -> dict[str, Any]:
+    """Return the configuration of a run as nested values, before defaults are filled in.
+
+    Raises:
+        KeyError: if there is no such task or method.
+    """
+    own = METHODS[method] if method != UNTRAINED else Method("", {})
+    name = f"{task}-{method}-{seed}".replace("+", "-")
+    return merge(COMMON, TASKS[task].changes, own.changes, own.for_task.get(task, {}), {"seed": seed, "name": name})

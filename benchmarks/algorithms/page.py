@@ -1,0 +1,188 @@
+"""The study's page, docs/algorithms/study.md: all of its figures come from the summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.algorithms.measure import STEPS
+from benchmarks.algorithms.methods import COMMON, METHODS, PLAIN, TASKS, merge
+from benchmarks.algorithms.plots import draw_all
+from benchmarks.algorithms.summary import read_runs, summarise
+
+INTRODUCTION = """# Which algorithm
+
+Every algorithm of `rlcm` on the built-in model, from the same weights, with the same budget: {budget} CPU seconds of training a
+run, seeds {seeds}. This page is written by `python -m benchmarks.algorithms`; nothing on it is typed in by hand.
+
+## In a minute
+
+{choice}
+"Fastest" is the time to the reward that plain RLCM, the published algorithm, has after its whole budget. Only methods count whose
+held-out judge recognises no fewer animals than after plain RLCM, within {tolerance:g} points. The judge is a classifier that no
+reward and no training sees.
+
+## How it was measured
+
+- Tasks:
+{tasks}- Prompts: `{prompts}`. Before training the judge recognises {judge:.0%}. What is at 100 % cannot rise, and the judge then shows
+  only what a method breaks; its confidence, the mean probability that it gives to the named animal, is the finer measure.
+- Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Looks at the model are not counted.
+- Reward and judge are those of {images} fixed prompts and seeds, apart from the run's, without exploration noise. Lines are means
+  over the seeds; bands go from the lowest to the highest seed.
+- "Speed-up" is plain RLCM's time to its final reward over the method's time to the same reward, the median of the seeds (lowest
+  to highest). A seed that does not get there counts as 0. "Fewer queries" is the same for images scored.
+- "Kept at n" is the gain over the untrained model when both sample in n steps, as a share of that in {steps} steps, with which the
+  training sampled.
+- Each method's settings are [below](#settings). Machine: {machines}.
+"""
+
+
+def write_study(results: Path, root: Path, budget: float) -> None:
+    """Write benchmarks/results/algorithms.json, docs/images/algorithms-*.svg and docs/algorithms/study.md under `root`."""
+    summary = summarise(read_runs(results, budget), budget)
+    if not summary["tasks"]:
+        print("no task has runs of the untrained model and of plain RLCM yet, so there is no page to write")
+        return
+    file = root / "benchmarks" / "results" / "algorithms.json"
+    pictures = draw_all(summary, root / "docs" / "images")
+    for found in summary["tasks"].values():
+        for method in found["methods"].values():
+            del method["curves"]  # they are in the runs' own files
+    file.write_text(json.dumps(summary, indent=1) + "\n")
+    page = root / "docs" / "algorithms" / "study.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text_of(summary, pictures))
+    print(f"written: {file}, {page}")
+
+
+def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """Return the page."""
+    tasks = summary["tasks"]
+    seeds = sorted({seed for found in tasks.values() for m in found["methods"].values() for seed in m["seeds"]})
+    text = INTRODUCTION.format(
+        budget=f"{summary['budget']:g}",
+        seeds=_listed([str(seed) for seed in seeds]),
+        choice=_choice(summary),
+        tolerance=100 * summary["judge_tolerance"],
+        tasks="".join(f"  - `{task}`: {TASKS[task].about}\n" for task in tasks),
+        prompts=COMMON["prompts"],
+        judge=min(found["untrained"]["judge"] for found in tasks.values()),
+        images=COMMON["evaluation"]["images"],
+        steps=COMMON["sampler"]["steps"],
+        machines="; ".join(summary["machines"]),
+    )
+    for task, found in tasks.items():
+        text += _task(task, found, pictures[task])
+    return text + _settings(sorted({m for found in tasks.values() for m in found["methods"]}, key=list(METHODS).index))
+
+
+def _choice(summary: Mapping[str, Any]) -> str:
+    steps = COMMON["sampler"]["steps"]
+    rows = []
+    for row in summary["choice"]:
+        task, method, value = row["task"], row["method"], row["value"]
+        if row["what"] == "fastest":
+            wish = f"`{task}`, soon" if task else "one method for all of these tasks, soon"
+            measured = f"{_number(value, 1)} times as fast as plain RLCM{'' if task else ' (geometric mean)'}"
+        elif row["what"] == "highest":
+            found = summary["tasks"][task]
+            plain = found["methods"][PLAIN]["reward"]["mean"]
+            wish = f"`{task}`, as much as the whole budget gives"
+            measured = f"{_number(found['untrained']['reward'])} to {_number(value)}; plain RLCM: to {_number(plain)}"
+        else:
+            wish = "one method for all of these tasks, and 2 steps afterwards"
+            measured = f"in 2 steps at least {_number(value, 1)} times the gain that plain RLCM has in {steps}"
+        rows.append([wish, f"`{method}`", measured] if method else [wish, "none", "no method qualifies"])
+    return _table(["you want", "choose", "measured"], rows)
+
+
+def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
+    start, methods = found["untrained"], found["methods"]
+    others = [str(n) for n in STEPS if n != COMMON["sampler"]["steps"]]
+    order = sorted(methods, key=lambda name: methods[name]["reward"]["mean"], reverse=True)
+    learnt, sampled = [], []
+    guard = start["guard"]
+    judged = [f"{start['judge']:.1%}", f"{start['judge_confidence']:.3f}", ""]
+    learnt.append(["untrained", _number(start["reward"]), "", "", *judged, _number(guard.get("diversity")), ""])
+    sampled.append(["untrained", *(_number(start["steps"][str(n)]["reward"]) for n in STEPS), *[""] * len(others)])
+    for name in order:
+        m = methods[name]
+        reach = m["to_plain"]
+        learnt.append(
+            [
+                f"`{name}`",
+                f"{_number(m['reward']['mean'])} ({_number(m['reward']['low'])} to {_number(m['reward']['high'])})",
+                "" if reach is None else _times(reach["speed_up"]),
+                "" if reach is None else _times(reach["fewer_queries"]),
+                f"{m['judge']['mean']:.1%}",
+                f"{m['judge_confidence']:.3f}",
+                "" if reach is None or reach["judge"] is None else f"{reach['judge']:.1%}",
+                _number(m["guard"].get("diversity")),
+                f"{m['images_per_cpu_second']:.1f}",
+            ]
+        )
+        kept = ["" if m["kept"][n] is None else f"{m['kept'][n]:.0%}" for n in others]
+        sampled.append([f"`{name}`", *(_number(m["steps"][str(n)]["reward"]) for n in STEPS), *kept])
+    about, unit = TASKS[task].about, TASKS[task].unit
+    columns = ["method", "final reward", "speed-up", "fewer queries", "judge", "its confidence", "judge at plain's reward"]
+    return f"""
+## {task}
+
+{about[0].upper()}{about[1:]} ({unit}; higher is better). The dashed line is plain RLCM's final reward.
+
+![Reward over time and over reward queries, and the judge over time](../images/{picture})
+
+{_table([*columns, "diversity", "images a CPU second"], learnt)}
+After training, sampled in other numbers of steps:
+
+{_table(["method", *(f"reward, {n} step{'s' if n > 1 else ''}" for n in STEPS), *(f"kept at {n}" for n in others)], sampled)}"""
+
+
+def _settings(methods: Sequence[str]) -> str:
+    common = ", ".join(f"`{setting}`" for setting in _flat(COMMON) if not setting.startswith(("run.", "evaluation.")))
+    rows = []
+    for name in methods:
+        method = METHODS[name]
+        own = [f"`{setting}`" for setting in _flat(method.changes)]
+        own += [f"`{setting}` on {task}" for task, changes in method.for_task.items() for setting in _flat(changes)]
+        rows.append([f"`{name}`", method.about, ", ".join(own)])
+    return f"""
+## Settings
+
+All: {common}. What a method changes:
+
+{_table(["method", "what it is", "settings"], rows)}
+The runs, one file each with its whole configuration, are in `benchmarks/results/algorithms/`.
+"""
+
+
+def _flat(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return nested changes as key.subkey=value."""
+    flat = []
+    for key, value in merge(changes).items():
+        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}={value}"]
+    return flat
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _times(spread: Mapping[str, float]) -> str:
+    if spread["low"] == spread["high"] == 1:
+        return "1"
+    if spread["high"] == 0:
+        return "not reached"
+    return f"{spread['median']:.1f} ({spread['low']:.1f} to {spread['high']:.1f})"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,81 @@
+"""The study's plots: one picture a task, reward over time and over reward queries, and the held-out judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks.algorithms.methods import METHODS, PLAIN, TASKS
+
+INK, MUTED, LINE = "#1d2126", "#6a727c", "#d9dde2"
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "rlcm", "font.size": 10, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,
+    "xtick.color": LINE, "ytick.color": LINE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#eceef1",
+    "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titlecolor": INK,
+}  # fmt: skip
+
+
+def draw_task(task: str, found: Mapping[str, Any], file: Path) -> None:
+    """Write a task's picture; its format is that of the file's ending."""
+    unit = TASKS[task].unit
+    panels = (
+        ("cpu", "reward over time", "CPU seconds of training", f"reward ({unit})"),
+        ("reward_queries", "reward over reward queries", "images scored", ""),
+        ("judge", "held-out judge over time", "CPU seconds of training", "animals recognised (%)"),
+    )
+    methods = found["methods"]
+    order = sorted(methods, key=lambda name: methods[name]["reward"]["mean"], reverse=True)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12.4, 3.9), layout="constrained")
+        # The judge's own column is narrower: most of its lines lie on one another.
+        axes = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 0.9))
+        handles: dict[str, Any] = {}
+        for place, (curve, title, x_label, y_label) in zip(axes, panels, strict=True):
+            scale = 100.0 if curve == "judge" else 1.0
+            for name in reversed(order):
+                points = {key: [scale * v if key != "x" else v for v in c] for key, c in methods[name]["curves"][curve].items()}
+                colour = METHODS[name].colour
+                plain = name == PLAIN
+                place.fill_between(points["x"], points["low"], points["high"], color=colour, alpha=0.1, linewidth=0)
+                (handles[name],) = place.plot(
+                    points["x"], points["mean"], color=colour, linewidth=2.6 if plain else 1.7, zorder=4 if plain else 3
+                )
+            if curve == "judge":
+                # At least ten points, so that one image more or less looks like one.
+                place.set_ylim(min(90.0, place.get_ylim()[0]), 100.6)
+            else:
+                place.axhline(found["target"], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=2)
+            place.set_title(title)
+            place.set_xlabel(x_label)
+            place.set_ylabel(y_label)
+            place.margins(x=0.01)
+            place.set_xlim(left=0)
+            place.xaxis.set_major_formatter("{x:,.10g}")
+            place.tick_params(length=3)
+        labels = [f"{name}  {methods[name]['reward']['mean']:.3g}" for name in order]
+        figure.legend(
+            [handles[name] for name in order],
+            labels,
+            loc="outside right center",
+            frameon=False,
+            labelcolor=INK,
+            fontsize=9.5,
+            title="final reward",
+            title_fontsize=9.5,
+            alignment="left",
+        )
+        figure.savefig(file, metadata={"Date": None, "Creator": None} if file.suffix == ".svg" else None, dpi=110)
+
+
+def draw_all(summary: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Write every task's picture and return their names by task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {task: f"algorithms-{task.replace('_', '-')}.svg" for task in summary["tasks"]}
+    for task, name in names.items():
+        draw_task(task, summary["tasks"][task], folder / name)
+    return names

@@ -1,0 +1,84 @@
+"""The whole study: every method on every task with every seed, then its summary, plots and page.
+
+    python -m benchmarks.algorithms [--tasks ...] [--methods ...] [--seeds 0 1 2] [--budget 90] [--jobs 2]
+
+Each run is a process of its own with one thread and a budget of CPU seconds. What is there already, from the same
+configuration and budget, is not measured again: an interrupted study goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.algorithms.measure import RunKey
+from benchmarks.algorithms.methods import METHODS, TASKS, UNTRAINED, methods_of
+from benchmarks.algorithms.page import write_study
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def wanted(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[RunKey]:
+    """Return the runs of a study, one seed of everything before the next, and the untrained model once a task."""
+    keys = [RunKey(task, UNTRAINED, 0) for task in tasks]
+    return keys + [RunKey(t, m, seed) for seed in seeds for t in tasks for m in methods if m in methods_of(t)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing and write the study."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.algorithms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--budget", type=float, default=90.0, help="CPU seconds of training a run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder for benchmarks/results and docs; the repository's")
+    parser.add_argument("--no-runs", action="store_true", help="write summary, plots and page of what is there")
+    given = parser.parse_args(arguments)
+    results = given.root / "benchmarks" / "results" / "algorithms"
+    failed = []
+    if not given.no_runs:
+        keys = wanted(given.tasks, given.methods, given.seeds)
+        missing = [key for key in keys if not key.done(results, given.budget)]
+        print(f"{len(keys) - len(missing)} of {len(keys)} runs are there already", flush=True)
+        started = time.monotonic()
+        with ThreadPoolExecutor(given.jobs) as pool:
+            try:
+                for number, (key, error) in enumerate(pool.map(lambda k: (k, _run(k, given.budget, results)), missing), 1):
+                    minutes = (time.monotonic() - started) / 60
+                    print(f"{number}/{len(missing)} {key.file(Path()).stem} {minutes:.1f} min {error}".rstrip(), flush=True)
+                    if error:
+                        failed.append(key)
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)  # runs under way got the interrupt as well
+                raise SystemExit("interrupted; the same command goes on") from None
+    write_study(results, given.root, given.budget)
+    if failed:
+        raise SystemExit(f"{len(failed)} runs failed: {', '.join(key.file(Path()).stem for key in failed)}")
+
+
+def _run(key: RunKey, budget: float, results: Path) -> str:
+    """Measure one run in a process of its own; return the last line of its error, or nothing."""
+    command = [sys.executable, "-m", "benchmarks.algorithms.measure", key.task, key.method, str(key.seed)]
+    process = subprocess.run(
+        [*command, "--budget", str(budget), "--results", str(results.absolute())],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return "" if process.returncode == 0 else (process.stderr.strip().splitlines() or ["failed"])[-1]
+
+
+if __name__ == "__main__":
+    main()

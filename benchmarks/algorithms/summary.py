@@ -1,0 +1,190 @@
+"""From the runs' files to the study's numbers: means over seeds, time to plain RLCM's reward, reward at fewer steps."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.algorithms.measure import STEPS, RunKey
+from benchmarks.algorithms.methods import METHODS, PLAIN, TASKS, UNTRAINED, methods_of
+
+GRID = 40
+"""Points of a mean curve."""
+JUDGE_TOLERANCE = 0.015
+"""A judge that recognises this share less counts as equal: about one image of a run's ninety."""
+
+Run = Mapping[str, Any]
+
+
+def read_runs(results: Path, budget: float) -> dict[str, dict[str, list[Run]]]:
+    """Return the runs of the present configuration and budget by task and method, seeds in order."""
+    found: dict[str, dict[str, list[Run]]] = {}
+    for file in sorted(results.glob("*.json")):
+        run = json.loads(file.read_text())
+        task, method = run["task"], run["method"]
+        if task not in TASKS or method not in [UNTRAINED, *methods_of(task)]:
+            continue
+        if run["hash"] == RunKey(task, method, run["seed"]).hash(budget):
+            found.setdefault(task, {}).setdefault(method, []).append(run)
+    for methods in found.values():
+        for runs in methods.values():
+            runs.sort(key=lambda run: run["seed"])
+    return found
+
+
+def summarise(found: Mapping[str, Mapping[str, Sequence[Run]]], budget: float) -> dict[str, Any]:
+    """Return the study's numbers; tasks without the untrained model or plain RLCM are left out."""
+    tasks = {}
+    for task in TASKS:
+        runs = found.get(task, {})
+        if UNTRAINED in runs and PLAIN in runs:
+            tasks[task] = _task(task, runs)
+    every = [run for methods in found.values() for runs in methods.values() for run in runs]
+    return {
+        "budget": budget,
+        "machines": sorted({run["machine"] for run in every}),
+        "judge_tolerance": JUDGE_TOLERANCE,
+        "tasks": tasks,
+        "choice": _choice(tasks),
+    }
+
+
+def _task(task: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    untrained = runs[UNTRAINED][0]
+    start = untrained["evaluations"][0]
+    target = _mean(run["evaluations"][-1]["reward"] for run in runs[PLAIN])
+    spent = {axis: _mean(run["totals"][axis] for run in runs[PLAIN]) for axis in ("cpu", "reward_queries")}
+    base = {n: {k: untrained["steps"][n][k] for k in ("reward", "judge")} for n in map(str, STEPS)}
+    methods = {}
+    for method in methods_of(task):
+        if method in runs:
+            reachable = target if target > start["reward"] else None
+            methods[method] = _method(runs[method], base, reachable, spent, method == PLAIN)
+    return {"untrained": {**_last(start), "steps": base}, "target": target, "methods": methods}
+
+
+def _method(
+    runs: Sequence[Run], base: Mapping[str, Any], target: float | None, spent: Mapping[str, float], plain: bool
+) -> dict[str, Any]:
+    last = [run["evaluations"][-1] for run in runs]
+    steps = {
+        n: {k: _mean(run["steps"][n][k] for run in runs) for k in ("reward", "judge", "judge_confidence")}
+        for n in map(str, STEPS)
+    }
+    own = str(runs[0]["config"]["sampler"]["steps"])
+    gains = {n: steps[n]["reward"] - base[n]["reward"] for n in steps}
+    totals = {key: _mean(run["totals"][key] for run in runs) for key in runs[0]["totals"]}
+    return {
+        "seeds": [run["seed"] for run in runs],
+        "reward": _spread([e["reward"] for e in last]),
+        "judge": _spread([e["judge"] for e in last]),
+        "judge_confidence": _mean(e["judge_confidence"] for e in last),
+        "guard": {key: _mean(e["guard"][key] for e in last) for key in last[0]["guard"]},
+        "totals": totals,
+        "images_per_cpu_second": totals["reward_queries"] / totals["cpu"],
+        "to_plain": None if target is None else _to_plain(runs, target, spent, plain),
+        "steps": steps,
+        "kept": {n: gain / gains[own] if gains[own] > 0 else None for n, gain in gains.items()},
+        "curves": {
+            "cpu": _curve(runs, "cpu", "reward"),
+            "reward_queries": _curve(runs, "reward_queries", "reward"),
+            "judge": _curve(runs, "cpu", "judge"),
+        },
+    }
+
+
+def _to_plain(runs: Sequence[Run], target: float, spent: Mapping[str, float], plain: bool) -> dict[str, Any]:
+    """Return what it takes to plain RLCM's final reward, for every seed; plain RLCM itself takes all that it was given."""
+    if plain:
+        judge = _mean(run["evaluations"][-1]["judge"] for run in runs)
+        return {"reached": len(runs), "speed_up": _spread([1.0]), "fewer_queries": _spread([1.0]), "judge": judge}
+    crossed = [_crossing(run["evaluations"], target) for run in runs]
+    found = [c for c in crossed if c is not None]
+    answer: dict[str, Any] = {"reached": len(found)}
+    for name, axis in (("speed_up", "cpu"), ("fewer_queries", "reward_queries")):
+        # A seed that does not get there has no speed-up: 0.
+        answer[name] = _spread([0.0 if c is None else spent[axis] / c[axis] for c in crossed])
+    answer["seconds"] = statistics.median([math.inf if c is None else c["cpu"] for c in crossed])
+    if math.isinf(answer["seconds"]):
+        answer["seconds"] = None
+    return {**answer, "judge": _mean(c["judge"] for c in found) if found else None}
+
+
+def _crossing(evaluations: Sequence[Mapping[str, Any]], target: float) -> dict[str, float] | None:
+    """Return the clock, counters and judge where the reward first reaches a target, on straight lines between looks."""
+    for before, after in itertools.pairwise(evaluations):
+        if after["reward"] >= target:
+            share = (target - before["reward"]) / (after["reward"] - before["reward"])
+            return {k: before[k] + share * (after[k] - before[k]) for k in ("cpu", "reward_queries", "judge")}
+    return None
+
+
+def _curve(runs: Sequence[Run], axis: str, value: str) -> dict[str, list[float]]:
+    """Return mean, lowest and highest over the seeds on a common grid, as far as all of them got."""
+    end = min(run["evaluations"][-1][axis] for run in runs)
+    grid = np.linspace(0, end, GRID)
+    lines = np.stack(
+        [np.interp(grid, [e[axis] for e in run["evaluations"]], [e[value] for e in run["evaluations"]]) for run in runs]
+    )
+    columns = {"x": grid, "mean": lines.mean(0), "low": lines.min(0), "high": lines.max(0)}
+    return {name: [float(f"{v:.5g}") for v in column] for name, column in columns.items()}
+
+
+def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the winners: the fastest and the best of every task, of all tasks together, and where steps are few."""
+    rows = []
+    for task, found in tasks.items():
+        methods = found["methods"]
+        least = methods[PLAIN]["judge"]["mean"] - JUDGE_TOLERANCE
+        fast = {
+            name: m["to_plain"]["speed_up"]["median"]
+            for name, m in methods.items()
+            if m["to_plain"] and m["to_plain"]["judge"] is not None and m["to_plain"]["judge"] >= least
+        }
+        best = {name: m["reward"]["mean"] for name, m in methods.items() if m["judge"]["mean"] >= least}
+        rows.append({"task": task, "what": "fastest", **_highest(fast)})
+        rows.append({"task": task, "what": "highest", **_highest(best)})
+    everywhere = [name for name in METHODS if all(name in found["methods"] for found in tasks.values())]
+    overall, few = {}, {}
+    for name in everywhere:
+        ups, gains = [], []
+        for found in tasks.values():
+            method, plain = found["methods"][name], found["methods"][PLAIN]
+            least, start = plain["judge"]["mean"] - JUDGE_TOLERANCE, found["untrained"]["reward"]
+            reach, at_two = method["to_plain"], method["steps"]["2"]
+            learns = reach is not None and reach["judge"] is not None
+            ups.append(reach["speed_up"]["median"] if learns and reach["judge"] >= least else 0.0)
+            gains.append((at_two["reward"] - start) / (found["target"] - start) if learns and at_two["judge"] >= least else 0.0)
+        if min(ups, default=0) > 0:
+            overall[name] = math.prod(ups) ** (1 / len(ups))
+        if min(gains, default=0) > 0:
+            few[name] = min(gains)
+    rows.append({"task": None, "what": "fastest", **_highest(overall)})
+    rows.append({"task": None, "what": "few_steps", **_highest(few)})
+    return rows
+
+
+def _highest(values: Mapping[str, float]) -> dict[str, Any]:
+    if not values:
+        return {"method": None, "value": None}
+    name = max(values, key=lambda n: values[n])
+    return {"method": name, "value": values[name]}
+
+
+def _last(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: evaluation[key] for key in ("reward", "judge", "judge_confidence", "guard")}
+
+
+def _mean(values: Iterable[float]) -> float:
+    return statistics.fmean(values)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": _mean(values), "median": statistics.median(values), "low": min(values), "high": max(values)}

@@ -1,0 +1,475 @@
+"""Faults, injected one by one into a small run, and what came of each.
+
+    python benchmarks/faults/run.py [--only NAME ...]
+
+Every case is a command in a process of its own (forked, so that libraries are loaded once) into which one fault is put. Then
+the run goes on by `rlcm train --resume RUN` without the fault, where there is a run, and its tuned LoRA is compared with that
+of a run that nobody disturbed. Disk cases use a tmpfs of a few kB in a mount namespace of their own, and are left out where
+the system forbids that.
+
+Writes benchmarks/results/faults.json and the table in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from rlcm import build as building
+from rlcm import checkpoint as checkpoints
+from rlcm import cli, commands, evaluate, optimisation, trainer, updates
+from rlcm.machine import describe_machine
+
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "faults.json"
+PAGE = ROOT / "docs" / "reliability.md"
+LONGEST = 60.0
+"""Seconds after which a case counts as a hang."""
+SETTINGS = [
+    "name=run",
+    "sampler.steps=2",
+    "rollout.batch_size=4",
+    "algorithm.stat_buffer_size=8",
+    "algorithm.stat_min_count=2",
+    "evaluation.images=4",
+    "evaluation.grid=4",
+    "run.rounds=3",
+    "run.save_every=1",
+    "run.tracker=none",
+]
+Fault = Callable[[], None]
+
+
+@dataclass
+class Case:
+    """A fault."""
+
+    name: str
+    fault: Fault
+    expected: tuple[int, ...]
+    """Exit codes of the first process that are right."""
+    settings: tuple[str, ...] = ()
+    processes: int = 1
+    disk: str = ""
+    """`size=...` of the tmpfs that holds the run, or `read-only`, or nothing for the ordinary disk."""
+    before: Callable[[Path], None] | None = None
+    """Done to a run of one round less that ended well, in place of a fault: the command is then a resumption."""
+    same: bool = True
+    """Whether the LoRA must be that of the undisturbed run byte for byte, or only to 1e-5."""
+
+
+# The faults ---------------------------------------------------------------------------------------------------------------
+
+
+def in_reward(call: int, act: Callable[[Any], Any], rank: int = 0) -> Fault:
+    """Let `act` see, and change, what the reward answers at its n-th call: 1 is the first evaluation, n + 1 round n."""
+
+    def inject() -> None:
+        real, calls = building.build, [0]
+
+        def build(*arguments: Any, **options: Any) -> Any:
+            parts = real(*arguments, **options)
+            first = parts.rewards.parts[0]
+
+            def reward(images: Any, prompts: Any) -> Any:
+                calls[0] += 1
+                answer = first.reward(images, prompts)
+                return act(answer) if calls[0] == call and os.environ.get("RANK", "0") == str(rank) else answer
+
+            parts.rewards.parts[0] = first._replace(reward=reward)
+            return parts
+
+        trainer.build = build  # type: ignore[assignment]
+
+    return inject
+
+
+def raises(answer: Any) -> Any:
+    """Fail as a user's code does."""
+    raise ZeroDivisionError("a bug of the user's")
+
+
+def nan(answer: Any) -> Any:
+    """Answer with one number that is none."""
+    answer = torch.as_tensor(answer).clone().float()
+    answer[1] = float("nan")
+    return answer
+
+
+def hangs(answer: Any) -> Any:
+    """Never answer."""
+    time.sleep(1000)
+    return answer
+
+
+def own_signal(number: int, times: int = 1) -> Callable[[Any], Any]:
+    """Return what sends this process a signal."""
+
+    def send(answer: Any) -> Any:
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+        return answer
+
+    return send
+
+
+def around(owner: Any, name: str, call: int, act: Callable[[Any], Any], last: int | None = None) -> Fault:
+    """Let `act` happen before the n-th call of a function, and all calls up to the `last`."""
+
+    def inject() -> None:
+        real, calls = getattr(owner, name), [0]
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            calls[0] += 1
+            if call <= calls[0] <= (call if last is None else last):
+                act(arguments)
+            return real(*arguments, **options)
+
+        setattr(owner, name, wrapped)
+
+    return inject
+
+
+def spoil_gradients(arguments: Any) -> None:
+    """Put a NaN into a gradient."""
+    parameter = arguments[0].policy.parameters[0]
+    parameter.grad = torch.full_like(parameter, float("nan"))
+
+
+def too_large(limit: int, argument: int) -> Callable[[Any], None]:
+    """Return what runs out of memory for an argument of more than `limit` rows."""
+
+    def act(arguments: Any) -> None:
+        if len(arguments[argument]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB (simulated)")
+
+    return act
+
+
+def nothing() -> None:
+    """Inject nothing."""
+
+
+def truncated(run: Path) -> None:
+    """Cut the newest checkpoint short."""
+    file = sorted(run.glob("checkpoint-*"))[-1] / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def flipped(run: Path) -> None:
+    """Turn one bit of the newest checkpoint."""
+    file = sorted(run.glob("checkpoint-*"))[-1] / "state.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 16
+    file.write_bytes(data)
+
+
+def all_flipped(run: Path) -> None:
+    """Damage every checkpoint."""
+    for folder in run.glob("checkpoint-*"):
+        (folder / "checksums.json").write_text("{}")
+
+
+def torn(run: Path) -> None:
+    """Leave what a crash leaves: half a line of metrics, half a checkpoint."""
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"round": 3, "rew')
+    (run / ".checkpoint-000003.partial").mkdir()
+
+
+DISK_SIZES = ("4k", "12k", "24k", "48k", "100k", "1500k", "2300k", "3500k", "5000k", "6900k", "7500k", "7800k")
+CASES = [
+    Case("a reward raises in round 2", in_reward(3, raises), (1,)),
+    Case("a reward answers NaN in round 2", in_reward(3, nan), (1,)),
+    Case("a reward raises in the first evaluation", in_reward(1, raises), (1,)),
+    Case("a reward raises in the last evaluation", in_reward(5, raises), (1,)),
+    Case("one gradient is NaN", around(optimisation.Optimisation, "gather_gradients", 2, spoil_gradients), (0,), same=False),
+    Case("all gradients are NaN from round 2 on", around(optimisation.Optimisation, "gather_gradients", 2, spoil_gradients, 999),
+         (1,), ("run.rounds=6",), same=False),
+    Case("out of memory learning from more than 2 states", around(updates.PolicyGradient, "loss", 1, too_large(2, 1), 999), (0,),
+         same=False),
+    Case("out of memory learning from one state", around(updates.PolicyGradient, "loss", 1, too_large(0, 1), 999), (1,)),
+    Case("out of memory sampling more than 2 images", around(evaluate.Evaluator, "_draw", 1, too_large(2, 2), 999), (0,), same=False),
+    *[
+        Case(f"{signal.Signals(number).name} in {phase}", in_reward(call, own_signal(number)), (0,))
+        for phase, call, number in (
+            ("the first evaluation", 1, signal.SIGTERM),
+            ("sampling", 2, signal.SIGTERM),
+            ("sampling", 2, signal.SIGINT),
+            ("the last evaluation", 5, signal.SIGTERM),
+        )
+    ],
+    Case("SIGTERM while the model is loaded", around(building, "load_pipeline", 1, own_signal(signal.SIGTERM)), (-15,)),
+    Case("SIGTERM in an update", around(optimisation.Optimisation, "step", 1, own_signal(signal.SIGTERM)), (0,)),
+    Case("SIGTERM while a checkpoint is written", around(checkpoints, "save_state", 1, own_signal(signal.SIGTERM)), (0,)),
+    Case("SIGTERM while the tuned LoRA is written", around(trainer, "save_final", 1, own_signal(signal.SIGTERM)), (0,)),
+    Case("SIGTERM twice in round 1", in_reward(2, own_signal(signal.SIGTERM, 2)), (-15,)),
+    Case("kill -9 while a checkpoint is written", around(checkpoints, "save_state", 2, own_signal(signal.SIGKILL)), (-9,)),
+    Case("the newest checkpoint is cut short", nothing, (0,), before=truncated),
+    Case("a bit of the newest checkpoint is flipped", nothing, (0,), before=flipped),
+    Case("all checkpoints are damaged", nothing, (1,), before=all_flipped),
+    Case("half a line of metrics, half a checkpoint", nothing, (0,), before=torn),
+    Case("the output folder is read-only", nothing, (1,), disk="read-only"),
+    *[Case(f"disk full at {size}B", nothing, (0, 1), disk=f"size={size}") for size in DISK_SIZES],
+    Case("of 2 processes, one's reward raises in round 2", in_reward(3, raises, 1), (1,), processes=2, same=False),
+    Case("of 2 processes, one hits a bug in round 2", around(optimisation.Optimisation, "step", 2, raises), (1,), processes=2,
+         same=False),
+    Case("of 2 processes, one is killed in round 2", in_reward(3, own_signal(signal.SIGKILL), 1), (1,), processes=2, same=False),
+    Case("of 2 processes, one hangs in round 2", in_reward(3, hangs, 1), (1,), ("run.timeout_seconds=15",), processes=2, same=False),
+    Case("of 2 processes, one gets SIGTERM in round 2", in_reward(3, own_signal(signal.SIGTERM), 1), (0,), processes=2, same=False),
+]  # fmt: skip
+
+
+# Playing them -------------------------------------------------------------------------------------------------------------
+
+
+def play(arguments: list[str], log: Path, fault: Fault = nothing, environment: dict[str, str] | None = None) -> int:
+    """Fork a process that runs `rlcm` with the arguments, and return its id."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.environ.update(environment or {})
+        sys.argv = ["rlcm", *arguments]
+        fault()
+        cli.main(arguments, prog_name="rlcm", standalone_mode=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 70
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def finish(processes: list[int], started: float) -> list[int | None]:
+    """Return the exit codes of processes, None for those that were killed after a minute and a half."""
+    codes: dict[int, int | None] = {}
+    while len(codes) < len(processes):
+        for process in set(processes) - set(codes):
+            done, status = os.waitpid(process, os.WNOHANG)
+            if done:
+                codes[process] = os.waitstatus_to_exitcode(status)
+                if codes[process] != 0:  # as launchers do
+                    for other in set(processes) - set(codes):
+                        os.kill(other, signal.SIGTERM)
+            elif time.monotonic() - started > 1.5 * LONGEST:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                codes[process] = None
+        time.sleep(0.05)
+    return [codes[process] for process in processes]
+
+
+def mount(where: Path, options: str, again: bool = False) -> None:
+    """Mount a tmpfs, in a namespace of this process.
+
+    Raises:
+        OSError: if the system forbids it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    namespace, user, remount, readonly = 0x20000, 0x10000000, 32, 1
+    if not again:
+        if os.geteuid() != 0:
+            outside = os.getuid(), os.getgid()
+            if libc.unshare(namespace | user):
+                raise OSError(ctypes.get_errno(), "unshare")
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {outside[0]} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {outside[1]} 1")
+        elif libc.unshare(namespace):
+            raise OSError(ctypes.get_errno(), "unshare")
+        libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None)  # private, so that nothing is seen outside
+    flags = (remount if again else 0) | (readonly if options == "read-only" else 0)
+    data = b"" if options == "read-only" else options.encode()
+    if libc.mount(b"tmpfs", str(where).encode(), b"tmpfs", flags, data):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def last_words(log: str) -> str:
+    """Return the error or the last line that a user reads."""
+    text = re.sub(r"\s+", " ", log.strip())
+    found = re.findall(r"error: (.*)", text)
+    if found:
+        return str(found[-1])
+    notes = [
+        line for line in log.strip().splitlines() if "stopped after" in line or "out of memory" in line or "damaged" in line
+    ]
+    return " ".join(notes) if notes else "finishes" if "LoRA" in log else "no word" if not text else text[-200:]
+
+
+def examine(case: Case, work: Path, undisturbed: Path) -> dict[str, Any]:
+    """Play a case and return its row."""
+    output = work / "output"
+    output.mkdir()
+    if case.disk:
+        mount(output, case.disk)
+    run, log = output / "run", work / "log"
+    command = ["train", *SETTINGS, f"output={output}", *case.settings]
+    if case.before is not None:
+        finish(
+            [play([*command, "run.rounds=3"], log, around(trainer, "save_final", 1, own_signal(signal.SIGKILL)))],
+            time.monotonic(),
+        )
+        case.before(run)
+        command = ["train", "--resume", str(run)]
+        log = work / "second.log"
+    port = free_port()
+    environments = [
+        {
+            "RANK": str(r),
+            "WORLD_SIZE": str(case.processes),
+            "LOCAL_RANK": str(r),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        for r in range(case.processes)
+    ]
+    started = time.monotonic()
+    alone = case.processes == 1
+    logs = [log] if alone else [work / f"log-{rank}" for rank in range(case.processes)]
+    codes = finish([play(command, file, case.fault, None if alone else environment)
+                    for file, environment in zip(logs, environments, strict=True)], started)  # fmt: skip
+    seconds = time.monotonic() - started
+    texts = [file.read_text() if file.exists() else "" for file in logs]
+    if case.disk:
+        shutil.copytree(output, work / "rescued", dirs_exist_ok=True)
+        output, run = work / "rescued", work / "rescued" / "run"
+    row: dict[str, Any] = {
+        "fault": case.name,
+        "exit_codes": codes,
+        "seconds": round(seconds, 1),
+        "words": [last_words(text).replace(str(work), "").replace("/output/", "") for text in texts],
+        "traceback": any("Traceback" in text for text in texts),
+    }
+    begun = (run / "config.yaml").exists()
+    again = ["train", "--resume", str(run)] if begun else ["train", *SETTINGS, f"output={output}", *case.settings]
+    row["then"] = "rlcm train --resume RUN" if begun else "the same command"
+    more = work / "again.log"
+    row["then_exit_code"] = finish([play(again, more)], time.monotonic())[0]
+    final = run / "final" / "pytorch_lora_weights.safetensors"
+    if final.exists():
+        one, other = load_file(final), load_file(undisturbed)
+        row["same_bytes"] = final.read_bytes() == undisturbed.read_bytes()
+        row["largest_difference"] = max(float((value - other[name]).abs().max()) for name, value in one.items())
+    else:
+        row["same_bytes"], row["then_words"] = False, last_words(more.read_text()).replace(str(work), "")
+    row["passed"] = passes(case, row)
+    return row
+
+
+def passes(case: Case, row: dict[str, Any]) -> bool:
+    """Return whether a case came out as it should: in time, with words, and with nothing lost."""
+    first = row["exit_codes"][0]
+    lost_all = case.before is all_flipped
+    spoilt = "NaN" in case.name and "gradient" in case.name
+    kept = row["same_bytes"] if case.same else row.get("largest_difference", 1.0) < 1e-5
+    bug = "bug" in case.name  # a bug shows its traceback, and nothing else does
+    return (
+        first in case.expected
+        and row["seconds"] < LONGEST
+        and (bug or not row["traceback"])
+        and bool(row["words"][0])
+        and (lost_all or spoilt or (kept and row["then_exit_code"] == 0))
+    )
+
+
+def free_port() -> str:
+    """Return a port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def in_own_process(case: Case, undisturbed: Path) -> dict[str, Any]:
+    """Play a case in a process of its own, which may mount what it likes."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        process = os.fork()
+        if not process:
+            try:
+                row = examine(case, work, undisturbed)
+            except OSError as error:
+                row = {"fault": case.name, "skipped": str(error), "passed": False}
+            (work / "row.json").write_text(json.dumps(row))
+            os._exit(0)
+        os.waitpid(process, 0)
+        file = work / "row.json"
+        return (
+            json.loads(file.read_text())
+            if file.exists()
+            else {"fault": case.name, "skipped": "the case broke", "passed": False}
+        )
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    lines = ["| fault | exit code | what the user reads | then | tuned LoRA |", "|---|---|---|---|---|"]
+    for row in rows:
+        if "skipped" in row:
+            continue
+        words = row["words"][0].replace("|", "\\|")
+        lora = "same bytes" if row["same_bytes"] else "none" if "largest_difference" not in row else (
+            f"off by {row['largest_difference']:.0e}")  # fmt: skip
+        codes = ", ".join("killed by a signal" if code is not None and code < 0 else str(code) for code in row["exit_codes"])
+        lines.append(f"| {row['fault']} | {codes} | {words[:260]} | {row['then']}: {row['then_exit_code']} | {lora} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Play all cases and write what came of them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=[], help="Cases whose names contain one of these.")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    commands.quiet()
+    before = json.loads(RESULT.read_text())["cases"] if RESULT.exists() and arguments.only else []
+    rows = {row["fault"]: row for row in before}
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        if finish([play(["train", *SETTINGS, f"output={folder}"], log)], time.monotonic()) != [0]:
+            raise SystemExit(log.read_text())
+        undisturbed = Path(folder) / "run" / "final" / "pytorch_lora_weights.safetensors"
+        for case in CASES:
+            if arguments.only and not any(text in case.name for text in arguments.only):
+                continue
+            rows[case.name] = in_own_process(case, undisturbed)
+            print("ok    " if rows[case.name]["passed"] else "WRONG ", json.dumps(rows[case.name]), flush=True)
+    ordered = [rows[case.name] for case in CASES if case.name in rows]
+    RESULT.write_text(json.dumps({"machine": describe_machine(), "cases": ordered}, indent=2) + "\n")
+    if PAGE.exists():
+        head, _, rest = PAGE.read_text().partition("<!-- faults -->\n")
+        _, _, tail = rest.partition("<!-- /faults -->\n")
+        PAGE.write_text(f"{head}<!-- faults -->\n{table(ordered)}\n<!-- /faults -->\n{tail}")
+    print(f"{sum(row['passed'] for row in ordered)} of {len(ordered)} as they should be")
+
+
+if __name__ == "__main__":
+    main()

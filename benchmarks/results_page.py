@@ -1,0 +1,450 @@
+"""docs/results.md and its figures, from the committed results of `rlcm reproduce`.
+
+rlcm reproduce -o runs/reproduce
+python benchmarks/results_page.py --take runs/reproduce/results.json    # copies it to benchmarks/results, then writes
+python benchmarks/results_page.py                                       # writes from what is committed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from rlcm.compare.methods import Curve
+from rlcm.compare.speedup import mean_curve
+from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
+from rlcm.report.words import duration, written
+
+ROOT = Path(__file__).parent.parent
+ORDER = ("ddpo", "rlcm-published", "rlcm")
+ABOUT = {
+    "ddpo": "DDPO: the teacher, DDIM with 50 steps and classifier-free guidance",
+    "rlcm-published": "RLCM with the published settings",
+    "rlcm": "the default of this package",
+}
+PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours and where it gets |
+|---|---|---|---|
+| compressibility (minus kB) | -182 -> -10 | about 28 | about 125, about -15 (start -83) |
+| incompressibility (kB) | 175 -> 640 | about 28 | about 125, about 195 |
+| aesthetic | 5.95 -> 8.1 | about 2 | about 125, about 7.2 |
+| alignment (BERTScore) | .760 -> .7735 | about 120 | about 320, about .7775 |
+"""
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Return docs/results.md."""
+    parts = [
+        f"""# The paper's experiments in miniature
+
+Oertell et al. 2024 (arXiv:2404.03673) tune LCM Dreamshaper v7 on four A6000 GPUs. Below, the same experiments on the built-in
+pair of models, 64 x 64 pixels, 45 animals: the consistency model by RLCM, the diffusion model that it was distilled from by DDPO.
+The numbers say how the methods compare HERE; they are not the paper's, which stand by themselves in
+[the last section](#the-papers-own-figures).
+
+Every figure below: {results["seeds"]} seed{"s" * (results["seeds"] > 1)}; machine: {results["machine"]}; one command, or a part
+of it, which is given with each figure:
+
+    {results["command"]}
+
+± and brackets are 95 % intervals over seeds (Student's; of ratios Welch's on logarithms). The data is
+`benchmarks/results/reproduce.json`, and `benchmarks/results_page.py` makes this page of it. Times are wall-clock seconds of
+sampling and learning. Settings of every method: `src/rlcm/reproduce/plan.py`; those of each run: `config.yaml` in its folder.
+""",
+        _bars(results),
+        _curves(results),
+        _queries(results),
+        _inference(results),
+        _generalisation(results),
+        _ablations(results),
+        _last_step(results),
+        f"""## The paper's own figures
+
+Copied from the paper, for LCM Dreamshaper v7 at 512 x 512 pixels on A6000 GPUs; nothing of this was measured here.
+
+{PAPER}
+Also: 17 times faster than DDPO on the aesthetic task, good images in two steps, and an aesthetic that carries over to unseen prompts.
+
+## What was not run
+
+The paper's own models: this machine has no GPU for them and no copy of their weights. With both, one command a task:
+
+    rlcm train configs/lcm-dreamshaper-v7-compressibility.yaml      # RLCM; also -incompressibility, -aesthetic, -alignment
+    rlcm train configs/ddpo-dreamshaper-v7-compressibility.yaml     # its DDPO counterpart; also the other three
+    rlcm compare runs/... runs/...
+
+`rlcm reproduce --task aesthetic` is the aesthetic task on the built-in models, for machines with the predictor's weights.
+""",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def verdicts(results: Mapping[str, Any]) -> list[tuple[str, str, str, bool | None]]:
+    """Return claims with their bars, what was found, and whether the bar is reached; None where it was not measured."""
+    curves, rows = results["curves"], []
+    for method, name, bar in (
+        ("rlcm-published", "RLCM as published is at DDPO's final reward sooner, on all tasks", (1.0, 1.0)),
+        ("rlcm", "the default is there 50 times sooner on one task and 17 times on all", (50.0, 17.0)),
+    ):
+        ratios = {task: _speedup(found, method) for task, found in curves.items() if found["targets"] and _has(found, method)}
+        known = [ratio for ratio in ratios.values() if ratio is not None]
+        reached = None if not ratios else len(known) == len(ratios) and max(known) >= bar[0] and min(known) >= bar[1]
+        text = ", ".join(f"{task} {'not reached' if r is None else f'{written(r)} times'}" for task, r in ratios.items())
+        rows.append((name, text, f"{bar[0]:g} on one, {bar[1]:g} on all", reached))
+    pairs = {
+        task: (equal["rlcm-published"]["mean"], equal["ddpo"]["mean"])
+        for task, found in curves.items()
+        if {"rlcm-published", "ddpo"} <= (equal := found["equal_queries"].get("methods", {})).keys()
+    }
+    won = sum(own >= other for own, other in pairs.values())
+    rows.append(
+        ("final reward at equal reward queries: RLCM as published at least DDPO's", f"{won} of {len(pairs)} tasks", "all",
+         won == len(pairs) if pairs else None)
+    )  # fmt: skip
+    steps = [found for each in results["inference"].values() if (found := _two_steps(each))]
+    better = sum(reward and fast for reward, fast in steps)
+    rows.append(
+        ("the default in 2 steps: a better reward than DDPO in 50, in a tenth of the time an image", f"{better} of {len(steps)} tasks",
+         "2 tasks", better >= 2 if steps else None)
+    )  # fmt: skip
+    kept = {
+        (task, row["method"]): row["kept"]["mean"]
+        for task, found in results["generalisation"].items()
+        for row in found
+        if row["set"] == "unseen combinations"
+    }
+    text = ", ".join(f"{task} ({method}) {value:.0%}" for (task, method), value in kept.items())
+    rows.append(("share of the gain kept on unseen combinations", text, "80 %", min(kept.values()) >= 0.8 if kept else None))
+    ratios = [row["variance_ratio"] for row in results["last_step"]]
+    text = f"{written(min(ratios))} to {written(max(ratios))} times" if ratios else ""
+    rows.append(
+        (
+            "gradient variance with the last step as published over the correct one",
+            text,
+            "above 1",
+            min(ratios) > 1 if ratios else None,
+        )
+    )
+    return rows
+
+
+def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the figures and return their paths."""
+    paths = []
+    for task, found in results["curves"].items():
+        paths.append(
+            _figure(folder / f"results-curves-{task}.png", [_panel(found, "seconds"), _panel(found, "reward_queries")])
+        )
+    for task, rows in results["inference"].items():
+        metric = results["curves"].get(task, {}).get("metric", {"label": "reward", "unit": "", "lower_is_better": False})
+        sign, lines = -1.0 if metric["lower_is_better"] else 1.0, []
+        for place, method in enumerate(ORDER):
+            for model in ("tuned", "base"):
+                own = sorted((r for r in rows if (r["method"], r["model"]) == (method, model)), key=lambda r: r["steps"])
+                if own and (model == "tuned" or method != "rlcm-published"):
+                    x, y = [r["images_per_second"]["mean"] for r in own], [sign * r["reward"]["mean"] for r in own]
+                    error = [r["reward"]["ci95"] or 0.0 for r in own]
+                    label = method if model == "tuned" else {"ddpo": "teacher, untuned", "rlcm": "student, untuned"}[method]
+                    lines.append(Line(label, x, y, error, True, PALETTE[place], dashed=model == "base"))
+        paths.append(_figure(folder / f"results-speed-{task}.png", [(lines, "images per second", _axis(metric), True)]))
+    for task, rows in results["ablations"].items():
+        paths.append(_bar_figure(folder / f"results-ablations-{task}.png", rows))
+    if results["last_step"]:
+        lines = []
+        for place, task in enumerate(dict.fromkeys(row["task"] for row in results["last_step"])):
+            own = [row for row in results["last_step"] if row["task"] == task]
+            x, y = [float(row["steps"]) for row in own], [row["variance_ratio"] for row in own]
+            lines.append(Line(task, x, y, None, True, PALETTE[place]))
+        paths.append(_figure(folder / "results-last-step.png", [(lines, "steps", "variance, published over correct", False)]))
+    return paths
+
+
+def _bars(results: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"| {name} | {bar} | {text} | {'not measured' if reached is None else 'yes' if reached else '**no**'} |\n"
+        for name, text, bar, reached in verdicts(results)
+    )
+    return f"## In short\n\n| claim | bar | found | reached |\n|---|---|---|---|\n{rows}"
+
+
+def _curves(results: Mapping[str, Any]) -> str:
+    text = ""
+    for task, found in results["curves"].items():
+        rows = ""
+        for method in found["methods"]:
+            ends = _with_interval(method["after"], found["metric"])
+            cells = [_reached(target, method["name"], found["baseline"]) for target in found["targets"]]
+            rows += (
+                f"| {method['name']} | {len(method['seeds'])} | {_with_interval(method['before'], found['metric'])} | {ends} | "
+            )
+            rows += f"{duration(method['seconds']['mean'])} | {' | '.join(cells)} |\n"
+        heads = " | ".join(f"{target['share']:.0%} of {found['baseline']}'s gain" for target in found["targets"])
+        text += f"""
+### {task.capitalize()}
+
+![{task}: reward over time and over reward queries](images/results-curves-{task}.png)
+
+| method | seeds | {found["metric"]["label"]} before | after | trained for | {heads} |
+|---|---|---|---|---|{"---|" * len(found["targets"])}
+{rows}
+    {_command(results, "curves", task)}
+"""
+    if not text:
+        return ""
+    about = "\n".join(f"- `{name}`: {meaning}" for name, meaning in ABOUT.items())
+    return f"""## Reward over time
+
+{about}
+
+The last columns: when a reward was reached, and how many times sooner than by DDPO. The reward is the highest that every seed of
+DDPO reached, and shares of the gain up to it.
+{text}"""
+
+
+def _queries(results: Mapping[str, Any]) -> str:
+    rows = ""
+    for task, found in results["curves"].items():
+        equal = found["equal_queries"]
+        for method, value in equal.get("methods", {}).items():
+            rows += f"| {task} | {equal['reward_queries']:,.0f} | {method} | {_with_interval(value, found['metric'])} |\n"
+    return (
+        rows
+        and f"""## Reward at equal reward queries
+
+| task | images scored | method | reward |
+|---|---|---|---|
+{rows}
+    {_command(results, "curves")}
+"""
+    )
+
+
+def _inference(results: Mapping[str, Any]) -> str:
+    text = ""
+    for task, found in results["inference"].items():
+        metric = results["curves"].get(task, {}).get("metric", {"label": "reward", "unit": "", "lower_is_better": False})
+        rows = "".join(
+            f"| {row['method']} | {row['model']} | {row['steps']} | {_with_interval(row['reward'], metric)} | "
+            f"{written(row['images_per_second']['mean'])} |\n"
+            for row in found
+        )
+        text += f"""
+![{task}: reward against images per second](images/results-speed-{task}.png)
+
+| {task}: model of | weights | steps | {metric["label"]} | images/s |
+|---|---|---|---|---|
+{rows}
+    {_command(results, "inference", task)}
+"""
+    return (
+        text
+        and f"""## Reward against time at inference
+
+The models of the curves above, with other numbers of steps; a point each.
+{text}"""
+    )
+
+
+def _generalisation(results: Mapping[str, Any]) -> str:
+    rows = ""
+    for task, found in results["generalisation"].items():
+        for row in found:
+            kept, half = row["kept"]["mean"], row["kept"]["ci95"]
+            share = f"{kept:.0%}" + (f" ± {half:.0%}" if half else "")
+            rows += f"| {task} | {row['method']} | {row['set']} | {row['seeds']} | {written(row['gain']['mean'])} | {share} |\n"
+    return (
+        rows
+        and f"""## Unseen prompts
+
+Tuned on "a fox on a blue striped background" and the like, for 36 animals and nine of ten backgrounds of each. Asked: the
+combinations left out, the same prompts in other words ("a picture of a fox ..."), and the nine animals left out
+({", ".join(results["untrained_animals"])}). Gain: tuned minus base on the same seeds.
+
+| task | method | prompts | seeds | gain in reward | share of the gain on trained prompts |
+|---|---|---|---|---|---|
+{rows}
+    {_command(results, "generalisation")}
+"""
+    )
+
+
+def _ablations(results: Mapping[str, Any]) -> str:
+    text = ""
+    for task, found in results["ablations"].items():
+        rows = "".join(
+            f"| {row['variant']} | {row['seeds']} | {_plain(row['gain'])} | {row['reward_queries']['mean']:,.0f} | "
+            f"{row['network_calls']['mean']:,.0f} |\n"
+            for row in found
+        )
+        text += f"""
+![{task}: gain of each variant](images/results-ablations-{task}.png)
+
+| {task} | seeds | gain in reward | images scored | network calls |
+|---|---|---|---|---|
+{rows}
+    {_command(results, "ablations", task)}
+"""
+    return (
+        text
+        and f"""## One setting changed
+
+RLCM as published with one setting changed, in equal time; the gain is that of the reward on the fixed set.
+{text}"""
+    )
+
+
+def _last_step(results: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"| {row['task']} | {row['steps']} | {row['estimates']} x {row['images']} | {row['correct_variance']:.3g} | "
+        f"{row['published_variance']:.3g} | {written(row['variance_ratio'])} |\n"
+        for row in results["last_step"]
+    )
+    return (
+        rows
+        and f"""## The last step
+
+The published code draws noise at the last step and scores it, though it never reaches the image. At equal samples this adds
+variance to the gradient and nothing else (`src/rlcm/reproduce/variance.py`).
+
+![variance of the gradient, published over correct](images/results-last-step.png)
+
+| task | steps | estimates x images | variance, correct | as published | ratio |
+|---|---|---|---|---|---|
+{rows}
+    {_command(results, "last-step")}
+"""
+    )
+
+
+def _command(results: Mapping[str, Any], only: str, task: str | None = None) -> str:
+    """Return the part of the whole command that gives one figure."""
+    kept, words = [], results["command"].split()
+    for place, word in enumerate(words):
+        if word in ("--seeds", "--budget", "--images", "--threads"):
+            kept += [word, words[place + 1]]
+    return " ".join(["rlcm reproduce --only", only, *(["--task", task] if task else []), *kept])
+
+
+def _has(found: Mapping[str, Any], method: str) -> bool:
+    return any(each["name"] == method for each in found["methods"])
+
+
+def _speedup(found: Mapping[str, Any], method: str) -> float | None:
+    ratio: float | None = found["targets"][-1]["methods"][method]["seconds"].get("speedup")
+    return ratio
+
+
+def _two_steps(rows: Sequence[Mapping[str, Any]]) -> tuple[bool, bool] | None:
+    """Return whether the default in two steps is better than DDPO in fifty, and in a tenth of the time; None if unmeasured."""
+    tuned = {(row["method"], row["steps"]): row for row in rows if row["model"] == "tuned"}
+    own, other = tuned.get(("rlcm", 2)), tuned.get(("ddpo", 50))
+    if own is None or other is None:
+        return None
+    faster = own["images_per_second"]["mean"] / other["images_per_second"]["mean"]
+    return own["reward"]["mean"] > other["reward"]["mean"], faster >= 10
+
+
+def _reached(target: Mapping[str, Any], method: str, baseline: str) -> str:
+    entry = target["methods"][method]["seconds"]
+    if entry["reached"] < entry["of"]:
+        return f"reached by {entry['reached']} of {entry['of']}"
+    at = duration(sum(entry["at"]) / entry["of"])
+    if method == baseline or "speedup" not in entry:
+        return at
+    interval = entry["interval"]
+    spread = f" ({written(interval[0])} to {written(interval[1])})" if interval else ""
+    return f"{at}: {written(entry['speedup'])} times sooner{spread}"
+
+
+def _with_interval(value: Mapping[str, Any], metric: Mapping[str, Any]) -> str:
+    sign = -1.0 if metric["lower_is_better"] else 1.0
+    return _plain({"mean": sign * value["mean"], "ci95": value["ci95"]}) + (f" {metric['unit']}" if metric["unit"] else "")
+
+
+def _plain(value: Mapping[str, Any]) -> str:
+    text = written(value["mean"])
+    places = len(text.partition(".")[2])
+    return text + (f" ± {written(value['ci95'], places)}" if value["ci95"] else "")
+
+
+def _axis(metric: Mapping[str, Any]) -> str:
+    unit = f" ({metric['unit']})" if metric["unit"] else ""
+    return f"{metric['label']}{unit}, {'lower' if metric['lower_is_better'] else 'higher'} is better"
+
+
+def _panel(found: Mapping[str, Any], axis: str) -> tuple[list[Line], str, str, bool]:
+    sign, lines = -1.0 if found["metric"]["lower_is_better"] else 1.0, []
+    for method in found["methods"]:
+        colour = PALETTE[ORDER.index(method["name"]) if method["name"] in ORDER else -1]
+        curves = [
+            Curve(c["seconds"], c["reward_queries"], c["network_calls"], c["reward"], c["ci95"])
+            for c in method.get("curves", ())
+        ]
+        for curve in curves:
+            points = [(x, sign * y) for x, y in zip(getattr(curve, axis), curve.reward, strict=True) if x > 0]
+            lines.append(Line("", [x for x, _ in points], [y for _, y in points], colour=colour, faint=True))
+        places, means = mean_curve(curves, axis)
+        points = [(x, sign * y) for x, y in zip(places, means, strict=True) if x > 0]
+        lines.append(Line(method["name"], [x for x, _ in points], [y for _, y in points], colour=colour))
+    name = "seconds of sampling and learning" if axis == "seconds" else "images scored"
+    return lines, name, _axis(found["metric"]), True
+
+
+def _figure(path: Path, panels: Sequence[tuple[list[Line], str, str, bool]]) -> Path:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.4 * len(panels), 3.8), layout="constrained")
+        for axes, (lines, x_label, y_label, log) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            ticks = sorted({x for line in lines for x in line.x}) if x_label == "steps" else None
+            draw_chart(axes, lines, x_label, y_label, log_x=log, ticks=ticks)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def _bar_figure(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 0.4 * len(rows) + 1), layout="constrained")
+        axes = figure.add_subplot()
+        names, gains = [row["variant"] for row in rows][::-1], [row["gain"] for row in rows][::-1]
+        axes.barh(names, [gain["mean"] for gain in gains], xerr=[gain["ci95"] or 0.0 for gain in gains], color=PALETTE[0])
+        axes.set_xlabel("gain in reward")
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def rounded(value: Any) -> Any:
+    """Return nested values with floats of six significant digits, so that the committed file stays small."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value
+
+
+def write_page(root: Path, take: Path | None = None) -> Path:
+    """Write the page and its figures under `root`; `take` is copied to the committed results first."""
+    committed = root / "benchmarks" / "results" / "reproduce.json"
+    images = root / "docs" / "images"
+    for folder in (committed.parent, images):
+        folder.mkdir(parents=True, exist_ok=True)
+    if take is not None:
+        committed.write_text(json.dumps(rounded(json.loads(take.read_text())), indent=1) + "\n")
+    results = json.loads(committed.read_text())
+    draw(results, images)
+    (root / "docs" / "results.md").write_text(page(results))
+    return root / "docs" / "results.md"
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--take", type=Path, help="results.json of a reproduction, to be committed")
+    print(write_page(ROOT, parser.parse_args().take))
+
+
+if __name__ == "__main__":
+    main()

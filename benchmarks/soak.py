@@ -1,0 +1,108 @@
+"""Many rounds of a small run in one process: does it grow? Memory slope, open files and threads.
+
+    python benchmarks/soak.py [--rounds 2000] [--threads 1]
+
+Everything that a run does is in it: evaluations, checkpoints and their retention, the tracker, metrics. Writes
+benchmarks/results/soak.json. Bars: memory grows by less than 1 MB per 100 rounds after the first 200; open files stay as many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from rlcm import Trainer
+from rlcm.commands import quiet
+from rlcm.config import TrainConfig, parse_settings
+from rlcm.machine import describe_machine
+
+RESULT = Path(__file__).parent / "results" / "soak.json"
+WARM_UP = 200
+"""Rounds that are left out of the slope: caches fill in them."""
+LARGEST_SLOPE = 1.0
+"""MB per 100 rounds."""
+
+
+class Watch:
+    """A trainer's watcher that notes, every ten rounds, what the process takes up."""
+
+    def __init__(self) -> None:
+        self.process = psutil.Process()
+        self.rows: list[dict[str, float]] = []
+        self.started = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Take a line for the user."""
+        print(text, flush=True)
+
+    def round(self, metrics: dict[str, float], rounds: int) -> None:
+        """Take a finished round's metrics."""
+        number = int(metrics["round"])
+        if number % 10:
+            return
+        self.rows.append(
+            {
+                "round": number,
+                "memory_mb": self.process.memory_info().rss / 1e6,
+                "open_files": self.process.num_fds(),
+                "threads": self.process.num_threads(),
+            }
+        )
+        if number % 100 == 0:
+            print(f"{time.monotonic() - self.started:6.0f} s  {self.rows[-1]}", flush=True)
+
+
+def small_run(folder: Path, rounds: int) -> TrainConfig:
+    """Return the configuration of the run: two images of two steps a round, and everything else that runs do."""
+    return parse_settings(
+        TrainConfig,
+        {
+            "name": "soak",
+            "output": str(folder),
+            "sampler": {"steps": 2},
+            "lora": {"ema_decay": 0.9},
+            "rollout": {"batch_size": 2},
+            "algorithm": {"kl_coefficient": 0.1, "inner_epochs": 2, "stat_buffer_size": 8, "stat_min_count": 2},
+            "evaluation": {"images": 4, "every": 100, "grid": 4},
+            "run": {"rounds": rounds, "save_every": 20, "keep_last": 2},
+        },
+    )
+
+
+def main() -> None:
+    """Run it and write what was seen."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    quiet()
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(small_run(Path(folder), arguments.rounds), watcher=watch).train()
+    after = [row for row in watch.rows if row["round"] > WARM_UP]
+    slope = 100 * float(np.polyfit([row["round"] for row in after], [row["memory_mb"] for row in after], 1)[0])
+    files = sorted({row["open_files"] for row in after})
+    found = {
+        "machine": describe_machine(),
+        "rounds": arguments.rounds,
+        "seconds": round(time.monotonic() - watch.started, 1),
+        "memory_mb_per_100_rounds": round(slope, 4),
+        "open_files": files,
+        "threads": sorted({row["threads"] for row in after}),
+        "passed": slope < LARGEST_SLOPE and len(files) == 1,
+        "rows": [row for row in watch.rows if row["round"] % 50 == 0],
+    }
+    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    print({key: value for key, value in found.items() if key != "rows"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""How rewards become a change of the weights: the settings, and the leash that keeps the policy near the untrained model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rlcm import losses
+from rlcm.gaussian import Reduction
+from rlcm.settings import Settings
+
+
+class AlgorithmSettings(Settings):
+    """How rewards become a change of the weights. The defaults are RLCM's."""
+
+    loss: Literal["ppo_clip", "reinforce", "rebel", "reward_backprop"] = "ppo_clip"
+    """`ppo_clip`: PPO's clipped surrogate. `reinforce`: the plain score function, for one update a round. `rebel`: regression of
+    relative rewards on pairs of images of one prompt. `reward_backprop`: the gradient of the reward itself, for rewards that
+    have one."""
+    clip_range: float = Field(default=1e-4, gt=0)
+    """PPO's epsilon, on the scale of `log_prob_reduction`."""
+    log_prob_reduction: Reduction = "mean"
+    """What log-probabilities are divided by: `mean` the number D of latent entries (published), `sqrt` its root (the same
+    clip range then fits all resolutions), `sum` nothing."""
+    rebel_eta: float = Field(default=1e-3, gt=0)
+    """REBEL's step size, on the scale of `log_prob_reduction`: the larger, the further the policy goes for a reward."""
+    backprop_calls: int = Field(default=1, ge=1)
+    """`reward_backprop`: how many network calls at the end of the chain the gradient goes through."""
+    advantage: Literal["prompt_statistics", "group", "leave_one_out", "batch"] = "prompt_statistics"
+    """What a reward is compared with: `prompt_statistics` the running mean and std of its prompt (published); `group` and
+    `leave_one_out` the other images of the same prompt or branch point; `batch` all images of the round."""
+    normalise_std: bool = True
+    """Divide advantages by the standard deviation of what they are compared with."""
+    advantage_clip: float = Field(default=10.0, gt=0)
+    """Advantages are clamped to plus or minus this."""
+    stat_buffer_size: int = Field(default=32, ge=1)
+    """Rewards remembered for a prompt."""
+    stat_min_count: int = Field(default=16, ge=1)
+    """Rewards a prompt needs before its own statistics are used instead of the batch's."""
+    dense_every: int = Field(default=0, ge=0)
+    """Score the predicted image of the first and every n-th later state as well, so that an action is judged by what it
+    added; 0 scores final images only."""
+    dense_lambda: float = Field(default=1.0, ge=0, le=1)
+    """How far ahead an action of a densely rewarded trajectory is judged: 1 up to the final image, 0 by the next prediction."""
+    minibatches: int = Field(default=1, ge=1)
+    """Optimiser steps into which a round's images are divided."""
+    inner_epochs: int = Field(default=1, ge=1)
+    """Passes over a round's images."""
+    stop_kl: float | None = Field(default=None, gt=0)
+    """Leave out the remaining optimiser steps of a round once the policy's KL divergence from the one that sampled, per step,
+    exceeds this."""
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the untrained model, per step, on the scale of `log_prob_reduction`."""
+    kl_form: Literal["loss", "reward"] = "loss"
+    """Where the divergence counts: `loss` exactly, by its own gradient; `reward` as log-ratios subtracted from the rewards."""
+    kl_target: float | None = Field(default=None, gt=0)
+    """Where set, the weight grows while the divergence exceeds this, by up to a tenth a round, and falls back below it, but
+    never under `kl_coefficient`."""
+    consistency_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the distance between the predicted image of a state and what its trajectory came to: keeps few-step samples
+    good; 0 is off."""
+    consistency_target: Literal["final", "next"] = "final"
+    """What it came to: `final` the end of the trajectory, `next` the prediction of the next call."""
+    consistency_distance: Literal["huber", "l2"] = "huber"
+    """`huber`: pseudo-Huber; `l2`: mean squared difference."""
+    consistency_schedule: Literal["constant", "linear"] = "constant"
+    """`linear` rises from 0 to the full weight over the run."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> AlgorithmSettings:
+        if self.stat_min_count > self.stat_buffer_size:
+            raise ValueError(
+                f"algorithm.stat_min_count={self.stat_min_count} is above algorithm.stat_buffer_size={self.stat_buffer_size}, so no "
+                "prompt would ever have enough; lower it."
+            )
+        if self.loss == "reinforce" and self.minibatches * self.inner_epochs > 1:
+            raise ValueError(
+                "algorithm.loss=reinforce holds for one update a round: set algorithm.minibatches=1 and "
+                "algorithm.inner_epochs=1, or use ppo_clip."
+            )
+        if self.kl_target is not None and not self.kl_coefficient:
+            raise ValueError(
+                f"algorithm.kl_target={self.kl_target} needs a weight to start from; set algorithm.kl_coefficient above 0."
+            )
+        if self.dense_every and self.loss == "rebel":
+            raise ValueError(
+                f"algorithm.dense_every={self.dense_every} rewards single actions, but algorithm.loss=rebel compares whole "
+                "trajectories; set algorithm.dense_every=0, or use ppo_clip."
+            )
+        if self.kl_form == "reward" and self.loss == "rebel":
+            raise ValueError(
+                "algorithm.kl_form=reward charges single actions, but algorithm.loss=rebel compares whole trajectories; set "
+                "algorithm.kl_form=loss."
+            )
+        if self.loss == "reward_backprop":
+            self._without_actions()
+        return self
+
+    def _without_actions(self) -> None:
+        needless = {
+            "minibatches": self.minibatches > 1,
+            "inner_epochs": self.inner_epochs > 1,
+            "dense_every": self.dense_every > 0,
+            "consistency_coefficient": self.consistency_coefficient > 0,
+            "stop_kl": self.stop_kl is not None,
+            "kl_form": self.kl_form == "reward",
+        }
+        found = [name for name, is_set in needless.items() if is_set]
+        if found:
+            raise ValueError(
+                f"algorithm.{found[0]}={getattr(self, found[0])} has no meaning for algorithm.loss=reward_backprop, which follows "
+                "the reward's own gradient in one update a round; leave it at its default."
+            )
+
+
+class Leash:
+    """The weight of the KL divergence from the untrained model, which follows a target where there is one."""
+
+    def __init__(self, settings: AlgorithmSettings) -> None:
+        self.least, self.target = settings.kl_coefficient, settings.kl_target
+        self.coefficient = settings.kl_coefficient
+
+    def follow(self, kl: float) -> None:
+        """Adapt the weight to the divergence that a round measured; see `rlcm.losses.adaptive_coefficient`."""
+        if self.target is not None:
+            self.coefficient = losses.adaptive_coefficient(self.coefficient, kl, self.target, minimum=self.least)

@@ -1,0 +1,124 @@
+"""Reward back-propagation: for rewards with a gradient, follow it through the decoder and the last network calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlcm import gaussian, losses
+from rlcm.algorithm import AlgorithmSettings, Leash
+from rlcm.errors import PreflightError
+from rlcm.memory_retry import BatchSize
+from rlcm.noise import draw, stream
+from rlcm.optimisation import Optimisation
+from rlcm.rewards import RawScores, RewardMix
+from rlcm.types import Conditioning
+
+
+class RewardBackprop:
+    """Turns prompts and noise into one optimiser step along the gradient of the reward.
+
+        L = -R(decode(x_H)),   x_{t+1} = mean(x_t) + std z,   gradient through the last K of H calls
+
+    DRaFT-K, Clark et al. 2023 (arXiv:2309.17400). The noise is fixed, so the gradient goes through the means alone.
+
+    Args:
+        rewards: all differentiable.
+        micro_batch_size: trajectories of a backward pass.
+    """
+
+    def __init__(
+        self,
+        optimisation: Optimisation,
+        algorithm: AlgorithmSettings,
+        leash: Leash,
+        rewards: RewardMix,
+        micro_batch_size: int,
+    ) -> None:
+        self.optimisation, self.policy, self.world = optimisation, optimisation.policy, optimisation.world
+        self.algorithm, self.leash, self.rewards = algorithm, leash, rewards
+        self.micro_batch = BatchSize(micro_batch_size, "run.micro_batch_size", is_fixed=self.world.is_lockstep)
+
+    def update(
+        self,
+        conditioning: Conditioning,
+        prompts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]],
+        seeds: Sequence[int],
+        images: int,
+        lr: float,
+    ) -> tuple[RawScores, dict[str, float]]:
+        """Learn from a round; return this process's scores and the round's metrics.
+
+        Args:
+            conditioning: this process's rows, one an image, as prompts, metadata and seeds are.
+            images: of the round, over all processes.
+            lr: learning rate of this round.
+
+        Raises:
+            RewardError: if a reward fails.
+            PreflightError: if no gradient reaches the adapter.
+            TrainingError: after three updates in a row that were skipped for a loss or gradient that is not finite.
+        """
+
+        def gradients() -> tuple[RawScores, dict[str, float]]:
+            """Leave this process's gradients in the parameters; return its scores and the sums of its metrics."""
+            self.optimisation.begin(lr)
+            scores: list[RawScores] = []
+            sums = dict.fromkeys(("loss", *(["kl"] if self.leash.coefficient else [])), 0.0)
+            for rows in torch.arange(len(prompts)).split(self.micro_batch.size):
+                index = rows.tolist()
+                image, kl = self._images(conditioning.take(rows), [seeds[i] for i in index])
+                found = self.rewards.differentiable(
+                    image, [prompts[i] for i in index], [metadata[i] for i in index], update=False
+                )
+                loss = -found.total
+                if kl is not None:
+                    loss = loss + losses.kl_penalty(kl, coefficient=self.leash.coefficient)
+                    sums["kl"] += float(kl.detach().sum())
+                (loss.sum() / images).backward()
+                sums["loss"] += float(loss.detach().sum())
+                scores.append(RawScores(found.parts, found.valid))
+            return RawScores.cat(scores), sums
+
+        with self.world.together():
+            scores, sums = self.micro_batch.fit(gradients)
+        norm = self.optimisation.gather_gradients()
+        if norm == 0:
+            raise PreflightError(
+                "no gradient of the reward reaches the adapter, so nothing would be learnt; check lora.target_modules, and that "
+                "the reward is not flat (algorithm.loss=ppo_clip needs no gradient)."
+            )
+        keys = sorted(sums)
+        reduced = self.world.sum(torch.tensor([sums[key] for key in keys], dtype=torch.float64)) / images
+        metrics = dict(zip(keys, reduced.tolist(), strict=True))
+        return scores, metrics | self.optimisation.step(metrics["loss"], norm)
+
+    def _images(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Return images [b, 3, h, w] that carry the gradient, and their KL divergence per call [b] under a leash.
+
+        The last call, which draws no noise, has no divergence: there it is half the mean squared distance of the means, as
+        of a Gaussian of unit std.
+        """
+        policy, denoiser = self.policy, self.policy.denoiser
+        calls, scale = len(policy.table), self.algorithm.log_prob_reduction
+        through = range(max(0, calls - self.algorithm.backprop_calls), calls)
+        streams = [stream(seed) for seed in seeds]
+        x = denoiser.scale_noise(draw(streams, denoiser.latent_shape))
+        divergences = []
+        for row, std in enumerate(policy.table.std.tolist()):
+            step = torch.full((len(x),), row, device=x.device)
+            with torch.set_grad_enabled(row in through):
+                _, mean, _ = policy.step(x, step, conditioning)
+            if row in through and self.leash.coefficient:
+                with torch.no_grad(), policy.reference():
+                    _, reference, _ = policy.step(x, step, conditioning)
+                divergences.append(gaussian.kl(mean, reference, torch.full((len(x),), std or 1.0, device=x.device), scale))
+            x = mean + std * draw(streams, denoiser.latent_shape).to(x.device) if std else mean
+        decoded = denoiser.decode(x)
+        # The reward sees what is shown; its gradient passes the clamp, or saturated pixels could never come back.
+        images = decoded + (decoded.clamp(0, 1) - decoded).detach()
+        return images, torch.stack(divergences).mean(0) if divergences else None

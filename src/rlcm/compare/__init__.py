@@ -1,0 +1,9 @@
+"""Runs side by side: who reaches what reward after how much time, how many reward queries and network calls."""
+
+from __future__ import annotations
+
+from rlcm.compare.methods import Method, read_methods
+from rlcm.compare.page import write_comparison
+from rlcm.compare.speedup import AXES, at, compare
+
+__all__ = ["AXES", "Method", "at", "compare", "read_methods", "write_comparison"]

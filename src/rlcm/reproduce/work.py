@@ -1,0 +1,275 @@
+"""Doing the work: train what is missing, look at what is trained, collect the results. An interrupted call goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlcm.compare import Method, at, compare, read_methods, write_comparison
+from rlcm.config import TrainConfig, load_config
+from rlcm.errors import RunDirectoryError
+from rlcm.export import WEIGHTS_NAME
+from rlcm.intervals import mean_over_seeds
+from rlcm.machine import describe_machine
+from rlcm.report.reading import mapping, mean_and_half, read_run
+from rlcm.reproduce.plan import DDPO, PUBLISHED, TASKS, UNTRAINED_ANIMALS, VARIANTS, Job, Plan, values_of
+from rlcm.reproduce.variance import gradient_variance
+from rlcm.rewards import RewardSettings
+from rlcm.rundir import disk_errors
+from rlcm.serialization import write_json
+from rlcm.study import StudySettings, prompt_sets, study
+from rlcm.trainer import Trainer, Watcher
+
+STEPS = {"few": (1, 2, 4, 8, 16), "many": (5, 10, 25, 50)}
+
+
+class Lines:
+    """Prints a line now and then: which round, how much of the time is over, the reward."""
+
+    def __init__(self, note: Callable[[str], None], every_seconds: float = 30.0) -> None:
+        self.note = note
+        self.minutes = 0.0
+        self._every, self._last = every_seconds, float("-inf")
+
+    def round(self, metrics: dict[str, float], rounds: int) -> None:
+        """Take a finished round's metrics."""
+        now = time.monotonic()
+        if now - self._last >= self._every:
+            self._last = now
+            self.note(
+                f"  round {metrics['round']:.0f}, {metrics['seconds'] / 60:.1f} of {self.minutes:.1f} min, "
+                f"reward {metrics['reward']:.4g}"
+            )
+
+
+def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
+    """Run the plan, write results.json and a page for every task into its folder; False after an interrupt.
+
+    Args:
+        command: what the user typed, for the results.
+        note: is told what begins and how far it is.
+
+    Raises:
+        RunDirectoryError: if a run with other settings is where one of the plan belongs.
+    """
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    with disk_errors(plan.output):
+        plan.output.mkdir(parents=True, exist_ok=True)
+    jobs, watcher = list(plan.jobs()), Lines(note)
+    for place, job in enumerate(jobs, 1):
+        folder = job.folder(plan.output)
+        if not is_finished(folder):
+            note(f"run {place} of {len(jobs)}: {folder}")
+        config = job.config(plan.output)
+        watcher.minutes = config.run.time_limit_minutes or 0.0
+        if not train(config, folder, watcher):
+            return False
+        look_at(job, plan, note)
+    if "last-step" in plan.only:
+        _last_step(plan, note)
+    collect(plan, command)
+    return True
+
+
+def train(config: TrainConfig, folder: Path, watcher: Watcher) -> bool:
+    """Train a run, or what is left of it; False after an interrupt.
+
+    Raises:
+        RunDirectoryError: if the folder holds a run with other settings.
+    """
+    begun = (folder / "config.yaml").is_file()
+    if begun and load_config(folder / "config.yaml") != config:
+        raise RunDirectoryError(
+            f"{folder} holds a run with other settings than those asked for (another --budget, or another version of rlcm); use "
+            "another -o, or delete the folder."
+        )
+    if is_finished(folder):
+        return True
+    trainer = Trainer.resume(folder, watcher=watcher) if begun else Trainer(config, watcher=watcher)
+    trainer.train()
+    return is_finished(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Say whether a run has come to its end."""
+    return (folder / "final" / WEIGHTS_NAME).is_file()
+
+
+def look_at(job: Job, plan: Plan, note: Callable[[str], None]) -> None:
+    """Do the studies that an experiment makes of a finished run, where they are missing."""
+    folder = job.folder(plan.output)
+    file = folder / "evaluation" / "eval.json"
+    if file.is_file() or job.experiment == "ablations" or (job.experiment == "curves" and "inference" not in plan.only):
+        return
+    config = load_config(folder / "config.yaml")
+    rewards = [*config.rewards, *([] if job.task == "alignment" else [RewardSettings(name="alignment")])]
+    groups = prompt_sets(config, True, (), limit=48)
+    steps: tuple[int, ...] = (config.sampler.steps,)
+    if job.experiment == "curves":
+        groups, steps = groups[:1], STEPS["many" if job.method == DDPO else "few"]
+    settings = StudySettings(steps=steps, each=max(1, plan.images // 45), batch_size=config.rollout.sample_batch_size)
+    study(config, folder, groups, rewards, settings, file.parent, note)
+
+
+def collect(plan: Plan, command: str) -> dict[str, Any]:
+    """Write results.json and the pages from the finished runs in the plan's folder; return what is in the file."""
+    found: dict[str, Any] = {
+        "command": command,
+        "machine": describe_machine(),
+        "load_average": list(os.getloadavg()),
+        "budget_minutes": plan.budget,
+        "seeds": plan.seeds,
+        "curves": {},
+        "inference": {},
+        "generalisation": {},
+        "ablations": {},
+        "last_step": _read(plan.output / "last-step.json").get("results", []),
+        "untrained_animals": list(UNTRAINED_ANIMALS),
+    }
+    for task in TASKS:
+        runs = {name: _runs(plan.output / name / task) for name in ("curves", "generalisation", "ablations")}
+        if runs["curves"]:
+            methods, metric, warnings = read_methods(runs["curves"])
+            methods = sorted(methods, key=lambda method: method.name != DDPO)
+            compared = compare(methods)
+            write_comparison(methods, metric, warnings, compared, plan.output / "curves" / task / "comparison.html")
+            found["curves"][task] = compared | {
+                "metric": {"label": metric.label, "unit": metric.unit, "lower_is_better": metric.lower_is_better},
+                "equal_queries": at_equal_queries(methods),
+                "ended_after_minutes": {m.name: _largest_minutes(m) for m in methods},
+            }
+            studied = inference(runs["curves"])
+            if studied:
+                found["inference"][task] = studied
+        if runs["generalisation"]:
+            found["generalisation"][task] = generalisation(runs["generalisation"], TASKS[task].reward)
+        if runs["ablations"]:
+            found["ablations"][task] = ablations(runs["ablations"])
+    with disk_errors(plan.output / "results.json"):
+        write_json(plan.output / "results.json", found)
+    return found
+
+
+def at_equal_queries(methods: Sequence[Method]) -> dict[str, Any]:
+    """Return every method's reward after as many reward queries as the least that any of the runs made."""
+    curves = [curve for method in methods for curve in method.curves if len(curve.reward) > 1]
+    if not curves:
+        return {}
+    queries = min(curve.reward_queries[-1] for curve in curves)
+    found: dict[str, Any] = {"reward_queries": queries, "methods": {}}
+    for method in methods:
+        values = [at(curve.reward_queries, curve.reward, queries) for curve in method.curves if len(curve.reward) > 1]
+        if values:
+            mean, half = mean_over_seeds(values)
+            found["methods"][method.name] = {"mean": mean, "ci95": half, "each": values}
+    return found
+
+
+def inference(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return reward and speed by method, model and steps, over the seeds of the runs that were studied."""
+    rows: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for run in runs:
+        read = _read(run / "evaluation" / "eval.json")
+        own = str(mapping(read.get("rewards", [{}])[0]).get("label", ""))
+        for row in read.get("results", []):
+            reward = mapping(row["rewards"].get(own))
+            entry = {"reward": reward.get("mean"), "images_per_second": row["images_per_second"]}
+            rows.setdefault((_method(run), row["model"], row["steps"]), []).append(entry)
+    found = []
+    for (method, model, steps), entries in rows.items():
+        mean, half = mean_over_seeds([entry["reward"] for entry in entries])
+        speed, speed_half = mean_over_seeds([entry["images_per_second"] for entry in entries])
+        found.append(
+            {
+                "method": method, "model": model, "steps": steps, "seeds": len(entries), "reward": {"mean": mean, "ci95": half},
+                "images_per_second": {"mean": speed, "ci95": speed_half},
+            }
+        )  # fmt: skip
+    return found
+
+
+def generalisation(runs: Sequence[Path], reward: str) -> list[dict[str, Any]]:
+    """Return the gain on every set of prompts, and the share of the gain on trained prompts that it is, over seeds."""
+    gains: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for run in runs:
+        rows = [row for row in _read(run / "evaluation" / "eval.json").get("results", []) if row["model"] == "tuned"]
+        own = _read(run / "evaluation" / "eval.json").get("own_steps")
+        changes = {row["set"]: mean_and_half(mapping(row.get("change")).get(reward))[0] for row in rows if row["steps"] == own}
+        trained = changes.get("train")
+        for name, change in changes.items():
+            if change is not None and trained:
+                gains.setdefault((_method(run), name), []).append((change, change / trained))
+    found = []
+    for (method, name), pairs in gains.items():
+        gain, half = mean_over_seeds([pair[0] for pair in pairs])
+        kept, kept_half = mean_over_seeds([pair[1] for pair in pairs])
+        found.append(
+            {
+                "method": method, "set": name, "seeds": len(pairs), "gain": {"mean": gain, "ci95": half},
+                "kept": {"mean": kept, "ci95": kept_half},
+            }
+        )  # fmt: skip
+    return found
+
+
+def ablations(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return what every variant ended with, over seeds."""
+    ends: dict[str, list[dict[str, float]]] = {}
+    for path in runs:
+        run = read_run(path)
+        first, last = (mean_and_half(run.evaluations[i].get("reward"))[0] for i in (0, -1))
+        if first is not None and last is not None and run.rounds:
+            counted = {key: float(run.rounds[-1][key]) for key in ("seconds", "reward_queries", "network_calls")}
+            ends.setdefault(_method(path), []).append({"before": first, "after": last, "gain": last - first} | counted)
+    names = {variant.replace(" ", "-"): variant for variant in VARIANTS}
+    found = []
+    for method, entries in ends.items():
+        row: dict[str, Any] = {"variant": names.get(method, method), "seeds": len(entries)}
+        for key in entries[0]:
+            mean, half = mean_over_seeds([entry[key] for entry in entries])
+            row[key] = {"mean": mean, "ci95": half}
+        found.append(row)
+    order = list(VARIANTS)
+    return sorted(found, key=lambda row: order.index(row["variant"]) if row["variant"] in order else len(order))
+
+
+def _last_step(plan: Plan, note: Callable[[str], None]) -> None:
+    """Measure the variance of the gradient at several numbers of steps, where that has not been done."""
+    file = plan.output / "last-step.json"
+    wanted = {"tasks": list(plan.tasks), "estimates": 24, "images": max(16, plan.images // 4), "steps": [2, 4, 8]}
+    if _read(file).get("asked") == wanted:
+        return
+    results = []
+    for task in plan.tasks:
+        for steps in (2, 4, 8):
+            note(f"variance of the gradient: {task}, {steps} steps")
+            values = values_of(task, PUBLISHED)
+            values["sampler"]["steps"] = steps
+            config = TrainConfig.model_validate(values)
+            results.append({"task": task} | gradient_variance(config, 24, max(16, plan.images // 4)))
+    with disk_errors(file):
+        write_json(file, {"asked": wanted, "results": results})
+
+
+def _largest_minutes(method: Method) -> float:
+    return max((curve.seconds[-1] for curve in method.curves if curve.seconds), default=0.0) / 60
+
+
+def _runs(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*")) if is_finished(path)]
+
+
+def _method(run: Path) -> str:
+    """Return a run's method from its folder's name: all but the seed."""
+    return run.name.rpartition("-")[0]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return mapping(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}

@@ -1,0 +1,9 @@
+"""How good a model is: its rewards at several numbers of steps, on prompts it was trained on and on others, beside its base."""
+
+from __future__ import annotations
+
+from rlcm.study.draw import Drawn, draw_set
+from rlcm.study.sets import Group, prompt_sets
+from rlcm.study.study import StudySettings, check_steps, default_rewards, study
+
+__all__ = ["Drawn", "Group", "StudySettings", "check_steps", "default_rewards", "draw_set", "prompt_sets", "study"]

@@ -1,0 +1,93 @@
+"""Which prompts a model is asked: those it was trained on, and, apart from them, others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlcm.build import BUILT_IN_MODELS
+from rlcm.builtin import ANIMALS, article
+from rlcm.config import TrainConfig
+from rlcm.errors import ConfigError
+from rlcm.prompts import BUILT_IN, PromptSet, load_prompts
+
+Kind = Literal["train", "held-out", "unseen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Prompts that are looked at together."""
+
+    name: str
+    kind: Kind
+    """train: the run learnt from them. held-out: others, of the user's choice. unseen: the built-in model's tests of
+    generalisation."""
+    prompts: tuple[str, ...]
+    metadata: tuple[dict[str, Any], ...]
+    trained: int
+    """How many of them are training prompts."""
+
+
+def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: int) -> list[Group]:
+    """Return the sets of prompts to ask, each with at most `limit` prompts, evenly spaced through it.
+
+    The first is what the run was trained on, or for a model without a run its configuration's prompts. The others are those
+    that are `wanted`; where none are, the prompts of the run's own evaluation and, for the built-in model, combinations of
+    animal and background that no training of it has seen, another wording of the training prompts, and animals that are in
+    no training prompt.
+
+    Args:
+        wanted: sources as for `load_prompts`, or `name=source`.
+
+    Raises:
+        ConfigError: if two sets have the same name, or one is empty.
+        MissingFileError: if a source is not there.
+    """
+    training = load_prompts(config.prompts)
+    known = frozenset(training.prompts) if run else frozenset()
+    first: Kind = "train" if run else "held-out"
+    sets = [_group("train" if run else "prompts", first, training, known, limit)]
+    if wanted:
+        sets += [_group(*_named(text), known, limit) for text in wanted]
+    else:
+        if config.evaluation.prompts is not None:
+            sets.append(_group("evaluation", "held-out", load_prompts(config.evaluation.prompts), known, limit))
+        if config.model.path in BUILT_IN_MODELS:
+            sets += [_group(name, "unseen", load_prompts(texts), known, limit) for name, texts in _unseen(training).items()]
+    names = [group.name for group in sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--prompts: two sets are called {', '.join(twice)}; name them, as in --prompts other={wanted[-1]}.")
+    return sets
+
+
+def _named(text: str) -> tuple[str, Kind, PromptSet]:
+    name, equals, source = text.partition("=")
+    if not equals or Path(text).is_file():
+        name, source = (text if text in BUILT_IN else Path(text).stem), text
+    return name, "held-out", load_prompts(source)
+
+
+def _unseen(training: PromptSet) -> dict[str, tuple[str, ...]]:
+    """Return what the built-in model can be asked besides its training prompts, by name."""
+    named = {animal for prompt in training.prompts for animal in ANIMALS if animal in prompt.lower().split()}
+    worded = tuple(f"a picture of {prompt}" for prompt in training.prompts if prompt.startswith(("a ", "an ")))
+    others = tuple(article(animal) for animal in ANIMALS if animal not in named)
+    if all(" background" in prompt for prompt in training.prompts):
+        # Asked in the words of the training, so that the animal is what is new.
+        others = tuple(prompt for prompt in load_prompts("scenes").prompts if prompt.split()[1] not in named)
+    sets = {
+        "unseen combinations": tuple(p for p in load_prompts("scenes-held-out").prompts if p.split()[1] in named),
+        "unseen wording": worded,
+        "untrained animals": others,
+    }
+    return {name: prompts for name, prompts in sets.items() if prompts}
+
+
+def _group(name: str, kind: Kind, source: PromptSet, known: frozenset[str], limit: int) -> Group:
+    count = min(limit, len(source))
+    rows = [i * len(source) // count for i in range(count)]
+    prompts = tuple(source.prompts[i] for i in rows)
+    return Group(name, kind, prompts, tuple(source.metadata[i] for i in rows), sum(prompt in known for prompt in prompts))

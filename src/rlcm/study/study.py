@@ -1,0 +1,212 @@
+"""The study of one model or run: every number of steps, every set of prompts, the tuned model and its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rlcm.build import BUILT_IN_MODELS
+from rlcm.config import TrainConfig
+from rlcm.errors import ConfigError
+from rlcm.evaluate import Judge
+from rlcm.machine import describe_machine
+from rlcm.pipelines import make_denoiser
+from rlcm.pipelines.settings import SamplerSettings
+from rlcm.rewards import RewardMix, RewardSettings, build_rewards
+from rlcm.rundir import RunDirectory, disk_errors, grid
+from rlcm.settings import Settings
+from rlcm.study.draw import Drawn, draw_set
+from rlcm.study.sets import Group
+from rlcm.tuned import tuned_pipeline
+
+FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
+"""Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
+PICTURED = 6
+"""Prompts of a set that are kept as pictures."""
+
+
+class StudySettings(Settings):
+    """How much is drawn."""
+
+    steps: tuple[int, ...] = ()
+    """Numbers of denoising steps; the run's own is always among them. Left out: 1, 2, 4, 8, or 5, 10, 25, 50 for samplers
+    of many steps."""
+    each: int = Field(default=4, ge=1)
+    """Images of every prompt, with seeds of their own."""
+    seed: int = Field(default=20_240_404, ge=0)
+    """Seed of all noise."""
+    batch_size: int = Field(default=64, ge=1)
+    """Images sampled at once."""
+    base: bool = True
+    """Whether the base model is looked at beside the tuned one."""
+
+
+def study(
+    config: TrainConfig,
+    run: Path | None,
+    groups: Sequence[Group],
+    rewards: Sequence[RewardSettings],
+    settings: StudySettings,
+    folder: Path,
+    note: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Draw, score and write `eval.json` and pictures into `folder`; return what is in the file.
+
+    Args:
+        config: of the run, or of the model.
+        run: the run's folder with its tuned LoRA; None looks at the model that the configuration names.
+        groups: see `prompt_sets`; the first is the one that the prompts' best and worst images are taken from.
+        rewards: those that the run was not trained on are marked.
+        note: is told what is being drawn.
+
+    Raises:
+        MissingFileError: if the run has no tuned weights.
+        RunDirectoryError: if the folder cannot be written.
+    """
+    mix, judge = build_rewards(rewards), judge_of(config)
+    own = own_steps(config)
+    steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})
+    directory = RunDirectory(folder)
+    with disk_errors(folder):
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    names = ["base"] if run is None else ["base", "tuned"] if settings.base else ["tuned"]
+    rows: list[dict[str, Any]] = []
+    before: dict[tuple[str, int], Mapping[str, Tensor]] = {}
+    pictures: list[dict[str, Any]] = []
+    for name in names:
+        pipeline = tuned_pipeline(config, run if name == "tuned" else None)
+        shown: dict[str, list[Drawn]] = {}
+        for count in steps:
+            denoiser = make_denoiser(pipeline, sampler_at(config.sampler, count), config.model)
+            for group in groups:
+                note(
+                    f"{name} model, {count} step{'s' * (count > 1)}, {group.name}: {settings.each * len(group.prompts)} images"
+                )
+                drawn = draw_set(
+                    denoiser, group, mix, judge, each=settings.each, seed=settings.seed, batch_size=settings.batch_size
+                )
+                base = before.get((group.name, count)) if name == "tuned" else None
+                rows.append({"model": name, "set": group.name, "steps": count} | drawn.summary(base))
+                before.setdefault((group.name, count), drawn.rewards)
+                if name == names[-1] and count == own and group is groups[0]:
+                    directory.add_extremes("pictures/prompts", 0, drawn, _worth(mix, drawn))
+                shown.setdefault(group.name, []).append(_few(drawn, len(group.prompts)))
+        del pipeline, denoiser
+        pictures += [_write_pictures(directory, name, place, group, steps, shown) for place, group in enumerate(groups)]
+    trained = {(r.name, str(r.args)) for r in config.rewards} if run else set()
+    found = {
+        "model": config.model.path,
+        "run": None if run is None else config.name or run.resolve().name,
+        "machine": describe_machine(),
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "own_steps": own,
+        "rewards": [
+            {"label": part.label, "trained": (entry.name, str(entry.args)) in trained, "display": _display(part.reward)}
+            for part, entry in zip(mix.parts, rewards, strict=True)
+        ],
+        "sets": [
+            {"name": g.name, "kind": g.kind, "prompts": len(g.prompts), "trained": g.trained, "each": settings.each}
+            for g in groups
+        ],
+        "results": rows,
+        "pictures": pictures,
+    }
+    directory.write_json("eval.json", found)
+    return found
+
+
+def own_steps(config: TrainConfig) -> int:
+    """Return how many steps a configuration samples with."""
+    times = config.sampler.timesteps
+    return config.sampler.steps if times is None else len(times)
+
+
+def sampler_at(sampler: SamplerSettings, steps: int) -> SamplerSettings:
+    """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only."""
+    own = sampler.timesteps is not None and len(sampler.timesteps) == steps
+    return sampler.model_copy(update={"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None}))
+
+
+def judge_of(config: TrainConfig) -> Judge | None:
+    """Return the held-out judge of the built-in model; other models have none."""
+    if config.model.path not in BUILT_IN_MODELS:
+        return None
+    from rlcm.builtin.judging import PromptJudge
+
+    return PromptJudge()
+
+
+def default_rewards(config: TrainConfig) -> list[RewardSettings]:
+    """Return the rewards of a run, those that it held out, and for the built-in model its alignment."""
+    extra = [RewardSettings(name="alignment")] if config.model.path in BUILT_IN_MODELS else []
+    found = {entry.label: entry for entry in [*config.rewards, *config.evaluation.held_out, *extra]}
+    return list(found.values())
+
+
+def _worth(mix: RewardMix, drawn: Drawn) -> Tensor:
+    """Return the first reward's first component [B]; the negative of one that is a penalty."""
+    first = mix.parts[0]
+    values = next(values for name, values in drawn.rewards.items() if name.partition("/")[0] == first.label)
+    return -values if first.weight < 0 else values
+
+
+def _display(reward: Any) -> dict[str, str] | None:
+    shown: dict[str, str] | None = getattr(reward, "display", None)
+    return shown
+
+
+def _few(drawn: Drawn, prompts: int) -> Drawn:
+    """Return the first image of the first prompts, so that the others need not be kept."""
+    count = min(PICTURED, prompts)
+    return Drawn(
+        drawn.images[:count].clone(),
+        drawn.prompts[:count],
+        drawn.seeds[:count],
+        {label: values[:count] for label, values in drawn.rewards.items()},
+        {question: right[:count] for question, right in drawn.judge.items()},
+        drawn.images_per_second,
+    )
+
+
+def _write_pictures(
+    directory: RunDirectory, model: str, place: int, group: Group, steps: Sequence[int], shown: Mapping[str, Sequence[Drawn]]
+) -> dict[str, Any]:
+    """Write the pictures of one model and set, a row for every number of steps, and return what is in them."""
+    parts = shown[group.name]
+    images = torch.cat([part.images for part in parts])
+    file = f"pictures/{model}-{place + 1}.png"
+    with disk_errors(directory.path / file):
+        grid(images, len(parts[0].prompts)).save(directory.path / file)
+    return {
+        "file": file,
+        "model": model,
+        "set": group.name,
+        "steps": list(steps),
+        "cell": list(images.shape[2:]),
+        "prompts": parts[0].prompts,
+        "seeds": parts[0].seeds,
+        "rewards": {label: [part.rewards[label].tolist() for part in parts] for label in parts[0].rewards},
+    }
+
+
+def check_steps(steps: str) -> tuple[int, ...]:
+    """Return the numbers of a text such as 1,2,4,8.
+
+    Raises:
+        ConfigError: if it is not that.
+    """
+    try:
+        found = tuple(int(text) for text in steps.split(",")) if steps else ()
+        if any(not 1 <= number <= 1000 for number in found):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"--steps {steps!r} is not a list of numbers from 1 to 1000; write it like --steps 1,2,4,8."
+        ) from None
+    return found

@@ -1,0 +1,30 @@
+"""A run's model with what the run has learnt in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlcm.config import TrainConfig
+from rlcm.errors import MissingFileError
+from rlcm.export import WEIGHTS_NAME
+from rlcm.pipelines import load_pipeline
+from rlcm.pipelines.settings import ModelSettings
+
+
+def tuned_pipeline(config: TrainConfig, run: Path | None) -> Any:
+    """Return a run's model with its tuned LoRA fused, or the model alone where there is no run.
+
+    Raises:
+        MissingFileError: if the run has no tuned weights yet.
+    """
+    if run is None:
+        return load_pipeline(config.model)
+    weights = run / "final"
+    if not (weights / WEIGHTS_NAME).is_file():
+        raise MissingFileError(
+            f"{weights / WEIGHTS_NAME} does not exist: the run has not ended; go on with `rlcm train --resume {run}`."
+        )
+    lora = {"path": str(weights), "weight_name": WEIGHTS_NAME}
+    model = config.model.model_dump()
+    return load_pipeline(ModelSettings.model_validate(model | {"loras": [*model["loras"], lora]}))

@@ -1,0 +1,97 @@
+"""Watching the evaluations: which weights were best, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rlcm.errors import ConfigError
+
+
+class Verdict(NamedTuple):
+    """What an evaluation says about the run."""
+
+    is_best: bool
+    """The best so far, and better than the untrained model."""
+    stop: str | None
+    """Why to stop, or None."""
+
+
+class Watch:
+    """Keeps the best value of a metric, counts evaluations without a new best, and holds others above a floor.
+
+    Args:
+        best: the metric by which the best weights are chosen; see `metric_value`.
+        patience: evaluations without a new best after which to stop; None never stops.
+        least: metrics, and the share of their value before training under which to stop.
+    """
+
+    def __init__(self, best: str, patience: int | None, least: Mapping[str, float]) -> None:
+        self.metric, self.patience, self.least = best, patience, dict(least)
+        self.base: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.waited = 0
+
+    def look(self, summary: Mapping[str, Any], number: int) -> Verdict:
+        """Take in the evaluation after round `number`; the first one is the untrained model's.
+
+        Raises:
+            ConfigError: if an evaluation has no such metric.
+        """
+        value = metric_value(summary, self.metric)
+        if not self.base:
+            for name in self.least:
+                if not metric_value(summary, name) > 0:
+                    raise ConfigError(
+                        f"evaluation.least: {name} is {metric_value(summary, name):.4g} before training, and a share has a meaning "
+                        "for positive figures only; leave it out."
+                    )
+            self.base = {name: metric_value(summary, name) for name in self.least} | {self.metric: value}
+            self.best = {"round": number, "value": value}
+            return Verdict(False, None)
+        for name, share in self.least.items():
+            now, limit = metric_value(summary, name), share * self.base[name]
+            if now < limit:
+                return Verdict(False, f"{name} is {now:.4g}, below {share:g} of its {self.base[name]:.4g} before training")
+        if value > self.best["value"]:
+            self.best, self.waited = {"round": number, "value": value}, 0
+            return Verdict(True, None)
+        self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            return Verdict(
+                False, f"{self.waited} evaluations brought no better {self.metric} than {self.best['value']:.4g} of round "
+                f"{self.best['round']:.0f}"
+            )  # fmt: skip
+        return Verdict(False, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen so far, as JSON-able values."""
+        return {"base": self.base, "best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.base, self.best, self.waited = dict(state["base"]), dict(state["best"]), state["waited"]
+
+
+def metric_value(summary: Mapping[str, Any], name: str) -> float:
+    """Return a figure of an evaluation's summary: `reward`, or `rewards.LABEL`, `held_out.LABEL`, `judge.QUESTION`, `guard.NAME`.
+
+    A minus in front turns the sign, for what is better when lower: `-guard.saturated`.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    sign, key = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
+    known = dict(flat_summary(summary))
+    if key not in known:
+        raise ConfigError(f"evaluation: there is no metric {key!r}; this run has {', '.join(known)}.")
+    return sign * known[key]
+
+
+def flat_summary(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the means of a summary under the names of `metric_value`."""
+    found = {"reward": summary["reward"]["mean"]}
+    for group in ("rewards", "held_out", "judge", "guard"):
+        for key, value in (summary.get(group) or {}).items():
+            found[f"{group}.{key}"] = value["mean"] if isinstance(value, Mapping) else value
+    return found

@@ -1,0 +1,48 @@
+"""Scoring beside sampling, and prompts' metadata, in a trainer's round."""
+
+import threading
+
+import pytest
+from tiny_runs import PROMPTS, STEPS, lcm_pipeline, tiny_config
+
+from rlcm.trainer import Trainer
+
+
+def test_a_batch_is_scored_while_the_next_is_sampled(tmp_path):
+    """The first batch's reward returns only after the second batch's sampling has begun, which it would never without overlap."""
+    calls, begun, answers = [], threading.Event(), []
+
+    def patient(images, prompts):
+        if not answers:
+            answers.append(begun.wait(60))
+        return images.mean((1, 2, 3))
+
+    config = tiny_config(tmp_path, rollout={"batch_size": 6, "sample_batch_size": 2})
+    made = Trainer(config, model=lcm_pipeline(), rewards=[patient], prompts=PROMPTS)
+    denoise = made.parts.policy.denoiser.denoise
+
+    def counted(*args, **named):
+        calls.append(1)
+        if len(calls) > STEPS:
+            begun.set()
+        return denoise(*args, **named)
+
+    made.parts.policy.denoiser.denoise = counted
+    found = made.round()
+    assert answers == [True]
+    assert found["time/sample"] > 0
+    assert found["time/reward_wait"] >= 0
+
+
+def test_metadata_of_the_prompts_file_reach_the_reward(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(f'{{"prompt": "{prompt}", "count": {i}}}\n' for i, prompt in enumerate(PROMPTS)))
+
+    def counts(images, prompts, metadata):
+        """Return a number that tells which prompt and metadata came together."""
+        assert [entry["count"] for entry in metadata] == [PROMPTS.index(prompt) for prompt in prompts]
+        return [float(entry["count"]) for entry in metadata]
+
+    config = tiny_config(tmp_path, prompts=str(file))
+    found = Trainer(config, model=lcm_pipeline(), rewards=[counts]).round()
+    assert found["rewards/counts"] == pytest.approx(1.0)  # six images, two of each prompt

@@ -1,0 +1,161 @@
+"""The study of algorithms: its configurations are valid, its arithmetic is right, and a tiny run leaves a whole result."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.algorithms import measure, methods, run, summary  # noqa: E402
+from benchmarks.algorithms.measure import RunKey  # noqa: E402
+from benchmarks.algorithms.page import write_study  # noqa: E402
+from rlcm.config import TrainConfig, parse_settings  # noqa: E402
+
+TASK = "jpeg_compressibility"
+BUDGET = 100.0
+
+
+def result(task: str, method: str, seed: int, rewards: list[float], judges: list[float]) -> dict[str, Any]:
+    """Return a run's file with looks at 0, 50 and 100 seconds; at n steps it has n / 4 of its gain, at 8 as much as at 4."""
+    clock = [(share * BUDGET, int(1000 * share)) for share in (0, 0.5, 1)][: len(rewards)]
+    evaluations = [
+        {"cpu": cpu, "reward_queries": queries, "reward": r, "judge": j, "judge_confidence": j, "guard": {"diversity": 0.25}}
+        for (cpu, queries), r, j in zip(clock, rewards, judges, strict=True)
+    ]
+    gain = rewards[-1] - rewards[0]
+    at = {n: {**evaluations[-1], "reward": rewards[0] + gain * min(n, 4) / 4} for n in measure.STEPS}
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "hash": RunKey(task, method, seed).hash(BUDGET),
+        "machine": "a test",
+        "totals": {"cpu": clock[-1][0] or 1.0, "reward_queries": clock[-1][1]},
+        "evaluations": evaluations,
+        "steps": {str(n): look for n, look in at.items()},
+        "config": {"sampler": {"steps": 4}},
+    }
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Return the folder of a study of two seeds: `group` is twice as fast, `branched-last` faster still, but blinds the judge."""
+    folder = tmp_path / "benchmarks" / "results" / "algorithms"
+    curves: dict[str, Any] = {
+        methods.UNTRAINED: ([0.0], [1.0]),
+        methods.PLAIN: ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0]),
+        "group": ([0.0, 2.0, 3.0], [1.0, 1.0, 1.0]),
+        "branched-last": ([0.0, 4.0, 8.0], [1.0, 0.8, 0.6]),
+    }
+    for method, (rewards, judges) in curves.items():
+        for seed in (0,) if method == methods.UNTRAINED else (0, 1):
+            measure.write(RunKey(TASK, method, seed).file(folder), result(TASK, method, seed, rewards, judges))
+    return folder
+
+
+@pytest.mark.parametrize("task", methods.TASKS)
+def test_every_method_is_a_valid_configuration(task: str) -> None:
+    for method in [methods.UNTRAINED, *methods.methods_of(task)]:
+        config = parse_settings(TrainConfig, methods.values_of(task, method, 3))
+        assert config.seed == 3
+        assert [reward.name for reward in config.rewards] == [task]
+
+
+def test_gradient_methods_are_for_differentiable_rewards_only() -> None:
+    assert "reward_backprop" in methods.methods_of("alignment")
+    assert "reward_backprop" not in methods.methods_of(TASK)
+
+
+def test_merge_goes_into_depth_and_leaves_its_parts_alone() -> None:
+    first = {"a": {"x": 1, "y": 2}, "b": [1]}
+    merged = methods.merge(first, {"a": {"y": 3}, "c": 4})
+    assert merged == {"a": {"x": 1, "y": 3}, "b": [1], "c": 4}
+    merged["b"].append(2)
+    assert first == {"a": {"x": 1, "y": 2}, "b": [1]}
+
+
+def test_a_changed_method_is_measured_anew_and_an_equal_one_is_not(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = RunKey(TASK, "group", 1)
+    assert key.done(study, BUDGET)
+    assert not key.done(study, BUDGET + 1)
+    monkeypatch.setattr(methods, "COMMON", methods.merge(methods.COMMON, {"optimizer": {"lr": 0.5}}))
+    assert not key.done(study, BUDGET)
+    key.file(study).write_text("{")
+    assert not key.done(study, BUDGET)
+
+
+def test_the_study_runs_what_is_missing_and_reports_what_fails(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fake(key: RunKey, budget: float, results: Path) -> str:
+        asked.append(key)
+        return "ConfigError: no" if key.method == "rebel" else ""
+
+    monkeypatch.setattr(run, "_run", fake)
+    root = str(study.parent.parent.parent)
+    arguments = ["--tasks", TASK, "--methods", "rlcm", "group", "rebel", "--seeds", "0", "2", "--budget", str(BUDGET)]
+    with pytest.raises(SystemExit, match=r"2 runs failed: jpeg_compressibility-rebel-0, jpeg_compressibility-rebel-2"):
+        run.main([*arguments, "--jobs", "1", "--root", root])
+    assert asked == [RunKey(TASK, m, s) for m, s in (("rebel", 0), ("rlcm", 2), ("group", 2), ("rebel", 2))]
+
+
+def test_speed_up_kept_gain_and_choice_of_a_study_by_hand(study: Path) -> None:
+    found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)
+    methods_found = found["tasks"][TASK]["methods"]
+    assert found["tasks"][TASK]["target"] == 2.0
+    # group has plain RLCM's 2.0 after 50 of its 100 seconds, branched-last on the straight line from 0 to 4 after 25.
+    assert methods_found["group"]["to_plain"]["speed_up"]["median"] == pytest.approx(2.0)
+    assert methods_found["branched-last"]["to_plain"]["speed_up"]["median"] == pytest.approx(4.0)
+    assert methods_found["branched-last"]["to_plain"]["judge"] == pytest.approx(0.9)
+    assert methods_found["group"]["kept"] == pytest.approx({"1": 0.25, "2": 0.5, "4": 1.0, "8": 1.0})
+    # branched-last is out: when it got there the judge had lost ten points.
+    chosen = {(row["task"], row["what"]): row["method"] for row in found["choice"]}
+    assert chosen == {
+        (TASK, "fastest"): "group",
+        (TASK, "highest"): "group",
+        (None, "fastest"): "group",
+        (None, "few_steps"): "group",
+    }
+
+
+def test_a_seed_that_never_gets_there_has_no_speed_up(study: Path) -> None:
+    measure.write(RunKey(TASK, "group", 2).file(study), result(TASK, "group", 2, [0.0, 0.5, 1.0], [1.0, 1.0, 1.0]))
+    found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)["tasks"][TASK]["methods"]["group"]["to_plain"]
+    assert found["reached"] == 2
+    assert found["speed_up"]["low"] == 0
+    assert found["speed_up"]["median"] == pytest.approx(2.0)
+
+
+def test_page_and_pictures_come_from_the_runs(study: Path) -> None:
+    root = study.parent.parent.parent
+    write_study(study, root, BUDGET)
+    page = (root / "docs" / "algorithms" / "study.md").read_text()
+    assert f"| `{TASK}`, soon | `group` | 2.0 times as fast as plain RLCM |" in page
+    assert (root / "docs" / "images" / "algorithms-jpeg-compressibility.svg").read_text().startswith("<?xml")
+    assert json.loads((root / "benchmarks" / "results" / "algorithms.json").read_text())["tasks"][TASK]["target"] == 2.0
+
+
+def test_a_tiny_run_on_the_built_in_model_leaves_a_whole_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"rollout": {"batch_size": 8}, "evaluation": {"images": 4}, "prompts": ["a cat", "a fox"], "lora": {"rank": 2}}
+    monkeypatch.setattr(methods, "COMMON", methods.merge(methods.COMMON, small))
+    monkeypatch.setattr(measure, "MOMENTS", (0.5, 1.0))
+    monkeypatch.setattr(measure, "STEPS", (1, 4))
+    key, budget = RunKey(TASK, "final-step", 0), 0.5
+    measure.main([key.task, key.method, "0", "--budget", str(budget), "--results", str(tmp_path)])
+    found = json.loads(key.file(tmp_path).read_text())
+
+    assert key.done(tmp_path, budget)
+    assert found["totals"]["cpu"] >= budget
+    assert found["totals"]["reward_queries"] == 8 * found["totals"]["round"]
+    # One trajectory of four calls a round; its eight noises come after the last one.
+    assert found["totals"]["network_calls"] == 4 * found["totals"]["round"]
+    first, last = found["evaluations"][0], found["evaluations"][-1]
+    assert (first["cpu"], last["cpu"]) == (0, found["totals"]["cpu"])
+    assert last["reward"] != first["reward"]
+    # The last look and the one at the run's own number of steps are at the same model, without final noise.
+    assert found["steps"]["4"]["reward"] == pytest.approx(last["reward"], rel=1e-5)
+    assert found["steps"]["1"]["reward"] != found["steps"]["4"]["reward"]

@@ -1,0 +1,195 @@
+"""Comparisons of runs: methods from seeds, times to a reward, speed-ups, and a page that needs nothing but itself."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from rlcm.commands import compare_runs
+from rlcm.compare import compare, read_methods, write_comparison
+from rlcm.compare.methods import Curve
+from rlcm.compare.page import headline
+from rlcm.compare.speedup import mean_curve, time_to
+from rlcm.errors import ConfigError, UsageError
+
+PROMPTS, SEEDS = ["a cat", "a dog"], [11, 12]
+DISPLAY = {"label": "JPEG size", "unit": "kB", "better": "lower"}
+
+
+def write_run(folder, name, points, *, seed=0, steps=4, model="builtin", rewards=("jpeg",), held_out=None, display=DISPLAY):
+    """Write a run whose evaluations are (round, seconds, reward); a round scores 10 images with `steps` calls each."""
+    path = folder / name
+    (path / "samples").mkdir(parents=True)
+    config = {
+        "name": name, "output": str(folder), "seed": seed, "model": {"path": model}, "sampler": {"steps": steps},
+        "rewards": [{"name": r} for r in rewards], "prompts": "animals", "evaluation": {"images": 90, "seed": 1},
+    }  # fmt: skip
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    evaluations = []
+    for number, seconds, reward in points:
+        value = {"mean": reward, "ci95": 0.1}
+        evaluations.append(
+            {
+                "round": number, "seconds": seconds, "images": 90, "steps": steps, "reward": value,
+                "rewards": dict.fromkeys(rewards, value), "judge": {"animal": {"mean": 0.9, "ci95": 0.01}},
+                "guard": {"diversity": 0.3}, "held_out": {held_out: {"mean": reward / 2, "ci95": 0.1}} if held_out else {},
+            }
+        )  # fmt: skip
+    (path / "eval.json").write_text(json.dumps({"primary_metric": display, "evaluations": evaluations}))
+    metrics = [
+        {"round": n, "seconds": s, "reward": r, "reward_queries": 10 * n, "network_calls": 10 * n * steps}
+        for n, s, r in points
+        if n
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    for number in (points[0][0], points[-1][0]):
+        sheet = np.full((8, 16, 3), 40 + number, np.uint8)
+        Image.fromarray(sheet).save(path / f"samples/round-{number:06d}.png")
+        described = {
+            "round": number, "columns": 2, "cell": [8, 8], "prompts": PROMPTS, "seeds": SEEDS, "rewards": {"total": [-2.0, -1.0]},
+        }  # fmt: skip
+        (path / f"samples/round-{number:06d}.json").write_text(json.dumps(described))
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two slow runs and two fast ones; the fast are there ten times sooner."""
+    slow = [write_run(tmp_path, f"slow-{s}", [(0, 0, -3.0), (10, 1000, -2.0 - 0.1 * s)], seed=s, steps=50) for s in (0, 1)]
+    fast = [write_run(tmp_path, f"fast-{s}", [(0, 0, -3.0), (10, 100, -2.0), (20, 200, -1.0)], seed=s) for s in (0, 1)]
+    return [*slow, *fast]
+
+
+def curve(x, reward):
+    return Curve(list(x), [10 * v for v in x], [40 * v for v in x], list(reward), [0.0] * len(x))
+
+
+def test_time_to_a_reward():
+    one = curve([0.0, 10.0, 20.0], [1.0, 3.0, 2.0])
+    assert time_to(one, "seconds", 2.0) == 5.0
+    assert time_to(one, "network_calls", 3.0) == 400.0
+    assert time_to(one, "seconds", 3.5) is None
+    assert time_to(one, "seconds", 0.5) == 0.0
+
+
+def test_the_mean_of_curves_is_over_what_all_know():
+    x, y = mean_curve([curve([0.0, 10.0], [0.0, 1.0]), curve([0.0, 4.0, 20.0], [2.0, 2.0, 2.0])], "seconds")
+    assert x == [0.0, 4.0, 10.0]
+    assert y == pytest.approx([1.0, 1.2, 1.5])
+    assert mean_curve([], "seconds") == ([], [])
+
+
+def test_runs_that_differ_in_their_seed_are_one_method(runs):
+    methods, metric, warnings = read_methods(runs)
+    assert [(m.name, m.seeds) for m in methods] == [("slow", [0, 1]), ("fast", [0, 1])]
+    assert methods[0].settings == {"sampler.steps": 50}
+    assert (metric.label, metric.lower_is_better, warnings) == ("JPEG size", True, [])
+    assert methods[0].curves[0].network_calls == [0, 5000]
+
+
+def test_speed_ups(runs):
+    methods, _, _ = read_methods(runs)
+    found = compare(methods)
+    # Slow seed 1 ends at -2.1: the highest that both slow seeds reach.
+    last = found["targets"][-1]
+    assert (last["share"], last["reward"]) == (1.0, pytest.approx(-2.1))
+    fast = last["methods"]["fast"]["seconds"]
+    # Slow: 900 and 1000 s; fast: 90 s each.
+    assert fast["at"] == [pytest.approx(90), pytest.approx(90)]
+    assert fast["speedup"] == pytest.approx((900 * 1000) ** 0.5 / 90)
+    assert fast["interval"][0] < fast["speedup"] < fast["interval"][1]
+    assert last["methods"]["slow"]["seconds"]["speedup"] == pytest.approx(1)
+    # A slow call of 50 and a fast one of 4: as many images, a hundredth of the calls or so.
+    ratio = last["methods"]["fast"]["network_calls"]["speedup"] / last["methods"]["fast"]["reward_queries"]["speedup"]
+    assert ratio == pytest.approx(50 / 4)
+    assert found["methods"][1]["after"]["mean"] == -1.0
+    assert found["methods"][0]["judge"]["animal"]["mean"] == pytest.approx(0.9)
+
+
+def test_a_reward_that_is_not_reached_has_no_speed_up(runs, tmp_path):
+    weak = write_run(tmp_path, "weak", [(0, 0, -3.0), (10, 10, -2.9)], steps=2)
+    methods, metric, _ = read_methods([*runs[:2], weak, runs[2]])
+    found = compare(methods)
+    entry = found["targets"][-1]["methods"]["weak"]["seconds"]
+    assert (entry["reached"], entry["of"], "speedup" in entry) == (0, 1, False)
+    assert "fast reaches slow's JPEG size of 2.10\xa0kB 10.5 times sooner" in "".join(headline(found, metric))
+    only_weak = compare(methods[:2])
+    assert "Not every seed of weak reaches slow's JPEG size" in "".join(headline(only_weak, metric))
+
+
+def test_later_is_not_called_sooner(runs):
+    methods, metric, _ = read_methods([*runs[:2], *runs[2:]])
+    for fast in methods[1].curves:
+        fast.seconds = [100 * value for value in fast.seconds]
+    assert "9.49 times later" in "".join(headline(compare(methods), metric))
+
+
+def test_a_baseline_that_learned_nothing_has_no_targets(tmp_path):
+    runs = [write_run(tmp_path, name, [(0, 0, 1.0), (5, 10, end)], steps=n) for name, end, n in (("a", 0.5, 4), ("b", 2.0, 8))]
+    methods, _, _ = read_methods(runs)
+    assert compare(methods)["targets"] == []
+    assert compare(methods, "b")["targets"][-1]["methods"]["a"]["seconds"]["reached"] == 0
+    with pytest.raises(ValueError, match="none of a, b"):
+        compare(methods, "c")
+
+
+def test_the_reward_to_compare_by(tmp_path):
+    one = write_run(tmp_path, "one", [(0, 0, 1.0), (5, 10, 2.0)], rewards=["a"], held_out="b", display=None)
+    two = write_run(tmp_path, "two", [(0, 0, 1.0), (5, 10, 4.0)], rewards=["b"], held_out="c", display=None)
+    methods, metric, _ = read_methods([one, two])
+    assert metric.reward == "b"
+    assert [m.curves[0].reward for m in methods] == [[0.5, 1.0], [1.0, 4.0]]
+    with pytest.raises(UsageError, match=r"'c' was not measured by all of these runs; they have b in common"):
+        read_methods([one, two], "c")
+    three = write_run(tmp_path, "three", [(0, 0, 1.0)], rewards=["z"], display=None)
+    with pytest.raises(UsageError, match=r"no reward in common; they measured a, b, z"):
+        read_methods([one, three])
+
+
+def test_runs_without_evaluations_are_refused(runs):
+    (runs[0] / "eval.json").unlink()
+    with pytest.raises(UsageError, match="has no evaluations"):
+        read_methods(runs)
+
+
+def test_the_page_needs_nothing_but_itself(runs, tmp_path):
+    methods, metric, warnings = read_methods(runs)
+    page = write_comparison(methods, metric, warnings, compare(methods), tmp_path / "out" / "comparison.html")
+    text = page.read_text()
+    assert page.stat().st_size < 5_000_000
+    assert not re.search(r"@import|url\((?!#)|<script|https?://(?!www\.w3\.org)", text)
+    assert "default-src 'none'" in text
+    for words in ("Against time", "Against reward queries", "Against network calls", "mean of 2 seeds", "builtin, untuned",
+                  "fast, round 20", "sampler.steps", "10.5"):  # fmt: skip
+        assert words in text, words
+    links = re.findall(r'<a href="([^"]+)"', text)
+    assert len(links) == 4
+    assert all((page.parent / link).resolve().exists() for link in links)
+    assert len(re.findall(r'<img src="data:image/png', text)) == 3 * 2
+    beside = json.loads(page.with_suffix(".json").read_text())
+    assert beside["baseline"] == "slow"
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_texts_of_others_are_escaped(tmp_path):
+    hostile = "<script>alert(1)</script>"
+    runs = [write_run(tmp_path, n, [(0, 0, 1.0), (5, 10, 2.0)], steps=s, model=hostile) for n, s in (("a", 4), ("b", 8))]
+    methods, metric, warnings = read_methods(runs)
+    page = write_comparison(methods, metric, warnings, compare(methods), tmp_path / "comparison.html")
+    assert "<script" not in page.read_text()
+
+
+def test_the_command(runs, tmp_path, capsys):
+    compare_runs(runs, "slow", None, tmp_path / "c.html")
+    assert "fast reaches slow's JPEG size of 2.10 kB 10.5 times sooner" in capsys.readouterr().out
+    compare_runs(runs, "fast", None, tmp_path / "c.html")
+    assert "Not every seed of slow reaches fast's JPEG size of 1.00 kB" in capsys.readouterr().out
+    assert (tmp_path / "c.html").is_file()
+    with pytest.raises(ConfigError, match=r"end it in \.html"):
+        compare_runs(runs, None, None, tmp_path / "c.txt")
+    with pytest.raises(ConfigError, match="none of the methods; they are slow, fast"):
+        compare_runs(runs, "quick", None, tmp_path / "c.html")

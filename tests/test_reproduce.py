@@ -1,0 +1,232 @@
+"""The paper's experiments: what is planned, that it resumes, what is collected, and the variance of the gradient."""
+
+import json
+
+import pytest
+import torch
+from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
+
+from rlcm import reproduce as package
+from rlcm.builtin import ANIMALS, DEMO
+from rlcm.builtin.judging import named
+from rlcm.compare.methods import Curve, Method
+from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.errors import RunDirectoryError
+from rlcm.prompts import load_prompts
+from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
+from rlcm.reproduce.plan import DDPO, DEFAULT, PUBLISHED, SHARES, UNTRAINED_ANIMALS, VARIANTS, merge, training_scenes, values_of
+from rlcm.reproduce.variance import gradient_variance
+from rlcm.reproduce.work import ablations, at_equal_queries, generalisation, inference, is_finished, train
+from rlcm.rundir import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    lcm_pipeline().save_pretrained(folder)
+    return folder
+
+
+def test_every_job_of_the_whole_plan_is_a_valid_run_in_a_folder_of_its_own(tmp_path):
+    plan = Plan(tmp_path, tasks=tuple(TASKS), seeds=2)
+    jobs = list(plan.jobs())
+    assert len({job.folder(tmp_path) for job in jobs}) == len(jobs) == 2 * len(TASKS) * (3 + 2 + len(VARIANTS))
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+    for job in jobs[: len(jobs) // 2]:
+        config = job.config(tmp_path)
+        assert config.run.time_limit_minutes <= 60
+        assert [r.name for r in config.rewards] == [TASKS[job.task].reward]
+
+
+def test_methods_differ_in_what_they_should():
+    found = {method: parse_settings(TrainConfig, values_of("compressibility", method)) for method in SHARES}
+    ddpo, published, default = found[DDPO], found[PUBLISHED], found[DEFAULT]
+    assert (ddpo.model.path, ddpo.sampler.steps, ddpo.sampler.eta) == ("builtin-teacher", 50, 1.0)
+    for group in ("lora", "rollout", "algorithm", "optimizer", "prompts", "rewards"):
+        assert getattr(ddpo, group) == getattr(published, group), group
+    demo = load_config(DEMO)
+    assert (default.algorithm, default.rollout, default.optimizer) == (demo.algorithm, demo.rollout, demo.optimizer)
+    assert default.run.rounds == demo.run.rounds
+    with pytest.raises(KeyError):
+        values_of("compressibility", "other")
+
+
+def test_a_part_of_the_plan():
+    plan = Plan("x", only=("inference",), tasks=("alignment",), methods=(PUBLISHED,), seeds=1, budget=8.0)
+    (job,) = plan.jobs()
+    assert (job.experiment, job.method) == ("curves", PUBLISHED)
+    assert job.values["run"]["time_limit_minutes"] == 2.0
+    assert list(Plan("x", only=("last-step",)).jobs()) == []
+    assert set(EXPERIMENTS) == set(Plan("x").only)
+
+
+def test_training_scenes_keep_animals_and_combinations_apart():
+    scenes = training_scenes()
+    animals = {ANIMALS[named(prompt, ANIMALS)] for prompt in scenes}
+    assert len(UNTRAINED_ANIMALS) == 9
+    assert animals == set(ANIMALS) - set(UNTRAINED_ANIMALS)
+    assert len(scenes) == len(set(scenes)) == 36 * 9
+    assert not set(scenes) & set(load_prompts("scenes-held-out").prompts)
+
+
+def test_merging_changes_nothing_of_its_parts():
+    base = {"a": {"b": 1, "c": [1]}, "d": 2}
+    merged = merge(base, {"a": {"b": 3}}, {"d": {"e": 4}})
+    assert merged == {"a": {"b": 3, "c": [1]}, "d": {"e": 4}}
+    merged["a"]["c"].append(2)
+    assert base == {"a": {"b": 1, "c": [1]}, "d": 2}
+
+
+class Silent:
+    def __init__(self, stop_at=None):
+        self.stop_at, self.rounds = stop_at, []
+
+    def note(self, text):
+        pass
+
+    def round(self, metrics, rounds):
+        self.rounds.append(metrics["round"])
+        if metrics["round"] == self.stop_at:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_run_goes_on_and_a_finished_one_is_left_alone(model, tmp_path):
+    config = tiny_config(
+        tmp_path, model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS, run={"rounds": 3, "save_every": 0}
+    )
+    folder = tmp_path / "run"
+    assert not train(config, folder, Silent(stop_at=1))
+    assert not is_finished(folder)
+    watcher = Silent()
+    assert train(config, folder, watcher)
+    assert watcher.rounds == [2, 3]
+    again = Silent()
+    assert train(config, folder, again)
+    assert again.rounds == []
+    with pytest.raises(RunDirectoryError, match="other settings"):
+        train(config.model_copy(update={"seed": 1}), folder, again)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(model, tmp_path):
+    config = tiny_config(tmp_path, model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS, run={"rounds": 1})
+    RunDirectory.create(tmp_path, "run").write_text("config.yaml", config.dump())
+    assert train(config, tmp_path / "run", Silent())
+
+
+def test_a_whole_small_plan(model, tmp_path, monkeypatch):
+    """Two methods with one seed on a tiny model: runs, pages and results; a second call does nothing again."""
+    tiny = tiny_config(tmp_path, model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS, run={"rounds": 2})
+    values = tiny.model_dump(mode="json")
+    monkeypatch.setitem(
+        TASKS, "compressibility", package.plan.Task("brightness", "animals-bare", {"algorithm": {"stat_min_count": 2}}, 3)
+    )
+
+    def small(task, method):
+        return merge(values, {"sampler": {"steps": {DDPO: 5}.get(method, 3)}, "evaluation": {"every": 1}, "run": {"rounds": 2}})
+
+    monkeypatch.setattr(package.plan, "values_of", small)
+    monkeypatch.setattr(work, "values_of", small)
+    monkeypatch.setattr(package.plan, "VARIANTS", {"as published": {}, "2 steps": {"sampler": {"steps": 2}}})
+    monkeypatch.setattr(package.plan, "training_scenes", lambda: PROMPTS[:2])
+    plan = Plan(tmp_path / "out", tasks=("compressibility",), methods=(DDPO, PUBLISHED), seeds=1, images=8)
+    notes = []
+    assert package.reproduce(plan, "rlcm reproduce --seeds 1", notes.append)
+    assert sum(note.startswith("run ") for note in notes) == 2 + 1 + 2
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["command"] == "rlcm reproduce --seeds 1"
+    curves = found["curves"]["compressibility"]
+    assert [m["name"] for m in curves["methods"]] == ["ddpo", "rlcm-published"]
+    assert set(curves["equal_queries"]["methods"]) == {"ddpo", "rlcm-published"}
+    assert {(r["method"], r["steps"]) for r in found["inference"]["compressibility"] if r["model"] == "tuned"} == {
+        *((DDPO, n) for n in (5, 10, 25, 50)),
+        *((PUBLISHED, n) for n in (1, 2, 3, 4, 8, 16)),
+    }
+    assert [r["set"] for r in found["generalisation"]["compressibility"]] == ["train"]
+    assert [r["variant"] for r in found["ablations"]["compressibility"]] == ["as published", "2 steps"]
+    assert [r["steps"] for r in found["last_step"]] == [2, 4, 8]
+    assert (tmp_path / "out" / "curves" / "compressibility" / "comparison.html").is_file()
+    notes.clear()
+    assert package.reproduce(plan, "again", notes.append)
+    assert notes == []
+
+
+def test_rewards_at_equal_queries():
+    def method(name, queries, reward):
+        return Method(name, [], [Curve(queries, queries, queries, reward, [0.0] * len(reward))], {})
+
+    found = at_equal_queries([method("a", [0.0, 10.0], [0.0, 1.0]), method("b", [0.0, 20.0], [0.0, 1.0])])
+    assert found["reward_queries"] == 10
+    assert {name: value["mean"] for name, value in found["methods"].items()} == {"a": 1.0, "b": 0.5}
+    assert at_equal_queries([]) == {}
+
+
+def write_study(folder, changes, own=4, rewards=(1.0,)):
+    (folder / "evaluation").mkdir(parents=True)
+    rows = [
+        {
+            "model": "tuned", "set": name, "steps": own, "images_per_second": 10.0 * (1 + place), "change": {"jpeg": {"mean": change}},
+            "rewards": {"jpeg": {"mean": rewards[0]}},
+        }
+        for place, (name, change) in enumerate(changes.items())
+    ]  # fmt: skip
+    found = {"own_steps": own, "rewards": [{"label": "jpeg"}], "results": rows}
+    (folder / "evaluation" / "eval.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_what_is_kept_of_a_gain(tmp_path):
+    runs = [write_study(tmp_path / f"rlcm-{s}", {"train": 2.0 + s, "unseen": 1.0 + s}) for s in (0, 1)]
+    found = {row["set"]: row for row in generalisation(runs, "jpeg")}
+    assert found["train"]["kept"]["mean"] == 1.0
+    assert found["unseen"]["kept"]["mean"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert (found["unseen"]["method"], found["unseen"]["seeds"]) == ("rlcm", 2)
+    # A run that lost on its own prompts kept nothing of nothing.
+    assert generalisation([write_study(tmp_path / "rlcm-2", {"train": 0.0, "unseen": 1.0})], "jpeg") == []
+
+
+def test_speed_and_reward_over_seeds(tmp_path):
+    runs = [write_study(tmp_path / f"ddpo-{s}", {"train": 1.0}, rewards=(2.0 * s,)) for s in (0, 1)]
+    (found,) = inference(runs)
+    assert (found["method"], found["model"], found["steps"], found["seeds"]) == ("ddpo", "tuned", 4, 2)
+    assert found["reward"]["mean"] == 1.0
+    assert found["images_per_second"]["mean"] == 10.0
+
+
+def test_ablations_come_in_the_order_of_the_plan(tmp_path):
+    for place, variant in enumerate(("batch-normalisation", "as-published")):
+        folder = tmp_path / f"{variant}-0"
+        folder.mkdir()
+        looks = [{"round": n, "reward": {"mean": float(n * place)}} for n in (0, 2)]
+        (folder / "eval.json").write_text(json.dumps({"evaluations": looks}))
+        (folder / "metrics.jsonl").write_text('{"round": 2, "seconds": 4, "reward_queries": 8, "network_calls": 16}\n')
+    found = ablations(sorted(tmp_path.iterdir(), reverse=True))
+    assert [row["variant"] for row in found] == ["as published", "batch normalisation"]
+    assert found[0]["gain"]["mean"] == 2.0
+    assert found[0]["network_calls"]["mean"] == 16
+
+
+def test_noise_that_never_reaches_the_image_is_variance_alone(model):
+    config = tiny_config("runs", model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS, sampler={"steps": 2})
+    found = gradient_variance(config, estimates=4, images=4)
+    assert (found["steps"], found["estimates"], found["images"]) == (2, 4, 4)
+    assert found["published_variance"] > found["correct_variance"] > 0
+    assert found["variance_ratio"] == pytest.approx(found["published_variance"] / found["correct_variance"])
+
+
+def test_the_last_steps_term_has_mean_zero(model):
+    # Over many noises of one trajectory, the mean of the term is small beside its spread: |mean| ~ spread / sqrt(n).
+    from rlcm.build import build
+    from rlcm.reproduce.variance import _last_step_gradient
+    from rlcm.rollout import rollout
+
+    config = tiny_config("runs", model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS)
+    parts = build(config)
+    trajectory = rollout(parts.policy, parts.conditioning, torch.tensor([0, 1]), [1, 2])
+    terms = torch.stack(
+        [_last_step_gradient(parts, trajectory, torch.tensor([1.0, -0.5]), config, number) for number in range(60)]
+    )
+    mean, spread = terms.mean(0).norm(), terms.var(0).sum().sqrt()
+    assert spread > 0
+    assert mean < 2 * spread / 60**0.5

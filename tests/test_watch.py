@@ -1,0 +1,61 @@
+"""The watch: the best evaluation, patience, floors, and clear words about metrics that are not there."""
+
+import pytest
+
+from rlcm.errors import ConfigError
+from rlcm.watch import Verdict, Watch, flat_summary, metric_value
+
+
+def summary(reward, animal=1.0, saturated=0.0):
+    return {
+        "images": 4,
+        "reward": {"mean": reward, "ci95": 0.1},
+        "rewards": {"size": {"mean": -reward, "ci95": 0.1}},
+        "held_out": {"clip": {"mean": 0.3, "ci95": 0.1}},
+        "judge": {"animal": {"mean": animal, "ci95": 0.1}},
+        "guard": {"saturated": saturated},
+    }
+
+
+def test_names_of_figures():
+    known = flat_summary(summary(2.0, saturated=0.25))
+    assert known == {
+        "reward": 2.0,
+        "rewards.size": -2.0,
+        "held_out.clip": 0.3,
+        "judge.animal": 1.0,
+        "guard.saturated": 0.25,
+    }
+    assert metric_value(summary(2.0, saturated=0.25), "-guard.saturated") == -0.25
+    with pytest.raises(ConfigError, match=r"no metric 'judge\.cat'; this run has reward, rewards\.size"):
+        metric_value(summary(1.0), "judge.cat")
+
+
+def test_the_best_must_beat_the_untrained_model():
+    watch = Watch("reward", None, {})
+    verdicts = [watch.look(summary(value), number) for number, value in enumerate([1.0, 0.5, 1.0, 1.5, 1.2, 1.6])]
+    assert [verdict.is_best for verdict in verdicts] == [False, False, False, True, False, True]
+    assert all(verdict.stop is None for verdict in verdicts)
+    assert watch.best == {"round": 5, "value": 1.6}
+
+
+def test_patience_counts_from_the_last_best_and_survives_a_checkpoint():
+    watch = Watch("reward", 2, {})
+    for number, value in enumerate([1.0, 0.5, 2.0, 1.9]):
+        assert watch.look(summary(value), number).stop is None
+    resumed = Watch("reward", 2, {})
+    resumed.load_state_dict(watch.state_dict())
+    assert resumed.look(summary(1.0), 4).stop == "2 evaluations brought no better reward than 2 of round 2"
+
+
+def test_a_metric_that_falls_below_its_floor_stops_and_is_no_best():
+    watch = Watch("reward", None, {"judge.animal": 0.9})
+    watch.look(summary(1.0, animal=0.8), 0)
+    assert watch.look(summary(2.0, animal=0.73), 1) == Verdict(True, None)
+    found = watch.look(summary(3.0, animal=0.71), 2)
+    assert found == Verdict(False, "judge.animal is 0.71, below 0.9 of its 0.8 before training")
+
+
+def test_a_floor_under_a_negative_figure_is_refused():
+    with pytest.raises(ConfigError, match=r"rewards\.size is -1 before training"):
+        Watch("reward", None, {"rewards.size": 0.9}).look(summary(1.0), 0)

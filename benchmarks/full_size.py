@@ -46,6 +46,7 @@ from transformers import (
 
 from rlcm import TrainConfig, Trainer
 from rlcm.builtin import model_path
+from rlcm.config import load_config
 from rlcm.pipelines import MemoryEstimate, ModelSettings, SamplerSettings, estimate, make_denoiser
 from rlcm.policy import AdapterSettings, Policy
 from rlcm.samplers import build_table
@@ -273,15 +274,52 @@ class Living(TorchDispatchMode):
         self.now -= size
 
 
-def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
-    """Return parameters, the estimate, and the bytes that the tensors of a round's calls take at their peak."""
+SHIPPED = {
+    "ddpo-dreamshaper-v7-*": "sd15",
+    "flux-schnell-80gb": "flux",
+    "lcm-dreamshaper-v7-*": "sd15",
+    "pixel-consistency": "pixel-64",
+    "sana-sprint-0.6b": "sana-0.6b",
+    "sana-sprint-1.6b": "sana-1.6b",
+    "sd-turbo": "sd15",
+    "sdxl-lcm-lora-24gb": "sdxl",
+    "sdxl-turbo": "sdxl",
+}
+"""Which shape stands for the model of a shipped configuration; SD-Turbo's network is Stable Diffusion's but for 1 %."""
+
+
+def estimate_shipped(folder: Path = Path("configs")) -> dict[str, float]:
+    """Return the estimate of every shipped configuration on a GPU with bf16, in GiB."""
+    found = {}
+    for pattern, name in SHIPPED.items():
+        for file in sorted(folder.glob(f"{pattern}.yaml")):
+            config = load_config(str(file))
+            pipeline, denoiser = _on_meta(SHAPES[name], config.sampler, config.model, torch.bfloat16)
+            Policy(denoiser, config.lora)
+            if config.model.gradient_checkpointing:
+                denoiser.module.enable_gradient_checkpointing()
+            if config.model.vae_slicing:
+                pipeline.vae.enable_slicing()
+            batch = min(config.rollout.sample_batch_size, config.rollout.batch_size)
+            need = estimate(denoiser, batch, config.run.micro_batch_size, training=True)
+            found[file.stem] = round(need.total / GIB, 1)
+    return found
+
+
+def _on_meta(shape: Shape, sampler: SamplerSettings, model: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return a pipeline without storage, and its denoiser."""
     with torch.device("meta"):
         pipeline = shape.pipeline(None, False)
-    model = ModelSettings(offload_text_encoders=True)
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.to(dtype).eval().requires_grad_(False)
-    denoiser = make_denoiser(pipeline, shape.sampler, model)
+    return pipeline, make_denoiser(pipeline, sampler, model)
+
+
+def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
+    """Return parameters, the estimate, and the bytes that the tensors of a round's calls take at their peak."""
+    model = ModelSettings(offload_text_encoders=True)
+    pipeline, denoiser = _on_meta(shape, shape.sampler, model, dtype)
     policy = Policy(denoiser, AdapterSettings())
     if checkpointing:
         denoiser.module.enable_gradient_checkpointing()
@@ -480,6 +518,9 @@ def main() -> None:
             found.append(count(shape, False, torch.float32))
         result[key] = found
         print(key, json.dumps(found, indent=2), flush=True)
+    if not arguments.measure:
+        result["shipped_configurations_gib"] = estimate_shipped()
+        print(json.dumps(result["shipped_configurations_gib"], indent=2))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
 

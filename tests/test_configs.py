@@ -12,6 +12,7 @@ from tiny_pipelines import flux, pixel, sana, schedule, sdxl, stable_diffusion
 from rlcm.builtin import DEMO
 from rlcm.config import TrainConfig, load_config
 from rlcm.doctor import diagnose
+from rlcm.pipelines import unpinned
 from rlcm.prompts import load_prompts
 from rlcm.rewards.build import BUILT_IN
 from rlcm.rewards.settings import is_address
@@ -102,8 +103,7 @@ def test_loads_and_names_what_exists(name):
     assert config.sampler.steps >= 2
     assert config.rollout.sample_batch_size <= config.rollout.batch_size
     hub = config.model.path.count("/") == 1
-    unpinned = name == "sana-sprint-0.6b" or name.startswith("ddpo-dreamshaper-v7")
-    assert not hub or config.model.revision or unpinned, "a Hub id is pinned to a commit"
+    assert not hub or unpinned(config.model) == [], "a Hub id is pinned to a commit, and so are its LoRAs"
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -457,4 +457,5 @@ def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
         assert text in first[kind][1]
         assert second[kind][0] == ("KeyError" if kind == "bug" else name)
         assert max(first[kind][2], second[kind][2]) < 60
-        assert newest_checkpoint(tmp_path / kind / "run")[0].round == 1
+        # The first process may have ended round 2 before it hears of the bug; it is whole then.
+        assert newest_checkpoint(tmp_path / kind / "run")[0].round in ((1, 2) if kind == "bug" else (1,))

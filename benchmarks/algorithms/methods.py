@@ -18,8 +18,8 @@ COMMON: dict[str, Any] = {
     "model": {"path": "builtin", "device": "cpu"},
     "sampler": {"steps": 4, "guidance": 3.0},
     "prompts": "animals",
-    "rollout": {"batch_size": 64},
-    "optimizer": {"lr": 1e-3},
+    "rollout": {"batch_size": 32},
+    "optimizer": {"lr": 3e-3},
     "evaluation": {"images": 90, "every": 0},
     # The budget ends a run, not its number of rounds.
     "run": {"rounds": 1_000_000, "tracker": "none"},
@@ -53,11 +53,13 @@ class Method:
 TASKS: dict[str, Task] = {
     "jpeg_compressibility": Task("minus the size as a JPEG file: plain pictures", {"rewards": ["jpeg_compressibility"]}, "kB"),
     "jpeg_incompressibility": Task("the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB"),
-    "alignment": Task("fit of picture and prompt by the small CLIP", {"rewards": ["alignment"]}, "cosine", differentiable=True),
+    "alignment": Task(
+        "fit of picture and prompt by the small CLIP",
+        {"rewards": ["alignment"], "optimizer": {"lr": 1e-3}},
+        "cosine",
+        differentiable=True,
+    ),
 }
-
-_BRANCHED: Changes = {"rollout": {"branches": 8}, "algorithm": {"advantage": "group"}}
-_CONSISTENCY: Changes = {"algorithm": {"consistency_coefficient": 0.1}}
 
 
 def merge(*parts: Changes) -> dict[str, Any]:
@@ -71,16 +73,21 @@ def merge(*parts: Changes) -> dict[str, Any]:
     return result
 
 
+_BRANCHED: Changes = {"rollout": {"branches": 8}, "algorithm": {"advantage": "group"}}
+_FOUR_A_PROMPT: Changes = {"rollout": {"images_per_prompt": 4}, "algorithm": {"advantage": "group"}}
+_CONSISTENCY: Changes = {"algorithm": {"consistency_coefficient": 0.03}}
+
+
 METHODS: dict[str, Method] = {
     PLAIN: Method("as published: plain trajectories, per-prompt statistics, PPO-clip", {}, colour="#1d2126"),
     "group": Method(
-        "plain trajectories, eight a prompt, compared with one another",
-        {"rollout": {"images_per_prompt": 8}, "algorithm": {"advantage": "group"}},
+        "plain trajectories, four a prompt, compared with one another",
+        _FOUR_A_PROMPT,
         colour="#1f5fbf",
     ),
     "rebel": Method(
-        "plain trajectories, eight a prompt, REBEL's regression on pairs",
-        {"rollout": {"images_per_prompt": 8}, "algorithm": {"loss": "rebel", "advantage": "group"}},
+        "plain trajectories, four a prompt, REBEL's regression on pairs, two updates a round",
+        merge(_FOUR_A_PROMPT, {"algorithm": {"loss": "rebel", "rebel_eta": 1e-2, "inner_epochs": 2}}),
         colour="#56b4e9",
     ),
     "dense": Method(
@@ -99,11 +106,6 @@ METHODS: dict[str, Method] = {
         merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}),
         colour="#e8791e",
     ),
-    "branched-mixed": Method(
-        "eight branches of one state, half of them at the last noisy step",
-        merge(_BRANCHED, {"rollout": {"branch_schedule": "mixed"}}),
-        colour="#d6a400",
-    ),
     "branched+consistency": Method(
         "branched-uniform with the consistency loss",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}, _CONSISTENCY),
@@ -116,7 +118,7 @@ METHODS: dict[str, Method] = {
     ),
     "reward_backprop": Method(
         "the reward's gradient through the last network call",
-        {"algorithm": {"loss": "reward_backprop", "backprop_calls": 1}},
+        {"algorithm": {"loss": "reward_backprop", "backprop_calls": 1}, "optimizer": {"lr": 3e-3}},
         needs_gradient=True,
         colour="#2ca02c",
     ),

@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.algorithms.measure import STEPS, RunKey
+from benchmarks.algorithms.measure import SOUND, STEPS, RunKey
 from benchmarks.algorithms.methods import METHODS, PLAIN, TASKS, UNTRAINED, methods_of
 
 GRID = 40
 """Points of a mean curve."""
-JUDGE_TOLERANCE = 0.015
-"""A judge that recognises this share less counts as equal: about one image of a run's ninety."""
-
 Run = Mapping[str, Any]
 
 
@@ -50,7 +47,7 @@ def summarise(found: Mapping[str, Mapping[str, Sequence[Run]]], budget: float) -
     return {
         "budget": budget,
         "machines": sorted({run["machine"] for run in every}),
-        "judge_tolerance": JUDGE_TOLERANCE,
+        "sound": SOUND,
         "tasks": tasks,
         "choice": _choice(tasks),
     }
@@ -59,21 +56,21 @@ def summarise(found: Mapping[str, Mapping[str, Sequence[Run]]], budget: float) -
 def _task(task: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     untrained = runs[UNTRAINED][0]
     start = untrained["evaluations"][0]
-    target = _mean(run["evaluations"][-1]["reward"] for run in runs[PLAIN])
-    spent = {axis: _mean(run["totals"][axis] for run in runs[PLAIN]) for axis in ("cpu", "reward_queries")}
+    target = _mean(run["best"]["reward"] for run in runs[PLAIN])
+    spent = {axis: _mean(run["best"][axis] for run in runs[PLAIN]) for axis in ("cpu", "reward_queries")}
     base = {n: {k: untrained["steps"][n][k] for k in ("reward", "judge")} for n in map(str, STEPS)}
     methods = {}
     for method in methods_of(task):
         if method in runs:
             reachable = target if target > start["reward"] else None
-            methods[method] = _method(runs[method], base, reachable, spent, method == PLAIN)
+            methods[method] = _method(runs[method], base, reachable, spent, SOUND * start["judge"], method == PLAIN)
     return {"untrained": {**_last(start), "steps": base}, "target": target, "methods": methods}
 
 
 def _method(
-    runs: Sequence[Run], base: Mapping[str, Any], target: float | None, spent: Mapping[str, float], plain: bool
+    runs: Sequence[Run], base: Mapping[str, Any], target: float | None, spent: Mapping[str, float], least: float, plain: bool
 ) -> dict[str, Any]:
-    last = [run["evaluations"][-1] for run in runs]
+    last = [run["best"] for run in runs]
     steps = {
         n: {k: _mean(run["steps"][n][k] for run in runs) for k in ("reward", "judge", "judge_confidence")}
         for n in map(str, STEPS)
@@ -89,7 +86,7 @@ def _method(
         "guard": {key: _mean(e["guard"][key] for e in last) for key in last[0]["guard"]},
         "totals": totals,
         "images_per_cpu_second": totals["reward_queries"] / totals["cpu"],
-        "to_plain": None if target is None else _to_plain(runs, target, spent, plain),
+        "to_plain": None if target is None else _to_plain(runs, target, spent, least, plain),
         "steps": steps,
         "kept": {n: gain / gains[own] if gains[own] > 0 else None for n, gain in gains.items()},
         "curves": {
@@ -100,12 +97,12 @@ def _method(
     }
 
 
-def _to_plain(runs: Sequence[Run], target: float, spent: Mapping[str, float], plain: bool) -> dict[str, Any]:
-    """Return what it takes to plain RLCM's final reward, for every seed; plain RLCM itself takes all that it was given."""
+def _to_plain(runs: Sequence[Run], target: float, spent: Mapping[str, float], least: float, plain: bool) -> dict[str, Any]:
+    """Return what it takes to plain RLCM's best sound reward, for every seed, by a model that is sound itself."""
     if plain:
-        judge = _mean(run["evaluations"][-1]["judge"] for run in runs)
+        judge = _mean(run["best"]["judge"] for run in runs)
         return {"reached": len(runs), "speed_up": _spread([1.0]), "fewer_queries": _spread([1.0]), "judge": judge}
-    crossed = [_crossing(run["evaluations"], target) for run in runs]
+    crossed = [_crossing(run["evaluations"], target, least) for run in runs]
     found = [c for c in crossed if c is not None]
     answer: dict[str, Any] = {"reached": len(found)}
     for name, axis in (("speed_up", "cpu"), ("fewer_queries", "reward_queries")):
@@ -117,12 +114,17 @@ def _to_plain(runs: Sequence[Run], target: float, spent: Mapping[str, float], pl
     return {**answer, "judge": _mean(c["judge"] for c in found) if found else None}
 
 
-def _crossing(evaluations: Sequence[Mapping[str, Any]], target: float) -> dict[str, float] | None:
-    """Return the clock, counters and judge where the reward first reaches a target, on straight lines between looks."""
+def _crossing(evaluations: Sequence[Mapping[str, Any]], target: float, least: float) -> dict[str, float] | None:
+    """Return clock, counters and judge where the reward first reaches a target with the judge at `least` or above.
+
+    Between looks both run on straight lines.
+    """
     for before, after in itertools.pairwise(evaluations):
         if after["reward"] >= target:
-            share = (target - before["reward"]) / (after["reward"] - before["reward"])
-            return {k: before[k] + share * (after[k] - before[k]) for k in ("cpu", "reward_queries", "judge")}
+            share = 0.0 if before["reward"] >= target else (target - before["reward"]) / (after["reward"] - before["reward"])
+            found = {k: before[k] + share * (after[k] - before[k]) for k in ("cpu", "reward_queries", "judge")}
+            if found["judge"] >= least:
+                return found
     return None
 
 
@@ -142,13 +144,8 @@ def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for task, found in tasks.items():
         methods = found["methods"]
-        least = methods[PLAIN]["judge"]["mean"] - JUDGE_TOLERANCE
-        fast = {
-            name: m["to_plain"]["speed_up"]["median"]
-            for name, m in methods.items()
-            if m["to_plain"] and m["to_plain"]["judge"] is not None and m["to_plain"]["judge"] >= least
-        }
-        best = {name: m["reward"]["mean"] for name, m in methods.items() if m["judge"]["mean"] >= least}
+        fast = {name: m["to_plain"]["speed_up"]["median"] for name, m in methods.items() if m["to_plain"]}
+        best = {name: m["reward"]["mean"] for name, m in methods.items()}
         rows.append({"task": task, "what": "fastest", **_highest(fast)})
         rows.append({"task": task, "what": "highest", **_highest(best)})
     everywhere = [name for name in METHODS if all(name in found["methods"] for found in tasks.values())]
@@ -156,12 +153,11 @@ def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in everywhere:
         ups, gains = [], []
         for found in tasks.values():
-            method, plain = found["methods"][name], found["methods"][PLAIN]
-            least, start = plain["judge"]["mean"] - JUDGE_TOLERANCE, found["untrained"]["reward"]
+            method, start = found["methods"][name], found["untrained"]
             reach, at_two = method["to_plain"], method["steps"]["2"]
-            learns = reach is not None and reach["judge"] is not None
-            ups.append(reach["speed_up"]["median"] if learns and reach["judge"] >= least else 0.0)
-            gains.append((at_two["reward"] - start) / (found["target"] - start) if learns and at_two["judge"] >= least else 0.0)
+            ups.append(reach["speed_up"]["median"] if reach else 0.0)
+            sound = reach and at_two["judge"] >= SOUND * start["steps"]["2"]["judge"]
+            gains.append((at_two["reward"] - start["reward"]) / (found["target"] - start["reward"]) if sound else 0.0)
         if min(ups, default=0) > 0:
             overall[name] = math.prod(ups) ** (1 / len(ups))
         if min(gains, default=0) > 0:

@@ -77,7 +77,12 @@ def build(
     ]
     policy = Policy(denoiser, config.lora, config.seed)
     need = estimate(
-        denoiser, sampled_at_once(config.rollout), config.run.micro_batch_size, training=True, differentiable=backprop
+        denoiser,
+        sampled_at_once(config.rollout),
+        config.run.micro_batch_size,
+        training=True,
+        differentiable=backprop,
+        calls=config.algorithm.backprop_calls if backprop else 1,
     )
     notes.append(f"memory estimate: {need.total / 1e9:.2f} GB")
     table = denoiser.table

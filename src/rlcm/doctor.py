@@ -208,7 +208,15 @@ def adapter(trainer: Trainer) -> Finding:
 def memory(policy: Policy, config: TrainConfig) -> Finding:
     """Return the estimated need against what the device has; the weights are there already."""
     denoiser: Any = policy.denoiser
-    need = estimate(denoiser, sampled_at_once(config.rollout), config.run.micro_batch_size, training=True)
+    backprop = config.algorithm.loss == "reward_backprop"
+    need = estimate(
+        denoiser,
+        sampled_at_once(config.rollout),
+        config.run.micro_batch_size,
+        training=True,
+        differentiable=backprop,
+        calls=config.algorithm.backprop_calls if backprop else 1,
+    )
     there = available_memory(denoiser.device) + need.weights
     return Finding(
         "memory",

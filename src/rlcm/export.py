@@ -11,7 +11,8 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from rlcm.config import TrainConfig
+from rlcm.config import TrainConfig, load_config
+from rlcm.errors import MissingFileError
 from rlcm.policy import ADAPTER, Policy
 from rlcm.rundir import RunDirectory, disk_errors
 from rlcm.serialization import write_bytes
@@ -36,6 +37,22 @@ def save_final(policy: Policy, config: TrainConfig, evaluations: Sequence[dict[s
 def save_best(policy: Policy, directory: RunDirectory) -> Path:
     """Write `best/` of a run: the LoRA as it was when an evaluation found it best."""
     return _save_present(policy, directory.path / "best")
+
+
+def finished_run(run: Path) -> tuple[TrainConfig, Path]:
+    """Return the configuration of a run and the file of its tuned LoRA.
+
+    Raises:
+        MissingFileError: if the folder is no run's, or the run has no tuned weights yet.
+    """
+    if not (run / "config.yaml").is_file():
+        raise MissingFileError(f"{run} holds no run (there is no config.yaml); give the folder that `rlcm train` printed.")
+    weights = run / "final" / WEIGHTS_NAME
+    if not weights.is_file():
+        raise MissingFileError(
+            f"{weights} does not exist: the run has not ended; go on with `rlcm train --resume {run}`."
+        )
+    return load_config(run / "config.yaml"), weights
 
 
 def _save_present(policy: Policy, folder: Path) -> Path:

@@ -1,0 +1,145 @@
+"""A finished run in the form that other tools read: `rlcm export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from rlcm.config import TrainConfig
+from rlcm.errors import UsageError
+from rlcm.export import WEIGHTS_NAME, finished_run
+from rlcm.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of
+from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
+from rlcm.pipelines.loading import pipeline_class
+from rlcm.pipelines.precision import DTYPES
+from rlcm.pipelines.settings import ModelSettings
+from rlcm.rundir import disk_errors
+from rlcm.serialization import write_bytes
+
+Format = Literal["diffusers", "kohya", "comfyui", "merged"]
+ExportPrecision = Literal["fp32", "fp16", "bf16"]
+
+_UNETS: tuple[Format, ...] = ("diffusers", "kohya", "comfyui", "merged")
+AVAILABLE: dict[str, tuple[Format, ...]] = {
+    "LatentConsistencyModelPipeline": _UNETS,
+    "StableDiffusionPipeline": _UNETS,
+    "StableDiffusionXLPipeline": _UNETS,
+    "FluxPipeline": _UNETS,
+    "SanaSprintPipeline": ("diffusers", "merged"),
+    "PixArtAlphaPipeline": ("comfyui", "merged"),
+    "PixArtSigmaPipeline": ("comfyui", "merged"),
+    "ConsistencyModelPipeline": ("merged",),
+}
+"""The formats of each kind of pipeline: those that a reader exists for."""
+
+
+def export_run(run: Path, form: Format, output: Path | None = None, precision: ExportPrecision = "fp32") -> Path:
+    """Write the result of a finished run in a format; return the file, or for `merged` the folder.
+
+    Args:
+        run: the run's folder.
+        form: `diffusers`, `kohya` or `comfyui`, a LoRA for that tool; or `merged`, the whole pipeline with the LoRA in it.
+        output: a .safetensors file or a folder; left out, `export/` in the run.
+        precision: of the written weights.
+
+    Raises:
+        MissingFileError: if the run has not ended, or its model is not there.
+        UsageError: if the format does not exist for this model, or the output cannot be what is asked for.
+        RunDirectoryError: if the output cannot be written.
+    """
+    config, weights = finished_run(run)
+    kind = pipeline_class(config.model)
+    if form not in AVAILABLE[kind]:
+        raise UsageError(
+            f"--format {form}: there is no such format for a {kind}, as no tool reads it; "
+            f"choose {' or '.join(f'--format {name}' for name in AVAILABLE[kind])}."
+        )
+    if form == "merged":
+        folder = output or run / "export" / "merged"
+        _check_folder(folder)
+        return _save_pipeline(merged_pipeline(config, weights, precision), folder)
+    name = WEIGHTS_NAME if form == "diffusers" else f"{config.name or run.resolve().name}.safetensors"
+    file = output or run / "export" / form
+    file = file if file.suffix == ".safetensors" else file / name
+    dtype = DTYPES[precision]
+    if form == "diffusers":
+        tensors, metadata = {key: value.to(dtype) for key, value in load_file(weights).items()}, {"format": "pt"}
+    else:
+        tensors, metadata = _renamed(config, read_lora(config, weights), kind, form, dtype)
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, to_bytes(tensors, metadata=metadata))
+    return file
+
+
+def read_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
+    """Return the factors of a run's LoRA by layer, with the alpha that it was trained with.
+
+    The file has alpha / rank multiplied into its up matrices; here it is taken out of them again.
+    """
+    tensors: dict[str, Tensor] = load_file(weights)
+    downs = {key.split(".", 1)[1].removesuffix(".lora_A.weight"): key for key in tensors if key.endswith(".lora_A.weight")}
+    scale = config.lora.alpha / config.lora.rank
+    return {
+        name: Factors(tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")] / scale, config.lora.alpha)
+        for name, key in downs.items()
+    }
+
+
+def merged_pipeline(config: TrainConfig, weights: Path, precision: ExportPrecision = "fp32") -> Any:
+    """Return the run's pipeline on the CPU, with its scheduler, and with every LoRA added to the weights.
+
+    Raises:
+        MissingFileError, ConfigError: as `load_pipeline`.
+    """
+    loras = [lora.model_dump() | {"fuse": True} for lora in config.model.loras]
+    changes: dict[str, Any] = {"precision": precision, "device": "cpu", "loras": loras, "offload_text_encoders": False}
+    model = ModelSettings.model_validate(config.model.model_dump() | changes)
+    denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
+    with torch.no_grad():
+        for name, factors in read_lora(config, weights).items():
+            weight = denoiser.module.get_submodule(name).weight
+            weight.copy_(weight.float() + factors.change())
+    return denoiser.pipeline
+
+
+def _renamed(
+    config: TrainConfig, lora: dict[str, Factors], kind: str, form: Format, dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a LoRA for kohya's scripts or for ComfyUI."""
+    metadata = {"format": "pt", "ss_network_dim": str(config.lora.rank), "ss_network_alpha": f"{config.lora.alpha:g}"}
+    if form == "comfyui" and FAMILIES[kind].network == "transformer":
+        return tensors_of({f"transformer.{name}": factors for name, factors in lora.items()}, dtype), metadata
+    metadata["ss_network_module"] = "networks.lora_flux" if kind == "FluxPipeline" else "networks.lora"
+    try:
+        if kind == "FluxPipeline":
+            network = bare_network(config.model).config
+            named = kohya_flux(lora, network.num_attention_heads * network.attention_head_dim)
+        elif kind == "StableDiffusionXLPipeline":
+            network = bare_network(config.model).config
+            named = kohya_sdxl(lora, network.layers_per_block, network.up_block_types)
+        else:
+            named = kohya_unet(lora)
+    except ValueError as error:
+        others = " or ".join(f"--format {name}" for name in AVAILABLE[kind] if name not in ("kohya", "comfyui"))
+        raise UsageError(f"--format {form}: of the layers in lora.target_modules, {error} Choose {others}.") from None
+    return tensors_of(named, dtype), metadata
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that a pipeline cannot be written into without mixing it with what is there."""
+    if folder.suffix == ".safetensors":
+        raise UsageError(f"-o {str(folder)!r}: a merged pipeline is a folder, not a file; leave .safetensors out.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} holds something already; delete it, or choose another folder with -o.")
+
+
+def _save_pipeline(pipeline: Any, folder: Path) -> Path:
+    with disk_errors(folder):
+        pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -193,3 +193,15 @@ def test_quiet_silences_the_libraries():
     finally:
         diffusers.utils.logging.set_verbosity(before[0])
         transformers.utils.logging.set_verbosity(before[1])
+
+
+def test_prefetch_fetches_the_model_and_all_rewards(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("rewards: [jpeg_compressibility]\nevaluation: {held_out: [sharpness]}\n")
+    found = rlcm("rewards", "prefetch", file)
+    assert found.exit_code == 0, found.output
+    assert found.output.splitlines()[-3:] == [
+        "model builtin: loads",
+        "jpeg_compressibility: nothing to download",
+        "sharpness: nothing to download",
+    ]

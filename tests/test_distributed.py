@@ -223,7 +223,7 @@ def _rounds(folder: Path) -> dict:
 
 
 def largest(one: dict, other: dict) -> float:
-    return max(float((value - other[name]).abs().max()) for name, value in one.items())
+    return max(float((value - other[name]).detach().abs().max()) for name, value in one.items())
 
 
 @pytest.mark.slow

@@ -317,8 +317,8 @@ def test_a_tracker_that_is_not_installed_is_named_before_the_model_is_loaded(tmp
 
 
 COMMAND = [
-    *("-m", "rlcm", "train", "name=run", "sampler.steps=2", "rollout.batch_size=4", "algorithm.stat_buffer_size=8"),
-    *("algorithm.stat_min_count=2", "evaluation.images=2", "evaluation.grid=2", "run.rounds=2", "run.tracker=none"),
+    *("-m", "rlcm", "train", "name=run", "sampler.steps=2", "rollout.batch_size=4", "rollout.branches=2"),
+    *("evaluation.images=2", "evaluation.grid=2", "run.rounds=2", "run.tracker=none"),
 ]
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],

@@ -1,6 +1,9 @@
 """The paper's experiments: what is planned, that it resumes, what is collected, and the variance of the gradient."""
 
+import importlib.util
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,9 +150,26 @@ def test_a_whole_small_plan(model, tmp_path, monkeypatch):
     assert [r["variant"] for r in found["ablations"]["compressibility"]] == ["as published", "2 steps"]
     assert [r["steps"] for r in found["last_step"]] == [2, 4, 8]
     assert (tmp_path / "out" / "curves" / "compressibility" / "comparison.html").is_file()
+    page = results_page().write_page(tmp_path / "page", tmp_path / "out" / "results.json").read_text()
+    for words in ("## In short", "### Compressibility", "## Reward at equal reward queries", "## Unseen prompts", "## The last step",
+                  "rlcm reproduce --only curves --task compressibility --seeds 1", "## The paper's own figures"):  # fmt: skip
+        assert words in page, words
+    images = re.findall(r"\]\((images/[^)]+)\)", page)
+    assert len(images) == 4
+    assert all((tmp_path / "page" / "docs" / image).is_file() for image in images)
+    tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE)]
+    assert all(len({row.count("|") for row in table}) == 1 for table in tables)
     notes.clear()
     assert package.reproduce(plan, "again", notes.append)
     assert notes == []
+
+
+def results_page():
+    file = Path(__file__).parents[1] / "benchmarks" / "results_page.py"
+    specification = importlib.util.spec_from_file_location("results_page", file)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def test_rewards_at_equal_queries():

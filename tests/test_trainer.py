@@ -29,7 +29,7 @@ from rlcm.rewards import RewardMix, RewardPart
 from rlcm.serialization import load_state
 from rlcm.trainer import Trainer
 
-TIMES = ("seconds", "images_per_second", "time/")
+TIMES = ("seconds", "images_per_second", "time/", "reward_wait_share")
 
 
 @pytest.fixture(autouse=True)

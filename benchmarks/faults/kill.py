@@ -32,6 +32,7 @@ SETTINGS = [
     "name=run",
     "sampler.steps=2",
     "rollout.batch_size=4",
+    "rollout.branches=2",
     "lora.ema_decay=0.9",
     "algorithm.kl_coefficient=0.1",
     "algorithm.inner_epochs=2",

@@ -45,6 +45,7 @@ SETTINGS = [
     "name=run",
     "sampler.steps=2",
     "rollout.batch_size=4",
+    "rollout.branches=2",
     "algorithm.stat_buffer_size=8",
     "algorithm.stat_min_count=2",
     "evaluation.images=4",

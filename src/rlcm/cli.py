@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlcm import __version__
 from rlcm.errors import RLCMError
+
+if TYPE_CHECKING:
+    from rlcm.formats import ExportPrecision, Format
 
 
 class _Group(click.Group):
@@ -192,7 +195,7 @@ def reproduce_command(
 ) -> None:
     """Repeat the paper's experiments in miniature: RLCM against DDPO, on the built-in models.
 
-    Everything takes days on two CPU cores; a part of it hours or minutes. What is done is not done again: a stopped call goes
+    Everything takes an estimated day and a half on two CPU cores; a part of it hours or minutes. What is done is not done again: a stopped call goes
     on where it was. Writes results.json, and a page of curves for every task.
 
     Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5
@@ -200,6 +203,53 @@ def reproduce_command(
     from rlcm.commands import run_reproduction
 
     run_reproduction(only, tasks, methods, seeds, budget, images, threads, Path(output))
+
+
+@main.command("export")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(["diffusers", "kohya", "comfyui", "merged"]),
+    help="A LoRA for diffusers, for kohya's scripts and A1111, or for ComfyUI; or the whole pipeline with the LoRA in it.",
+)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True, help="Of the weights."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A .safetensors file, or a folder; default RUN/export/.")
+def export_command(run: Path, form: Format, precision: ExportPrecision, output: Path | None) -> None:
+    """Write what a finished run has learnt in the form that another tool reads.
+
+    The adapter has its full strength in each of them, whatever its rank and alpha.
+
+    Example:  rlcm export runs/demo --format kohya -o demo.safetensors
+    """
+    from rlcm.commands import export_result
+
+    export_result(run, form, output, precision)
+
+
+@main.command("push")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("repo", metavar="USER/NAME")
+@click.option("--dry-run", is_flag=True, help="Write the folder that would be uploaded, and touch no network.")
+@click.option("--private", is_flag=True, help="Make the repository private, where it is made.")
+@click.option("--base-model", metavar="HUB_ID", help="Name of the base model on the Hub, where the run used a local copy.")
+@click.option("--license", "licence", metavar="ID", help="Licence of the adapter, such as apache-2.0; default none is named.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of what is uploaded; default RUN/hub.")
+def push_command(
+    run: Path, repo: str, dry_run: bool, private: bool, base_model: str | None, licence: str | None, output: Path | None
+) -> None:
+    """Put the LoRA of a finished run on the Hugging Face Hub, with a model card, its configuration and its evaluations.
+
+    Needs a token that may write: HF_TOKEN, or `hf auth login`. Look at what would be uploaded with --dry-run first.
+
+    Example:  rlcm push runs/demo me/small-animals --dry-run
+    """
+    from rlcm.commands import push_result
+
+    push_result(run, repo, dry_run, private, base_model, licence, output)
 
 
 @main.command()
@@ -290,14 +340,13 @@ def rewards_serve(names: tuple[str, ...], host: str, port: int, token_env: str, 
 @rewards.command("prefetch")
 @click.argument("config")
 def rewards_prefetch(config: str) -> None:
-    """Download everything that a configuration's rewards need, for machines without network.
+    """Download everything that a configuration needs, its model included, for machines without network.
 
     Example:  rlcm rewards prefetch configs/builtin.yaml
     """
-    from rlcm.config import load_config
-    from rlcm.rewards.commands import prefetch
+    from rlcm.commands import prefetch
 
-    prefetch(load_config(config).rewards)
+    prefetch(config)
 
 
 @main.group()

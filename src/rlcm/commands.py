@@ -20,6 +20,7 @@ from rlcm.config import TrainConfig, load_config
 from rlcm.distributed import is_main_process
 from rlcm.errors import CheckpointError, ConfigError
 from rlcm.export import WEIGHTS_NAME
+from rlcm.formats import ExportPrecision, Format, export_run
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.prompts import load_prompts
@@ -69,6 +70,17 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
     if (folder / "final" / WEIGHTS_NAME).exists():
         click.echo(f"page     {folder / 'report.html'}\nLoRA     {folder / 'final' / WEIGHTS_NAME}")
         click.echo(f"try it   rlcm sample {folder} --n 8")
+
+
+def prefetch(config: str) -> None:
+    """Run `rlcm rewards prefetch`: fetch, and load once, the model, its LoRAs and all rewards of a configuration."""
+    from rlcm.rewards.commands import prefetch as prefetch_rewards
+
+    quiet()
+    settings = load_config(config)
+    load_pipeline(settings.model)
+    click.echo(f"model {settings.model.path}: loads")
+    prefetch_rewards([*settings.rewards, *settings.evaluation.held_out])
 
 
 def latest_run(output: Path = Path("runs")) -> Path:
@@ -165,6 +177,12 @@ def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None,
     for text in warnings:
         click.echo(text)
     click.echo(page)
+
+
+def export_result(run: Path, form: Format, output: Path | None, precision: ExportPrecision) -> None:
+    """Run `rlcm export`."""
+    quiet()
+    click.echo(export_run(run, form, output, precision))
 
 
 def run_reproduction(

@@ -47,12 +47,19 @@ def finished_run(run: Path) -> tuple[TrainConfig, Path]:
     """
     if not (run / "config.yaml").is_file():
         raise MissingFileError(f"{run} holds no run (there is no config.yaml); give the folder that `rlcm train` printed.")
+    return load_config(run / "config.yaml"), tuned_weights(run)
+
+
+def tuned_weights(run: Path) -> Path:
+    """Return the file of a run's tuned LoRA.
+
+    Raises:
+        MissingFileError: if the run has none yet.
+    """
     weights = run / "final" / WEIGHTS_NAME
     if not weights.is_file():
-        raise MissingFileError(
-            f"{weights} does not exist: the run has not ended; go on with `rlcm train --resume {run}`."
-        )
-    return load_config(run / "config.yaml"), weights
+        raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `rlcm train --resume {run}`.")
+    return weights
 
 
 def _save_present(policy: Policy, folder: Path) -> Path:

@@ -353,6 +353,7 @@ class Trainer:
             "lr": lr,
             "time/sample": sampled - started,
             "time/reward_wait": scored_at - sampled,
+            "reward_wait_share": (scored_at - sampled) / (ended - started),
             "time/update": ended - scored_at,
         }
         return scores, len(scores.total) + count * len(scored), self._network_calls(count, branch_steps), metrics

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.config import TrainConfig
-from rlcm.errors import MissingFileError
-from rlcm.export import WEIGHTS_NAME
+from rlcm.export import tuned_weights
 from rlcm.pipelines import load_pipeline
 from rlcm.pipelines.settings import ModelSettings
 
@@ -20,11 +19,7 @@ def tuned_pipeline(config: TrainConfig, run: Path | None) -> Any:
     """
     if run is None:
         return load_pipeline(config.model)
-    weights = run / "final"
-    if not (weights / WEIGHTS_NAME).is_file():
-        raise MissingFileError(
-            f"{weights / WEIGHTS_NAME} does not exist: the run has not ended; go on with `rlcm train --resume {run}`."
-        )
-    lora = {"path": str(weights), "weight_name": WEIGHTS_NAME}
+    weights = tuned_weights(run)
+    lora = {"path": str(weights.parent), "weight_name": weights.name}
     model = config.model.model_dump()
     return load_pipeline(ModelSettings.model_validate(model | {"loras": [*model["loras"], lora]}))

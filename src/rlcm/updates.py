@@ -133,7 +133,7 @@ class PolicyGradient:
         more is made up for by a state that weighs nothing, of size 0.
         """
         for start in range(0, longest, self.micro_batch.size):
-            rows = torch.arange(start, min(start + self.micro_batch.size, len(experience)))
+            rows = torch.arange(len(experience))[start : start + self.micro_batch.size]
             yield (experience.take(rows), len(rows)) if len(rows) else (_weightless(experience), 0)
 
     def _watched(self) -> list[str]:

@@ -146,17 +146,17 @@ def values_of(task: str, method: str) -> dict[str, Any]:
     common = {
         "prompts": goal.prompts,
         "rewards": [goal.reward],
-        "evaluation": {"every": 5, "grid": 24},
+        "evaluation": {"every": 3, "grid": 24},
         # The time limit ends a run, not its number of rounds.
         "run": {"rounds": 100_000, "tracker": "none", "save_every": 20, "keep_last": 1},
     }
     if method == DEFAULT:
         # What `rlcm train` does without a configuration, whatever that is in this version, with its own number of rounds.
         values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
-        own = {"run": {**common["run"], "rounds": values["run"]["rounds"]}}  # type: ignore[dict-item]
+        own = {"run": {"rounds": values["run"]["rounds"]}}
         return merge(values, common, own)
     if method == PUBLISHED:
-        return merge(common, goal.published, {"sampler": {"steps": goal.steps, "guidance": 3.0}})
+        return merge(common, goal.published, {"sampler": {"steps": goal.steps, "guidance": 3.0}, "evaluation": {"every": 2}})
     if method == DDPO:
         teacher = {
             "model": {"path": "builtin-teacher"},

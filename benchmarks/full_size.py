@@ -5,8 +5,8 @@
     python benchmarks/full_size.py --measure --models sd15 --pixels 512    # on a CPU
 
 Counted: the networks are built without storage, and every tensor that a round's calls would make is added up while it
-lives (sampling: one call of the network for a batch, without gradient; decoding; learning: forward and backward of a
-micro-batch through the policy's mean). That is what the tensors take; an allocator adds its own rounding and caches.
+lives (sampling: one call of the network for a batch, without gradient; decoding, and with the gradient of a reward; learning:
+forward and backward of a micro-batch through the policy's mean). That is what the tensors take; an allocator adds its own rounding and caches.
 
 Measured: the trainer's own rounds; images a second by phase; peak memory as CUDA reports it. Without a GPU two rounds run on the
 CPU in fp32, two steps and one image at a time, which takes minutes, and the peak is the rise of the resident memory; the large
@@ -190,7 +190,7 @@ def pixart(tokenizer: Any, cut: bool = False) -> Any:
         tokenizer=tokenizer,
         text_encoder=T5EncoderModel(t5_xxl(cut)),
         vae=sd_vae(),
-        transformer=diffusers.PixArtTransformer2DModel(sample_size=128),
+        transformer=diffusers.PixArtTransformer2DModel(sample_size=128, caption_channels=4096),
         scheduler=diffusers.LCMScheduler(**BETAS),
     )
 
@@ -322,7 +322,9 @@ def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16
     pipeline, denoiser = _on_meta(shape, shape.sampler, model, dtype)
     policy = Policy(denoiser, AdapterSettings())
     if checkpointing:
-        denoiser.module.enable_gradient_checkpointing()
+        for module in _networks(denoiser):
+            if module._supports_gradient_checkpointing:
+                module.enable_gradient_checkpointing()
     need = estimate(denoiser, shape.batch, shape.micro_batch, training=True)
     table = build_table(pipeline.scheduler, **type(denoiser).table_options(pipeline, shape.sampler, model))
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -336,9 +338,11 @@ def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16
         peaks = {
             "sampling": _peak(policy, lambda: _sample(policy, shape, shape.batch)),
             "decode": _peak(policy, lambda: _decode(policy, shape.batch)),
+            "decode_with_gradient": _peak(policy, lambda: _decode_and_back(policy, shape.micro_batch)),
             "learning": _peak(policy, lambda: _learn(policy, shape, shape.micro_batch)),
         }
     before = need.weights + need.optimiser
+    round_peaks = [peaks[name] for name in ("sampling", "decode", "learning")]
     return {
         "parameters": {
             name: sum(p.numel() for p in part.parameters())
@@ -351,9 +355,9 @@ def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16
         "checkpointing": checkpointing,
         "dtype": str(dtype).removeprefix("torch."),
         "estimated": _parts(need),
-        "counted": {"weights": need.weights, "optimiser": need.optimiser, **peaks, "total": before + max(peaks.values())},
+        "counted": {"weights": need.weights, "optimiser": need.optimiser, **peaks, "total": before + max(round_peaks)},
         "gib_per_sample": {
-            name: round(peak / (shape.micro_batch if name == "learning" else shape.batch) / GIB, 4)
+            name: round(peak / (shape.batch if name in ("sampling", "decode") else shape.micro_batch) / GIB, 4)
             for name, peak in peaks.items()
         },
     }
@@ -406,6 +410,11 @@ def _sample(policy: Policy, shape: Shape, size: int) -> None:
 @torch.no_grad()
 def _decode(policy: Policy, size: int) -> None:
     policy.denoiser.decode(torch.zeros(size, *policy.denoiser.latent_shape))
+
+
+def _decode_and_back(policy: Policy, size: int) -> None:
+    latents = torch.zeros(size, *policy.denoiser.latent_shape, requires_grad=True)
+    policy.denoiser.decode(latents).square().mean().backward()
 
 
 def _learn(policy: Policy, shape: Shape, size: int) -> None:
@@ -514,8 +523,11 @@ def main() -> None:
             found: Any = measure_full_size(shape, compiled=arguments.compile, pixels=arguments.pixels)
             key = f"{name} at {found['pixels']} px"
         else:
-            found = [count(shape, checkpointing) for checkpointing in (False, True)]
-            found.append(count(shape, False, torch.float32))
+            found = [
+                count(shape, checkpointing, dtype)
+                for dtype in (torch.bfloat16, torch.float32)
+                for checkpointing in (False, True)
+            ]
         result[key] = found
         print(key, json.dumps(found, indent=2), flush=True)
     if not arguments.measure:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from faults.page import fill
 
 from rlcm import Trainer
 from rlcm.commands import quiet
@@ -101,6 +102,13 @@ def main() -> None:
         "rows": [row for row in watch.rows if row["round"] % 50 == 0],
     }
     RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    fill(
+        "reliability.md",
+        "soak",
+        f"After the first {WARM_UP} rounds, memory grew by {slope:.3f} MB per 100 rounds (bar: {LARGEST_SLOPE:g}); "
+        f"{' or '.join(map(str, files))} files open throughout; {found['rounds']} rounds in {found['seconds']:.0f} s. "
+        f"Machine: {found['machine']}.",
+    )
     print({key: value for key, value in found.items() if key != "rows"})
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from faults.page import fill
 from torch import Tensor
 from torch.multiprocessing import get_context
 
@@ -166,6 +167,29 @@ def speed(folder: str, repeats: int) -> dict[str, Any]:
     }
 
 
+def page(found: dict[str, Any]) -> str:
+    """Return what was found as Markdown."""
+    lines = [
+        "| processes | images | adapter after round 1 | after round 5 | moved in between | between processes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, off in found["equality"].items():
+        images = "same bits" if off["images_bit_for_bit"] else f"{off['images']:.0e}"
+        lines.append(
+            f"| {name} | {images} | {off['adapter_after_1']:.0e} | {off['adapter_after_5']:.0e} | {off['moved']:.0e} | "
+            f"{off['between_processes']:.0e} |"
+        )
+    text = "\n".join(lines) + f"\n\nBars: {IMAGES_TO:g}, {FIRST_TO:g}, {LAST_TO:g}. Machine: {found['machine']}."
+    if "speed" in found:
+        speed = found["speed"]
+        text += (
+            f"\n\nTwo processes with a thread each draw and learn from {speed['best_ratio']:.2f} times as many images a second as one "
+            f"process with one thread: the best of {len(speed['ratios'])} pairs of rounds played in turn on a shared machine (load "
+            f"{speed['load_average']:.0f}); median {speed['median_ratio']:.2f}."
+        )
+    return text
+
+
 def main() -> None:
     """Run both and write what was found."""
     parser = argparse.ArgumentParser()
@@ -184,6 +208,7 @@ def main() -> None:
     )
     found["passed"] = {"equality": equal, "speed": found.get("speed", {}).get("best_ratio", 0.0) >= FASTER}
     RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    fill("distributed.md", "world size", page(found))
     print(json.dumps(found, indent=2))
 
 

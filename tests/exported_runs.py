@@ -29,6 +29,8 @@ class FinishedRun:
     config: TrainConfig
     tuned: Tensor
     base: Tensor
+    pipeline: Any
+    """The tuned one."""
 
     def fresh(self) -> Any:
         """Return the base model by plain diffusers, with the run's scheduler."""
@@ -47,46 +49,75 @@ def sdxl_pipeline(**unet: Any) -> Any:
     return sdxl(lcm_scheduler(), **unet)
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "FluxPipeline": {"height": 32, "width": 32, "max_sequence_length": 16},
+    "SanaSprintPipeline": {"num_inference_steps": 2, "height": 32, "width": 32, "use_resolution_binning": False},
+    "PixArtAlphaPipeline": {"height": 16, "width": 16, "use_resolution_binning": False},
+}
+"""What keeps pictures small where the pipeline's own size is that of its published models."""
 SD, SDXL, LCM = (sd_pipeline, {"guidance": 1.0}), (sdxl_pipeline, {"guidance": 1.0}), (lcm_pipeline, {"guidance": 3.0})
 
 
 def images(pipeline: Any, guidance: float | None) -> Tensor:
-    """Return what a diffusers pipeline draws for the prompts, in three steps, always from the same noise."""
-    call = {} if guidance is None else {"guidance_scale": guidance}
+    """Return what a diffusers pipeline draws for the prompts, in a few steps, always from the same noise."""
+    call: dict[str, Any] = {"num_inference_steps": 3} | ({} if guidance is None else {"guidance_scale": guidance})
+    call |= SMALL.get(type(pipeline).__name__, {})
     torch.manual_seed(7)  # FLUX passes no generator to its scheduler
     noise = [torch.Generator().manual_seed(100 + i) for i in range(len(PROMPTS))]
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(PROMPTS, num_inference_steps=3, generator=noise, output_type="pt", **call).images.float()
+    return pipeline(PROMPTS, generator=noise, output_type="pt", **call).images.float()
 
 
 def finished_run(
-    folder: Path, make: Any, sampler: dict[str, Any], rank: int, alpha: float, size: float = 0.15, **lora: Any
+    folder: Path,
+    make: Any,
+    sampler: dict[str, Any],
+    rank: int,
+    alpha: float,
+    size: float = 0.15,
+    model: dict[str, Any] | None = None,
+    **lora: Any,
 ) -> FinishedRun:
     """Return a run that has ended, over the pipeline that `make` returns, or over the built-in one for None.
 
     Args:
         size: of the noise in the adapter.
+        model: further settings of the model.
         lora: further settings of the adapter.
     """
-    model = "builtin" if make is None else str(folder / "model")
+    path = "builtin" if make is None else str(folder / "model")
     if make is not None:
-        make().save_pretrained(model)
+        make().save_pretrained(path)
     config = tiny_config(
-        folder, model={"path": model}, sampler={"steps": 3, **sampler}, lora={"rank": rank, "alpha": alpha, **lora}
+        folder,
+        model={"path": path, **(model or {})},
+        sampler={"steps": 3, **sampler},
+        lora={"rank": rank, "alpha": alpha, **lora},
     )
     pipeline = load_pipeline(config.model)
     guidance = config.sampler.guidance
     base = images(pipeline, guidance)
     policy = stir(Policy(make_denoiser(pipeline, config.sampler, config.model), config.lora), size=size)
-    run = RunDirectory.create(folder, "run")
+    run = save_run(policy, config)
+    return FinishedRun(run.path, path, config, images(pipeline, guidance), base, pipeline)
+
+
+def save_run(policy: Policy, config: TrainConfig) -> RunDirectory:
+    """Write the folder of a run that has ended: its configuration and its result."""
+    run = RunDirectory.create(Path(config.output), config.name)
     run.write_text("config.yaml", config.dump())
     save_final(policy, config, [], run)
-    return FinishedRun(run.path, model, config, images(pipeline, guidance), base)
+    return run
 
 
 def sdxl_names(unet: Any) -> dict[str, str]:
     """Return the names that ComfyUI's `unet_to_diffusers` gives to the layers of a UNet: its own by diffusers'."""
-    resnet = {"conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+    resnet = {
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
     deep = unet.config.layers_per_block
     names = {
         "conv_in": "input_blocks.0.0", "conv_out": "out.2", "time_embedding.linear_1": "time_embed.0",
@@ -162,7 +193,9 @@ def kohya_flux_map(pipeline: Any) -> dict[str, list[str]]:
 
 def comfyui_transformer_map(pipeline: Any) -> dict[str, list[str]]:
     """Return the layers that ComfyUI patches for each key of a LoRA for FLUX or PixArt, whose slices are diffusers' layers."""
-    return {f"transformer.{name}": [name] for name, layer in pipeline.transformer.named_modules() if isinstance(layer, nn.Linear)}
+    return {
+        f"transformer.{name}": [name] for name, layer in pipeline.transformer.named_modules() if isinstance(layer, nn.Linear)
+    }
 
 
 @torch.no_grad()

@@ -66,6 +66,7 @@ def test_unknown_keys_name_the_nearest(override, message):
         ("rewards=[]", r"rewards=\[\]"),
         ("rewards=[sharpness, sharpness]", "two rewards are labelled sharpness"),
         ("name=a/b", r"name='a/b'"),
+        ("name=..", r"name='\.\.'"),
         ("seed=2020-13-45", r"seed='2020-13-45'"),
         ("seed=99999999999999999999", r"seed=9+"),
         ("optimizer.betas=[0.9]", r"optimizer\.betas"),

@@ -321,7 +321,7 @@ COMMAND = [
     *("evaluation.images=2", "evaluation.grid=2", "run.rounds=2", "run.tracker=none"),
 ]
 LAUNCHERS = {
-    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     "accelerate": [
         *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),

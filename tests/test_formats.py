@@ -14,17 +14,19 @@ from exported_runs import (
     kohya_flux_map,
     lcm_scheduler,
     patched,
+    save_run,
 )
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import flux, pixart, pixel, sana
-from tiny_runs import largest_difference
+from tiny_runs import largest_difference, stir, tiny_config
 
 from rlcm.errors import MissingFileError, UsageError
-from rlcm.export import finished_run as read_finished
+from rlcm.export import WEIGHTS_NAME
 from rlcm.formats import AVAILABLE, export_run, merged_pipeline, read_lora
 from rlcm.lora_keys import Factors, kohya_flux, kohya_sdxl, tensors_of
-from rlcm.pipelines import FAMILIES, load_pipeline
+from rlcm.pipelines import FAMILIES, load_pipeline, make_denoiser
+from rlcm.policy import Policy
 
 FULL_STRENGTH = [(4, 8), (16, 16), (8, 2)]
 CLOSE, SEEN = 1e-4, 1e-3
@@ -56,10 +58,13 @@ def by_key_map(run, file, key_map):
     return images(pipeline, run.config.sampler.guidance)
 
 
+def by_itself(run, folder):
+    """Return what a merged pipeline draws."""
+    return images(diffusers.DiffusionPipeline.from_pretrained(folder), run.config.sampler.guidance)
+
+
 def halved(file, tmp_path):
     """Return a copy of a LoRA with half of every alpha."""
-    from safetensors.torch import save_file
-
     tensors = {key: value / 2 if key.endswith(".alpha") else value for key, value in load_file(file).items()}
     save_file(tensors, tmp_path / "halved.safetensors")
     return tmp_path / "halved.safetensors"
@@ -75,9 +80,7 @@ def test_a_unets_lora_has_its_full_strength_everywhere(kind, rank, alpha, tmp_pa
         assert largest_difference(by_diffusers(run, export_run(run.path, form)), run.tuned) < CLOSE, form
     file = export_run(run.path, "comfyui")
     assert largest_difference(by_key_map(run, file, comfyui_unet_map), run.tuned) < CLOSE
-    folder = export_run(run.path, "merged")
-    assert largest_difference(images(diffusers.DiffusionPipeline.from_pretrained(folder), run.config.sampler.guidance),
-                              run.tuned) < CLOSE  # fmt: skip
+    assert largest_difference(by_itself(run, export_run(run.path, "merged")), run.tuned) < CLOSE
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
@@ -94,7 +97,7 @@ def test_every_layer_of_a_unet_has_its_name(kind, tmp_path):
     assert largest_difference(run.base, run.tuned) > 20 * SEEN
     file = export_run(run.path, "kohya")
     layers = [name for name in load_file(file) if name.endswith(".alpha")]
-    assert len(layers) == len(read_lora(run.config, run.path / "final/pytorch_lora_weights.safetensors")) > 50
+    assert len(layers) == len(read_lora(run.config, run.path / "final" / WEIGHTS_NAME)) > 50
     assert largest_difference(by_key_map(run, file, comfyui_unet_map), run.tuned) < CLOSE
     assert largest_difference(by_diffusers(run, file), run.tuned) < CLOSE
 
@@ -134,8 +137,7 @@ def test_flux_comes_out_at_full_strength(rank, alpha, layers, tmp_path):
     for file, key_map in ((kohya, kohya_flux_map), (comfyui, comfyui_transformer_map)):
         assert largest_difference(by_key_map(run, file, key_map), run.tuned) < CLOSE
         assert largest_difference(by_key_map(run, halved(file, tmp_path), key_map), run.tuned) > SEEN
-    merged = diffusers.DiffusionPipeline.from_pretrained(export_run(run.path, "merged"))
-    assert largest_difference(images(merged, None), run.tuned) < CLOSE
+    assert largest_difference(by_itself(run, export_run(run.path, "merged")), run.tuned) < CLOSE
 
 
 @pytest.mark.parametrize("parts", [("attn.to_q", "attn.to_k", "attn.to_v"), ("attn.to_v", "proj_mlp"), ("attn.to_q",)])
@@ -163,7 +165,7 @@ def test_diffusers_reads_flux_of_full_width_from_kohyas_names(parts):
 def test_other_families_have_the_formats_that_exist(tmp_path):
     for number, (make, sampler, forms) in enumerate(
         [
-            (sana, {}, ("diffusers", "merged")),
+            (sana, {"steps": 2}, ("diffusers", "merged")),
             (lambda: pixart(lcm_scheduler()), {"guidance": 1.0}, ("comfyui", "merged")),
         ]
     ):
@@ -176,18 +178,19 @@ def test_other_families_have_the_formats_that_exist(tmp_path):
             elif form == "comfyui":
                 found = by_key_map(run, made, comfyui_transformer_map)
             else:
-                found = images(diffusers.DiffusionPipeline.from_pretrained(made), run.config.sampler.guidance)
+                found = by_itself(run, made)
             assert largest_difference(found, run.tuned) < CLOSE
         with pytest.raises(UsageError, match=f"--format kohya.*choose --format {forms[0]} or --format merged"):
             export_run(run.path, "kohya")
 
 
 def test_a_pixel_model_is_merged(tmp_path):
-    run = finished_pixel_run(tmp_path)
-    _, weights = read_finished(run.path)
+    pixel().save_pretrained(tmp_path / "model")
+    config = tiny_config(tmp_path, model={"path": str(tmp_path / "model")}, sampler={"guidance": None}, prompts=["1", "2"])
+    run = save_run(stir(Policy(make_denoiser(load_pipeline(config.model), config.sampler, config.model), config.lora)), config)
     merged = diffusers.DiffusionPipeline.from_pretrained(export_run(run.path, "merged"))
-    lora = read_lora(run.config, weights)
-    base = load_pipeline(run.config.model)
+    lora, base = read_lora(config, run.path / "final" / WEIGHTS_NAME), load_pipeline(config.model)
+    assert lora
     for name, factors in lora.items():
         found = merged.unet.get_submodule(name).weight - base.unet.get_submodule(name).weight
         assert largest_difference(found, factors.change()) < 1e-6
@@ -212,7 +215,7 @@ def test_merging_takes_loras_that_the_model_came_with_along(tmp_path):
     first = finished_run(tmp_path / "first", *SD, 4, 8, 0.3)
     loras = [{"path": str(first.path / "final"), "scale": 0.5, "fuse": False}]
     config = first.config.model_copy(update={"model": first.config.model.model_validate({"path": first.model, "loras": loras})})
-    found = images(merged_pipeline(config, first.path / "final/pytorch_lora_weights.safetensors"), 1.0)
+    found = images(merged_pipeline(config, first.path / "final" / WEIGHTS_NAME), 1.0)
     plain = first.fresh()
     plain.load_lora_weights(first.path / "final")
     plain.set_adapters(plain.get_active_adapters(), 1.5)
@@ -240,7 +243,7 @@ def test_what_cannot_be_exported_says_why(tmp_path):
         export_run(run.path, "merged", run.path)
     with pytest.raises(MissingFileError, match=r"holds no run"):
         export_run(tmp_path / "model", "kohya")
-    (run.path / "final/pytorch_lora_weights.safetensors").unlink()
+    (run.path / "final" / WEIGHTS_NAME).unlink()
     with pytest.raises(MissingFileError, match=r"the run has not ended; go on with `rlcm train --resume"):
         export_run(run.path, "kohya")
 
@@ -249,24 +252,3 @@ def test_a_layer_without_a_name_there_is_refused(tmp_path):
     run = finished_run(tmp_path, *FLUX, 4, 4, target_modules=("to_q", "x_embedder"))
     with pytest.raises(UsageError, match=r"x_embedder has no counterpart. Choose --format diffusers or --format merged"):
         export_run(run.path, "kohya")
-
-
-def finished_pixel_run(tmp_path):
-    """Return a run over a model of pixels; no prompts of words, so no pictures."""
-    from types import SimpleNamespace
-
-    from tiny_runs import stir, tiny_config
-
-    from rlcm.export import save_final
-    from rlcm.pipelines import make_denoiser
-    from rlcm.policy import Policy
-    from rlcm.rundir import RunDirectory
-
-    pixel().save_pretrained(tmp_path / "model")
-    config = tiny_config(tmp_path, model={"path": str(tmp_path / "model")}, sampler={"steps": 3, "guidance": None},
-                         prompts=["1", "2"])  # fmt: skip
-    policy = stir(Policy(make_denoiser(load_pipeline(config.model), config.sampler, config.model), config.lora))
-    run = RunDirectory.create(tmp_path, "run")
-    run.write_text("config.yaml", config.dump())
-    save_final(policy, config, [], run)
-    return SimpleNamespace(path=run.path, config=config)

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from page import fill
+
 from rlcm.machine import describe_machine
 
 RESULT = Path(__file__).parents[1] / "results" / "faults_kill.json"
@@ -84,6 +86,21 @@ def wait_until_killed(process: subprocess.Popen[bytes], run: Path, after: float,
     return f"after {found[-1].name}" if found else "before the first checkpoint"
 
 
+def table(kills: list[dict[str, Any]]) -> str:
+    """Return the kills as Markdown, those at the same point of the run as one row."""
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for kill in kills:
+        rows.setdefault((kill["at"], kill["typed"]), []).append(kill)
+    lines = [
+        "| killed | times | then typed | same LoRA, byte for byte | every round once in metrics.jsonl |",
+        "|---|---|---|---|---|",
+    ]
+    for (at, typed), group in sorted(rows.items()):
+        same, whole = (sum(kill[key] for kill in group) for key in ("same_lora", "rounds_whole"))
+        lines.append(f"| {at} | {len(group)} | `{typed}` | {same} of {len(group)} | {whole} of {len(group)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Kill and go on, and write what came of it."""
     parser = argparse.ArgumentParser()
@@ -131,6 +148,7 @@ def main() -> None:
         "passed": good == len(kills) > 0,
     }
     RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    fill("reliability.md", "kills", table(kills) + f"\n\nMachine: {describe_machine()}.")
     print(f"{good} of {len(kills)} ended byte for byte as the undisturbed run")
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page import fill
 from safetensors.torch import load_file
 
 from rlcm import build as building
@@ -38,7 +39,6 @@ from rlcm.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
-PAGE = ROOT / "docs" / "reliability.md"
 LONGEST = 60.0
 """Seconds after which a case counts as a hang."""
 SETTINGS = [
@@ -465,10 +465,7 @@ def main() -> None:
             print("ok    " if rows[case.name]["passed"] else "WRONG ", json.dumps(rows[case.name]), flush=True)
     ordered = [rows[case.name] for case in CASES if case.name in rows]
     RESULT.write_text(json.dumps({"machine": describe_machine(), "cases": ordered}, indent=2) + "\n")
-    if PAGE.exists():
-        head, _, rest = PAGE.read_text().partition("<!-- faults -->\n")
-        _, _, tail = rest.partition("<!-- /faults -->\n")
-        PAGE.write_text(f"{head}<!-- faults -->\n{table(ordered)}\n<!-- /faults -->\n{tail}")
+    fill("reliability.md", "faults", table(ordered) + f"\n\nMachine: {describe_machine()}.")
     print(f"{sum(row['passed'] for row in ordered)} of {len(ordered)} as they should be")
 
 

@@ -195,8 +195,8 @@ def reproduce_command(
 ) -> None:
     """Repeat the paper's experiments in miniature: RLCM against DDPO, on the built-in models.
 
-    Everything takes an estimated day and a half on two CPU cores; a part of it hours or minutes. What is done is not done again: a stopped call goes
-    on where it was. Writes results.json, and a page of curves for every task.
+    Everything takes an estimated day and a half on two CPU cores; a part of it hours or minutes. What is done is not done
+    again: a stopped call goes on where it was. Writes results.json, and a page of curves for every task.
 
     Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5
     """

@@ -21,9 +21,10 @@ from rlcm.distributed import is_main_process
 from rlcm.errors import CheckpointError, ConfigError
 from rlcm.export import WEIGHTS_NAME
 from rlcm.formats import ExportPrecision, Format, export_run
-from rlcm.pipelines import make_denoiser
+from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.prompts import load_prompts
+from rlcm.push import prepare, send
 from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
@@ -183,6 +184,19 @@ def export_result(run: Path, form: Format, output: Path | None, precision: Expor
     """Run `rlcm export`."""
     quiet()
     click.echo(export_run(run, form, output, precision))
+
+
+def push_result(
+    run: Path, repo: str, dry_run: bool, private: bool, base_model: str | None, licence: str | None, output: Path | None
+) -> None:
+    """Run `rlcm push`."""
+    quiet()
+    upload = prepare(run, repo, output, base_model=base_model, licence=licence)
+    for note in upload.notes:
+        click.echo(f"note: {note}", err=True)
+    for name in upload.files:
+        click.echo(upload.folder / name)
+    click.echo(f"dry run: nothing was sent to {repo}" if dry_run else send(upload, private))
 
 
 def run_reproduction(

@@ -54,7 +54,7 @@ class RunSettings(Settings):
 class TrainConfig(Settings):
     """Everything that a training run depends on. All of it has defaults: the built-in model and JPEG compressibility."""
 
-    name: str = Field(default="", pattern=r"^[\w.\-]*$")
+    name: str = Field(default="", pattern=r"^([\w\-][\w.\-]*)?$")
     """Name of the run and of its folder; left out, it is made of reward and date."""
     output: str = "runs"
     """Folder in which the run's folder is made."""

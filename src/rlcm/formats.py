@@ -103,7 +103,7 @@ def merged_pipeline(config: TrainConfig, weights: Path, precision: ExportPrecisi
     denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
     with torch.no_grad():
         for name, factors in read_lora(config, weights).items():
-            weight = denoiser.module.get_submodule(name).weight
+            weight: Any = denoiser.module.get_submodule(name).weight
             weight.copy_(weight.float() + factors.change())
     return denoiser.pipeline
 
@@ -118,7 +118,7 @@ def _renamed(
     metadata["ss_network_module"] = "networks.lora_flux" if kind == "FluxPipeline" else "networks.lora"
     try:
         if kind == "FluxPipeline":
-            network = bare_network(config.model).config
+            network: Any = bare_network(config.model).config
             named = kohya_flux(lora, network.num_attention_heads * network.attention_head_dim)
         elif kind == "StableDiffusionXLPipeline":
             network = bare_network(config.model).config

@@ -166,6 +166,4 @@ def _side_by_side(parts: Sequence[Factors | None], rows: Sequence[int]) -> Facto
     """
     present = [part for part in parts if part is not None]
     blocks = [torch.zeros(size, 0) if part is None else part.up for part, size in zip(parts, rows, strict=True)]
-    return Factors(
-        torch.cat([part.down for part in present]), torch.block_diag(*blocks), sum(part.alpha for part in present)
-    )
+    return Factors(torch.cat([part.down for part in present]), torch.block_diag(*blocks), sum(part.alpha for part in present))

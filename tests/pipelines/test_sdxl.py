@@ -30,7 +30,14 @@ def test_rollout_is_the_pipelines_own(name):
     denoiser = make_denoiser(pipeline, settings, ModelSettings(height=24, width=16))
     call = {"guidance_scale": settings.guidance, "height": 24, "width": 16, **call}
     expected = pipeline(PROMPTS, num_inference_steps=settings.steps, generator=generators(2), output_type="pt", **call).images
-    assert distance(rollout(denoiser, denoiser.encode(PROMPTS), generators(2)), expected) < EXACT
+    conditioning = denoiser.encode(PROMPTS)
+    assert distance(rollout(denoiser, conditioning, generators(2)), expected) < EXACT
+
+    # What would be wrong is seen by the same comparison.
+    swapped = Conditioning({**conditioning, "pooled": conditioning["pooled"].flip(0)})
+    assert distance(rollout(denoiser, swapped, generators(2)), expected) > 50 * EXACT
+    other = make_denoiser(pipeline, settings.model_copy(update={"guidance": 5.0}), ModelSettings(height=24, width=16))
+    assert distance(rollout(other, other.encode(PROMPTS), generators(2)), expected) > 50 * EXACT
 
 
 def test_pooled_embedding_and_size_matter():

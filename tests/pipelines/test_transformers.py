@@ -45,6 +45,12 @@ def test_flux(name, guidance_embeds):
     swapped = Conditioning({**conditioning, "pooled": conditioning["pooled"].flip(0)})
     assert distance(rollout(denoiser, swapped, None), expected) > 1e-4
 
+    # A wrong guidance is seen where the network takes one.
+    torch.manual_seed(5)
+    settings = SamplerSettings(scheduler=name, steps=3, guidance=9.0)
+    other = make_denoiser(pipeline, settings, ModelSettings(height=16, width=32))
+    assert (distance(rollout(other, conditioning, None), expected) > 1e-4) == guidance_embeds
+
 
 def test_flux_noise_of_a_generator_is_packed_by_the_pipeline():
     pipeline = flux(diffusers.FlowMatchEulerDiscreteScheduler())
@@ -74,3 +80,5 @@ def test_pixart(kind, sample_size, guidance):
 
     shorter = Conditioning({**conditioning, "mask": conditioning["mask"].flip(0)})
     assert distance(rollout(denoiser, shorter, generators(2)), expected) > 1e-4
+    other = make_denoiser(pipeline, SamplerSettings(steps=3, guidance=9.0), ModelSettings(height=16, width=24))
+    assert distance(rollout(other, other.encode(PROMPTS), generators(2)), expected) > 1e-4

@@ -59,7 +59,14 @@ def test_stable_diffusion(name):
     denoiser = make_denoiser(pipeline, settings)
     call = {"guidance_scale": settings.guidance, **call}
     expected = pipeline(PROMPTS, num_inference_steps=settings.steps, generator=generators(2), output_type="pt", **call).images
-    assert distance(rollout(denoiser, denoiser.encode(PROMPTS), generators(2)), expected) < EXACT
+    conditioning = denoiser.encode(PROMPTS)
+    assert distance(rollout(denoiser, conditioning, generators(2)), expected) < EXACT
+
+    # What would be wrong is seen by the same comparison.
+    swapped = conditioning.take(torch.tensor([1, 0]))
+    assert distance(rollout(denoiser, swapped, generators(2)), expected) > 50 * EXACT
+    other = make_denoiser(pipeline, settings.model_copy(update={"guidance": 8.0}))
+    assert distance(rollout(other, other.encode(PROMPTS), generators(2)), expected) > 50 * EXACT
 
 
 def test_guidance_and_negative_prompt_matter():

@@ -133,34 +133,42 @@ def _thinned(x: Sequence[float], y: Sequence[float], most: int = 400) -> tuple[l
 
 def curves(run: Run) -> list[dict[str, Any]]:
     """Return the learning curve, over time and over scored images."""
+    charts = []
+    for key, title in (("seconds", "Against time"), ("reward_queries", "Against reward queries")):
+        lines, x_label, y_label = learning_curve(run, key)
+        if lines:
+            charts.append({"title": title, "svg": svg_chart(lines, x_label, y_label, size=LARGE, name=key)})
+    return charts
+
+
+def learning_curve(run: Run, key: str) -> tuple[list[Line], str, str]:
+    """Return the lines of the learning curve and the labels of its axes; no lines where there is nothing to draw.
+
+    Args:
+        key: "seconds" or "reward_queries", the abscissa.
+    """
     metric = run.metric
     label = f"{metric.label} ({metric.unit})" if metric.unit else metric.label
     arrow = "lower is better" if metric.lower_is_better else "higher is better"
     queries = {row["round"]: row.get("reward_queries") for row in run.rounds} | {0: 0}
     minutes = (run.seconds or 0) > 180
-    charts = []
-    for key, x_label in (
-        ("seconds", f"{'minutes' if minutes else 'seconds'} of sampling and learning"),
-        ("reward_queries", "images scored"),
-    ):
-        scale = 60.0 if minutes and key == "seconds" else 1.0
-        training = [(finite(row.get(key)), metric.of_round(row)) for row in run.rounds]
-        measured = [
-            (finite(e.get("seconds") if key == "seconds" else queries.get(e["round"])), metric.interval(e))
-            for e in run.evaluations
-        ]
-        points = [(x / scale, y) for x, y in training if x is not None and y is not None]
-        checks = [(x / scale, *found) for x, found in measured if x is not None and found is not None]
+    scale = 60.0 if minutes and key == "seconds" else 1.0
+    training = [(finite(row.get(key)), metric.of_round(row)) for row in run.rounds]
+    measured = [
+        (finite(e.get("seconds") if key == "seconds" else queries.get(e["round"])), metric.interval(e)) for e in run.evaluations
+    ]
+    points = [(x / scale, y) for x, y in training if x is not None and y is not None]
+    checks = [(x / scale, *found) for x, found in measured if x is not None and found is not None]
+    lines = []
+    if len(points) > 1:
+        lines.append(Line("rounds of training", [x for x, _ in points], [y for _, y in points]))
+    if checks:
+        xs, ys, errors = (list(column) for column in zip(*checks, strict=True))
+        lines.append(Line("fixed prompts and seeds, with 95 % interval", xs, ys, errors, measured=True))
+    if len(points) < 2 and len(checks) < 2:
         lines = []
-        if len(points) > 1:
-            lines.append(Line("rounds of training", [x for x, _ in points], [y for _, y in points]))
-        if checks:
-            xs, ys, errors = (list(column) for column in zip(*checks, strict=True))
-            lines.append(Line("fixed prompts and seeds, with 95 % interval", xs, ys, errors, measured=True))
-        if lines and (len(points) > 1 or len(checks) > 1):
-            svg = svg_chart(lines, x_label, f"{label}, {arrow}", size=LARGE, name=key)
-            charts.append({"title": f"Against {'time' if key == 'seconds' else 'reward queries'}", "svg": svg})
-    return charts
+    x_label = f"{'minutes' if minutes else 'seconds'} of sampling and learning" if key == "seconds" else "images scored"
+    return lines, x_label, f"{label}, {arrow}"
 
 
 def guards(run: Run) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from rlcm.errors import RunDirectoryError
-from rlcm.report.drawing import ACCENT, INK, MUTED
+from rlcm.report.drawing import ACCENT, INK, LARGE, MUTED, STYLE, draw_chart, learning_curve
 from rlcm.report.reading import Pair, Run, read_run
 from rlcm.report.words import decimals, headline, with_unit
 
@@ -38,6 +39,25 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     except OSError as error:
         raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
     return Path(out)
+
+
+def curve_picture(run: Run, out: Path) -> bool:
+    """Write a PNG of the learning curve over time, unless there is too little to draw; return whether there is one.
+
+    Raises:
+        RunDirectoryError: if `out` cannot be written.
+    """
+    lines, x_label, y_label = learning_curve(run, "seconds")
+    if not lines:
+        return False
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=LARGE, layout="constrained")
+        draw_chart(figure.add_subplot(), lines, x_label, y_label)
+        try:
+            figure.savefig(out, dpi=160, facecolor="white")
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
+    return True
 
 
 def _draw_rows(run: Run, pairs: Sequence[Pair]) -> Image.Image:

@@ -19,7 +19,7 @@ SPEED = "images per second, sampling and decoding"
 
 
 def rewards_of(study: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the components of a study's rewards: label, how it is shown, sign, and whether the run was trained on it."""
+    """Return the components of a study's rewards: label, how it is shown, sign, and whether it is one that the run was trained on."""
     labels = dict.fromkeys(label for row in rows_of(study) for label in mapping(row.get("rewards")))
     settings = {str(mapping(r).get("label")): mapping(r) for r in _list(study.get("rewards"))}
     found = []
@@ -32,7 +32,7 @@ def rewards_of(study: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "title": str(display.get("label") or label.replace("_", " ")),
                 "unit": str(display.get("unit") or ""),
                 "sign": -1.0 if display.get("better") == "lower" else 1.0,
-                "trained": bool(entry.get("trained")),
+                "trained": entry.get("trained") is not False,
             }
         )
     return found

@@ -98,7 +98,7 @@ def study(
                 shown.setdefault(group.name, []).append(_few(drawn, len(group.prompts)))
         del pipeline, denoiser
         pictures += [_write_pictures(directory, name, place, group, steps, shown) for place, group in enumerate(groups)]
-    trained = {(r.name, str(r.args)) for r in config.rewards} if run else set()
+    trained = {(r.name, str(r.args)) for r in config.rewards}
     found = {
         "model": config.model.path,
         "run": None if run is None else config.name or run.resolve().name,
@@ -107,7 +107,11 @@ def study(
         "batch_size": settings.batch_size,
         "own_steps": own,
         "rewards": [
-            {"label": part.label, "trained": (entry.name, str(entry.args)) in trained, "display": _display(part.reward)}
+            {
+                "label": part.label,
+                "trained": None if run is None else (entry.name, str(entry.args)) in trained,
+                "display": _display(part.reward),
+            }
             for part, entry in zip(mix.parts, rewards, strict=True)
         ],
         "sets": [

@@ -1,0 +1,157 @@
+"""The model card of a published run: what the adapter is, what it was trained for, what came of it, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import yaml
+
+from rlcm import __version__
+from rlcm.config import TrainConfig
+from rlcm.pipelines.loading import BUILTIN
+from rlcm.pipelines.scheduling import SCHEDULERS
+from rlcm.report.reading import Run
+from rlcm.report.steps import step_tables
+from rlcm.report.words import comparison, duration, headline
+
+DEFAULT_ETA = {"ddim": 1.0, "tcd": 0.3}
+"""What rlcm takes where `sampler.eta` is left out, and diffusers takes another."""
+
+
+def card(
+    run: Run, config: TrainConfig, repo: str, kind: str, base_model: str | None, licence: str | None, pictures: Sequence[str]
+) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        run: what its folder holds.
+        repo: where the adapter will be, `user/name`.
+        kind: class of the pipeline, nothing where it is not known.
+        base_model: name of the base model on the Hub; None where it has none.
+        licence: of the adapter; None names none.
+        pictures: files beside the card.
+    """
+    prompt = run.samples[-1].prompts[0] if run.samples else "a fox"
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlcm", "templates"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.get_template("hub_card.md.jinja").render(
+        header=header(config, base_model, licence),
+        title=repo.split("/")[1],
+        base=base_model or _own_name(config),
+        builtin=config.model.path in BUILTIN,
+        on_hub=base_model is not None,
+        licence=licence,
+        headline="".join(headline(run)).replace("\N{NO-BREAK SPACE}", " "),
+        rewards=[{"label": r.label, "weight": r.weight} for r in config.rewards],
+        rows=comparison(run),
+        evaluated=run.evaluations[-1].get("images") if run.evaluations else None,
+        tables=step_tables(run.study),
+        pictures=pictures,
+        settings=settings_of(run, config),
+        version=__version__,
+        code=usage(config, repo, kind, base_model, prompt),
+    )
+
+
+def header(config: TrainConfig, base_model: str | None, licence: str | None) -> str:
+    """Return the card's metadata as the Hub reads it, in YAML."""
+    values: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "text-to-image"}
+    if licence:
+        values["license"] = licence
+    if base_model:
+        values |= {"base_model": base_model, "base_model_relation": "adapter"}
+    tags = ["text-to-image", "lora", "diffusers", "reinforcement-learning", "rlcm"]
+    return yaml.safe_dump(values | {"tags": tags}, sort_keys=False, allow_unicode=True)
+
+
+def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
+    """Return what the run was made of, in a few words each."""
+    last = (run.rounds or [{}])[-1]
+    sampler, guidance = config.sampler, config.sampler.guidance
+    scheduler = "the model's own" if sampler.scheduler == "auto" else sampler.scheduler
+    found = {
+        "Sampler": f"{scheduler}, {_steps(config)} steps" + ("" if guidance is None else f", guidance {guidance:g}"),
+        "LoRA": f"rank {config.lora.rank}, alpha {config.lora.alpha:g} (multiplied into the weights), "
+        f"on {', '.join(f'`{name}`' for name in config.lora.target_modules)}",
+        "Algorithm": f"{config.algorithm.loss}, advantage {config.algorithm.advantage}, "
+        f"KL weight {config.algorithm.kl_coefficient:g}",
+        "Learning rate": f"{config.optimizer.lr:g}",
+        "Training": f"{run.last_round} rounds of {config.rollout.batch_size} images, seed {config.seed}",
+    }
+    if isinstance(queries := last.get("reward_queries"), (int, float)):
+        found["Images scored"] = f"{queries:,.0f}"
+    if run.seconds:
+        found["Time"] = f"{duration(run.seconds)} of sampling and learning".replace("\N{NO-BREAK SPACE}", " ")
+    if config.evaluation.final == "best":
+        found["Weights"] = f"those of the evaluation that was best by `{config.evaluation.best}`"
+    return found
+
+
+def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, prompt: str) -> str:
+    """Return the Python that draws a picture with the adapter, in plain diffusers, as the run sampled."""
+    sampler, model = config.sampler, config.model
+    scheduler = SCHEDULERS.get(sampler.scheduler)
+    lines = [f"from diffusers import DiffusionPipeline{f', {scheduler[0]}' if scheduler else ''}"]
+    if model.path in BUILTIN:
+        lines += ["from rlcm.builtin import model_path", "", f'base = model_path("{BUILTIN[model.path]}")']
+        lines.append("pipe = DiffusionPipeline.from_pretrained(base)")
+    else:
+        where = {"revision": model.revision, "variant": model.variant}
+        lines += ["", f"pipe = DiffusionPipeline.from_pretrained({_call([base_model or _own_name(config)], where)})"]
+    if scheduler:
+        changes = "".join(f", {key}={value!r}" for key, value in scheduler[1].items())
+        lines.append(f"pipe.scheduler = {scheduler[0]}.from_config(pipe.scheduler.config{changes})")
+    for number, lora in enumerate(model.loras):
+        where = {"weight_name": lora.weight_name, "revision": lora.revision, "adapter_name": f"base_{number}"}
+        lines.append(f"pipe.load_lora_weights({_call([lora.path], where)})")
+    lines.append(f"pipe.load_lora_weights({_call([repo], {'adapter_name': 'tuned' if model.loras else None})})")
+    if model.loras:
+        names = [*(f"base_{number}" for number in range(len(model.loras))), "tuned"]
+        lines.append(f"pipe.set_adapters({_quoted(names)}, {[*(lora.scale for lora in model.loras), 1.0]})")
+    lines.append(f'pipe({_call([prompt], _sampling(config, kind))}).images[0].save("picture.png")')
+    return "\n".join(lines)
+
+
+def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
+    """Return the arguments of a call of the pipeline that samples as the run does."""
+    sampler = config.sampler
+    timesteps = None if sampler.timesteps is None else list(sampler.timesteps)
+    if timesteps is not None and kind not in ("FluxPipeline", "SanaSprintPipeline"):
+        timesteps = [int(t) for t in timesteps]
+    return {
+        "num_inference_steps": _steps(config) if kind == "SanaSprintPipeline" or timesteps is None else None,
+        "sigmas" if kind == "FluxPipeline" else "timesteps": timesteps,
+        "guidance_scale": sampler.guidance,
+        "negative_prompt": sampler.negative_prompt or None,
+        "eta": sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
+        "original_inference_steps": sampler.original_inference_steps if kind.startswith("LatentConsistency") else None,
+        "height": config.model.height,
+        "width": config.model.width,
+    }
+
+
+def _steps(config: TrainConfig) -> int:
+    if config.sampler.timesteps is None:
+        return config.sampler.steps
+    return len(config.sampler.timesteps) - (config.sampler.scheduler == "scm")
+
+
+def _call(given: Sequence[str], named: Mapping[str, Any]) -> str:
+    """Return the arguments of a call as Python, those that are None left out."""
+    named = {key: value for key, value in named.items() if value is not None}
+    return ", ".join([*map(_quoted, given), *(f"{key}={_quoted(value)}" for key, value in named.items())])
+
+
+def _quoted(value: Any) -> str:
+    """Return a value as Python, texts in double quotes."""
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return "[" + ", ".join(map(_quoted, value)) + "]" if isinstance(value, list) else repr(value)
+
+
+def _own_name(config: TrainConfig) -> str:
+    """Return the base model's name without the folders of this machine."""
+    return config.model.path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]

@@ -1,0 +1,228 @@
+"""A run on the Hub: the folder that is written, what its card says and does, and the upload to a stand-in for the Hub."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from exported_runs import LCM, SD, finished_run
+from hub_server import TOKEN, running_hub
+from huggingface_hub import constants
+from PIL import Image
+from tiny_runs import lcm_pipeline, tiny_config
+
+from rlcm import cli
+from rlcm.errors import MissingFileError, UsageError
+from rlcm.export import WEIGHTS_NAME
+from rlcm.hub_card import usage
+from rlcm.pipelines.settings import ModelSettings
+from rlcm.push import prepare, send
+from rlcm.trainer import Trainer
+
+FILES = {"README.md", WEIGHTS_NAME, "config.yaml", "eval.json", "before-after.png", "curve.png"}
+REPO = "me/small-animals"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a short run."""
+    folder = tmp_path_factory.mktemp("run")
+    lcm_pipeline().save_pretrained(folder / "model")
+    config = tiny_config(folder, model={"path": str(folder / "model")}, prompts=["a cat", "a dog"])
+    return Trainer(config).train()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the Hub, which the client takes for the true one; a token is set."""
+    with running_hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any connection fails."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def rlcm(*args):
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args])
+
+
+def card_parts(folder):
+    """Return the metadata of a card, its text, and its code."""
+    _, header, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(header), text, re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+
+
+def test_a_dry_run_writes_the_folder_and_asks_no_network(run, tmp_path, no_network, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    found = rlcm("push", run, REPO, "--dry-run", "-o", tmp_path / "out", "--base-model", "some/model")
+    assert found.exit_code == 0, found.output
+    assert f"dry run: nothing was sent to {REPO}" in found.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert (tmp_path / "out/config.yaml").read_bytes() == (run / "config.yaml").read_bytes()
+    assert (tmp_path / "out" / WEIGHTS_NAME).read_bytes() == (run / "final" / WEIGHTS_NAME).read_bytes()
+    for name in ("before-after.png", "curve.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.width > 600
+    assert "note: config.yaml, which is published, names places of this machine: output=" in found.stderr
+
+
+def test_the_card_says_what_somebody_asks_first(run, tmp_path):
+    upload = prepare(run, REPO, tmp_path, base_model="some/model", licence="apache-2.0")
+    header, text, code = card_parts(upload.folder)
+    assert header["base_model"] == "some/model"
+    assert header["license"] == "apache-2.0"
+    assert header["library_name"] == "diffusers"
+    for part in ("# small-animals", "`jpeg_compressibility`", "before-after.png", "curve.png", "rank 4, alpha 8", "2 rounds of 6",
+                 "the model's own, 3 steps, guidance 3", "huggingface.co/some/model", "The adapter itself: apache-2.0.",
+                 "| before | after |"):  # fmt: skip
+        assert part in text, part
+    assert len([line for line in code.splitlines() if line]) <= 5
+    assert 'pipe.load_lora_weights("me/small-animals")' in code
+    assert re.search(r"\| JPEG size \| [\d.]+ ± [\d.]+ kB \| [\d.]+ ± [\d.]+ kB \|", text)
+
+
+def test_a_card_keeps_the_folders_of_this_machine_to_itself(run, tmp_path):
+    upload = prepare(run, REPO, tmp_path)
+    header, _, code = card_parts(upload.folder)
+    assert "base_model" not in header
+    assert "license" not in header
+    assert str(run.parent) not in (upload.folder / "README.md").read_text()
+    assert 'DiffusionPipeline.from_pretrained("model")' in code
+    assert any("name it with --base-model" in note for note in upload.notes)
+
+
+@pytest.mark.parametrize("case", ["lcm", "tcd", "with a LoRA"])
+def test_the_cards_code_draws_the_tuned_pictures(case, tmp_path, monkeypatch):
+    loras = []
+    if case == "with a LoRA":
+        loras = [{"path": str(finished_run(tmp_path / "base", *SD, 4, 8, 0.3).path / "final"), "scale": 0.5, "fuse": False}]
+    make, sampler = LCM if case == "lcm" else (SD[0], {"guidance": 2.0, "scheduler": "tcd"} if case == "tcd" else SD[1])
+    made = finished_run(tmp_path / "run", make, sampler, 4, 10, 0.3, model={"loras": loras})
+    upload = prepare(made.path, REPO)
+    code = card_parts(upload.folder)[2].replace(f'"{REPO}"', repr(str(upload.folder)))
+    code = code.replace('from_pretrained("model"', f"from_pretrained({made.model!r}")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(3)
+    exec(code, {})
+    torch.manual_seed(3)
+    expected = made.pipeline("a fox", num_inference_steps=3, guidance_scale=made.config.sampler.guidance,
+                             **({"eta": 0.3} if case == "tcd" else {})).images[0]  # fmt: skip
+    with Image.open(tmp_path / "picture.png") as picture:
+        pairs = list(zip(picture.tobytes(), expected.tobytes(), strict=True))
+    assert max(abs(a - b) for a, b in pairs) <= 1
+
+
+def test_the_cards_code_names_what_the_run_set():
+    config = tiny_config("x", model={"path": "a/b", "revision": "main", "height": 64}, sampler={"scheduler": "ddim", "steps": 50,
+                         "guidance": 5.0, "negative_prompt": 'a "dog"'})  # fmt: skip
+    code = usage(config, REPO, "StableDiffusionPipeline", "a/b", "a cat")
+    assert 'from_pretrained("a/b", revision="main")' in code
+    assert "DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)" in code
+    call = 'pipe("a cat", num_inference_steps=50, guidance_scale=5.0, negative_prompt="a \\"dog\\"", eta=1.0, height=64)'
+    assert call in code
+    compile(code, "card", "exec")
+    builtin = config.model_copy(update={"model": ModelSettings()})
+    assert 'base = model_path("student")' in usage(builtin, REPO, "LatentConsistencyModelPipeline", None, "a cat")
+
+
+def test_what_is_pushed_is_what_was_written(run, tmp_path, hub):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/diary.txt").write_text("not for others")
+    found = rlcm("push", run, REPO, "-o", tmp_path / "out", "--private")
+    assert found.exit_code == 0, found.output
+    assert found.output.splitlines()[-1] == f"{hub.address}/{REPO}"
+    assert hub.private == {REPO: True}
+    assert hub.repositories[REPO] == {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
+    assert len(hub.large) == 3
+
+
+def test_a_second_push_goes_into_the_same_repository(run, tmp_path, hub):
+    upload = prepare(run, REPO, tmp_path)
+    assert send(upload) == send(upload) == f"{hub.address}/{REPO}"
+    assert hub.repositories.keys() == {REPO}
+
+
+@pytest.mark.slow
+def test_what_the_command_pushed_is_loaded_by_the_cards_code(run, tmp_path):
+    with running_hub() as hub:
+        environment = os.environ | {
+            "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+            "HF_ENDPOINT": hub.address,
+            "HF_TOKEN": TOKEN,
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+
+        def python(*args):
+            done = subprocess.run(
+                [sys.executable, *args], capture_output=True, text=True, env=environment, timeout=600, cwd=tmp_path
+            )
+            assert done.returncode == 0, done.stderr
+
+        python("-m", "rlcm", "push", str(run), REPO, "-o", str(tmp_path / "out"))
+        assert hub.repositories[REPO].keys() == FILES
+        code = card_parts(tmp_path / "out")[2].replace('"model"', repr(str(run.parent / "model")))
+        assert REPO in code
+        python("-c", code)
+        assert any(re.fullmatch(f"GET /{REPO}/resolve/.*/{WEIGHTS_NAME}", request) for request in hub.requests)
+    assert (tmp_path / "picture.png").is_file()
+    assert len(list((tmp_path / "cache").rglob(WEIGHTS_NAME))) == 1
+
+
+def test_what_cannot_be_pushed_says_why(run, tmp_path, hub, monkeypatch):
+    upload = prepare(run, REPO, tmp_path / "out")
+    for name in ("small animals/x", "me/a/b", "alone", "me/-x", "me/" + "x" * 100):
+        with pytest.raises(UsageError, match=r"REPO=.* is not a name on the Hub: .*Give user/name"):
+            prepare(run, name, tmp_path / "no")
+    with pytest.raises(UsageError, match=r"--base-model='\./here' is not a name"):
+        prepare(run, REPO, tmp_path / "no", base_model="./here")
+    assert not (tmp_path / "no").exists()
+    hub.may_write = False
+    found = rlcm("push", run, REPO, "-o", tmp_path / "out")
+    assert found.exit_code == 1
+    assert "the token may not write there: make one with write access, and check that me is yours" in found.output
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    found = rlcm("push", run, REPO, "-o", tmp_path / "out")
+    assert found.exit_code == 1
+    assert "the token is not valid" in found.output
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=r"there is no token .*HF_TOKEN or call `hf auth login`.*--dry-run"):
+        send(upload)
+    assert hub.repositories == {}
+
+
+def test_a_run_that_has_not_ended_is_not_pushed(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(MissingFileError, match=r"holds no run"):
+        prepare(tmp_path / "run", REPO)
+    (tmp_path / "run/config.yaml").write_bytes((run / "config.yaml").read_bytes())
+    with pytest.raises(MissingFileError, match=r"the run has not ended; go on with `rlcm train --resume"):
+        prepare(tmp_path / "run", REPO)
+
+
+def test_passwords_in_the_configuration_are_not_published(run, tmp_path):
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / WEIGHTS_NAME).write_bytes((run / "final" / WEIGHTS_NAME).read_bytes())
+    config = tiny_config(tmp_path, model={"path": str(run.parent / "model")}, rewards=["http://me:secret@host:8000"])
+    (tmp_path / "config.yaml").write_text(config.dump())
+    with pytest.raises(UsageError, match=r"rewards\.0\.name holds an address with a user or password"):
+        prepare(tmp_path, REPO)
+    assert not (tmp_path / "hub").exists()

@@ -107,9 +107,10 @@ def test_mistakes_end_with_code_2_and_one_paragraph(args, message):
 
 def test_failures_end_with_code_1_and_one_paragraph(config, tmp_path):
     (tmp_path / "config.yaml").write_text(config.read_text())
+    (tmp_path / "checkpoint-000002").mkdir()
     found = rlcm("train", "--resume", tmp_path)
     assert found.exit_code == 1
-    assert found.output.startswith(f"error: {tmp_path} has no checkpoint to go on from")
+    assert found.output.startswith(f"error: {tmp_path} has no whole checkpoint to go on from")
     assert "Traceback" not in found.output
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.algorithms.methods import UNTRAINED, values_of
+from benchmarks.algorithms.methods import METHODS, UNTRAINED, values_of
 from rlcm import TrainConfig, Trainer
 from rlcm.builtin import ANIMALS, model_path
 from rlcm.builtin.judge import Judge
@@ -35,6 +35,8 @@ from rlcm.pipelines import PipelineDenoiser, make_denoiser
 
 MOMENTS = (0.02, 0.05, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0)
 """Shares of the budget at which the model is looked at, and before it; close together at first, where fast methods win."""
+FINE_MOMENTS = (*(share / 100 for share in range(1, 11)), 0.12, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0)
+"""The same for runs that are over in a tenth of the budget: a look that is too late sees broken pictures only."""
 STEPS = (1, 2, 4, 8)
 """Denoising steps with which the trained model is looked at in the end."""
 SOUND, BROKEN = 0.95, 0.5
@@ -55,10 +57,17 @@ class RunKey:
         """Return where its result lies."""
         return results / f"{self.task}-{self.method}-{self.seed}.json"
 
+    @property
+    def moments(self) -> tuple[float, ...]:
+        """When the model is looked at."""
+        if self.method == UNTRAINED:
+            return MOMENTS
+        return FINE_MOMENTS if self.task in METHODS[self.method].finely_looked_at_on else MOMENTS
+
     def hash(self, budget: float) -> str:
         """Return a digest of all that the result depends on."""
         config = values_of(self.task, self.method, self.seed)
-        values = {"config": config, "budget": float(budget), "looks": [MOMENTS, STEPS, SOUND, BROKEN]}
+        values = {"config": config, "budget": float(budget), "looks": [self.moments, STEPS, SOUND, BROKEN]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def done(self, results: Path, budget: float) -> bool:
@@ -110,7 +119,7 @@ def measure(key: RunKey, budget: float) -> dict[str, Any]:
     evaluations = [{**now(), **look()}]
     best, kept = evaluations[0], weights()
     healthy = best["judge"]
-    moments = [] if key.method == UNTRAINED else [share * budget for share in MOMENTS]
+    moments = [] if key.method == UNTRAINED else [share * budget for share in key.moments]
     while moments:
         cpu, wall = time.process_time(), time.perf_counter()
         metrics = trainer.round()

@@ -46,6 +46,8 @@ class Method:
     """Further changes for single tasks."""
     needs_gradient: bool = False
     """Only for tasks whose reward is differentiable."""
+    finely_looked_at_on: tuple[str, ...] = ()
+    """Tasks on which it is so fast that looks must lie closer together."""
     colour: str = "#6a727c"
     """In the plots. One hue a family: plain trajectories are blue to green, branched ones red to yellow."""
 
@@ -99,21 +101,25 @@ METHODS: dict[str, Method] = {
     "branched-last": Method(
         "eight branches of one state, at the last noisy step",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "last"}}),
+        finely_looked_at_on=("jpeg_compressibility",),
         colour="#c1272d",
     ),
     "branched-uniform": Method(
         "eight branches of one state, at any noisy step",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}),
+        finely_looked_at_on=("jpeg_compressibility",),
         colour="#e8791e",
     ),
     "branched+consistency": Method(
         "branched-uniform with the consistency loss",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}, _CONSISTENCY),
+        finely_looked_at_on=("jpeg_compressibility",),
         colour="#8c4a1f",
     ),
     "final-step": Method(
         "eight noises on the final prediction",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "last"}, "sampler": {"final_std": 0.1}}),
+        finely_looked_at_on=("jpeg_compressibility",),
         colour="#8e44ad",
     ),
     "reward_backprop": Method(

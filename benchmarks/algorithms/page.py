@@ -31,7 +31,8 @@ published algorithm, has at its best look. The judge is a classifier that no rew
   only what a method breaks; its confidence, the mean probability that it gives to the named animal, is the finer measure.
 - Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Looks at the model are not counted.
 - Reward and judge are those of {images} fixed prompts and seeds, apart from the run's, without exploration noise. Lines are means
-  over the seeds; bands go from the lowest to the highest seed.
+  over the seeds; bands go from the lowest to the highest seed. Looks lie closer together where a method is over in a tenth of the
+  budget.
 - "Speed-up" is plain RLCM's time to its best look over the method's time to the same reward with a judge that is as sound, the
   median of the seeds (lowest to highest). A seed that does not get there counts as 0. A run whose judge fell below half twice in a
   row was ended: its lines stop there. "Fewer queries" is the same for images scored.

@@ -65,7 +65,7 @@ def draw_task(task: str, found: Mapping[str, Any], file: Path) -> None:
             frameon=False,
             labelcolor=INK,
             fontsize=9.5,
-            title="final reward",
+            title="best sound reward",
             title_fontsize=9.5,
             alignment="left",
         )

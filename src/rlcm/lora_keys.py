@@ -46,7 +46,7 @@ _AROUND = {
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
 }
-_FLUX = {
+_FLUX: dict[str, dict[str, str]] = {
     "transformer_blocks": {
         "attn.to_out.0": "img_attn.proj",
         "attn.to_add_out": "txt_attn.proj",
@@ -59,7 +59,7 @@ _FLUX = {
     },
     "single_transformer_blocks": {"proj_out": "linear2", "norm.linear": "modulation.lin"},
 }
-_FLUX_FUSED = {
+_FLUX_FUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "transformer_blocks": {
         "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
         "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),

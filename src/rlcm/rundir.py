@@ -86,9 +86,14 @@ class RunDirectory:
                 f"name={name!r}: {path} holds a run already. Choose another name=..., go on with that run by "
                 f"`rlcm train --resume {path}`, or delete the folder."
             )
-        with disk_errors(path):
-            (path / "samples").mkdir(parents=True, exist_ok=True)
-        return cls(path)
+        run = cls(path)
+        run.make_folders()
+        return run
+
+    def make_folders(self) -> None:
+        """Make what folders of the run are not there yet."""
+        with disk_errors(self.path):
+            (self.path / "samples").mkdir(parents=True, exist_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run."""

@@ -160,6 +160,7 @@ class Trainer:
         directory = self.directory = RunDirectory(run)
         with self.world.together():
             if self.world.is_main:
+                directory.make_folders()
                 directory.keep_rounds(self.round_number)
                 if self.evaluations:
                     self._write_evaluations(directory)

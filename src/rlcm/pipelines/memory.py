@@ -16,41 +16,45 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What one sample's activations take in a published network, in bf16 with an fp32 LoRA and fused attention."""
+    """What one sample's activations take in a published network with fused attention: GiB in 16 and in 32 bits.
 
-    sampling: float
-    """GiB that a call without gradient passes through."""
-    saved: float
-    """GiB of a forward and backward pass."""
-    checkpointed: float
-    """GiB of the same with gradient checkpointing."""
+    With a LoRA, which is fp32 in both, the second is less than twice the first.
+    """
+
+    sampling: tuple[float, float]
+    """A call without gradient."""
+    saved: tuple[float, float]
+    """A forward and backward pass."""
+    checkpointed: tuple[float, float]
+    """The same with gradient checkpointing."""
     positions: int
-    """Positions of the latent there (h w, or the packed length)."""
-    parameters: float
+    """Positions of the latent there (h w, or the packed length); of the image for a decoder."""
+    size: float
+    """Parameters; for a decoder, channels of its last block."""
 
 
-STABLE_DIFFUSION = (Reference(0.064, 1.00, 0.24, 64 * 64, 0.86e9),)
-PIXART = (Reference(0.45, 5.3, 0.45, 128 * 128, 0.61e9),)
+STABLE_DIFFUSION = (Reference((0.0637, 0.127), (0.999, 1.54), (0.242, 0.432), 64 * 64, 0.863e9),)
+PIXART = (Reference((0.116, 0.214), (6.08, 7.12), (0.531, 0.883), 128 * 128, 0.620e9),)
 REFERENCES: dict[str, tuple[Reference, ...]] = {
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "StableDiffusionPipeline": STABLE_DIFFUSION,
-    "StableDiffusionXLPipeline": (Reference(0.155, 7.33, 0.54, 128 * 128, 2.57e9),),
-    "ConsistencyModelPipeline": STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": (Reference((0.155, 0.309), (7.33, 10.5), (0.543, 1.02), 128 * 128, 2.59e9),),
+    "ConsistencyModelPipeline": (Reference((0.0221, 0.044), (0.254, 0.428), (0.168, 0.255), 64 * 64, 0.298e9),),
     "SanaSprintPipeline": (
-        Reference(0.038, 3.65, 0.203, 32 * 32, 0.59e9),
-        Reference(0.072, 5.06, 0.360, 32 * 32, 1.60e9),
+        Reference((0.0378, 0.0658), (3.65, 4.72), (0.203, 0.314), 32 * 32, 0.602e9),
+        Reference((0.0719, 0.125), (5.06, 6.55), (0.360, 0.542), 32 * 32, 1.62e9),
     ),
-    "FluxPipeline": (Reference(1.6, 39.7, 1.6, 64 * 64, 11.9e9),),
+    "FluxPipeline": (Reference((0.457, 0.803), (30.1, 37.7), (2.38, 4.23), 64 * 64, 11.9e9),),
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
 }
-"""Counted by benchmarks/full_size.py: Stable Diffusion at 512x512 pixels, consistency models on pixels at 64x64, all others at
-1024x1024."""
-DECODE = Reference(0.375, 2.8, 0.40, 512 * 512, 0.05e9)
-"""Stable Diffusion's VAE decoder for one image of 512x512 pixels."""
-DECODE_WIDTH = 128
-FULL_PRECISION = 1.55
-"""How many times more a forward and backward pass takes in fp32 than in bf16: not twice, as the LoRA is fp32 in both."""
+"""Counted by benchmarks/full_size.py, with their adapters among the parameters: Stable Diffusion at 512x512 pixels, consistency
+models on pixels at 64x64, all others at 1024x1024."""
+DECODERS = {
+    "AutoencoderKL": Reference((0.375, 0.750), (2.84, 5.68), (1.52, 3.05), 512 * 512, 128),
+    "AutoencoderDC": Reference((1.63, 2.26), (16.8, 23.3), (16.8, 23.3), 1024 * 1024, 128),
+}
+"""By class; other decoders are taken to be like Stable Diffusion's."""
 HEAP = 1.6
 """How many times its activations the heap of a process grows on a CPU, measured: freed blocks lie scattered and are kept."""
 
@@ -94,7 +98,7 @@ def estimate(
 ) -> MemoryEstimate:
     """Return an estimate of the memory that sampling and training take.
 
-        activations = counted x (positions / counted's) x sqrt(parameters / counted's) x (bytes of a number / 2)
+        activations = counted x (positions / counted's) x sqrt(parameters / counted's)
 
     The root, because at equal depth parameters grow with the width's square and activations with the width. Expect a factor
     of about two for networks unlike the counted ones.
@@ -118,16 +122,13 @@ def estimate(
     shape = denoiser.latent_shape
     positions = shape[0] if len(shape) == 2 else math.prod(shape[1:])
     parameters = sum(p.numel() for p in denoiser.module.parameters())
-    reference = min(
-        REFERENCES[type(denoiser.pipeline).__name__], key=lambda found: abs(math.log(parameters / found.parameters))
-    )
-    scale = positions / reference.positions * math.sqrt(parameters / reference.parameters) * GIB
+    reference = min(REFERENCES[type(denoiser.pipeline).__name__], key=lambda found: abs(math.log(parameters / found.size)))
+    scale = positions / reference.positions * math.sqrt(parameters / reference.size) * GIB
     scale *= 2 if denoiser.classifier_free else 1
     wide = denoiser.dtype.itemsize > 2
-    checkpointed = getattr(denoiser.module, "is_gradient_checkpointing", False)
-    kept = (reference.checkpointed if checkpointed else reference.saved) * (FULL_PRECISION if wide else 1)
-    sampling = round(batch * reference.sampling * (2 if wide else 1) * scale)
-    network = round(micro_batch * calls * kept * scale) if training else 0
+    kept = reference.checkpointed if getattr(denoiser.module, "is_gradient_checkpointing", False) else reference.saved
+    sampling = round(batch * reference.sampling[wide] * scale)
+    network = round(micro_batch * calls * kept[wide] * scale) if training else 0
     decode = _decode(denoiser, batch, micro_batch, training and differentiable)
     learning = network + (decode if training and differentiable else 0)
     heap = 0
@@ -154,11 +155,13 @@ def _decode(denoiser: PipelineDenoiser, batch: int, micro_batch: int, differenti
     vae: Any = getattr(denoiser.pipeline, "vae", None)
     if vae is None:
         return 0
-    channels = vae.config.get("block_out_channels") or vae.config.get("decoder_block_out_channels") or (DECODE_WIDTH,)
-    size: torch.dtype = vae.dtype
-    scale = denoiser.height * denoiser.width / DECODE.positions * channels[0] / DECODE_WIDTH * size.itemsize / 2
-    checkpointed = getattr(vae, "is_gradient_checkpointing", False)
-    images = micro_batch if differentiable else 1 if getattr(vae, "use_slicing", False) else batch
+    channels = (vae.config.get("block_out_channels") or vae.config.get("decoder_block_out_channels") or [None])[0]
+    reference = DECODERS.get(type(vae).__name__, DECODERS["AutoencoderKL"])
+    scale = denoiser.height * denoiser.width / reference.positions * (channels or reference.size) / reference.size * GIB
+    dtype: torch.dtype = vae.dtype
     if not differentiable:
-        return round(images * DECODE.sampling * scale * GIB)
-    return round(images * (DECODE.checkpointed if checkpointed else DECODE.saved) * scale * GIB)
+        kept, images = reference.sampling, 1 if getattr(vae, "use_slicing", False) else batch
+    else:
+        checkpointed = getattr(vae, "is_gradient_checkpointing", False)
+        kept, images = reference.checkpointed if checkpointed else reference.saved, micro_batch
+    return round(images * kept[dtype.itemsize > 2] * scale)

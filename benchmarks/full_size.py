@@ -5,8 +5,9 @@
     python benchmarks/full_size.py --measure --models sd15 --pixels 512    # on a CPU
 
 Counted: the networks are built without storage, and every tensor that a round's calls would make is added up while it
-lives (sampling: one call of the network for a batch, without gradient; decoding, and with the gradient of a reward; learning:
-forward and backward of a micro-batch through the policy's mean). That is what the tensors take; an allocator adds its own rounding and caches.
+lives (sampling: one call of the network for a batch, without gradient; decoding, and decoding with the gradient of a reward;
+learning: forward and backward of a micro-batch through the policy's mean). That is what the tensors take; an allocator adds
+its own rounding and caches.
 
 Measured: the trainer's own rounds; images a second by phase; peak memory as CUDA reports it. Without a GPU two rounds run on the
 CPU in fp32, two steps and one image at a time, which takes minutes, and the peak is the rise of the resident memory; the large
@@ -364,7 +365,7 @@ def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16
 
 
 def _parts(need: MemoryEstimate) -> dict[str, int]:
-    names = ("weights", "optimiser", "sampling", "decode", "learning", "heap", "total")
+    names = ("weights", "encoding", "optimiser", "sampling", "decode", "learning", "heap", "total")
     return {name: getattr(need, name) for name in names}
 
 

@@ -28,10 +28,8 @@ def test_rows_are_worked_through_once_and_in_order():
     assert torch.equal(torch.cat(done), torch.arange(7) * 10)
     assert asked == [7, 4, 2, 2, 2, 1]
     assert size.size == 2
-    assert told == [
-        f"out of memory (CUDA out of memory. Tried to allocate 2 GiB): going on with run.micro_batch_size={n}; the results stay the same"
-        for n in (4, 2)
-    ]
+    reason = "out of memory (CUDA out of memory. Tried to allocate 2 GiB): going on with"
+    assert told == [f"{reason} run.micro_batch_size={n}; the results stay the same" for n in (4, 2)]
     assert [len(part) for part in size.over(torch.arange(5), work)] == [2, 2, 1]  # it stays small
 
 

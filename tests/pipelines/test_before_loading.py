@@ -122,6 +122,20 @@ def test_the_preview_is_the_table_that_the_loaded_model_gets(folders):
             assert torch.equal(getattr(preview, column), getattr(loaded, column)), (name, column)
 
 
+def test_a_diffusers_that_steps_differently_is_refused_with_both_numbers(folders, tmp_path, monkeypatch):
+    step = diffusers.LCMScheduler.step
+
+    def drifted(*args, **kwargs):
+        return tuple(value * 1.001 for value in step(*args, **kwargs))
+
+    monkeypatch.setattr(diffusers.LCMScheduler, "step", drifted)
+    message = r"LCM differs from the scheduler's own step by 9\.\d+e-04 .* accepted 1e-05"
+    with pytest.raises(SamplerError, match=message):
+        start(folders / "lcm", tmp_path)
+    with pytest.raises(SamplerError, match=message):
+        make_denoiser(stable_diffusion(diffusers.LCMScheduler(**schedule())), SamplerSettings(steps=3, guidance=1.0))
+
+
 def test_a_scheduler_that_diffusers_does_not_have(folders, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folders / "lcm", copy)

@@ -1,6 +1,7 @@
 """The memory estimate's laws, and which prompts are too long."""
 
 import math
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -34,6 +35,20 @@ def test_the_parts_of_an_estimate():
     assert estimate(small, 8, 2, training=True).sampling == pytest.approx(2 * training.sampling, abs=1)
     assert "GiB at the peak (weights" in str(training)
     assert "heap" not in str(training)
+
+
+def test_text_encoders_are_there_before_the_first_round():
+    there, away = (estimate(denoiser(offload_text_encoders=each), 4, 2, training=True) for each in (False, True))
+    encoder = sum(p.numel() * 4 for p in denoiser().pipeline.text_encoder.parameters())
+    assert away.encoding == there.encoding + encoder
+    assert away.weights == there.weights - encoder
+    assert 0 < there.encoding < 2**20
+    lcm = diffusers.LCMScheduler(**schedule())
+    assert estimate(make_denoiser(pixel(), SamplerSettings(steps=2)), 2, 1, training=True).encoding == 0
+    # 120 tokens of T5 against 16 of CLIP, whose encoder is as wide.
+    assert estimate(make_denoiser(pixart(lcm), SamplerSettings(steps=2)), 2, 1, training=True).encoding > 5 * there.encoding
+    large = replace(away, encoding=away.learning * 10)
+    assert large.total == away.weights + away.learning * 10
 
 
 def test_on_a_cpu_the_parts_add_up():

@@ -17,7 +17,8 @@ from rlcm.transitions import TransitionTable
 from rlcm.types import Conditioning
 
 NEGATIVE = "negative_"
-PROMPTS_AT_ONCE = 32
+PROMPTS_AT_ONCE = 8
+"""Long prompts of large text encoders take a quarter of a GiB each."""
 
 
 class PipelineDenoiser:

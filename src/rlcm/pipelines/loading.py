@@ -106,7 +106,8 @@ def bare_network(settings: ModelSettings) -> nn.Module:
     """
     name, config = _component(settings, FAMILIES[pipeline_class(settings)].network, "config.json")
     with torch.device("meta"):
-        return getattr(diffusers, name).from_config(config)  # type: ignore[no-any-return]
+        network: nn.Module = getattr(diffusers, name).from_config(config)
+    return network
 
 
 def unpinned(settings: ModelSettings) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlcm.pipelines.base import PipelineDenoiser, text_encoders
+from rlcm.pipelines.base import PROMPTS_AT_ONCE, PipelineDenoiser, call_default, text_encoders
 
 GIB = 2**30
 
@@ -55,6 +55,7 @@ DECODERS = {
     "AutoencoderDC": Reference((1.63, 2.26), (16.8, 23.3), (16.8, 23.3), 1024 * 1024, 128),
 }
 """By class; other decoders are taken to be like Stable Diffusion's."""
+_INNER = ("intermediate_size", "d_ff")
 HEAP = 1.6
 """How many times its activations the heap of a process grows on a CPU, measured: freed blocks lie scattered and are kept."""
 
@@ -75,14 +76,17 @@ class MemoryEstimate:
     """Activations of a micro-batch's forward and backward pass; 0 when not training."""
     heap: int = 0
     """What a CPU's memory allocator keeps of freed activations while others need room; a GPU's cache gives it to them."""
+    encoding: int = 0
+    """Text encoders that are offloaded afterwards, and their activations: before the first round, when the rest is not there."""
 
     @property
     def total(self) -> int:
         """Bytes at the peak."""
-        return self.weights + self.optimiser + max(self.sampling, self.decode, self.learning) + self.heap
+        rounds = self.optimiser + max(self.sampling, self.decode, self.learning) + self.heap
+        return self.weights + max(rounds, self.encoding)
 
     def __str__(self) -> str:
-        names = ("weights", "optimiser", "sampling", "decode", "learning", *(["heap"] if self.heap else []))
+        names = ("weights", "encoding", "optimiser", "sampling", "decode", "learning", *(["heap"] if self.heap else []))
         parts = ", ".join(f"{name} {getattr(self, name) / GIB:.2f}" for name in names)
         return f"about {self.total / GIB:.2f} GiB at the peak ({parts})"
 
@@ -141,14 +145,47 @@ def estimate(
         decode=decode,
         learning=learning,
         heap=heap,
+        encoding=_encoding(denoiser),
     )
 
 
 def _weights(denoiser: PipelineDenoiser) -> int:
-    offloaded = denoiser.offload_text_encoders and denoiser.device.type != "cpu"
-    away = {id(encoder) for encoder in text_encoders(denoiser.pipeline)} if offloaded else set()
+    away = {id(encoder) for encoder in _away(denoiser)}
     modules = [m for m in denoiser.pipeline.components.values() if isinstance(m, nn.Module) and id(m) not in away]
-    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    return sum(_bytes(module) for module in modules)
+
+
+def _encoding(denoiser: PipelineDenoiser) -> int:
+    """Return the bytes of encoding a few prompts: T (3 inner + 4 hidden + 2 heads T) numbers each, T their tokens.
+
+    Counted for CLIP, Gemma 2 and T5, this is within a fifth.
+    """
+    activations = 0
+    for encoder in text_encoders(denoiser.pipeline):
+        config, tokens = encoder.config, _longest_prompt(denoiser.pipeline)
+        hidden, inner, heads = (
+            getattr(config, name) for name in ("hidden_size", _INNER[hasattr(config, "d_ff")], "num_attention_heads")
+        )
+        size = next(encoder.parameters()).element_size()
+        activations = max(activations, PROMPTS_AT_ONCE * tokens * (3 * inner + 4 * hidden + 2 * heads * tokens) * size)
+    return sum(_bytes(encoder) for encoder in _away(denoiser)) + activations
+
+
+def _longest_prompt(pipeline: Any) -> int:
+    """Return the tokens of the longest prompt, with the instruction that SANA puts before it."""
+    clip = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", 77)
+    tokens = int(call_default(pipeline, "max_sequence_length") or clip)
+    instruction = call_default(pipeline, "complex_human_instruction")
+    return tokens + (len("\n".join(instruction).split()) * 3 // 2 if instruction else 0)
+
+
+def _away(denoiser: PipelineDenoiser) -> list[nn.Module]:
+    """Return the text encoders that are sent to main memory; to a CPU that makes no difference."""
+    return text_encoders(denoiser.pipeline) if denoiser.offload_text_encoders and denoiser.device.type != "cpu" else []
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 def _decode(denoiser: PipelineDenoiser, batch: int, micro_batch: int, differentiable: bool) -> int:

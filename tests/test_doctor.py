@@ -207,7 +207,7 @@ BAD = {
     "a scheduler with history": ("history", {}, "its step needs earlier model outputs"),
     "one step": ("lcm", {"sampler__steps": 1}, "Use more steps (2 or more)"),
     "an eta of 0": ("ddim", {"sampler__eta": 0}, "use 0 < eta <= 1"),
-    "deterministic flow matching": ("flow", {"sampler__guidance": "null"}, "stochastic_sampling=True"),
+    "deterministic flow matching": ("flow", {"sampler__guidance": "null"}, "flow_euler_stochastic"),
     "targets that bind nothing": ("lcm", {"lora__target_modules": "[to_w]"}, "lora.target_modules=['to_w'] matches no layer"),
     "a Hub id without network": ("nobody/nothing", {}, "cannot be had from the Hugging Face Hub"),
     "a folder that is not there": ("./nowhere", {}, "is neither a folder nor a Hub id"),

@@ -70,7 +70,8 @@ def test_a_run_leaves_everything_behind(tmp_path, with_report):
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
-    assert names - events == {
+    assert ("best/pytorch_lora_weights.safetensors" in names) == (made.watch.best["round"] > 0)
+    assert names - events - {"best/pytorch_lora_weights.safetensors", "samples/prompts.png", "samples/prompts.json"} == {
         "config.yaml",
         "metrics.jsonl",
         "eval.json",

@@ -350,7 +350,7 @@ class Trainer:
         metrics = {
             **learned,
             "own_statistics": self.credit.statistics.engaged_fraction(prompts),
-            "idle_groups": self.credit.idle_groups(returns, known),
+            **({"idle_groups": self.credit.idle_groups(returns, known)} if self.credit.group_size > 1 else {}),
             "lr": lr,
             "time/sample": sampled - started,
             "time/reward_wait": scored_at - sampled,

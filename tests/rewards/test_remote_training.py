@@ -25,7 +25,10 @@ def rows_of(run):
 
 
 def without_times(rows):
-    return [{key: value for key, value in row.items() if not key.startswith("time/") and "second" not in key} for row in rows]
+    return [
+        {key: value for key, value in row.items() if not key.startswith(("time/", "reward_wait")) and "second" not in key}
+        for row in rows
+    ]
 
 
 def remote(address, folder, on_failure="stop", rounds=4, **args):

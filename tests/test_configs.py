@@ -127,7 +127,8 @@ def test_the_built_in_configuration_is_what_runs_without_one():
 def test_ddpo_is_the_same_run_with_another_model_and_sampler_and_plain_trajectories():
     rlcm, ddpo = (load_config(f"configs/{name}.yaml") for name in ("builtin", "builtin-ddpo"))
     differing = {key for key in TrainConfig.model_fields if getattr(rlcm, key) != getattr(ddpo, key)}
-    assert differing == {"model", "sampler", "rollout", "algorithm"}
+    assert differing == {"model", "sampler", "rollout", "algorithm", "run"}
+    assert ddpo.run.model_copy(update={"time_limit_minutes": None, "save_every": rlcm.run.save_every}) == rlcm.run
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta) == ("ddim", 50, 1.0)
     assert (ddpo.rollout.branches, ddpo.rollout.batch_size) == (1, rlcm.rollout.batch_size)
     published = TrainConfig().algorithm.model_copy(update={"kl_coefficient": rlcm.algorithm.kl_coefficient})

@@ -87,7 +87,10 @@ def main() -> None:
     quiet()
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(small_run(Path(folder), arguments.rounds), watcher=watch).train()
+        trainer = Trainer(small_run(Path(folder), arguments.rounds), watcher=watch)
+        trainer.train()
+    if trainer.round_number < arguments.rounds:
+        raise SystemExit(f"interrupted after round {trainer.round_number}")
     after = [row for row in watch.rows if row["round"] > WARM_UP]
     slope = 100 * float(np.polyfit([row["round"] for row in after], [row["memory_mb"] for row in after], 1)[0])
     files = sorted({row["open_files"] for row in after})

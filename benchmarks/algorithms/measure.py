@@ -1,6 +1,6 @@
 """One run of the study, in a process of its own: train until the budget is used, look at fixed moments, and write one file.
 
-    python -m benchmarks.algorithms.measure TASK METHOD SEED --budget 90 --results benchmarks/results/algorithms
+    python -m benchmarks.algorithms.measure TASK METHOD SEED --budget 45 --results benchmarks/results/algorithms
 
 The clock is this process's CPU time, all threads together, and only while the trainer is at work: two runs that share a
 machine then get the same share of work, whatever they wait for. Wall-clock time is recorded beside it.

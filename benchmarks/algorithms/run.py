@@ -1,6 +1,6 @@
 """The whole study: every method on every task with every seed, then its summary, plots and page.
 
-    python -m benchmarks.algorithms [--tasks ...] [--methods ...] [--seeds 0 1 2] [--budget 90] [--jobs 2]
+    python -m benchmarks.algorithms [--tasks ...] [--methods ...] [--seeds 0 1 2] [--budget 45] [--jobs 2]
 
 Each run is a process of its own with one thread and a budget of CPU seconds. What is there already, from the same
 configuration and budget, is not measured again: an interrupted study goes on where it was.
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--budget", type=float, default=90.0, help="CPU seconds of training a run")
+    parser.add_argument("--budget", type=float, default=45.0, help="CPU seconds of training a run")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder for benchmarks/results and docs; the repository's")
     parser.add_argument("--no-runs", action="store_true", help="write summary, plots and page of what is there")

@@ -93,15 +93,17 @@ def main() -> None:
         raise SystemExit(f"interrupted after round {trainer.round_number}")
     after = [row for row in watch.rows if row["round"] > WARM_UP]
     slope = 100 * float(np.polyfit([row["round"] for row in after], [row["memory_mb"] for row in after], 1)[0])
-    files = sorted({row["open_files"] for row in after})
+    # The least of a stretch: TensorBoard's thread has its file open for moments.
+    fifth = len(after) // 5
+    files = [min(int(row["open_files"]) for row in part) for part in (after[:fifth], after[-fifth:])]
     found = {
         "machine": describe_machine(),
         "rounds": arguments.rounds,
         "seconds": round(time.monotonic() - watch.started, 1),
         "memory_mb_per_100_rounds": round(slope, 4),
-        "open_files": files,
+        "open_files_first_and_last_fifth": files,
         "threads": sorted({row["threads"] for row in after}),
-        "passed": slope < LARGEST_SLOPE and len(files) == 1,
+        "passed": slope < LARGEST_SLOPE and files[0] == files[1],
         "rows": [row for row in watch.rows if row["round"] % 50 == 0],
     }
     RESULT.write_text(json.dumps(found, indent=2) + "\n")
@@ -109,7 +111,9 @@ def main() -> None:
         "reliability.md",
         "soak",
         f"After the first {WARM_UP} rounds, memory grew by {slope:.3f} MB per 100 rounds (bar: {LARGEST_SLOPE:g}); "
-        f"{' or '.join(map(str, files))} files open throughout; {found['rounds']} rounds in {found['seconds']:.0f} s. "
+        f"at the least {files[0]} files were open in the first fifth of the rounds and {files[1]} in the last, and at the most "
+        f"{max(row['open_files'] for row in after)} at any time; {found['rounds']} rounds in "
+        f"{found['seconds']:.0f} s. "
         f"Machine: {found['machine']}.",
     )
     print({key: value for key, value in found.items() if key != "rows"})

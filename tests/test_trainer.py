@@ -123,24 +123,31 @@ def test_a_resumed_run_that_lacks_its_objects_says_so(tmp_path):
 
 EVERYTHING = {
     "lora": {"ema_decay": 0.9},
-    "algorithm": {"kl_coefficient": 0.1, "kl_target": 1e-12, "inner_epochs": 2, "minibatches": 2, "clip_range": 0.01},
+    "algorithm": {
+        "dense_every": 1,
+        "kl_coefficient": 0.1,
+        "kl_target": 1e-12,
+        "inner_epochs": 2,
+        "minibatches": 2,
+        "clip_range": 0.01,
+    },
     "optimizer": {"lr": 1e-3, "schedule": "linear"},
-    "evaluation": {"every": 2},
+    "evaluation": {"every": 3},
     "rewards": [{"name": "brightness", "normalise": True}, {"name": "sharpness", "weight": -0.1}],
-    "run": {"rounds": 4},
+    "run": {"rounds": 6},
 }
 
 
-def test_four_rounds_are_two_and_two_bit_for_bit(tmp_path):
+def test_six_rounds_are_three_and_three_bit_for_bit(tmp_path):
     straight = trainer(tmp_path / "a", functions=None, **EVERYTHING).train()
-    stopper = Listener(2, lambda: signal.raise_signal(signal.SIGINT))
+    stopper = Listener(3, lambda: signal.raise_signal(signal.SIGINT))
     halted = trainer(tmp_path / "b", functions=None, watcher=stopper, **EVERYTHING).train()
-    assert any("stopped after round 2" in note for note in stopper.notes)
+    assert any("stopped after round 3" in note for note in stopper.notes)
     assert not (halted / "final").exists()
-    assert len(metrics_of(halted)) == 2
+    assert len(metrics_of(halted)) == 3
     assert resume(halted, functions=None).train() == halted
 
-    states = [load_state(run / "checkpoint-000004/state.safetensors") for run in (straight, halted)]
+    states = [load_state(run / "checkpoint-000006/state.safetensors") for run in (straight, halted)]
     for part in ("adapter", "average"):
         assert states[0][part].keys() == states[1][part].keys()
         assert all(torch.equal(value, states[1][part][name]) for name, value in states[0][part].items())
@@ -154,8 +161,8 @@ def test_four_rounds_are_two_and_two_bit_for_bit(tmp_path):
     assert set(states[0]["rewards"]["training"]) == {"brightness"}
     rows = [metrics_of(run) for run in (straight, halted)]
     assert without_times(rows[0]) == without_times(rows[1])
-    assert rows[0][3]["reward_queries"] == 24
-    assert [row["lr"] for row in rows[0]] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert rows[0][5]["reward_queries"] == 6 * 18  # every trajectory has a final image and two predicted ones
+    assert [row["lr"] for row in rows[0]] == pytest.approx([1e-3 * (1 - i / 6) for i in range(6)])
     assert not all(torch.equal(value, states[0]["average"][name]) for name, value in states[0]["adapter"].items())
     looks = [json.loads((run / "eval.json").read_text())["evaluations"] for run in (straight, halted)]
     assert [look["reward"] for look in looks[0]] == [look["reward"] for look in looks[1]]

@@ -72,7 +72,7 @@ class Case:
     before: Callable[[Path], None] | None = None
     """Done to a run of one round less that ended well, in place of a fault: the command is then a resumption."""
     same: bool = True
-    """Whether the LoRA must be that of the undisturbed run byte for byte, or only to 1e-5."""
+    """Whether the LoRA must be that of the undisturbed run byte for byte, or only to 1e-4."""
 
 
 # The faults ---------------------------------------------------------------------------------------------------------------
@@ -87,11 +87,12 @@ def in_reward(call: int, act: Callable[[Any], Any], rank: int = 0) -> Fault:
         def build(*arguments: Any, **options: Any) -> Any:
             parts = real(*arguments, **options)
             first = parts.rewards.parts[0]
+            act_here = on_rank(rank, act) if "RANK" in os.environ else act
 
             def reward(images: Any, prompts: Any) -> Any:
                 calls[0] += 1
                 answer = first.reward(images, prompts)
-                return act(answer) if calls[0] == call and os.environ.get("RANK", "0") == str(rank) else answer
+                return act_here(answer) if calls[0] == call else answer
 
             parts.rewards.parts[0] = first._replace(reward=reward)
             return parts
@@ -104,6 +105,11 @@ def in_reward(call: int, act: Callable[[Any], Any], rank: int = 0) -> Fault:
 def raises(answer: Any) -> Any:
     """Fail as a user's code does."""
     raise ZeroDivisionError("a bug of the user's")
+
+
+def on_rank(rank: int, act: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what acts on one process only."""
+    return lambda seen: act(seen) if os.environ.get("RANK") == str(rank) else seen
 
 
 def nan(answer: Any) -> Any:
@@ -195,7 +201,7 @@ def torn(run: Path) -> None:
     (run / ".checkpoint-000003.partial").mkdir()
 
 
-DISK_SIZES = ("4k", "12k", "24k", "48k", "100k", "1500k", "2300k", "3500k", "5000k", "6900k", "7500k", "7800k")
+DISK_SIZES = ("4k", "12k", "24k", "48k", "100k", "1500k", "2300k", "3500k", "5000k", "5600k", "6100k")
 CASES = [
     Case("a reward raises in round 2", in_reward(3, raises), (1,)),
     Case("a reward answers NaN in round 2", in_reward(3, nan), (1,)),
@@ -204,7 +210,7 @@ CASES = [
     Case("one gradient is NaN", around(optimisation.Optimisation, "gather_gradients", 2, spoil_gradients), (0,), same=False),
     Case("all gradients are NaN from round 2 on", around(optimisation.Optimisation, "gather_gradients", 2, spoil_gradients, 999),
          (1,), ("run.rounds=6",), same=False),
-    Case("out of memory learning from more than 2 states", around(updates.PolicyGradient, "loss", 1, too_large(2, 1), 999), (0,),
+    Case("out of memory learning from more than one state", around(updates.PolicyGradient, "loss", 1, too_large(1, 1), 999), (0,),
          same=False),
     Case("out of memory learning from one state", around(updates.PolicyGradient, "loss", 1, too_large(0, 1), 999), (1,)),
     Case("out of memory sampling more than 2 images", around(evaluate.Evaluator, "_draw", 1, too_large(2, 2), 999), (0,), same=False),
@@ -230,8 +236,8 @@ CASES = [
     Case("the output folder is read-only", nothing, (1,), disk="read-only"),
     *[Case(f"disk full at {size}B", nothing, (0, 1), disk=f"size={size}") for size in DISK_SIZES],
     Case("of 2 processes, one's reward raises in round 2", in_reward(3, raises, 1), (1,), processes=2, same=False),
-    Case("of 2 processes, one hits a bug in round 2", around(optimisation.Optimisation, "step", 2, raises), (1,), processes=2,
-         same=False),
+    Case("of 2 processes, one hits a bug in round 2", around(optimisation.Optimisation, "step", 2, on_rank(1, raises)), (1,),
+         processes=2, same=False),
     Case("of 2 processes, one is killed in round 2", in_reward(3, own_signal(signal.SIGKILL), 1), (1,), processes=2, same=False),
     Case("of 2 processes, one hangs in round 2", in_reward(3, hangs, 1), (1,), ("run.timeout_seconds=15",), processes=2, same=False),
     Case("of 2 processes, one gets SIGTERM in round 2", in_reward(3, own_signal(signal.SIGTERM), 1), (0,), processes=2, same=False),
@@ -270,16 +276,23 @@ def play(arguments: list[str], log: Path, fault: Fault = nothing, environment: d
 
 
 def finish(processes: list[int], started: float) -> list[int | None]:
-    """Return the exit codes of processes, None for those that were killed after a minute and a half."""
+    """Return the exit codes of processes, None where one had to be killed after a minute and a half.
+
+    Once one has failed, the others are treated as torchrun does: SIGTERM, and SIGKILL half a minute later.
+    """
     codes: dict[int, int | None] = {}
+    failed = float("inf")
     while len(codes) < len(processes):
         for process in set(processes) - set(codes):
             done, status = os.waitpid(process, os.WNOHANG)
             if done:
                 codes[process] = os.waitstatus_to_exitcode(status)
-                if codes[process] != 0:  # as launchers do
+                if codes[process] != 0 and failed == float("inf"):
+                    failed = time.monotonic()
                     for other in set(processes) - set(codes):
                         os.kill(other, signal.SIGTERM)
+            elif time.monotonic() - failed > 30:
+                os.kill(process, signal.SIGKILL)
             elif time.monotonic() - started > 1.5 * LONGEST:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
@@ -313,16 +326,22 @@ def mount(where: Path, options: str, again: bool = False) -> None:
         raise OSError(ctypes.get_errno(), "mount")
 
 
+WORDS = (
+    r"error: .*",
+    r"stopped after round \d+; go on with: rlcm train --resume \S+",
+    r"out of memory \(.*the results stay the same",
+    r"checkpoint-\d+ is damaged .*? instead",
+    r"going on after round \d+ of \d+",
+)
+
+
 def last_words(log: str) -> str:
-    """Return the error or the last line that a user reads."""
+    """Return the error, or what else of note a user reads."""
     text = re.sub(r"\s+", " ", log.strip())
-    found = re.findall(r"error: (.*)", text)
-    if found:
-        return str(found[-1])
-    notes = [
-        line for line in log.strip().splitlines() if "stopped after" in line or "out of memory" in line or "damaged" in line
-    ]
-    return " ".join(notes) if notes else "finishes" if "LoRA" in log else "no word" if not text else text[-200:]
+    for pattern in WORDS:
+        if found := re.findall(pattern, text):
+            return str(found[-1]).removeprefix("error: ").strip()
+    return "finishes" if "LoRA" in text else "nothing of note"
 
 
 def examine(case: Case, work: Path, undisturbed: Path) -> dict[str, Any]:
@@ -390,7 +409,7 @@ def passes(case: Case, row: dict[str, Any]) -> bool:
     first = row["exit_codes"][0]
     lost_all = case.before is all_flipped
     spoilt = "NaN" in case.name and "gradient" in case.name
-    kept = row["same_bytes"] if case.same else row.get("largest_difference", 1.0) < 1e-5
+    kept = row["same_bytes"] if case.same else row.get("largest_difference", 1.0) < 1e-4
     bug = "bug" in case.name  # a bug shows its traceback, and nothing else does
     return (
         first in case.expected

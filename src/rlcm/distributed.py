@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ T = TypeVar("T")
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _FAILURE = "rlcm/failure"
 _HEARD = "rlcm/heard"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
 """How long a process that lost the others waits for their last words."""
 
 
@@ -234,7 +235,7 @@ class World:
         except RuntimeError as error:
             self.is_broken = True
             raise _Lost(
-                f"process {self.rank} of {self.size} lost the others ({_first_line(error)}): one of them was killed, ran out of "
+                f"process {self.rank} of {self.size} lost the others ({_plain(error)}): one of them was killed, ran out of "
                 "memory or did not answer within run.timeout_seconds. Go on from the last checkpoint with `rlcm train --resume`."
             ) from error
 
@@ -269,11 +270,15 @@ class World:
         """Return the error that another process left, or None if none did."""
         if self._store is None:
             return None
+        until = time.monotonic() + PATIENCE_SECONDS
         try:
-            self._store.wait([_FAILURE], timedelta(seconds=PATIENCE_SECONDS))
+            while not self._store.check([_FAILURE]):
+                if time.monotonic() > until:
+                    return None
+                time.sleep(0.05)
             text = self._store.get(_FAILURE).decode()
             self._store.add(_HEARD, 1)
-        except RuntimeError:  # nothing was left, or the store is gone
+        except RuntimeError:  # the store is gone
             return None
         return _restored(text, self.size)
 
@@ -308,6 +313,11 @@ def _restored(text: str, size: int) -> RLCMError:
     if not (isinstance(kind, type) and issubclass(kind, RLCMError)):
         kind = ProcessError
     return kind(f"process {found['rank']} of {size}: {found['text']}")
+
+
+def _plain(error: BaseException) -> str:
+    """Return a collective's error without the place in its source, and without its advice."""
+    return re.sub(r"^\[[^\]]*\]\s*", "", _first_line(error)).split(". This is")[0]
 
 
 def _first_line(error: BaseException) -> str:

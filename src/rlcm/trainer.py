@@ -179,7 +179,7 @@ class Trainer:
         Raises:
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
-        with self.world.guarded(), Interrupts() as interrupts:
+        with Interrupts() as interrupts, self.world.guarded():
             directory = self.directory = self.directory or self._new_directory()
             try:
                 if not self.evaluations:

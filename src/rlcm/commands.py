@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
@@ -207,6 +207,7 @@ def run_reproduction(
     budget: float,
     images: int,
     threads: int | None,
+    clock: Literal["wall", "cpu"],
     output: Path,
 ) -> None:
     """Run `rlcm reproduce`."""
@@ -217,9 +218,10 @@ def run_reproduction(
             if value not in known:
                 raise ConfigError(f"--{option.rstrip('s')} {value!r} is not one of {', '.join(known)}.")
         given |= {option: tuple(values)} if values else {}
-    plan = Plan(output, seeds=seeds, budget=budget, images=images, threads=threads, **given)
+    plan = Plan(output, seeds=seeds, budget=budget, images=images, threads=threads, clock=clock, **given)
     said = [f"--only {v}" for v in only] + [f"--task {v}" for v in tasks] + [f"--method {v}" for v in methods]
     said += [f"--seeds {seeds}", f"--budget {budget:g}", f"--images {images}"] + ([f"--threads {threads}"] if threads else [])
+    said += ["--clock cpu"] if clock == "cpu" else []
     command = " ".join(["rlcm reproduce", *said])
     console = Console(stderr=True)
     finished = reproduce(plan, command, lambda text: console.print(text, markup=False, highlight=False))

@@ -33,6 +33,9 @@ class RunSettings(Settings):
     """Rounds of sampling and learning."""
     time_limit_minutes: float | None = Field(default=None, gt=0)
     """Stop, as after the last round, once this much time has gone into sampling and learning."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """What `seconds` and the time limit count: the time that passes, or the computing time of the process over all its threads,
+    which other programs on the machine hardly lengthen. `cpu` is for comparing methods on one CPU, each with one thread."""
     micro_batch_size: int = Field(default=64, ge=1)
     """States in one forward and backward pass. Smaller needs less memory; the result is the same."""
     save_every: int = Field(default=20, ge=0)

@@ -98,6 +98,12 @@ class Trainer:
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
             shard(self.parts.policy, self.world)
+        if config.run.clock == "cpu" and (self.world.size > 1 or self.parts.policy.denoiser.device.type != "cpu"):
+            raise ConfigError(
+                "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; leave "
+                "run.clock at wall, or use model.device=cpu and one process."
+            )
+        self._clock = time.process_time if config.run.clock == "cpu" else time.perf_counter
         self.sampling = self.parts.evaluator.sampling
         self.sampling.is_fixed = self.world.is_lockstep
         self.optimisation = Optimisation(self.parts.policy, config.optimizer, self.world)
@@ -255,7 +261,7 @@ class Trainer:
     def round(self) -> dict[str, float]:
         """Sample, score and learn once; return the round's metrics."""
         config, rollouts = self.config, self.config.rollout
-        started = time.perf_counter()
+        started = self._clock()
         number = self.round_number + 1
         count = rollouts.batch_size // rollouts.branches
         groups = count // rollouts.images_per_prompt
@@ -266,7 +272,7 @@ class Trainer:
         if "kl" in learned:
             learned["kl_coefficient"] = self.leash.coefficient
             self.leash.follow(learned["kl"])
-        seconds = time.perf_counter() - started
+        seconds = self._clock() - started
 
         self.round_number = number
         self.counters["seconds"] += seconds
@@ -333,12 +339,14 @@ class Trainer:
         scored_at = time.perf_counter()
         self._require_something_to_learn(number, scores, raw)
 
-        experience, whose = self._experience(Trajectory.cat(trajectories), mine, weights, known.any(1))
+        trajectory = Trajectory.cat(trajectories)
+        actions = trajectory.actions.shape[1]
+        experience, whose = self._experience(trajectory, mine, weights, known.any(1))
         learned: dict[str, float] = {}
         charges = None
         if self.leash.coefficient and config.algorithm.kl_form == "reward":
-            charges = self._charges(experience, whose, count, learned)
-        returns = self.credit.returns(scores.total.view(count, -1), len(noisy), potentials, charges)
+            charges = self._charges(experience, whose, (count, actions), learned)
+        returns = self.credit.returns(scores.total.view(count, -1), actions, potentials, charges)
         prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
         worth = self.credit.advantages(returns, prompts, known)
         experience.advantages = worth[whose, _action_number(whose) if worth.shape[1] > 1 else 0]
@@ -409,13 +417,18 @@ class Trainer:
         # Plain trajectories average over their steps, so branched ones estimate the average too.
         return steps, weights / len(noisy)
 
-    def _charges(self, experience: Experience, whose: Tensor, count: int, metrics: dict[str, float]) -> Tensor:
-        """Return what the leash takes off the reward of every action [B, A, K] of all processes; note the divergence."""
+    def _charges(
+        self, experience: Experience, whose: Tensor, shape: tuple[int, int], metrics: dict[str, float]
+    ) -> Tensor:
+        """Return what the leash takes off the reward of every action [B, A, K] of all processes; note the divergence.
+
+        Args:
+            shape: B trajectories in the round, A actions of each.
+        """
         ratios, divergences = self.update.reference_log_ratios(experience, self.parts.conditioning)
         ratios, owners = self.world.gather_rows(ratios), self.world.gather_rows(whose)
         metrics["kl"] = self.world.gather_rows(divergences).mean().item()
-        actions = int(_action_number(owners).max()) + 1
-        charges = torch.zeros(count, actions, ratios.shape[1])
+        charges = torch.zeros(*shape, ratios.shape[1])
         charges[owners, _action_number(owners)] = self.leash.coefficient * ratios
         return charges
 

@@ -125,6 +125,7 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
         "machine": describe_machine(),
         "load_average": list(os.getloadavg()),
         "budget_minutes": plan.budget,
+        "clock": plan.clock,
         "seeds": plan.seeds,
         "curves": {},
         "inference": {},

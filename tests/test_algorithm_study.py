@@ -14,6 +14,7 @@ from benchmarks.algorithms import measure, methods, run, summary  # noqa: E402
 from benchmarks.algorithms.measure import RunKey  # noqa: E402
 from benchmarks.algorithms.page import write_study  # noqa: E402
 from rlcm.config import TrainConfig, parse_settings  # noqa: E402
+from rlcm.settings import merge  # noqa: E402
 
 TASK = "jpeg_compressibility"
 BUDGET = 100.0
@@ -76,7 +77,7 @@ def test_gradient_methods_are_for_differentiable_rewards_only() -> None:
 
 def test_merge_goes_into_depth_and_leaves_its_parts_alone() -> None:
     first = {"a": {"x": 1, "y": 2}, "b": [1]}
-    merged = methods.merge(first, {"a": {"y": 3}, "c": 4})
+    merged = merge(first, {"a": {"y": 3}, "c": 4})
     assert merged == {"a": {"x": 1, "y": 3}, "b": [1], "c": 4}
     merged["b"].append(2)
     assert first == {"a": {"x": 1, "y": 2}, "b": [1]}
@@ -86,7 +87,7 @@ def test_a_changed_method_is_measured_anew_and_an_equal_one_is_not(study: Path, 
     key = RunKey(TASK, "group", 1)
     assert key.done(study, BUDGET)
     assert not key.done(study, BUDGET + 1)
-    monkeypatch.setattr(methods, "COMMON", methods.merge(methods.COMMON, {"optimizer": {"lr": 0.5}}))
+    monkeypatch.setattr(methods, "COMMON", merge(methods.COMMON, {"optimizer": {"lr": 0.5}}))
     assert not key.done(study, BUDGET)
     key.file(study).write_text("{")
     assert not key.done(study, BUDGET)
@@ -148,7 +149,7 @@ def test_page_and_pictures_come_from_the_runs(study: Path) -> None:
 
 def test_a_tiny_run_on_the_built_in_model_leaves_a_whole_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"rollout": {"batch_size": 8}, "evaluation": {"images": 4}, "prompts": ["a cat", "a fox"], "lora": {"rank": 2}}
-    monkeypatch.setattr(methods, "COMMON", methods.merge(methods.COMMON, small))
+    monkeypatch.setattr(methods, "COMMON", merge(methods.COMMON, small))
     monkeypatch.setattr(measure, "MOMENTS", (0.5, 1.0))
     monkeypatch.setattr(measure, "STEPS", (1, 4))
     key, budget = RunKey(TASK, "final-step", 0), 0.5

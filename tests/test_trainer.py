@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -345,6 +346,45 @@ def test_network_calls_are_counted_as_they_happen(tmp_path, rollout, algorithm):
     elif branches == 1:
         assert sum(rows) == 6 * STEPS
     assert found["grad_norm"] > 0
+
+
+def test_a_branch_is_charged_once_for_its_only_action(tmp_path, monkeypatch):
+    run = trainer(
+        tmp_path,
+        rollout={"branches": 3},
+        algorithm={"kl_form": "reward", "kl_coefficient": 1.0, "advantage": "group", "inner_epochs": 2},
+        optimizer={"lr": 1e-2},
+    )
+    seen = []
+    returns = run.credit.returns
+
+    def spy(totals, actions, potentials, charges):
+        seen.append((totals, charges, returns(totals, actions, potentials, charges)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr(run.credit, "returns", spy)
+    run.train()
+    totals, charges, found = seen[-1]
+    assert charges.shape == (2, 1, 3)
+    assert charges.abs().max() > 0
+    assert torch.equal(found, (totals - charges[:, 0]).unsqueeze(1))
+
+
+def test_computing_time_is_the_clock_where_it_is_asked_for(tmp_path, monkeypatch):
+    run = trainer(tmp_path, run={"rounds": 2, "clock": "cpu"})
+    score = run._score
+    monkeypatch.setattr(run, "_score", lambda *args: (time.sleep(0.5), score(*args))[1])
+    rows = metrics_of(run.train())
+    assert 0 < rows[-1]["seconds"] < 0.9  # asleep for a second in all
+
+
+def test_computing_time_is_refused_where_it_cannot_be_seen(tmp_path, monkeypatch):
+    world = module.World()
+    world.from_main = lambda value: value
+    world.size = 2
+    monkeypatch.setattr(module.World, "join", lambda *args: world)
+    with pytest.raises(ConfigError, match=r"run\.clock=cpu .* leave run\.clock at wall"):
+        trainer(tmp_path, run={"clock": "cpu"})
 
 
 DENSE = {"dense_every": 1, "dense_lambda": 0.9, "kl_coefficient": 0.1, "kl_form": "reward", "consistency_coefficient": 0.5}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Changes = Mapping[str, Any]
+from rlcm.settings import Changes, merge
 
 PLAIN = "rlcm"
 """The method that the others are held against."""
@@ -62,17 +61,6 @@ TASKS: dict[str, Task] = {
         differentiable=True,
     ),
 }
-
-
-def merge(*parts: Changes) -> dict[str, Any]:
-    """Return nested mappings as one; what comes later wins."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            below = result.get(key)
-            nested = isinstance(value, Mapping)
-            result[key] = merge(below if isinstance(below, Mapping) else {}, value) if nested else copy.deepcopy(value)
-    return result
 
 
 _BRANCHED: Changes = {"rollout": {"branches": 8}, "algorithm": {"advantage": "group"}}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.algorithms.measure import STEPS
-from benchmarks.algorithms.methods import COMMON, METHODS, PLAIN, TASKS, merge
+from benchmarks.algorithms.methods import COMMON, METHODS, PLAIN, TASKS
 from benchmarks.algorithms.plots import draw_all
 from benchmarks.algorithms.summary import read_runs, summarise
+from rlcm.settings import merge
 
 INTRODUCTION = """# Which algorithm
 

@@ -9,6 +9,8 @@ from typing import Any
 from rlcm.config import TrainConfig
 from rlcm.evaluate import Evaluator, Judge
 from rlcm.pipelines import (
+    MemoryEstimate,
+    PipelineDenoiser,
     bare_network,
     estimate,
     load_pipeline,
@@ -17,14 +19,13 @@ from rlcm.pipelines import (
     truncated_prompts,
     unpinned,
 )
+from rlcm.pipelines.loading import BUILTIN
 from rlcm.policy import Policy, check_targets
 from rlcm.prompts import PromptSet, load_prompts
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
 from rlcm.rollout import RolloutSettings
 from rlcm.transitions import require_noise
 from rlcm.types import Conditioning
-
-BUILT_IN_MODELS = ("builtin", "builtin-teacher")
 
 
 @dataclass(slots=True)
@@ -76,15 +77,7 @@ def build(
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
     ]
     policy = Policy(denoiser, config.lora, config.seed)
-    need = estimate(
-        denoiser,
-        sampled_at_once(config.rollout),
-        config.run.micro_batch_size,
-        training=True,
-        differentiable=backprop,
-        calls=config.algorithm.backprop_calls if backprop else 1,
-    )
-    notes.append(f"memory estimate: {need.total / 1e9:.2f} GB")
+    notes.append(f"memory estimate: {memory_need(denoiser, config).total / 1e9:.2f} GB")
     table = denoiser.table
     if config.sampler.final_std:
         table = make_denoiser(loaded, config.sampler.model_copy(update={"final_std": 0.0}), config.model).table
@@ -101,7 +94,7 @@ def build(
             conditioning if looked_at is training else denoiser.encode(looked_at.prompts),
             mix,
             table,
-            _judge(config, pipeline),
+            None if pipeline is not None else judge_of(config),
             sampled_at_once(config.rollout),
             held_out,
         ),
@@ -115,6 +108,19 @@ def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
     if acting:
         require_noise(table)
     check_targets(bare_network(config.model), config.lora)
+
+
+def memory_need(denoiser: PipelineDenoiser, config: TrainConfig) -> MemoryEstimate:
+    """Return how much memory a run needs on the device of its denoiser."""
+    backprop = config.algorithm.loss == "reward_backprop"
+    return estimate(
+        denoiser,
+        sampled_at_once(config.rollout),
+        config.run.micro_batch_size,
+        training=True,
+        differentiable=backprop,
+        calls=config.algorithm.backprop_calls if backprop else 1,
+    )
 
 
 def sampled_at_once(settings: RolloutSettings) -> int:
@@ -132,8 +138,9 @@ def mix_of(rewards: Sequence[Callable[..., Any]]) -> RewardMix:
     return RewardMix(parts)
 
 
-def _judge(config: TrainConfig, pipeline: Any) -> Judge | None:
-    if pipeline is not None or config.model.path not in BUILT_IN_MODELS:
+def judge_of(config: TrainConfig) -> Judge | None:
+    """Return the held-out judge of the built-in model; other models have none."""
+    if config.model.path not in BUILTIN:
         return None
     from rlcm.builtin.judging import PromptJudge
 

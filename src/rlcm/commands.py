@@ -112,8 +112,7 @@ def sample(
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"-o {str(output)!r} is not a picture's name; end it in .png, .jpg or .webp.")
     texts = list(prompts) + (list(load_prompts(file).prompts) if file else [])
-    run = Path(model) if (Path(model) / "config.yaml").is_file() else None
-    base = load_config(run / "config.yaml") if run else TrainConfig(model=ModelSettings(path=model))
+    base, run = _config_of(model)
     if not texts:
         texts = list(load_prompts(base.prompts).prompts[: 1 if count > 1 else 16])
     change: dict[str, Any] = {"final_std": 0.0}
@@ -141,21 +140,14 @@ def evaluate(
 ) -> None:
     """Run `rlcm eval`."""
     quiet()
-    run = Path(model) if (Path(model) / "config.yaml").is_file() else None
-    if run is None and Path(model).is_file():
-        config = load_config(model)
-    else:
-        config = load_config(run / "config.yaml") if run else TrainConfig(model=ModelSettings(path=model))
+    config, run = _config_of(model)
     settings = StudySettings(
         steps=check_steps(steps), each=each, seed=seed, base=base, batch_size=config.rollout.sample_batch_size
     )
     chosen = parse_rewards(rewards) if rewards else default_rewards(config)
     groups = prompt_sets(config, run is not None, prompts, limit)
     folder = Path(output) if output else (run or Path()) / "evaluation"
-    console = Console(stderr=True)
-    found = study(
-        config, run, groups, chosen, settings, folder, lambda text: console.print(text, markup=False, highlight=False)
-    )
+    found = study(config, run, groups, chosen, settings, folder, _say)
     print_study(found)
     with disk_errors(folder):
         paths = [folder / "eval.json", *write_plots(found, folder)]
@@ -223,11 +215,25 @@ def run_reproduction(
     said += [f"--seeds {seeds}", f"--budget {budget:g}", f"--images {images}"] + ([f"--threads {threads}"] if threads else [])
     said += ["--clock cpu"] if clock == "cpu" else []
     command = " ".join(["rlcm reproduce", *said])
-    console = Console(stderr=True)
-    finished = reproduce(plan, command, lambda text: console.print(text, markup=False, highlight=False))
+    finished = reproduce(plan, command, _say)
     click.echo(output / "results.json" if finished else f"stopped; go on with: {command} -o {output}")
     for page in sorted(output.glob("curves/*/comparison.html")) if finished else ():
         click.echo(page)
+
+
+def _config_of(model: str) -> tuple[TrainConfig, Path | None]:
+    """Return the configuration that MODEL on the command line means, and its folder where it is a run."""
+    folder = Path(model)
+    if (folder / "config.yaml").is_file():
+        return load_config(folder / "config.yaml"), folder
+    if folder.is_file():
+        return load_config(folder), None
+    return TrainConfig(model=ModelSettings(path=model)), None
+
+
+def _say(text: str) -> None:
+    """Tell the user how far it is, beside what the command prints."""
+    Console(stderr=True).print(text, markup=False, highlight=False)
 
 
 def print_study(found: Mapping[str, Any]) -> None:

@@ -122,10 +122,10 @@ class TrainConfig(Settings):
                 f"rewards.{normalised[0]}: normalise=true has no meaning for algorithm.loss=reward_backprop, which follows the "
                 "gradients of the rewards as they are; set their weights instead."
             )
-        if self.algorithm.backprop_calls > self.sampler.steps and self.algorithm.loss == "reward_backprop":
+        if self.algorithm.backprop_calls > self.sampler.calls and self.algorithm.loss == "reward_backprop":
             raise ValueError(
-                f"algorithm.backprop_calls={self.algorithm.backprop_calls} is more than sampler.steps={self.sampler.steps}; use "
-                f"1 .. {self.sampler.steps}."
+                f"algorithm.backprop_calls={self.algorithm.backprop_calls} is more than the {self.sampler.calls} steps of the sampler; "
+                f"use 1 .. {self.sampler.calls}."
             )
         return self
 

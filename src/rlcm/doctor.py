@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 import rlcm
-from rlcm.build import sampled_at_once
+from rlcm.build import memory_need, sampled_at_once
 from rlcm.builtin import DEMO
 from rlcm.config import TrainConfig, load_config
 from rlcm.errors import PreflightError, RewardError, RLCMError, SamplerError, UsageError
-from rlcm.pipelines import estimate, truncated_prompts
+from rlcm.pipelines import truncated_prompts
 from rlcm.pipelines.precision import resolve
 from rlcm.policy import Policy
 from rlcm.samplers import REPLAY_TOLERANCE, replay_error
@@ -208,15 +208,7 @@ def adapter(trainer: Trainer) -> Finding:
 def memory(policy: Policy, config: TrainConfig) -> Finding:
     """Return the estimated need against what the device has; the weights are there already."""
     denoiser: Any = policy.denoiser
-    backprop = config.algorithm.loss == "reward_backprop"
-    need = estimate(
-        denoiser,
-        sampled_at_once(config.rollout),
-        config.run.micro_batch_size,
-        training=True,
-        differentiable=backprop,
-        calls=config.algorithm.backprop_calls if backprop else 1,
-    )
+    need = memory_need(denoiser, config)
     there = available_memory(denoiser.device) + need.weights
     return Finding(
         "memory",

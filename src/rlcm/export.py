@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from peft import get_peft_model_state_dict
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -16,6 +15,7 @@ from rlcm.errors import MissingFileError
 from rlcm.policy import ADAPTER, Policy
 from rlcm.rundir import RunDirectory, disk_errors
 from rlcm.serialization import write_bytes
+from rlcm.templating import render
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
@@ -88,8 +88,5 @@ def save_lora(policy: Policy, file: Path) -> None:
 
 def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]]) -> str:
     """Return the model card of a run as Markdown."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlcm", "templates"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
-    return environment.get_template("model_card.md.jinja").render(config=config, before=before, after=after)
+    return render("model_card.md.jinja", config=config, before=before, after=after)

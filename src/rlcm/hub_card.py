@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import yaml
 
 from rlcm import __version__
@@ -15,6 +14,7 @@ from rlcm.pipelines.scheduling import SCHEDULERS
 from rlcm.report.reading import Run
 from rlcm.report.steps import step_tables
 from rlcm.report.words import comparison, duration, headline
+from rlcm.templating import render
 
 DEFAULT_ETA = {"ddim": 1.0, "tcd": 0.3}
 """What rlcm takes where `sampler.eta` is left out, and diffusers takes another."""
@@ -34,10 +34,8 @@ def card(
         pictures: files beside the card.
     """
     prompt = run.samples[-1].prompts[0] if run.samples else "a fox"
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlcm", "templates"), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    return environment.get_template("hub_card.md.jinja").render(
+    return render(
+        "hub_card.md.jinja",
         header=header(config, base_model, licence),
         title=repo.split("/")[1],
         base=base_model or _own_name(config),
@@ -73,7 +71,7 @@ def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
     sampler, guidance = config.sampler, config.sampler.guidance
     scheduler = "the model's own" if sampler.scheduler == "auto" else sampler.scheduler
     found = {
-        "Sampler": f"{scheduler}, {_steps(config)} steps" + ("" if guidance is None else f", guidance {guidance:g}"),
+        "Sampler": f"{scheduler}, {config.sampler.calls} steps" + ("" if guidance is None else f", guidance {guidance:g}"),
         "LoRA": f"rank {config.lora.rank}, alpha {config.lora.alpha:g} (multiplied into the weights), "
         f"on {', '.join(f'`{name}`' for name in config.lora.target_modules)}",
         "Algorithm": f"{config.algorithm.loss}, advantage {config.algorithm.advantage}, "
@@ -121,8 +119,11 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
     timesteps = None if sampler.timesteps is None else list(sampler.timesteps)
     if timesteps is not None and kind not in ("FluxPipeline", "SanaSprintPipeline"):
         timesteps = [int(t) for t in timesteps]
+    steps: int | None = sampler.calls
+    if timesteps is not None:
+        steps = len(timesteps) - 1 if kind == "SanaSprintPipeline" else None
     return {
-        "num_inference_steps": _steps(config) if kind == "SanaSprintPipeline" or timesteps is None else None,
+        "num_inference_steps": steps,
         "sigmas" if kind == "FluxPipeline" else "timesteps": timesteps,
         "guidance_scale": sampler.guidance,
         "negative_prompt": sampler.negative_prompt or None,
@@ -131,12 +132,6 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
         "height": config.model.height,
         "width": config.model.width,
     }
-
-
-def _steps(config: TrainConfig) -> int:
-    if config.sampler.timesteps is None:
-        return config.sampler.steps
-    return len(config.sampler.timesteps) - (config.sampler.scheduler == "scm")
 
 
 def _call(given: Sequence[str], named: Mapping[str, Any]) -> str:

@@ -1,6 +1,15 @@
 """The base of every component's settings: immutable, typed, closed to unknown keys."""
 
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
+
+Changes = Mapping[str, Any]
+"""Nested values of settings, by name; some of them or all."""
 
 
 class Settings(BaseModel):
@@ -9,3 +18,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+
+def merge(*parts: Changes) -> dict[str, Any]:
+    """Return nested mappings as one; what comes later wins."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            below = result.get(key)
+            nested = isinstance(value, Mapping)
+            result[key] = merge(below if isinstance(below, Mapping) else {}, value) if nested else copy.deepcopy(value)
+    return result

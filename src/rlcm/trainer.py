@@ -417,9 +417,7 @@ class Trainer:
         # Plain trajectories average over their steps, so branched ones estimate the average too.
         return steps, weights / len(noisy)
 
-    def _charges(
-        self, experience: Experience, whose: Tensor, shape: tuple[int, int], metrics: dict[str, float]
-    ) -> Tensor:
+    def _charges(self, experience: Experience, whose: Tensor, shape: tuple[int, int], metrics: dict[str, float]) -> Tensor:
         """Return what the leash takes off the reward of every action [B, A, K] of all processes; note the divergence.
 
         Args:

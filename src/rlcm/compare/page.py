@@ -12,7 +12,7 @@ from rlcm.compare.methods import Method
 from rlcm.compare.speedup import AXES, mean_curve
 from rlcm.report.drawing import LARGE, PALETTE, Line, svg_chart
 from rlcm.report.encoding import data_uris
-from rlcm.report.page import render
+from rlcm.report.page import render_page
 from rlcm.report.reading import Metric, Run, Samples, finite
 from rlcm.report.words import decimals, duration, meaning_of, with_unit, written
 from rlcm.rundir import disk_errors
@@ -49,7 +49,7 @@ def write_comparison(
     with disk_errors(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         write_json(page.with_suffix(".json"), dict(found) | {"metric": metric.label, "warnings": list(warnings)})
-        write_bytes(page, render("compare.html.jinja", values).encode())
+        write_bytes(page, render_page("compare.html.jinja", values).encode())
     return page
 
 

@@ -131,7 +131,7 @@ class PipelineDenoiser:
     def table_options(cls, pipeline: Any, sampler: SamplerSettings, model: ModelSettings) -> dict[str, Any]:
         """Return the arguments of `rlcm.samplers.build_table` after the scheduler."""
         return {
-            "num_steps": len(sampler.timesteps) if sampler.timesteps else sampler.steps,
+            "num_steps": sampler.calls,
             "eta": sampler.eta,
             "original_inference_steps": sampler.original_inference_steps,
             "timesteps": None if sampler.timesteps is None else [int(t) for t in sampler.timesteps],

@@ -85,3 +85,10 @@ class SamplerSettings(Settings):
     """What classifier-free guidance leads away from."""
     final_std: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation of noise added to the last step, which draws none otherwise; 0 is off."""
+
+    @property
+    def calls(self) -> int:
+        """How many steps an image takes: those of `timesteps`, where it is set, else `steps`."""
+        if self.timesteps is None:
+            return self.steps
+        return len(self.timesteps) - (self.scheduler == "scm")  # whose last angle is where it ends

@@ -5,19 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from rlcm.recipe.data import HELD_OUT_SEED, JUDGE_SEED, TRAIN_SEED
 from rlcm.recipe.main import PICTURES, SEEDS, STAGES
 from rlcm.recipe.measure import STUDENT_GUIDANCE, TEACHER_GUIDANCE
+from rlcm.templating import render
 
 
 def write_card(figures: dict[str, Any], folder: Path) -> None:
     """Write README.md of the weights' folder."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlcm", "templates"), trim_blocks=True, keep_trailing_newline=True
-    )
-    text = environment.get_template("builtin_card.md.jinja").render(
+    text = render(
+        "builtin_card.md.jinja",
         figures=figures,
         rows=bar_rows(figures),
         stages=STAGES,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 
 from rlcm.errors import RunDirectoryError
@@ -17,6 +16,7 @@ from rlcm.report.reading import STUDY, WEIGHTS, Run, Shot, finite, read_run, rea
 from rlcm.report.steps import study_section
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.serialization import write_bytes
+from rlcm.templating import render
 
 PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8
 PROMPTS_IN_SIGHT = 9
@@ -40,7 +40,7 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(Path(run_dir))
     path = run.path / "report.html"
-    page = render("report.html.jinja", _page(run))
+    page = render_page("report.html.jinja", _page(run))
     try:
         write_bytes(path, page.encode())
     except OSError as error:
@@ -51,13 +51,9 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def render(template: str, values: dict[str, Any]) -> str:
-    """Return a page: a template of the package, filled in, all texts escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlcm", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    colours = {"accent": ACCENT, "ink": INK, "muted": MUTED, "line": LINE}
-    return environment.get_template(template).render({"colours": colours} | values)
+def render_page(template: str, values: dict[str, Any]) -> str:
+    """Return a page in the product's colours."""
+    return render(template, colours={"accent": ACCENT, "ink": INK, "muted": MUTED, "line": LINE}, **values)
 
 
 def _page(run: Run) -> dict[str, Any]:

@@ -66,8 +66,8 @@ class Samples:
     def crop(self, indices: Sequence[int]) -> list[Image.Image]:
         """Return the pictures of some cells."""
         height, width = self.cell
-        with Image.open(self.file) as sheet:
-            sheet = sheet.convert("RGB")
+        with Image.open(self.file) as picture:
+            sheet = picture.convert("RGB")
         corners = [(i % self.columns * width, i // self.columns * height) for i in indices]
         return [sheet.crop((x, y, x + width, y + height)) for x, y in corners]
 

@@ -144,8 +144,8 @@ def study_section(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     sheets, pictures = [], []
     for entry in map(mapping, _list(study.get("pictures"))):
         try:
-            with Image.open(folder / str(entry["file"])) as sheet:
-                pictures.append(sheet.convert("RGB"))
+            with Image.open(folder / str(entry["file"])) as picture:
+                pictures.append(picture.convert("RGB"))
         except (OSError, KeyError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
         sheets.append(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +11,7 @@ import yaml
 
 from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, Scene, caption, is_held_out
 from rlcm.config import TrainConfig, parse_settings
-
-Changes = Mapping[str, Any]
+from rlcm.settings import Changes, merge
 
 EXPERIMENTS: dict[str, str] = {
     "curves": "reward over time, reward queries and network calls, of DDPO, RLCM as published and this package's default",
@@ -176,14 +174,3 @@ def training_scenes() -> tuple[str, ...]:
     """Return the prompts of `generalisation`: the trained combinations of four animals out of five, one pattern each."""
     pairs = [(a, c) for a, animal in enumerate(ANIMALS) if animal not in UNTRAINED_ANIMALS for c in range(len(COLOURS))]
     return tuple(caption(Scene(a, c, (a + c) % len(PATTERNS))) for a, c in pairs if not is_held_out(a, c))
-
-
-def merge(*parts: Changes) -> dict[str, Any]:
-    """Return nested mappings as one; what comes later wins."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            below = result.get(key)
-            nested = isinstance(value, Mapping)
-            result[key] = merge(below if isinstance(below, Mapping) else {}, value) if nested else copy.deepcopy(value)
-    return result

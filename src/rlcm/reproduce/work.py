@@ -23,6 +23,7 @@ from rlcm.reproduce.variance import gradient_variance
 from rlcm.rewards import RewardSettings
 from rlcm.rundir import disk_errors
 from rlcm.serialization import write_json
+from rlcm.settings import merge
 from rlcm.study import StudySettings, prompt_sets, study
 from rlcm.trainer import Trainer, Watcher
 
@@ -200,8 +201,9 @@ def generalisation(runs: Sequence[Path], reward: str) -> list[dict[str, Any]]:
     """Return the gain on every set of prompts, and the share of the gain on trained prompts that it is, over seeds."""
     gains: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for run in runs:
-        rows = [row for row in _read(run / "evaluation" / "eval.json").get("results", []) if row["model"] == "tuned"]
-        own = _read(run / "evaluation" / "eval.json").get("own_steps")
+        studied = _read(run / "evaluation" / "eval.json")
+        rows = [row for row in studied.get("results", []) if row["model"] == "tuned"]
+        own = studied.get("own_steps")
         changes = {row["set"]: mean_and_half(mapping(row.get("change")).get(reward))[0] for row in rows if row["steps"] == own}
         trained = changes.get("train")
         for name, change in changes.items():
@@ -244,17 +246,16 @@ def ablations(runs: Sequence[Path]) -> list[dict[str, Any]]:
 def _last_step(plan: Plan, note: Callable[[str], None]) -> None:
     """Measure the variance of the gradient at several numbers of steps, where that has not been done."""
     file = plan.output / "last-step.json"
-    wanted = {"tasks": list(plan.tasks), "estimates": 24, "images": max(16, plan.images // 4), "steps": [2, 4, 8]}
+    estimates, images, steps = 24, max(16, plan.images // 4), [2, 4, 8]
+    wanted = {"tasks": list(plan.tasks), "estimates": estimates, "images": images, "steps": steps}
     if _read(file).get("asked") == wanted:
         return
     results = []
     for task in plan.tasks:
-        for steps in (2, 4, 8):
-            note(f"variance of the gradient: {task}, {steps} steps")
-            values = values_of(task, PUBLISHED)
-            values["sampler"]["steps"] = steps
-            config = TrainConfig.model_validate(values)
-            results.append({"task": task} | gradient_variance(config, 24, max(16, plan.images // 4)))
+        for count in steps:
+            note(f"variance of the gradient: {task}, {count} steps")
+            config = TrainConfig.model_validate(merge(values_of(task, PUBLISHED), {"sampler": {"steps": count}}))
+            results.append({"task": task} | gradient_variance(config, estimates, images))
     with disk_errors(file):
         write_json(file, {"asked": wanted, "results": results})
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlcm.build import BUILT_IN_MODELS
 from rlcm.builtin import ANIMALS, article
 from rlcm.config import TrainConfig
 from rlcm.errors import ConfigError
+from rlcm.pipelines.loading import BUILTIN
 from rlcm.prompts import BUILT_IN, PromptSet, load_prompts
 
 Kind = Literal["train", "held-out", "unseen"]
@@ -54,7 +54,7 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
     else:
         if config.evaluation.prompts is not None:
             sets.append(_group("evaluation", "held-out", load_prompts(config.evaluation.prompts), known, limit))
-        if config.model.path in BUILT_IN_MODELS:
+        if config.model.path in BUILTIN:
             sets += [_group(name, "unseen", load_prompts(texts), known, limit) for name, texts in _unseen(training).items()]
     names = [group.name for group in sets]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.build import BUILT_IN_MODELS
+from rlcm.build import judge_of
 from rlcm.config import TrainConfig
 from rlcm.errors import ConfigError
-from rlcm.evaluate import Judge
 from rlcm.machine import describe_machine
 from rlcm.pipelines import make_denoiser
+from rlcm.pipelines.loading import BUILTIN
 from rlcm.pipelines.settings import SamplerSettings
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.rundir import RunDirectory, disk_errors, grid
@@ -69,7 +69,7 @@ def study(
         RunDirectoryError: if the folder cannot be written.
     """
     mix, judge = build_rewards(rewards), judge_of(config)
-    own = own_steps(config)
+    own = config.sampler.calls
     steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})
     directory = RunDirectory(folder)
     with disk_errors(folder):
@@ -125,30 +125,15 @@ def study(
     return found
 
 
-def own_steps(config: TrainConfig) -> int:
-    """Return how many steps a configuration samples with."""
-    times = config.sampler.timesteps
-    return config.sampler.steps if times is None else len(times)
-
-
 def sampler_at(sampler: SamplerSettings, steps: int) -> SamplerSettings:
     """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only."""
     own = sampler.timesteps is not None and len(sampler.timesteps) == steps
     return sampler.model_copy(update={"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None}))
 
 
-def judge_of(config: TrainConfig) -> Judge | None:
-    """Return the held-out judge of the built-in model; other models have none."""
-    if config.model.path not in BUILT_IN_MODELS:
-        return None
-    from rlcm.builtin.judging import PromptJudge
-
-    return PromptJudge()
-
-
 def default_rewards(config: TrainConfig) -> list[RewardSettings]:
     """Return the rewards of a run, those that it held out, and for the built-in model its alignment."""
-    extra = [RewardSettings(name="alignment")] if config.model.path in BUILT_IN_MODELS else []
+    extra = [RewardSettings(name="alignment")] if config.model.path in BUILTIN else []
     found = {entry.label: entry for entry in [*config.rewards, *config.evaluation.held_out, *extra]}
     return list(found.values())
 

@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The CPU build of the pinned torch first: anything that asks for torch later finds it there.
 TORCH := torch==2.13.0
+# A worker for every core, eight at most; the tests of a file, which share its fixtures, go to one of them.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: demo test lint check format clean
 
@@ -20,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/rlcm train name=demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -29,7 +31,7 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -11,7 +11,7 @@ from tiny_runs import PROMPTS, largest_difference, lcm_pipeline, stir, tiny_conf
 
 from rlcm.commands import draw_images, tuned_pipeline
 from rlcm.export import WEIGHTS_NAME, model_card, save_final, save_lora
-from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.pipelines import LoraSettings, load_pipeline, make_denoiser
 from rlcm.policy import AdapterSettings, Policy
 from rlcm.rollout import decode_images, sample_latents
 from rlcm.rundir import RunDirectory
@@ -123,3 +123,6 @@ def test_the_model_card_says_what_was_done(tmp_path):
     assert "0.25" in card
     assert "0.75" in card
     assert WEIGHTS_NAME in card or "load_lora_weights" in card
+    assert "Trained for 2 rounds of" in card
+    added = config.model.model_copy(update={"loras": (LoraSettings(path="some/lcm-lora", scale=0.5),)})
+    assert "a LoRA in it: `some/lcm-lora` (scale 0.5)" in model_card(config.model_copy(update={"model": added}), [])

@@ -26,6 +26,7 @@ from rlcm.errors import (
     SamplerError,
 )
 from rlcm.export import WEIGHTS_NAME, save_lora
+from rlcm.report.reading import read_run
 from rlcm.rewards import RewardMix, RewardPart
 from rlcm.serialization import load_state
 from rlcm.trainer import Trainer
@@ -295,7 +296,7 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_last_checkpoint(tmp_path, m
 
 
 def test_resuming_what_is_not_there_says_so(tmp_path):
-    with pytest.raises(MissingFileError, match=r"config\.yaml"):
+    with pytest.raises(MissingFileError, match="holds no run to go on with"):
         Trainer.resume(tmp_path)
 
 
@@ -534,6 +535,11 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
     assert [row["eval/reward"] for row in rows] == pytest.approx([1.0, 3.0, 2.0, 2.5], abs=1e-6)
     assert script.means == [9.0]
     assert (run / "best" / WEIGHTS_NAME).read_bytes() == (run / "final" / WEIGHTS_NAME).read_bytes()
+    assert json.loads((run / "eval.json").read_text())["final_round"] == 2
+    assert read_run(run).outcome["reward"]["mean"] == pytest.approx(3.0, abs=1e-6)
+    card = (run / "final/README.md").read_text()
+    assert "Trained for 2 rounds (those with the best `reward`)" in card
+    assert "| reward | 1 | 3 |" in card
     made.parts.policy.load(kept[2])
     save_lora(made.parts.policy, tmp_path / WEIGHTS_NAME)
     assert (tmp_path / WEIGHTS_NAME).read_bytes() == (run / "best" / WEIGHTS_NAME).read_bytes()

@@ -1,14 +1,16 @@
 """kill -9 at random instants: does the run that goes on end as one that nobody disturbed?
 
     python benchmarks/faults/kill.py [--kills 20] [--seed 0]
+    python benchmarks/faults/kill.py --demo --kills 4
 
 A small run of the built-in model (averaged weights, KL leash, two inner epochs, an evaluation and a checkpoint every round or
-two) is played once undisturbed. Then, for every kill, it is started anew and killed at a random instant of that length; every
-fourth one is killed while a checkpoint is being written. What the folder then says is typed: `rlcm train --resume RUN`, or the
-first command again where the folder holds no run yet. The tuned LoRA must be that of the undisturbed run, byte for byte, and
-every round must stand in metrics.jsonl once.
+two), or the demo as it is, is played once undisturbed. Then, for every kill, it is started anew and killed at a random instant
+between the first sight of its folder and its end. Of the small run's, every fourth one is killed while a checkpoint is being
+written and every tenth before the folder is there. What the run itself said is typed: `rlcm train --resume RUN`, or the first
+command again where it had said nothing yet. The tuned LoRA must be that of the undisturbed run, byte for byte, and every round
+must stand in metrics.jsonl once.
 
-Writes benchmarks/results/faults_kill.json.
+Writes benchmarks/results/faults_kill.json, or faults_demo.json.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,9 +31,8 @@ from page import fill
 
 from rlcm.machine import describe_machine
 
-RESULT = Path(__file__).parents[1] / "results" / "faults_kill.json"
-ROUNDS = 6
-SETTINGS = [
+RESULTS = Path(__file__).parents[1] / "results"
+SMALL = [
     "name=run",
     "sampler.steps=2",
     "rollout.batch_size=4",
@@ -43,7 +45,7 @@ SETTINGS = [
     "evaluation.images=4",
     "evaluation.every=2",
     "evaluation.grid=4",
-    f"run.rounds={ROUNDS}",
+    "run.rounds=12",
     "run.save_every=1",
     "run.keep_last=2",
 ]
@@ -62,23 +64,37 @@ def outcome(run: Path) -> tuple[bytes, list[int]]:
     return lora, [json.loads(line)["round"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def wait_until_killed(process: subprocess.Popen[bytes], run: Path, after: float, in_checkpoint: bool) -> str:
-    """Kill a process at an instant and return what the run was at."""
-    started = time.monotonic()
+def suggested(log: Path) -> list[str] | None:
+    """Return the arguments of the command that a run suggested, None where it has said nothing."""
+    found = re.search(r"go on with: rlcm (train --resume \S+)", " ".join(log.read_text().split()))
+    return found[1].split() if found else None
+
+
+def seen(run: Path) -> bool:
+    """Say whether a run's folder is there, with its configuration."""
+    return (run / "config.yaml").is_file()
+
+
+def wait_until_killed(process: subprocess.Popen[bytes], run: Path, after: float, when: str) -> str:
+    """Kill a process at an instant and return what the run was at.
+
+    Args:
+        after: seconds after the folder was seen, or, of `start`, after the process began.
+        when: start, checkpoint (the first one written after that instant) or any.
+    """
+    while when != "start" and process.poll() is None and not seen(run):
+        time.sleep(0.01)
+    began = time.monotonic()
     while process.poll() is None:
-        partial = any(run.glob(".checkpoint-*.partial"))
-        if (
-            (time.monotonic() - started >= after)
-            if not in_checkpoint
-            else (partial and time.monotonic() - started >= after / 2)
-        ):
+        due = time.monotonic() - began >= after
+        if due and (when != "checkpoint" or any(run.glob(".checkpoint-*.partial"))):
             process.kill()
             process.wait()
             break
-        time.sleep(0.0005 if in_checkpoint else 0.01)
+        time.sleep(0.0005 if when == "checkpoint" else 0.01)
     if any(run.glob(".checkpoint-*.partial")):
         return "while a checkpoint was written"
-    if not (run / "config.yaml").exists():
+    if not seen(run):
         return "before the run's folder was written"
     if (run / "final").exists():
         return "after the tuned LoRA was written"
@@ -106,49 +122,58 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--demo", action="store_true")
     arguments = parser.parse_args()
+    settings, name = (["name=demo"], "demo") if arguments.demo else (SMALL, "run")
     draw = random.Random(arguments.seed)
     kills: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
+        process = start(["train", *settings, f"output={folder / 'undisturbed'}"], folder / "log")
+        before = time.monotonic()
+        while process.poll() is None and not seen(folder / "undisturbed" / name):
+            time.sleep(0.01)
         began = time.monotonic()
-        status = start(["train", *SETTINGS, f"output={folder / 'undisturbed'}"], folder / "log").wait()
-        length = time.monotonic() - began
-        if status:
+        if process.wait():
             raise SystemExit((folder / "log").read_text())
-        expected = outcome(folder / "undisturbed" / "run")
-        print(f"undisturbed: {length:.1f} s", flush=True)
+        length, loading = time.monotonic() - began, began - before
+        expected = outcome(folder / "undisturbed" / name)
+        print(f"undisturbed: {length:.1f} s after {loading:.1f} s of loading", flush=True)
         for number in range(arguments.kills):
-            output = folder / f"killed-{number}"
-            command = ["train", *SETTINGS, f"output={output}"]
-            after = draw.uniform(0, length)
-            at = wait_until_killed(start(command, folder / "log"), output / "run", after, in_checkpoint=number % 4 == 3)
-            begun = (output / "run" / "config.yaml").exists()
-            typed = ["train", "--resume", str(output / "run")] if begun else command
-            status = start(typed, folder / "log").wait()
-            lora, rounds = outcome(output / "run")
+            output, log = folder / f"killed-{number}", folder / f"log-{number}"
+            command = ["train", *settings, f"output={output}"]
+            when = "any"
+            if not arguments.demo:
+                when = "checkpoint" if number % 4 == 3 else "start" if number % 10 == 0 else "any"
+            after = draw.uniform(0, loading if when == "start" else length * (0.8 if when == "checkpoint" else 1))
+            at = wait_until_killed(start(command, log), output / name, after, when)
+            typed = suggested(log)
+            status = start(typed or command, log).wait()
+            lora, rounds = outcome(output / name)
             kills.append(
                 {
                     "after_seconds": round(after, 2),
                     "at": at,
-                    "typed": "rlcm train --resume RUN" if begun else "the same command",
+                    "typed": "rlcm train --resume RUN" if typed else "the same command",
                     "exit_code": status,
                     "same_lora": lora == expected[0],
-                    "rounds_whole": rounds == expected[1] == list(range(1, ROUNDS + 1)),
+                    "rounds_whole": rounds == expected[1] == list(range(1, len(rounds) + 1)),
                 }
             )
             print(kills[-1], flush=True)
     good = sum(kill["same_lora"] and kill["rounds_whole"] and kill["exit_code"] == 0 for kill in kills)
     found = {
         "machine": describe_machine(),
-        "command": "python benchmarks/faults/kill.py " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python benchmarks/faults/kill.py", *sys.argv[1:]]),
+        "rounds": len(expected[1]),
         "undisturbed_seconds": round(length, 1),
         "kills": kills,
         "same_byte_for_byte": good,
         "passed": good == len(kills) > 0,
     }
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
-    fill("reliability.md", "kills", table(kills) + f"\n\nMachine: {describe_machine()}.")
+    place = "demo-kills" if arguments.demo else "kills"
+    (RESULTS / f"faults_{'demo' if arguments.demo else 'kill'}.json").write_text(json.dumps(found, indent=2) + "\n")
+    fill("reliability.md", place, table(kills) + f"\n\nMachine: {describe_machine()}.")
     print(f"{good} of {len(kills)} ended byte for byte as the undisturbed run")
 
 

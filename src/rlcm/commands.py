@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from rlcm.compare import compare, read_methods, write_comparison
 from rlcm.compare.page import headline
 from rlcm.config import TrainConfig, load_config
 from rlcm.distributed import is_main_process
-from rlcm.errors import CheckpointError, ConfigError
+from rlcm.errors import CheckpointError, ConfigError, UsageError
 from rlcm.export import WEIGHTS_NAME
 from rlcm.formats import ExportPrecision, Format, export_run
 from rlcm.pipelines import load_pipeline, make_denoiser
@@ -40,6 +41,7 @@ from rlcm.tuned import tuned_pipeline
 def quiet() -> None:
     """Silence what libraries say about themselves; the product's own words stay."""
     import diffusers
+    import huggingface_hub
     import transformers
 
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -48,6 +50,7 @@ def quiet() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()  # of each attempt to reach the Hub; the last one's failure is told
 
 
 def train(config: str | None, changes: Sequence[str], resume: str | None) -> None:
@@ -64,7 +67,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
     trainer.world.leave()
     if not trainer.world.is_main:
         return
-    before, after = trainer.evaluations[0], trainer.evaluations[-1]
+    before, after = trainer.evaluations[0], [e for e in trainer.evaluations if e["round"] <= trainer.final_round][-1]
     click.echo(f"reward {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
     for question, value in (after["judge"] or {}).items():
         click.echo(f"held-out judge, {question}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}")
@@ -233,7 +236,25 @@ def _config_of(model: str) -> tuple[TrainConfig, Path | None]:
 
 def _say(text: str) -> None:
     """Tell the user how far it is, beside what the command prints."""
-    Console(stderr=True).print(text, markup=False, highlight=False)
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
+    """Run `rlcm ui`."""
+    quiet()
+    try:
+        from rlcm.ui.folder import RunsFolder
+        from rlcm.ui.page import create_app
+        from rlcm.ui.server import address, check_host, listen, serve
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the page needs the package {error.name}; install it with: pip install 'rlcm[ui]'") from error
+    password = os.environ.get(password_env) or None
+    check_host(host, password, password_env)
+    folder = RunsFolder(runs)
+    listener = listen(host, port)
+    app = create_app(folder, host, password)
+    click.echo(f"{folder.path}: {len(folder.names())} runs, at {address(listener)} (Ctrl-C ends it; trainings go on)")
+    serve(app, listener)
 
 
 def print_study(found: Mapping[str, Any]) -> None:

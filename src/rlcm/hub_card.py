@@ -45,7 +45,7 @@ def card(
         headline="".join(headline(run)).replace("\N{NO-BREAK SPACE}", " "),
         rewards=[{"label": r.label, "weight": r.weight} for r in config.rewards],
         rows=comparison(run),
-        evaluated=run.evaluations[-1].get("images") if run.evaluations else None,
+        evaluated=run.outcome.get("images"),
         tables=step_tables(run.study),
         pictures=pictures,
         settings=settings_of(run, config),

@@ -37,7 +37,7 @@ class ConsoleProgress:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def round(self, metrics: dict[str, float], rounds: int) -> None:
         """Show a finished round."""

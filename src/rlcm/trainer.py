@@ -21,7 +21,7 @@ from rlcm.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.config import TrainConfig, load_config
 from rlcm.credit import Credit
 from rlcm.distributed import World
-from rlcm.errors import CheckpointError, ConfigError, PreflightError, RewardError, RunDirectoryError
+from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RewardError, RunDirectoryError
 from rlcm.evaluate import gather_scores
 from rlcm.export import save_best, save_final
 from rlcm.interrupts import Interrupts
@@ -143,9 +143,12 @@ class Trainer:
             objects: model, rewards and prompts that were passed as objects to the first trainer, and the watcher.
 
         Raises:
+            MissingFileError: if the folder holds no run.
             CheckpointError: if there is no whole checkpoint.
         """
         run = Path(run)
+        if not (run / "config.yaml").is_file():
+            raise MissingFileError(f"{run} holds no run to go on with; give the folder that `rlcm train` printed, such as runs/NAME.")
         config = load_config(run / "config.yaml")
         checkpoint, damaged = newest_checkpoint(run)
         trainer = cls(config, **objects)
@@ -202,7 +205,10 @@ class Trainer:
                 self._checkpoint()
                 with self.world.together():
                     if self.world.is_main:
-                        save_final(self.parts.policy, self.config, self.evaluations, directory)
+                        shown = self.final_round
+                        seen = [found for found in self.evaluations if found["round"] <= shown]
+                        save_final(self.parts.policy, self.config, seen, directory)
+                        self._write_evaluations(directory, final_round=shown)
                         write_report(directory.path)
         return directory.path
 
@@ -210,9 +216,10 @@ class Trainer:
         with self.world.together():
             if self.world.is_main:
                 RunDirectory.create(Path(self.config.output), self.config.name).write_text("config.yaml", self.config.dump())
-        for text in self.parts.notes:
+        folder = Path(self.config.output) / self.config.name
+        for text in (f"in {folder}; after an interruption, go on with: rlcm train --resume {folder}", *self.parts.notes):
             self._note(text)
-        return RunDirectory(Path(self.config.output) / self.config.name)
+        return RunDirectory(folder)
 
     def _rounds(self, directory: RunDirectory, interrupts: Interrupts) -> bool:
         """Run the rounds that are left and return True, or False after an interrupt, with a checkpoint."""
@@ -485,8 +492,15 @@ class Trainer:
             self._note(f"stopped after round {self.round_number}: {verdict.stop}")
         return {f"eval/{key}": value for key, value in flat_summary(summary).items()}
 
-    def _write_evaluations(self, directory: RunDirectory) -> None:
-        directory.write_json("eval.json", {"primary_metric": self._primary_metric(), "evaluations": self.evaluations})
+    @property
+    def final_round(self) -> int:
+        """The round after which the policy was as `final/` has it."""
+        best = int(self.watch.best["round"]) if self.config.evaluation.final == "best" else 0
+        return best or self.round_number
+
+    def _write_evaluations(self, directory: RunDirectory, **more: int) -> None:
+        found = {"primary_metric": self._primary_metric(), "evaluations": self.evaluations}
+        directory.write_json("eval.json", found | more)
 
     def _primary_metric(self) -> dict[str, str] | None:
         """Return how the first reward is shown to people, where it says so by a `display` attribute."""

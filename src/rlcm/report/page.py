@@ -69,8 +69,7 @@ def _page(run: Run) -> dict[str, Any]:
         value = with_unit(shot.value, run.metric.unit, digits)
         return {"uri": next(pictures), "value": value, "verdicts": shot.verdicts, "round": shot.round}
 
-    evaluations = run.evaluations or [{}]
-    first, last = evaluations[0], evaluations[-1]
+    first, last = (run.evaluations or [{}])[0], run.outcome
     return {
         "name": str(run.config.get("name") or run.path.resolve().name),
         "headline": headline(run),

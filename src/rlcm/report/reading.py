@@ -104,6 +104,8 @@ class Run:
     config_text: str = ""
     rounds: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    final_round: int | None = None
+    """The round whose weights are in final/; None before there are any."""
     metric: Metric = Metric()
     samples: list[Samples] = field(default_factory=list)
     extremes: Samples | None = None
@@ -119,15 +121,22 @@ class Run:
         return max((s for s in found if s is not None), default=None)
 
     @property
+    def outcome(self) -> dict[str, Any]:
+        """The evaluation of the weights in final/, or the last one; empty where there is none."""
+        chosen = [e for e in self.evaluations if e["round"] == self.final_round] or self.evaluations
+        return chosen[-1] if chosen else {}
+
+    @property
     def last_round(self) -> int:
         """The last finished round."""
         return max([row["round"] for row in [*self.rounds, *self.evaluations]], default=0)
 
     def pairs(self, count: int) -> list[Pair]:
-        """Return the first pictures of the fixed set at the first and the last round for which there are any."""
+        """Return the first pictures of the fixed set before training, and with the weights in final/ or the last there are."""
         if len(self.samples) < 2:
             return []
-        first, last = self.samples[0], self.samples[-1]
+        first = self.samples[0]
+        last = next((s for s in self.samples[1:] if s.round == self.final_round), self.samples[-1])
         known = {pair: i for i, pair in enumerate(zip(first.prompts, map(str, first.seeds), strict=True))}
         keys = list(zip(last.prompts, map(str, last.seeds), strict=True))
         chosen = [(known[key], i) for i, key in enumerate(keys) if key in known][:count]
@@ -155,6 +164,8 @@ def read_run(path: Path) -> Run:
     found = _read_json(run, path / "eval.json")
     listed = found.get("evaluations")
     run.evaluations = [e for e in listed if _is_row(e)] if isinstance(listed, list) else []
+    final_round = finite(found.get("final_round"))
+    run.final_round = None if final_round is None else int(final_round)
     run.metric = _metric(found.get("primary_metric"), run)
     run.samples = list(_read_samples(run, sorted((path / "samples").glob("round-*.json"))))
     run.study = _read_json(run, path / STUDY)

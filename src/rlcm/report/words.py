@@ -81,7 +81,7 @@ def headline(run: Run) -> tuple[str, str, str]:
     subject = metric.label[:1].upper() + metric.label[1:]
     took = f" in {duration(run.seconds)}" if run.seconds else ""
     if compared:
-        first, last = metric.interval(run.evaluations[0]), metric.interval(run.evaluations[-1])
+        first, last = metric.interval(run.evaluations[0]), metric.interval(run.outcome)
     else:
         values = [value for row in run.rounds if (value := metric.of_round(row)) is not None]
         few = max(1, min(5, len(values) // 4))
@@ -106,7 +106,7 @@ def headline(run: Run) -> tuple[str, str, str]:
 def _judged(run: Run) -> str:
     if len(run.evaluations) < 2:
         return ""
-    before, after = (mapping(run.evaluations[i].get("judge")) for i in (0, -1))
+    before, after = (mapping(found.get("judge")) for found in (run.evaluations[0], run.outcome))
     question = next(iter(after), "")
     (old, wide), (new, narrow) = mean_and_half(before.get(question)), mean_and_half(after.get(question))
     if old is None or new is None:
@@ -135,7 +135,7 @@ def comparison(run: Run) -> list[dict[str, str]]:
     """Return the rows of the table of before and after."""
     if len(run.evaluations) < 2:
         return []
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = run.evaluations[0], run.outcome
     rows = []
 
     def add(name: str, before: Any, after: Any, *, unit: str = "", percent: bool = False, meaning: str = "") -> None:

@@ -62,7 +62,7 @@ def bare_round(trainer: Trainer) -> None:
             with torch.no_grad(), policy.reference():
                 denoiser.denoise(inputs, steps[part], chosen)
         denoiser.denoise(inputs, steps[part], chosen).mean().backward()
-    trainer.optimisation.optimizer.zero_grad(set_to_none=True)
+    trainer.learner.optimisation.optimizer.zero_grad(set_to_none=True)
 
 
 def published_round(trainer: Trainer, number: int, micro_batch: int = 2) -> None:
@@ -91,7 +91,7 @@ def published_round(trainer: Trainer, number: int, micro_batch: int = 2) -> None
         kept.append((states, actions, log_probs, conditions, trainer.parts.rewards(images, prompts).total))
     rewards = torch.cat([part[-1] for part in kept])
     advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
-    optimizer = trainer.optimisation.optimizer
+    optimizer = trainer.learner.optimisation.optimizer
     optimizer.zero_grad(set_to_none=True)
     for number_of_batch, (states, actions, log_probs, conditions, _) in enumerate(kept):
         for start in range(0, 4, micro_batch):

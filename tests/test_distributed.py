@@ -437,9 +437,9 @@ def _failing(folder: Path) -> dict:
                 [RewardPart("brightness", lambda images, prompts, call=failing: call(images, prompts))]
             )
         elif kind == "memory":
-            made.update.loss = _fails_in_round_two(made, torch.OutOfMemoryError(text), made.update.loss)
+            made.learner.update.loss = _fails_in_round_two(made, torch.OutOfMemoryError(text), made.learner.update.loss)
         else:
-            made.optimisation.step = _fails_in_round_two(made, KeyError(text), made.optimisation.step)
+            made.learner.optimisation.step = _fails_in_round_two(made, KeyError(text), made.learner.optimisation.step)
         started = time.monotonic()
         try:
             made.train()

@@ -205,7 +205,7 @@ def test_a_scheduler_that_steps_differently_is_caught(monkeypatch):
 
 BAD = {
     "a scheduler with history": ("history", {}, "its step needs earlier model outputs"),
-    "one step": ("lcm", {"sampler__steps": 1}, "Use more steps (2 or more)"),
+    "one step": ("lcm", {"sampler__steps": 1}, "Use more steps (sampler.steps=2 or more)"),
     "an eta of 0": ("ddim", {"sampler__eta": 0}, "use 0 < eta <= 1"),
     "deterministic flow matching": ("flow", {"sampler__guidance": "null"}, "flow_euler_stochastic"),
     "targets that bind nothing": ("lcm", {"lora__target_modules": "[to_w]"}, "lora.target_modules=['to_w'] matches no layer"),
@@ -223,7 +223,7 @@ def never_sampling(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("sampling had begun")
 
-    monkeypatch.setattr("rlcm.trainer.rollout", refuse)
+    monkeypatch.setattr("rlcm.learner.rollout", refuse)
     monkeypatch.setattr("rlcm.evaluate.sample_latents", refuse)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny_runs import PROMPTS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
 from rlcm import checkpoint as checkpoints
+from rlcm import learner
 from rlcm import trainer as module
 from rlcm.checkpoint import newest_checkpoint
 from rlcm.errors import ConfigError, PreflightError, RewardError, RunDirectoryError, TrainingError
@@ -89,7 +90,7 @@ def stop(*_):
 
 PHASES = {
     "the first evaluation": (Evaluator, "__call__", 1, 0),
-    "sampling": (module, "rollout", 1, 1),
+    "sampling": (learner, "rollout", 1, 1),
     "an update": (Optimisation, "step", 1, 1),
     "an evaluation on the way": (Evaluator, "__call__", 2, 1),
     "a checkpoint": (checkpoints, "save_state", 1, 1),
@@ -259,19 +260,19 @@ def test_batches_that_do_not_fit_are_halved_and_the_result_is_the_same(tmp_path,
     assert max(largest_difference(value, other[name]) for name, value in one.items()) < 1e-5
     sizes = newest_checkpoint(run)[0].state["batch_sizes"]
     assert sizes == {"rollout.sample_batch_size": 1, "run.micro_batch_size": 4}
-    assert resume(run).update.micro_batch.size == 4  # or a resumed run would not be bit for bit the same
+    assert resume(run).learner.update.micro_batch.size == 4  # or a resumed run would not be bit for bit the same
 
 
 def test_what_fits_not_even_once_names_the_setting_and_keeps_the_rounds(tmp_path, monkeypatch):
     made = trainer(tmp_path, run={"save_every": 0})
-    real = made.update.loss
+    real = made.learner.update.loss
 
     def loss(*arguments):
         if made.round_number == 1:
             raise torch.OutOfMemoryError(OOM)
         return real(*arguments)
 
-    made.update.loss = loss
+    made.learner.update.loss = loss
     with pytest.raises(TrainingError, match=r"run.micro_batch_size=1 does not fit either.*model.gradient_checkpointing=true"):
         made.train()
     assert newest_checkpoint(tmp_path / "run")[0].round == 1

@@ -1,41 +1,27 @@
-"""The loop: prompts, rollout, reward, advantage, update, and what is kept of it."""
+"""The loop over rounds, and what is kept of it: evaluations, checkpoints, the run's folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
-from rlcm import advantages
-from rlcm.algorithm import Leash
-from rlcm.backprop import RewardBackprop
 from rlcm.build import Parts, build
 from rlcm.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.config import TrainConfig, load_config
-from rlcm.credit import Credit
 from rlcm.distributed import World
-from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RewardError, RunDirectoryError
-from rlcm.evaluate import gather_scores
+from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
 from rlcm.export import save_best, save_final
 from rlcm.interrupts import Interrupts
-from rlcm.noise import image_seed
-from rlcm.optimisation import Optimisation
-from rlcm.prompts import deal
+from rlcm.learner import Learner
 from rlcm.report import write_report
-from rlcm.rewards import RawScores, RewardSettings, Scores
-from rlcm.rollout import decode_images, rollout
+from rlcm.rewards import RewardSettings
 from rlcm.rundir import RunDirectory, default_name
 from rlcm.sharding import shard
 from rlcm.trackers import TrackedRun, make_tracker, require_tracker
-from rlcm.types import Experience, Trajectory
-from rlcm.updates import PolicyGradient
 from rlcm.watch import Watch, flat_summary
 
 
@@ -104,27 +90,7 @@ class Trainer:
                 "run.clock at wall, or use model.device=cpu and one process."
             )
         self._clock = time.process_time if config.run.clock == "cpu" else time.perf_counter
-        self.sampling = self.parts.evaluator.sampling
-        self.sampling.is_fixed = self.world.is_lockstep
-        self.optimisation = Optimisation(self.parts.policy, config.optimizer, self.world)
-        self.leash = Leash(config.algorithm)
-        micro = config.run.micro_batch_size
-        self.update = PolicyGradient(self.optimisation, config.algorithm, self.leash, micro)
-        self.backprop = RewardBackprop(self.optimisation, config.algorithm, self.leash, self.parts.rewards, micro)
-        backprop = config.algorithm.loss == "reward_backprop"
-        uneven = self.world.is_lockstep and config.rollout.batch_size % self.world.size
-        if backprop and (uneven or config.rollout.batch_size < self.world.size):
-            raise ConfigError(
-                f"rollout.batch_size={config.rollout.batch_size} for {self.world.size} processes: algorithm.loss=reward_backprop needs "
-                f"an image for each of them, and with run.sharding=fsdp2 equally many; use a multiple of {self.world.size}."
-            )
-        learner = self.backprop if backprop else self.update
-        self._batch_sizes = (self.sampling, learner.micro_batch)
-        for size in self._batch_sizes:
-            size.told = self._note
-        # The comparable images: a trajectory's branches, or the trajectories of one prompt, dealt side by side.
-        branches, same_prompt = config.rollout.branches, config.rollout.images_per_prompt
-        self.credit = Credit(config.algorithm, branches if branches > 1 else same_prompt)
+        self.learner = Learner(self.parts, config, self.world, self._note)
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}
         self.evaluations: list[dict[str, Any]] = []
@@ -148,7 +114,9 @@ class Trainer:
         """
         run = Path(run)
         if not (run / "config.yaml").is_file():
-            raise MissingFileError(f"{run} holds no run to go on with; give the folder that `rlcm train` printed, such as runs/NAME.")
+            raise MissingFileError(
+                f"{run} holds no run to go on with; give the folder that `rlcm train` printed, such as runs/NAME."
+            )
         config = load_config(run / "config.yaml")
         checkpoint, damaged = newest_checkpoint(run)
         trainer = cls(config, **objects)
@@ -267,212 +235,26 @@ class Trainer:
 
     def round(self) -> dict[str, float]:
         """Sample, score and learn once; return the round's metrics."""
-        config, rollouts = self.config, self.config.rollout
         started = self._clock()
-        number = self.round_number + 1
-        count = rollouts.batch_size // rollouts.branches
-        groups = count // rollouts.images_per_prompt
-        dealt = deal(groups, len(self.parts.prompts), config.seed, (number - 1) * groups)
-        prompt_index = dealt.repeat_interleave(rollouts.images_per_prompt)
-        learn = self._backprop if config.algorithm.loss == "reward_backprop" else self._learn_from_actions
-        scores, queries, calls, learned = learn(number, prompt_index)
-        if "kl" in learned:
-            learned["kl_coefficient"] = self.leash.coefficient
-            self.leash.follow(learned["kl"])
+        learnt = self.learner.round(self.round_number + 1)
         seconds = self._clock() - started
 
-        self.round_number = number
+        self.round_number += 1
         self.counters["seconds"] += seconds
-        self.counters["reward_queries"] += queries
-        self.counters["network_calls"] += calls
+        self.counters["reward_queries"] += learnt.reward_queries
+        self.counters["network_calls"] += learnt.network_calls
+        scores = learnt.scores
         found = scores.total[scores.valid]
         return {
-            "round": number,
+            "round": self.round_number,
             **self.counters,
             "reward": found.mean().item(),
             "reward_std": found.std().item(),
             **{f"rewards/{label}": values[scores.valid].mean().item() for label, values in scores.parts.items()},
             "dropped_images": float((~scores.valid).sum()),
-            **learned,
+            **learnt.metrics,
             "images_per_second": len(scores.total) / seconds,
         }
-
-    def _learn_from_actions(self, number: int, prompt_index: Tensor) -> tuple[Scores, int, int, dict[str, float]]:
-        """Sample, score and take policy-gradient steps; return scores, reward queries, network calls and metrics."""
-        config, rollouts, count = self.config, self.config.rollout, len(prompt_index)
-        started = time.perf_counter()
-        seeds = [image_seed(config.seed, number, i) for i in range(count)]
-        rng = torch.Generator().manual_seed(image_seed(config.seed, number, "learning"))
-        branch_steps, weights = self._branch_steps(count, rng)
-        noisy = self.parts.policy.table.noisy_steps().cpu()
-        scored = self.credit.scored_states(len(noisy))
-
-        mine, played = self.world.rows(count)
-        trajectories: list[Trajectory] = []
-        answers: list[tuple[Future[RawScores], Future[RawScores] | None]] = []
-
-        def sample(rows: Tensor) -> tuple[Trajectory, Tensor | None]:
-            part = rollout(
-                self.parts.policy,
-                self.parts.conditioning,
-                prompt_index[rows],
-                [seeds[i] for i in rows.tolist()],
-                branch_steps=None if branch_steps is None else branch_steps[rows],
-                branches=rollouts.branches,
-                antithetic=rollouts.antithetic,
-                keep_predictions=bool(scored),
-                keep_targets=config.algorithm.consistency_target if config.algorithm.consistency_coefficient else None,
-            )
-            return part, self._predicted_images(part, noisy[scored]) if scored else None
-
-        # One worker: the scoring of a batch runs beside the sampling of the next.
-        with self.world.together(), ThreadPoolExecutor(1) as scoring:
-            for part, predicted in self.sampling.over(played, sample, each=rollouts.branches):
-                answer = scoring.submit(self._score, part.images, part.prompt_index)
-                also = None if predicted is None else scoring.submit(self._score, predicted, part.prompt_index)
-                answers.append((answer, also))
-                trajectories.append(part)
-            sampled = time.perf_counter()
-            images = [answer.result() for answer, _ in answers]
-            states = [answer.result() for _, answer in answers if answer]
-        raw = gather_scores(self.world, images, len(mine) * rollouts.branches)
-        of_states = gather_scores(self.world, states, len(mine) * len(scored)) if scored else None
-        scores = self.parts.rewards.mix(raw)
-        potentials, known = None, scores.valid.view(count, -1)
-        if of_states is not None:
-            found = self.parts.rewards.mix(of_states, update=False)
-            potentials = found.total.view(count, -1)
-            known = known & found.valid.view(count, -1).all(1, keepdim=True)
-        scored_at = time.perf_counter()
-        self._require_something_to_learn(number, scores, raw)
-
-        trajectory = Trajectory.cat(trajectories)
-        actions = trajectory.actions.shape[1]
-        experience, whose = self._experience(trajectory, mine, weights, known.any(1))
-        learned: dict[str, float] = {}
-        charges = None
-        if self.leash.coefficient and config.algorithm.kl_form == "reward":
-            charges = self._charges(experience, whose, (count, actions), learned)
-        returns = self.credit.returns(scores.total.view(count, -1), actions, potentials, charges)
-        prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
-        worth = self.credit.advantages(returns, prompts, known)
-        experience.advantages = worth[whose, _action_number(whose) if worth.shape[1] > 1 else 0]
-        if number == 1:
-            self._preflight(experience, scores)
-        lr, progress = self._lr(), self.round_number / config.run.rounds
-        learned |= self.update.update(experience, whose, count, self.parts.conditioning, rng, lr, progress)
-        ended = time.perf_counter()
-        metrics = {
-            **learned,
-            "own_statistics": self.credit.statistics.engaged_fraction(prompts),
-            **({"idle_groups": self.credit.idle_groups(returns, known)} if self.credit.group_size > 1 else {}),
-            "lr": lr,
-            "time/sample": sampled - started,
-            "time/reward_wait": scored_at - sampled,
-            "reward_wait_share": (scored_at - sampled) / (ended - started),
-            "time/update": ended - scored_at,
-        }
-        return scores, len(scores.total) + count * len(scored), self._network_calls(count, branch_steps), metrics
-
-    def _backprop(self, number: int, prompt_index: Tensor) -> tuple[Scores, int, int, dict[str, float]]:
-        """Take a step along the reward's own gradient; returns as `_learn_from_actions`."""
-        started = time.perf_counter()
-        mine = list(self.world.share(len(prompt_index)))
-        index = prompt_index[mine]
-        lr = self._lr()
-        raw, learned = self.backprop.update(
-            self.parts.conditioning.take(index),
-            [self.parts.prompts.prompts[i] for i in index.tolist()],
-            [self.parts.prompts.metadata[i] for i in index.tolist()],
-            [image_seed(self.config.seed, number, i) for i in mine],
-            len(prompt_index),
-            lr,
-        )
-        scores = self.parts.rewards.mix(gather_scores(self.world, [raw], len(mine)))
-        learned |= {"lr": lr, "time/update": time.perf_counter() - started}
-        return scores, len(prompt_index), len(prompt_index) * len(self.parts.policy.table), learned
-
-    def _require_something_to_learn(self, number: int, scores: Scores, raw: RawScores) -> None:
-        if not scores.valid.any():
-            reason = raw.failures[0] if raw.failures else "no reason given"
-            raise RewardError(f"no image of round {number} could be scored, so there is nothing to learn from ({reason})")
-        if number == 1 and not (scores.total[scores.valid].std() > 0):
-            raise PreflightError(
-                f"all {len(scores.total)} images of the first round have the same reward ({scores.total[0].item()}), so there is "
-                "nothing to learn from; check the reward function, or use more images a round (rollout.batch_size)."
-            )
-
-    def _score(self, images: Tensor, prompt_index: Tensor) -> RawScores:
-        """Return the scores of images [b, K, 3, h, w] of b trajectories, flat."""
-        index = prompt_index.repeat_interleave(images.shape[1]).tolist()
-        prompts, metadata = self.parts.prompts.prompts, self.parts.prompts.metadata
-        return self.parts.rewards.score(images.flatten(0, 1), [prompts[i] for i in index], [metadata[i] for i in index])
-
-    def _predicted_images(self, part: Trajectory, calls: Tensor) -> Tensor:
-        """Return the images [b, calls, 3, h, w] that plain trajectories predict at the given network calls."""
-        assert part.predictions is not None
-        decoded = [decode_images(self.parts.policy.denoiser, x) for x in part.predictions[:, calls].unbind(1)]
-        part.predictions = None
-        return torch.stack(decoded, 1)
-
-    def _branch_steps(self, count: int, rng: torch.Generator) -> tuple[Tensor | None, Tensor]:
-        """Return where each trajectory branches and how much it weighs; plain trajectories branch nowhere and weigh 1."""
-        if self.config.rollout.branches == 1:
-            return None, torch.ones(count)
-        noisy = self.parts.policy.table.noisy_steps().cpu()
-        steps, weights = advantages.choose_branch_steps(count, noisy, self.config.rollout.branch_schedule, rng)
-        # Plain trajectories average over their steps, so branched ones estimate the average too.
-        return steps, weights / len(noisy)
-
-    def _charges(self, experience: Experience, whose: Tensor, shape: tuple[int, int], metrics: dict[str, float]) -> Tensor:
-        """Return what the leash takes off the reward of every action [B, A, K] of all processes; note the divergence.
-
-        Args:
-            shape: B trajectories in the round, A actions of each.
-        """
-        ratios, divergences = self.update.reference_log_ratios(experience, self.parts.conditioning)
-        ratios, owners = self.world.gather_rows(ratios), self.world.gather_rows(whose)
-        metrics["kl"] = self.world.gather_rows(divergences).mean().item()
-        charges = torch.zeros(*shape, ratios.shape[1])
-        charges[owners, _action_number(owners)] = self.leash.coefficient * ratios
-        return charges
-
-    def _experience(self, trajectory: Trajectory, mine: Tensor, weights: Tensor, known: Tensor) -> tuple[Experience, Tensor]:
-        """Return this process's states, flat over images and steps, not yet judged, and which trajectory each belongs to.
-
-        Args:
-            known: [B] bool: trajectories of the round that have a score; the others drop out.
-        """
-        steps, branches = trajectory.actions.shape[1:3]
-        whose = mine.repeat_interleave(steps)
-        experience = Experience(
-            states=trajectory.states.flatten(0, 1),
-            steps=trajectory.steps.flatten(),
-            prompt_index=trajectory.prompt_index.repeat_interleave(steps),
-            old_means=trajectory.means.flatten(0, 1),
-            actions=trajectory.actions.flatten(0, 1),
-            advantages=torch.zeros(len(whose), branches),
-            weights=weights[whose],
-            targets=None if trajectory.targets is None else trajectory.targets.flatten(0, 1),
-        )
-        kept = known[whose].nonzero().squeeze(1)
-        return experience.take(kept), whose[kept]
-
-    def _preflight(self, experience: Experience, scores: Scores) -> None:
-        def check() -> dict[str, float]:
-            first = experience.take(torch.arange(min(len(experience), self.update.micro_batch.size)))
-            return self.update.check(first, self.parts.conditioning)
-
-        with self.world.together():
-            found = self.update.micro_batch.fit(check)
-        if not found:
-            return
-        total = len(self.parts.policy.named_parameters)
-        self._note(
-            f"checked: ratio off 1 by {found['ratio_deviation']:.1e}; gradients reach "
-            f"{found['parameters_with_gradient']:.0f} of {total} adapter tensors; reward {scores.total[scores.valid].mean():.4g} "
-            f"+- {scores.total[scores.valid].std():.2g}"
-        )
 
     def _evaluate(self, name: str) -> dict[str, float]:
         """Look at the policy, keep what is best, and return the figures for the metrics."""
@@ -507,17 +289,6 @@ class Trainer:
         first, *others = self.parts.rewards.parts
         return None if others or first.weight < 0 else getattr(first.reward, "display", None)
 
-    def _network_calls(self, count: int, branch_steps: Tensor | None) -> int:
-        calls = len(self.parts.policy.table)
-        if branch_steps is None:
-            return count * calls
-        shared = branch_steps + 1
-        return int((shared + (calls - shared) * self.config.rollout.branches).sum())
-
-    def _lr(self) -> float:
-        settings = self.config.optimizer
-        return settings.lr * (1 - self.round_number / self.config.run.rounds) if settings.schedule == "linear" else settings.lr
-
     def _note(self, text: str) -> None:
         if self.watcher and self.world.is_main:
             self.watcher.note(text)
@@ -542,51 +313,25 @@ class Trainer:
             self.world.barrier()  # the first process to end takes the others with it
 
     def _state(self) -> dict[str, Any]:
-        policy = self.parts.policy
         return {
             "round": self.round_number,
             "counters": self.counters,
             "evaluations": self.evaluations,
-            "adapter": dict(policy.named_parameters),
-            "average": policy.average,
-            "optimizer": self.optimisation.optimizer.state_dict(),
-            "skipped_in_a_row": self.optimisation.skipped_in_a_row,
-            "kl_coefficient": self.leash.coefficient,
-            "batch_sizes": {size.setting: size.size for size in self._batch_sizes},
-            "statistics": self.credit.statistics.state_dict(),
-            "rewards": self.parts.rewards.state_dict(),
             "watch": self.watch.state_dict(),
             "stop_reason": self.stop_reason,
-        }
+        } | self.learner.state_dict()
 
     def _load_state(self, state: dict[str, Any]) -> None:
-        policy = self.parts.policy
         try:
             self.round_number, self.counters, self.evaluations = state["round"], state["counters"], state["evaluations"]
-            policy.load(state["adapter"])
-            if policy.average is not None:
-                for name, tensor in policy.average.items():
-                    tensor.copy_(state["average"][name])
-            self.optimisation.optimizer.load_state_dict(state["optimizer"])
-            self.optimisation.skipped_in_a_row = state["skipped_in_a_row"]
-            self.leash.coefficient = state["kl_coefficient"]
-            for size in self._batch_sizes:
-                size.size = min(size.size, state["batch_sizes"][size.setting])
-            self.credit.statistics.load_state_dict(state["statistics"])
-            self.parts.rewards.load_state_dict(state["rewards"])
             self.watch.load_state_dict(state["watch"])
             self.stop_reason = state["stop_reason"]
+            self.learner.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit the run's configuration ({error}); resume with the config.yaml, the model and the "
                 "rewards of the first run."
             ) from error
-
-
-def _action_number(whose: Tensor) -> Tensor:
-    """Return, for states in the order of their trajectories, how many earlier ones belong to the same trajectory."""
-    _, inverse, counts = torch.unique_consecutive(whose, return_inverse=True, return_counts=True)
-    return torch.arange(len(whose)) - (counts.cumsum(0) - counts)[inverse]
 
 
 def _resolved(

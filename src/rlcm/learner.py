@@ -1,0 +1,316 @@
+"""One round: prompts, rollout, reward, advantage, update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlcm import advantages
+from rlcm.algorithm import Leash
+from rlcm.backprop import RewardBackprop
+from rlcm.build import Parts
+from rlcm.config import TrainConfig
+from rlcm.credit import Credit
+from rlcm.distributed import World
+from rlcm.errors import ConfigError, PreflightError, RewardError
+from rlcm.evaluate import gather_scores
+from rlcm.noise import image_seed
+from rlcm.optimisation import Optimisation
+from rlcm.prompts import deal
+from rlcm.rewards import RawScores, Scores
+from rlcm.rollout import decode_images, rollout
+from rlcm.types import Experience, Trajectory
+from rlcm.updates import PolicyGradient
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What came of a round."""
+
+    scores: Scores
+    """Of all images of all processes."""
+    reward_queries: int
+    network_calls: int
+    metrics: dict[str, float]
+
+
+class Learner:
+    """Samples, scores and learns, a round at a time.
+
+    Args:
+        parts: what the run is made of.
+        config: of the run, resolved.
+        world: the processes that share the work.
+        note: takes a line for the user.
+
+    Raises:
+        ConfigError: if the round cannot be shared out between the processes.
+    """
+
+    def __init__(self, parts: Parts, config: TrainConfig, world: World, note: Callable[[str], None]) -> None:
+        self.parts, self.config, self.world, self._note = parts, config, world, note
+        self.sampling = parts.evaluator.sampling
+        self.sampling.is_fixed = world.is_lockstep
+        self.optimisation = Optimisation(parts.policy, config.optimizer, world)
+        self.leash = Leash(config.algorithm)
+        micro = config.run.micro_batch_size
+        self.update = PolicyGradient(self.optimisation, config.algorithm, self.leash, micro)
+        self.backprop = RewardBackprop(self.optimisation, config.algorithm, self.leash, parts.rewards, micro)
+        backprop = config.algorithm.loss == "reward_backprop"
+        uneven = world.is_lockstep and config.rollout.batch_size % world.size
+        if backprop and (uneven or config.rollout.batch_size < world.size):
+            raise ConfigError(
+                f"rollout.batch_size={config.rollout.batch_size} for {world.size} processes: algorithm.loss=reward_backprop needs "
+                f"an image for each of them, and with run.sharding=fsdp2 equally many; use a multiple of {world.size}."
+            )
+        self._learn = self._from_gradients if backprop else self._from_actions
+        self._batch_sizes = (self.sampling, (self.backprop if backprop else self.update).micro_batch)
+        for size in self._batch_sizes:
+            size.told = note
+        # The comparable images: a trajectory's branches, or the trajectories of one prompt, dealt side by side.
+        branches, same_prompt = config.rollout.branches, config.rollout.images_per_prompt
+        self.credit = Credit(config.algorithm, branches if branches > 1 else same_prompt)
+
+    def round(self, number: int) -> Learnt:
+        """Sample, score and learn once.
+
+        Args:
+            number: of the round, from 1; prompts and noise follow from it and the run's seed.
+        """
+        rollouts = self.config.rollout
+        groups = rollouts.batch_size // rollouts.branches // rollouts.images_per_prompt
+        dealt = deal(groups, len(self.parts.prompts), self.config.seed, (number - 1) * groups)
+        learnt = self._learn(number, dealt.repeat_interleave(rollouts.images_per_prompt))
+        if "kl" in learnt.metrics:
+            learnt.metrics["kl_coefficient"] = self.leash.coefficient
+            self.leash.follow(learnt.metrics["kl"])
+        return learnt
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later round depends on, as tensors and JSON-able values."""
+        return {
+            "adapter": dict(self.parts.policy.named_parameters),
+            "average": self.parts.policy.average,
+            "optimizer": self.optimisation.optimizer.state_dict(),
+            "skipped_in_a_row": self.optimisation.skipped_in_a_row,
+            "kl_coefficient": self.leash.coefficient,
+            "batch_sizes": {size.setting: size.size for size in self._batch_sizes},
+            "statistics": self.credit.statistics.state_dict(),
+            "rewards": self.parts.rewards.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned; batch sizes that did not fit then are not tried again."""
+        policy = self.parts.policy
+        policy.load(state["adapter"])
+        if policy.average is not None:
+            for name, tensor in policy.average.items():
+                tensor.copy_(state["average"][name])
+        self.optimisation.optimizer.load_state_dict(state["optimizer"])
+        self.optimisation.skipped_in_a_row = state["skipped_in_a_row"]
+        self.leash.coefficient = state["kl_coefficient"]
+        for size in self._batch_sizes:
+            size.size = min(size.size, state["batch_sizes"][size.setting])
+        self.credit.statistics.load_state_dict(state["statistics"])
+        self.parts.rewards.load_state_dict(state["rewards"])
+
+    def _from_actions(self, number: int, prompt_index: Tensor) -> Learnt:
+        """Sample, score and take policy-gradient steps."""
+        config, rollouts, count = self.config, self.config.rollout, len(prompt_index)
+        started = time.perf_counter()
+        seeds = [image_seed(config.seed, number, i) for i in range(count)]
+        rng = torch.Generator().manual_seed(image_seed(config.seed, number, "learning"))
+        branch_steps, weights = self._branch_steps(count, rng)
+        noisy = self.parts.policy.table.noisy_steps().cpu()
+        scored = self.credit.scored_states(len(noisy))
+
+        mine, played = self.world.rows(count)
+        trajectories: list[Trajectory] = []
+        answers: list[tuple[Future[RawScores], Future[RawScores] | None]] = []
+
+        def sample(rows: Tensor) -> tuple[Trajectory, Tensor | None]:
+            part = rollout(
+                self.parts.policy,
+                self.parts.conditioning,
+                prompt_index[rows],
+                [seeds[i] for i in rows.tolist()],
+                branch_steps=None if branch_steps is None else branch_steps[rows],
+                branches=rollouts.branches,
+                antithetic=rollouts.antithetic,
+                keep_predictions=bool(scored),
+                keep_targets=config.algorithm.consistency_target if config.algorithm.consistency_coefficient else None,
+            )
+            return part, self._predicted_images(part, noisy[scored]) if scored else None
+
+        # One worker: the scoring of a batch runs beside the sampling of the next.
+        with self.world.together(), ThreadPoolExecutor(1) as scoring:
+            for part, predicted in self.sampling.over(played, sample, each=rollouts.branches):
+                answer = scoring.submit(self._score, part.images, part.prompt_index)
+                also = None if predicted is None else scoring.submit(self._score, predicted, part.prompt_index)
+                answers.append((answer, also))
+                trajectories.append(part)
+            sampled = time.perf_counter()
+            images = [answer.result() for answer, _ in answers]
+            states = [answer.result() for _, answer in answers if answer]
+        raw = gather_scores(self.world, images, len(mine) * rollouts.branches)
+        of_states = gather_scores(self.world, states, len(mine) * len(scored)) if scored else None
+        scores = self.parts.rewards.mix(raw)
+        potentials, known = None, scores.valid.view(count, -1)
+        if of_states is not None:
+            found = self.parts.rewards.mix(of_states, update=False)
+            potentials = found.total.view(count, -1)
+            known = known & found.valid.view(count, -1).all(1, keepdim=True)
+        scored_at = time.perf_counter()
+        self._require_something_to_learn(number, scores, raw)
+
+        trajectory = Trajectory.cat(trajectories)
+        actions = trajectory.actions.shape[1]
+        experience, whose = self._experience(trajectory, mine, weights, known.any(1))
+        learned: dict[str, float] = {}
+        charges = None
+        if self.leash.coefficient and config.algorithm.kl_form == "reward":
+            charges = self._charges(experience, whose, (count, actions), learned)
+        returns = self.credit.returns(scores.total.view(count, -1), actions, potentials, charges)
+        prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
+        worth = self.credit.advantages(returns, prompts, known)
+        experience.advantages = worth[whose, _action_number(whose) if worth.shape[1] > 1 else 0]
+        if number == 1:
+            self._preflight(experience, scores)
+        lr, progress = self._lr(number)
+        learned |= self.update.update(experience, whose, count, self.parts.conditioning, rng, lr, progress)
+        ended = time.perf_counter()
+        metrics = {
+            **learned,
+            "own_statistics": self.credit.statistics.engaged_fraction(prompts),
+            **({"idle_groups": self.credit.idle_groups(returns, known)} if self.credit.group_size > 1 else {}),
+            "lr": lr,
+            "time/sample": sampled - started,
+            "time/reward_wait": scored_at - sampled,
+            "reward_wait_share": (scored_at - sampled) / (ended - started),
+            "time/update": ended - scored_at,
+        }
+        return Learnt(scores, len(scores.total) + count * len(scored), self._network_calls(count, branch_steps), metrics)
+
+    def _from_gradients(self, number: int, prompt_index: Tensor) -> Learnt:
+        """Take a step along the reward's own gradient."""
+        started = time.perf_counter()
+        mine = list(self.world.share(len(prompt_index)))
+        index = prompt_index[mine]
+        lr, _ = self._lr(number)
+        raw, learned = self.backprop.update(
+            self.parts.conditioning.take(index),
+            [self.parts.prompts.prompts[i] for i in index.tolist()],
+            [self.parts.prompts.metadata[i] for i in index.tolist()],
+            [image_seed(self.config.seed, number, i) for i in mine],
+            len(prompt_index),
+            lr,
+        )
+        scores = self.parts.rewards.mix(gather_scores(self.world, [raw], len(mine)))
+        learned |= {"lr": lr, "time/update": time.perf_counter() - started}
+        return Learnt(scores, len(prompt_index), len(prompt_index) * len(self.parts.policy.table), learned)
+
+    def _require_something_to_learn(self, number: int, scores: Scores, raw: RawScores) -> None:
+        if not scores.valid.any():
+            reason = raw.failures[0] if raw.failures else "no reason given"
+            raise RewardError(f"no image of round {number} could be scored, so there is nothing to learn from ({reason})")
+        if number == 1 and not (scores.total[scores.valid].std() > 0):
+            raise PreflightError(
+                f"all {len(scores.total)} images of the first round have the same reward ({scores.total[0].item()}), so there is "
+                "nothing to learn from; check the reward function, or use more images a round (rollout.batch_size)."
+            )
+
+    def _score(self, images: Tensor, prompt_index: Tensor) -> RawScores:
+        """Return the scores of images [b, K, 3, h, w] of b trajectories, flat."""
+        index = prompt_index.repeat_interleave(images.shape[1]).tolist()
+        prompts, metadata = self.parts.prompts.prompts, self.parts.prompts.metadata
+        return self.parts.rewards.score(images.flatten(0, 1), [prompts[i] for i in index], [metadata[i] for i in index])
+
+    def _predicted_images(self, part: Trajectory, calls: Tensor) -> Tensor:
+        """Return the images [b, calls, 3, h, w] that plain trajectories predict at the given network calls."""
+        assert part.predictions is not None
+        decoded = [decode_images(self.parts.policy.denoiser, x) for x in part.predictions[:, calls].unbind(1)]
+        part.predictions = None
+        return torch.stack(decoded, 1)
+
+    def _branch_steps(self, count: int, rng: torch.Generator) -> tuple[Tensor | None, Tensor]:
+        """Return where each trajectory branches and how much it weighs; plain trajectories branch nowhere and weigh 1."""
+        if self.config.rollout.branches == 1:
+            return None, torch.ones(count)
+        noisy = self.parts.policy.table.noisy_steps().cpu()
+        steps, weights = advantages.choose_branch_steps(count, noisy, self.config.rollout.branch_schedule, rng)
+        # Plain trajectories average over their steps, so branched ones estimate the average too.
+        return steps, weights / len(noisy)
+
+    def _charges(self, experience: Experience, whose: Tensor, shape: tuple[int, int], metrics: dict[str, float]) -> Tensor:
+        """Return what the leash takes off the reward of every action [B, A, K] of all processes; note the divergence.
+
+        Args:
+            shape: B trajectories in the round, A actions of each.
+        """
+        ratios, divergences = self.update.reference_log_ratios(experience, self.parts.conditioning)
+        ratios, owners = self.world.gather_rows(ratios), self.world.gather_rows(whose)
+        metrics["kl"] = self.world.gather_rows(divergences).mean().item()
+        charges = torch.zeros(*shape, ratios.shape[1])
+        charges[owners, _action_number(owners)] = self.leash.coefficient * ratios
+        return charges
+
+    def _experience(self, trajectory: Trajectory, mine: Tensor, weights: Tensor, known: Tensor) -> tuple[Experience, Tensor]:
+        """Return this process's states, flat over images and steps, not yet judged, and which trajectory each belongs to.
+
+        Args:
+            known: [B] bool: trajectories of the round that have a score; the others drop out.
+        """
+        steps, branches = trajectory.actions.shape[1:3]
+        whose = mine.repeat_interleave(steps)
+        experience = Experience(
+            states=trajectory.states.flatten(0, 1),
+            steps=trajectory.steps.flatten(),
+            prompt_index=trajectory.prompt_index.repeat_interleave(steps),
+            old_means=trajectory.means.flatten(0, 1),
+            actions=trajectory.actions.flatten(0, 1),
+            advantages=torch.zeros(len(whose), branches),
+            weights=weights[whose],
+            targets=None if trajectory.targets is None else trajectory.targets.flatten(0, 1),
+        )
+        kept = known[whose].nonzero().squeeze(1)
+        return experience.take(kept), whose[kept]
+
+    def _preflight(self, experience: Experience, scores: Scores) -> None:
+        def check() -> dict[str, float]:
+            first = experience.take(torch.arange(min(len(experience), self.update.micro_batch.size)))
+            return self.update.check(first, self.parts.conditioning)
+
+        with self.world.together():
+            found = self.update.micro_batch.fit(check)
+        if not found:
+            return
+        total = len(self.parts.policy.named_parameters)
+        self._note(
+            f"checked: ratio off 1 by {found['ratio_deviation']:.1e}; gradients reach "
+            f"{found['parameters_with_gradient']:.0f} of {total} adapter tensors; reward {scores.total[scores.valid].mean():.4g} "
+            f"+- {scores.total[scores.valid].std():.2g}"
+        )
+
+    def _network_calls(self, count: int, branch_steps: Tensor | None) -> int:
+        calls = len(self.parts.policy.table)
+        if branch_steps is None:
+            return count * calls
+        shared = branch_steps + 1
+        return int((shared + (calls - shared) * self.config.rollout.branches).sum())
+
+    def _lr(self, number: int) -> tuple[float, float]:
+        """Return the learning rate of a round, and which share of all rounds came before it."""
+        settings, progress = self.config.optimizer, (number - 1) / self.config.run.rounds
+        return settings.lr * (1 - progress) if settings.schedule == "linear" else settings.lr, progress
+
+
+def _action_number(whose: Tensor) -> Tensor:
+    """Return, for states in the order of their trajectories, how many earlier ones belong to the same trajectory."""
+    _, inverse, counts = torch.unique_consecutive(whose, return_inverse=True, return_counts=True)
+    return torch.arange(len(whose)) - (counts.cumsum(0) - counts)[inverse]

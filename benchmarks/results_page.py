@@ -37,6 +37,10 @@ PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours an
 """
 
 
+def _clock(results: Mapping[str, Any]) -> str:
+    return "seconds of computing, one thread a run," if results.get("clock") == "cpu" else "wall-clock seconds"
+
+
 def page(results: Mapping[str, Any]) -> str:
     """Return docs/results.md."""
     parts = [
@@ -53,7 +57,7 @@ of it, which is given with each figure:
     {results["command"]}
 
 ± and brackets are 95 % intervals over seeds (Student's; of ratios Welch's on logarithms). The data is
-`benchmarks/results/reproduce.json`, and `benchmarks/results_page.py` makes this page of it. Times are wall-clock seconds of
+`benchmarks/results/reproduce.json`, and `benchmarks/results_page.py` makes this page of it. Times are {_clock(results)} of
 sampling and learning. Settings of every method: `src/rlcm/reproduce/plan.py`; those of each run: `config.yaml` in its folder.
 """,
         _bars(results),

@@ -1,5 +1,8 @@
 # make demo   set up and tune the built-in model on this machine's CPU; leaves pictures and a page in runs/demo
 # make test   set up in a fresh environment and run the whole test suite
+# make docs   build the documentation site into build/site; warnings and undocumented public names fail
+# make dist   build wheel and sdist into dist/ and check what an index would show of them
+# make versions  the fast tests with the lowest and with the newest dependencies (gigabytes, half an hour)
 # make check  format, lint, types, import contract and the fast tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +12,7 @@ TORCH := torch==2.13.0
 # A worker for every core, eight at most; the tests of a file, which share its fixtures, go to one of them.
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test lint check format clean
+.PHONY: demo test docs dist versions lint check format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +26,17 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PARALLEL)
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+
+versions:
+	$(PYTHON) benchmarks/versions.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -69,7 +69,7 @@ def test_help_loads_nothing_heavy():
     found = in_a_process(code)
     assert found.returncode == 0, found.stderr
     assert found.stdout.endswith("light\n")
-    assert "Start with:  rlcm train" in found.stdout
+    assert "\nExample:  rlcm train\n" in found.stdout
 
 
 def test_version_and_no_command():
@@ -88,7 +88,7 @@ def test_version_and_no_command():
         (["train", "prompts=nowhere.txt"], "error: prompts='nowhere.txt' is neither a file nor a built-in set"),
         (["train", "--resume", "nowhere"], "nowhere"),
         (["train", "--resume", "latest", "run.rounds=3"], "leave CONFIG and KEY=VALUE out"),
-        (["train", "--nonsense"], "No such option"),
+        (["train", "--nonsense"], "there is no option --nonsense; settings are written without dashes as KEY=VALUE"),
         (["sample", "./nowhere"], "error: model.path='./nowhere' is neither a folder nor a Hub id"),
         (["sample", "--steps", "0"], "Invalid value for '--steps'"),
         (["sample", "-o", "a.txt"], "error: -o 'a.txt' is not a picture's name"),

@@ -70,7 +70,7 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         seeds=_listed([str(seed) for seed in seeds]),
         choice=_choice(summary),
         sound=summary["sound"],
-        tasks="".join(f"  - `{task}`: {TASKS[task].about}\n" for task in tasks),
+        tasks="".join(f"    - `{task}`: {TASKS[task].about}\n" for task in tasks),
         prompts=COMMON["prompts"],
         judge=min(found["untrained"]["judge"] for found in tasks.values()),
         images=COMMON["evaluation"]["images"],

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rlcm.trainer import Trainer
 
 __version__ = "0.1.0"
+"""The version of the package."""
 __all__ = ["TrainConfig", "Trainer", "__version__", "load_config"]
 
 _HOMES = {"Trainer": "rlcm.trainer", "TrainConfig": "rlcm.config", "load_config": "rlcm.config"}

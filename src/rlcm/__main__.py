@@ -1,3 +1,3 @@
 from rlcm.cli import main
 
-main()
+main(prog_name="rlcm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,14 +10,30 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from rlcm import __version__
+from rlcm.completion import complete_settings
 from rlcm.errors import RLCMError
 
 if TYPE_CHECKING:
     from rlcm.formats import ExportPrecision, Format
 
 
-class _Group(click.Group):
+class _WithExample(click.Command):
+    """Prints the last paragraph of its docstring, `Example:  rlcm ...`, below the options, on one line."""
+
+    def __init__(self, *args: Any, help: str | None = None, **kwargs: Any) -> None:
+        text, _, self.example = inspect.cleandoc(help or "").rpartition("\n\nExample:  ")
+        super().__init__(*args, help=text, **kwargs)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example unwrapped, so that it can be copied."""
+        formatter.write(f"\nExample:  {self.example}\n")
+
+
+class _Group(_WithExample, click.Group):
     """Prints the product's own errors as one paragraph and exits with their code."""
+
+    command_class = _WithExample
+    group_class = type
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -31,20 +48,36 @@ class _Group(click.Group):
             sys.exit(1)
 
 
+class _Settings(_WithExample):
+    """A command that takes KEY=VALUE: says so to those who write a setting like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from rlcm.config import key_like
+
+            setting = key_like(error.option_name.lstrip("-").replace("-", "_")) or "optimizer.lr"
+            raise click.UsageError(
+                f"there is no option {error.option_name}; settings are written without dashes as KEY=VALUE, such as {setting}=...",
+                ctx,
+            ) from None
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rlcm")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
     """Fine-tune few-step text-to-image models with reinforcement learning, on any reward, fast.
 
-    Start with:  rlcm train
+    Example:  rlcm train
     """
 
 
-@main.command()
-@click.argument("config", required=False)
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--resume", metavar="RUN", help="Go on with an interrupted run: its folder, or `latest`.")
+@main.command(cls=_Settings)
+@click.argument("config", required=False, shell_complete=complete_settings)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_settings)
+@click.option("--resume", metavar="RUN", type=click.Path(), help="Go on with an interrupted run: its folder, or `latest`.")
 def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> None:
     """Tune a model. Without CONFIG: the built-in model, to smaller JPEG files.
 
@@ -52,15 +85,18 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> N
     """
     config, changes = _without_config(config, changes)
     if resume is not None and (config or changes):
-        raise click.UsageError("--resume goes on with the run's own configuration; leave CONFIG and KEY=VALUE out.")
+        raise click.UsageError(
+            "--resume goes on with the run's own configuration; leave CONFIG and KEY=VALUE out, or start a "
+            "new run with them: rlcm train RUN/config.yaml name=NEW KEY=VALUE"
+        )
     from rlcm.commands import train as run
 
     run(config, changes, resume)
 
 
-@main.command()
-@click.argument("config", required=False)
-@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@main.command(cls=_Settings)
+@click.argument("config", required=False, shell_complete=complete_settings)
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_settings)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
     """Say whether a training run will work on this machine and how long it will take; writes nothing.
@@ -77,7 +113,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", default="builtin")
+@click.argument("model", default="builtin", type=click.Path())
 @click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given several times.")
 @click.option("--prompts", "file", metavar="FILE", help="A .txt or .jsonl file, or a built-in set.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps; default 4, or the run's.")
@@ -105,7 +141,7 @@ def sample(
 
 
 @main.command("eval")
-@click.argument("model", metavar="RUN|MODEL|CONFIG")
+@click.argument("model", metavar="RUN|MODEL|CONFIG", type=click.Path())
 @click.option(
     "--steps", default="", metavar="N,N,...", help="Numbers of steps; default 1,2,4,8, or 5,10,25,50 for many-step models."
 )
@@ -134,7 +170,7 @@ def evaluate(
     Rewards with 95 % intervals and images per second, on the prompts of the training and, apart from them, on others.
     Writes eval.json, plots and pictures; a run's report.html shows them too.
 
-    Example:  rlcm eval runs/demo --steps 1,2,4,8 --rewards jpeg_compressibility --rewards alignment
+    Example:  rlcm eval runs/demo --steps 1,4 --rewards jpeg_compressibility --rewards alignment
     """
     from rlcm.commands import evaluate as run
 
@@ -273,13 +309,35 @@ def report(run: str) -> None:
 
 
 @main.command()
-@click.argument("config")
+@click.argument("runs", default="runs", metavar="[RUNS_DIR]", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than this need a password.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--password-env", default="RLCM_UI_PASSWORD", show_default=True, help="Environment variable with the visitors' password."
+)
+def ui(runs: Path, host: str, port: int, password_env: str) -> None:
+    """Look at runs in a browser, draw with them, and start, stop and resume trainings.
+
+    Serves this machine alone and nothing outside RUNS_DIR, until told to stop.
+
+    Example:  rlcm ui runs
+    """
+    from rlcm.commands import serve_ui
+
+    serve_ui(runs, host, port, password_env)
+
+
+@main.command(cls=_Settings)
+@click.argument("config", type=click.Path())
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
 def distill(config: str, changes: tuple[str, ...]) -> None:
     """Distill a diffusion pipeline into a few-step consistency pipeline.
 
     Example:  rlcm distill configs/distill/builtin.yaml data=my-pictures
     """
+    from rlcm.commands import quiet
+
+    quiet()
     from rlcm.distill import run_distillation
 
     click.echo(run_distillation(config, changes))
@@ -298,7 +356,10 @@ def settings() -> None:
 
 @main.group()
 def rewards() -> None:
-    """Rewards: which there are, what they say of pictures, and serving them to other machines."""
+    """Rewards: which there are, what they say of pictures, and serving them to other machines.
+
+    Example:  rlcm rewards list
+    """
 
 
 @rewards.command("list")
@@ -346,7 +407,7 @@ def rewards_serve(names: tuple[str, ...], host: str, port: int, token_env: str, 
 
 
 @rewards.command("prefetch")
-@click.argument("config")
+@click.argument("config", type=click.Path())
 def rewards_prefetch(config: str) -> None:
     """Download everything that a configuration needs, its model included, for machines without network.
 
@@ -359,7 +420,10 @@ def rewards_prefetch(config: str) -> None:
 
 @main.group()
 def builtin() -> None:
-    """The built-in model: how it was made, and how good it is."""
+    """The built-in model: how it was made, and how good it is.
+
+    Example:  rlcm builtin evaluate --work /tmp/builtin
+    """
 
 
 @builtin.command("train")
@@ -373,6 +437,9 @@ def builtin_train(work: str, weights: str | None, font: str | None, stages: tupl
 
     Example:  rlcm builtin train --work /tmp/builtin
     """
+    from rlcm.commands import quiet
+
+    quiet()
     from rlcm.recipe.main import train_all
 
     train_all(Path(work), weights, font, stages, threads)
@@ -387,6 +454,9 @@ def builtin_evaluate(work: str, weights: str | None, font: str | None) -> None:
 
     Example:  rlcm builtin evaluate --work /tmp/builtin
     """
+    from rlcm.commands import quiet
+
+    quiet()
     from rlcm.recipe.main import evaluate_all
 
     evaluate_all(Path(work), weights, font)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from rlcm.algorithm import AlgorithmSettings
 from rlcm.errors import ConfigError, MissingFileError
@@ -58,7 +60,7 @@ class TrainConfig(Settings):
     """Everything that a training run depends on. All of it has defaults: the built-in model and JPEG compressibility."""
 
     name: str = Field(default="", pattern=r"^([\w\-][\w.\-]*)?$")
-    """Name of the run and of its folder; left out, it is made of reward and date."""
+    """Name of the run and of its folder, of letters, digits, `-`, `_` and `.`; left out, it is made of reward and date."""
     output: str = "runs"
     """Folder in which the run's folder is made."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -183,9 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError:  # too long for a name
         exists = False
     if not exists:
-        raise MissingFileError(
-            f"config={str(path)!r} does not exist; give the path of a YAML file, or leave it out for the built-in model."
-        )
+        raise MissingFileError(f"config={str(path)!r} {_instead(path)}")
     try:
         values = _parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -195,6 +195,21 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not a {type(values).__name__}.")
     return values
+
+
+def _instead(path: Path) -> str:
+    """Return why a configuration cannot be read, and what was probably meant."""
+    if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
+        return f"is the folder of a run; go on with it by --resume {path}, or repeat it from {path / 'config.yaml'}."
+    names = _all_keys(TrainConfig)
+    if str(path) in names:
+        return f"is a setting; write it with its value in one word, such as {path}=VALUE."
+    if os.path.isdir(path):
+        return "is a folder; give the path of a YAML file in it."
+    files = [str(file) for file in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
+    close = difflib.get_close_matches(str(path), files, n=1)
+    hint = f"did you mean {close[0]}?" if close else "give the path of a YAML file, or leave it out for the built-in model."
+    return f"does not exist; {hint}"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -246,16 +261,57 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     if unknown:
         known = _known_keys(kind, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {'.'.join([*map(str, location[:-1]), close[0]])}?" if close else f"it may be {', '.join(known)}."
+        near = [name for name in _all_keys(kind) if name.rpartition(".")[2] == key] or close[:1]
+        near = [".".join([*map(str, location[:-1]), name]) for name in near]
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
         return f"{key} is not a setting; {hint}"
     message = detail["msg"].removeprefix("Value error, ")
     if not key or (detail["type"] == "value_error" and isinstance(detail["input"], dict)):
         return str(message)  # of settings that do not fit together: it names them itself
+    field = _field(kind, location)
+    meaning = " ".join(((field and field.description) or "").split())
+    if detail["type"] == "missing":
+        return f"{key} is missing; set it: {meaning}"
+    group = _settings_in(field.annotation) if field else None
+    if detail["type"] == "model_type" and group:
+        first = next(iter(group.model_fields))
+        return f"{key}={detail['input']!r}: {key} is a group, of {', '.join(group.model_fields)}; set one, such as {key}.{first}=..."
+    if detail["type"] == "list_type":
+        return f"{key}={detail['input']!r}: write a list, such as {key}='[{detail['input']}]'."
+    if detail["type"] == "string_pattern_mismatch" and meaning:
+        return f"{key}={detail['input']!r} is not accepted; what it is: {meaning}"
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
 
 
 def _is_alternative(part: Any) -> bool:
     return isinstance(part, str) and ("[" in part or part in ("str", "tuple"))
+
+
+def _all_keys(kind: type[Settings], before: str = "") -> list[str]:
+    """Return the dotted names of all settings, without what lies in lists."""
+    found = []
+    for name, field in kind.model_fields.items():
+        inner: Any = field.annotation
+        group = isinstance(inner, type) and issubclass(inner, Settings)
+        found += _all_keys(inner, f"{before}{name}.") if group else [f"{before}{name}"]
+    return found
+
+
+def key_like(word: str) -> str | None:
+    """Return the setting of a run whose name, or the last part of it, is or resembles a word."""
+    names = {name.rpartition(".")[2]: name for name in _all_keys(TrainConfig)}
+    names |= {name: name for name in names.values()}
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+    return names[close[0]] if close else None
+
+
+def _field(kind: type[Settings], location: Sequence[Any]) -> FieldInfo | None:
+    """Return the description of the setting at a place inside `kind`."""
+    here: Any = kind
+    for part in location[:-1]:
+        if not isinstance(part, int) and here is not None:
+            here = _settings_in(here.model_fields[part].annotation) if part in here.model_fields else None
+    return here.model_fields.get(location[-1]) if here is not None and location else None
 
 
 def _known_keys(kind: type[Settings], location: Sequence[Any]) -> list[str]:

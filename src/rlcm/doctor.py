@@ -43,9 +43,11 @@ class Finding:
     """One thing that was looked at."""
 
     name: str
+    """What was looked at, such as `memory`."""
     value: str
     """What was found, for people."""
     ok: bool = True
+    """Whether it may stay as it is."""
     remedy: str = ""
     """What to change if it is not ok."""
     numbers: dict[str, float] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Diagnosis:
     """All findings, in the order in which they were made. The first bad ones may have kept later ones from being made."""
 
     findings: list[Finding]
+    """What was found."""
 
     @property
     def ok(self) -> bool:

@@ -5,12 +5,14 @@ class RLCMError(Exception):
     """Root of all errors that the product raises on purpose; the command line prints its text without a traceback."""
 
     exit_code = 1
+    """With which the command line ends."""
 
 
 class UsageError(RLCMError):
     """The command or the configuration asks for something that cannot be; nothing has been started."""
 
     exit_code = 2
+    """With which the command line ends."""
 
 
 class ConfigError(UsageError):

@@ -152,6 +152,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take a step along the gradients; a closure is not called."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:

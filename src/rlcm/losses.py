@@ -70,9 +70,11 @@ def rebel(log_ratio_a: Tensor, log_ratio_b: Tensor, reward_a: Tensor, reward_b: 
     the prompt alone adds to a reward cancels. The optimum of an exact regression is pi ~ pi_old exp(eta r).
 
     Args:
-        log_ratio_a, log_ratio_b: [P] log pi - log pi_old of the whole trajectory (summed over its noisy steps), or of the
-            branched action where the two share a state. Carry grad.
-        reward_a, reward_b: [P] rewards, or advantages (a baseline common to the pair cancels).
+        log_ratio_a: [P] log pi - log pi_old of the whole trajectory (summed over its noisy steps), or of the branched action
+            where the two share a state. Carries grad.
+        log_ratio_b: [P] that of the other one. Carries grad.
+        reward_a: [P] rewards, or advantages (a baseline common to the pair cancels).
+        reward_b: [P] those of the other one.
         eta: > 0, the step size: large moves the policy far per unit of reward.
 
     Returns:
@@ -155,7 +157,8 @@ def adaptive_coefficient(coefficient: float, kl: float, target: float, *, minimu
         coefficient: the present one, > 0.
         kl: what this round measured, in the unit of `target`.
         target: > 0.
-        minimum, maximum: bounds of the answer, so that a long stay on one side can be undone in finite time.
+        minimum: least answer, so that a long stay below the target can be undone in finite time.
+        maximum: largest answer, likewise.
 
     Raises:
         ValueError: if coefficient or target <= 0, kl is not finite, or the bounds are not 0 < minimum <= maximum.

@@ -20,6 +20,7 @@ BUILT_IN: dict[str, str] = {
     "scenes": "the 405 trained combinations of animal and background colour, each with one pattern",
     "scenes-held-out": "the 45 combinations that the built-in model never saw",
 }
+"""The sets of prompts that have a name, and what is in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,9 @@ class PromptSet:
     """Prompts and, for each, the metadata that rewards may ask for."""
 
     prompts: tuple[str, ...]
+    """In the order of their file."""
     metadata: tuple[dict[str, Any], ...]
+    """What stood beside each of them."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -52,7 +55,7 @@ def load_prompts(source: str | Sequence[str]) -> PromptSet:
     if not _is_file(path):
         raise MissingFileError(
             f"prompts={source!r} is neither a file nor a built-in set; use a .txt or .jsonl file, a list, "
-            f"or one of {', '.join(BUILT_IN)}."
+            f"or one of {', '.join(BUILT_IN)}. A prompt of your own goes into a list: prompts='[{source}]'."
         )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -64,7 +64,10 @@ def build_table(scheduler: Any, num_steps: int, *, eta: float | None = None, **k
         return builder(scheduler, num_steps, **options)
     except ValueError as error:
         settings = ", ".join(f"{key}={value!r}" for key, value in {"num_steps": num_steps, **options}.items())
-        raise SamplerError(f"{class_name} does not accept {settings}: {error}") from error
+        raise SamplerError(
+            f"{class_name} does not accept {settings}: {error} In a configuration these are sampler.steps (--steps of "
+            "`rlcm sample`), timesteps, eta and original_inference_steps of sampler."
+        ) from error
 
 
 def replay_error(

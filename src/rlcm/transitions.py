@@ -122,6 +122,7 @@ def require_noise(table: TransitionTable) -> None:
     if not len(table.noisy_steps()):
         raise SamplerError(
             f"num_steps={len(table)}: the sampler {table.name} draws no noise in any step, so no action has a probability and "
-            "a policy gradient has nothing to learn from. Use more steps (2 or more), or back-propagate a differentiable "
-            "reward instead (it needs no noise), or explore the last step (TransitionTable.with_final_std)."
+            "a policy gradient has nothing to learn from. Use more steps (sampler.steps=2 or more), or back-propagate a "
+            "differentiable reward, which needs no noise (algorithm.loss=reward_backprop), or explore the last step "
+            "(sampler.final_std=0.1; in code TransitionTable.with_final_std)."
         )

@@ -51,7 +51,9 @@ class Denoiser(Protocol):
     """The shape of one latent, without the batch."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        ...
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Return the conditioning of prompts, one row each; negative prompts and guidance included."""
@@ -144,3 +146,4 @@ class Experience:
 
 
 Metrics = Mapping[str, float]
+"""Named numbers of a round."""

@@ -30,6 +30,7 @@ class Judge(nn.Module):
         self.colour = nn.Linear(4 * before, len(COLOURS))
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits of the animal [B, 45] and of the colour [B, 10] of images [B, 3, 64, 64] in [0, 1]."""
         features = self.features(images * 2 - 1)
         return self.animal(features), self.colour(features)
 

@@ -31,7 +31,8 @@ class PipelineDenoiser:
         pipeline: as `load_pipeline` returns it.
         table: the sampler's coefficients.
         initial_scale: what standard normal noise is multiplied by to give the first latents.
-        sampler, model: their settings; of `model` only the sizes and `offload_text_encoders` are read.
+        sampler: its settings.
+        model: settings of the model, of which only the sizes and `offload_text_encoders` are read.
     """
 
     network: ClassVar[str] = "unet"

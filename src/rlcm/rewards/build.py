@@ -37,6 +37,7 @@ BUILT_IN: dict[str, BuiltIn] = {
     "vlm_rating": BuiltIn("rlcm.rewards.vlm:VlmRating", "a vision-language model rates from 1 to 10"),
     "vlm_yes": BuiltIn("rlcm.rewards.vlm:VlmYes", "probability that a vision-language model says yes"),
 }
+"""The rewards that have a name of one word."""
 
 
 def build_reward(settings: RewardSettings) -> Callable[..., Any]:
@@ -49,13 +50,24 @@ def build_reward(settings: RewardSettings) -> Callable[..., Any]:
     name = settings.name
     if is_address(name):
         return _bind(settings, "rlcm.rewards.http:HttpReward", {"address": name, **settings.args})
-    if ":" not in name and name not in BUILT_IN:
-        close = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the built-in ones are {', '.join(BUILT_IN)}."
+    return _bind(settings, place_of(name), settings.args)
+
+
+def place_of(name: str) -> str:
+    """Return the import path of a reward, which is not a server's, by its built-in name or its path.
+
+    Raises:
+        ConfigError: if there is no such reward.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name].path
+    if ":" not in name:
+        close = difflib.get_close_matches(name, BUILT_IN, n=1) or [known for known in BUILT_IN if name in known]
+        hint = f"did you mean {' or '.join(close)}?" if close else f"the built-in ones are {', '.join(BUILT_IN)}."
         raise ConfigError(
             f"rewards: there is no reward {name!r}; {hint} Your own is module:function or path/to/file.py:function."
         )
-    return _bind(settings, BUILT_IN[name].path if name in BUILT_IN else name, settings.args)
+    return name
 
 
 def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:

@@ -28,6 +28,7 @@ class Alignment:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __init__(self, *, path: str | None = None, batch_size: int = 64, dtype: str = "float32", device: str = "auto") -> None:
         network = Network(batch_size, dtype, device)

@@ -18,11 +18,11 @@ from rich.table import Table
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, UsageError
-from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards
+from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, place_of
 from rlcm.rewards.compose import RawScores
 from rlcm.rewards.pixels import from_uint8
 from rlcm.rewards.settings import RewardList, RewardSettings
-from rlcm.rewards.user import load_callable
+from rlcm.rewards.user import first_problems, load_callable
 from rlcm.settings import Settings
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -37,7 +37,7 @@ def list_rewards(name: str | None = None, console: Console | None = None) -> Non
     console = console or Console()
     if name is not None:
         settings = RewardSettings(name=name)
-        target = load_callable(BUILT_IN[name].path if name in BUILT_IN else name)
+        target = load_callable(place_of(name))
         console.print(f"{settings.label}\n", style="bold", markup=False, highlight=False)
         console.print(inspect.getdoc(target) or "No description.", markup=False, highlight=False)
         arguments = _arguments(target)
@@ -66,8 +66,13 @@ def parse_rewards(texts: Sequence[str]) -> list[RewardSettings]:
     try:
         entries = [yaml.safe_load(text) if text.lstrip().startswith("{") else text for text in texts]
         return TypeAdapter(RewardList).validate_python(entries)
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"rewards={list(texts)} cannot be used: {error}") from error
+    except yaml.YAMLError as error:
+        why = getattr(error, "problem", None) or error
+        raise ConfigError(
+            f"rewards={list(texts)} cannot be used: no YAML ({why}); write it like '{{name: brightness, weight: 2}}'."
+        ) from error
+    except ValidationError as error:
+        raise ConfigError(f"rewards={list(texts)} cannot be used: {first_problems(error)}.") from error
 
 
 def try_rewards(rewards: Sequence[str], images: Path, prompts: Sequence[str], console: Console | None = None) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlcm.errors import CheckpointError, ConfigError, RewardError
+from rlcm.errors import CheckpointError, ConfigError, RewardError, RLCMError
 from rlcm.rewards.settings import OnFailure
 from rlcm.rewards.user import call_reward
 
@@ -27,10 +29,15 @@ class RewardPart(NamedTuple):
     """One reward of a mix."""
 
     label: str
+    """What it is called in logs and tables."""
     reward: Callable[..., Any]
+    """From images and prompts to values; see `rlcm.types.Reward`."""
     weight: float = 1.0
+    """Its factor in the sum."""
     normalise: bool = False
+    """Bring it to unit scale before weighting."""
     on_failure: OnFailure = "stop"
+    """What is done where it fails: `stop`, or `skip` the samples."""
 
 
 @dataclass(slots=True)
@@ -321,10 +328,10 @@ def _ask(
     version = images._version
     try:
         answer = call_reward(part.reward, images, prompts, metadata)
-    except RewardError as error:
+    except RLCMError as error:
         raise RewardError(f"reward {part.label}: {error}") from error
     except Exception as error:
-        raise RewardError(f"reward {part.label} raised {type(error).__name__}: {error}") from error
+        raise RewardError(f"reward {part.label} raised {type(error).__name__}: {error} ({_place(error)}).") from error
     if images._version != version:
         raise RewardError(f"reward {part.label} wrote into the images it was given; let it work on `images.clone()`.")
     if isinstance(answer, Mapping):
@@ -332,6 +339,13 @@ def _ask(
             raise RewardError(f"reward {part.label} returned an empty dict; return at least one component.")
         return {f"{part.label}/{key}": _as_vector(f"{part.label}/{key}", value, len(prompts)) for key, value in answer.items()}
     return {part.label: _as_vector(part.label, answer, len(prompts))}
+
+
+def _place(error: Exception) -> str:
+    """Return where an error was raised: the last line that is in no installed package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
+    return f"{PurePath(frame.filename).name}, line {frame.lineno}; `rlcm rewards try` calls a reward alone"
 
 
 def _as_vector(name: str, answer: Any, batch: int) -> Tensor:
@@ -347,7 +361,11 @@ def _as_vector(name: str, answer: Any, batch: int) -> Tensor:
             f"reward {name} returned {type(answer).__name__}, which is no list, array or tensor of {batch} numbers ({error})."
         ) from error
     if values.shape != (batch,):
-        hint = "; return `scores.squeeze(-1)`" if values.shape == (batch, 1) else ""
+        hints = {
+            (batch, 1): "; return `scores.squeeze(-1)`",
+            (): ", not one for all of them: such as `images.mean(dim=(1, 2, 3))`",
+        }
+        hint = hints.get(tuple(values.shape), "")
         raise RewardError(
             f"reward {name} returned the shape {list(values.shape)} for {batch} images; it must return [{batch}], one number "
             f"an image{hint}."

@@ -26,6 +26,7 @@ class Colourfulness:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return M [B] of images [B, 3, h, w] in [0, 1]; the gradient at exactly grey pictures is 0."""
@@ -46,6 +47,7 @@ class Sharpness:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the variance [B] of images [B, 3, h, w] in [0, 1], sides at least 2."""
@@ -65,6 +67,7 @@ class Brightness:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __init__(self, *, target: float = 0.5) -> None:
         if not 0 <= target <= 1:

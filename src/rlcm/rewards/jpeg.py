@@ -69,6 +69,7 @@ class Compressibility(Incompressibility):
     """Minus the size of the picture as a JPEG file, in kB: plain pictures score high. See `Incompressibility`."""
 
     display: Mapping[str, str] = {"label": "JPEG size", "unit": "kB", "better": "lower"}
+    """How reports show the reward to people."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return minus the sizes [B] in kB of images [B, 3, h, w]; the prompts are not looked at."""

@@ -43,6 +43,7 @@ class Aesthetic:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class ClipScore:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __init__(
         self,
@@ -120,6 +122,7 @@ class PickScore:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __init__(
         self,
@@ -157,6 +160,7 @@ class HumanPreference:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __init__(
         self,
@@ -212,6 +216,7 @@ class ImScore:
     """
 
     differentiable = True
+    """Gradients flow through it."""
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError
@@ -72,13 +73,16 @@ def bind_arguments(label: str, target: Callable[..., Any], args: Mapping[str, An
         except TypeError as error:
             known = [key for key in list(signature.parameters)[len(given) :] if key != "metadata"]
             raise ConfigError(
-                f"rewards.{label}.args={dict(args)} does not fit ({error}); it takes {', '.join(known) or 'no arguments'}."
+                f"rewards.{label}.args={_given(args)} does not fit ({error}); it takes {', '.join(known) or 'no arguments'}."
             ) from error
     if inspect.isclass(target):
         try:
             made = target(**args)
+        except ValidationError as error:
+            remedy = f"`rlcm rewards list {label}` tells what it takes"
+            raise ConfigError(f"rewards.{label}.args={_given(args)}: {first_problems(error)}; {remedy}.") from error
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"rewards.{label}.args={dict(args)}: {error}") from error
+            raise ConfigError(f"rewards.{label}.args={_given(args)}: {error}") from error
         if not callable(made):
             raise ConfigError(f"rewards.{label}: {target.__name__} has no __call__(images, prompts), so it is no reward.")
         return made
@@ -87,6 +91,20 @@ def bind_arguments(label: str, target: Callable[..., Any], args: Mapping[str, An
     bound = functools.partial(target, **args)
     bound.__dict__.update(getattr(target, "__dict__", {}))  # keeps the mark `differentiable`
     return bound
+
+
+def _given(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments as the user gave them: `on_failure` is passed on from the reward's own settings."""
+    return {key: value for key, value in args.items() if key != "on_failure"}
+
+
+def first_problems(error: ValidationError) -> str:
+    """Return what is wrong with settings in one line, each problem after its key, without pydantic's own words around it."""
+    found = []
+    for detail in error.errors():
+        message = detail["msg"].removeprefix("Value error, ").removesuffix(".")
+        found.append(": ".join([*filter(None, [".".join(map(str, detail["loc"]))]), message[0].lower() + message[1:]]))
+    return "; ".join(found)
 
 
 def takes_metadata(reward: Callable[..., Any]) -> bool:

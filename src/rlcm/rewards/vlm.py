@@ -243,6 +243,7 @@ class VlmAlignment:
     """
 
     more_arguments = VlmSettings
+    """Further arguments: those of the model or its endpoint."""
 
     def __init__(
         self,
@@ -289,6 +290,7 @@ class VlmRating:
     """
 
     more_arguments = VlmSettings
+    """Further arguments: those of the model or its endpoint."""
 
     def __init__(
         self,
@@ -334,6 +336,7 @@ class VlmYes:
     """
 
     more_arguments = VlmSettings
+    """Further arguments: those of the model or its endpoint."""
 
     def __init__(
         self,

@@ -1,0 +1,215 @@
+"""What a person should know of a run, in plain words: what the guard measured, read as advice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from rlcm.errors import ConfigError
+from rlcm.report.reading import Run, finite, mapping, mean_and_half
+from rlcm.report.words import NBSP, written
+from rlcm.watch import Watch
+
+LATEST = 5
+"""Rounds that are looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing to know."""
+
+    kind: Literal["warning", "note"]
+    title: str
+    text: str
+
+
+def advice_on(run: Run) -> list[Advice]:
+    """Return what to know of a run, the gravest first: what the guard warns of, why it stopped, what could not be read."""
+    found = [*_pictures(run), *_reward(run), *_rounds(run), *_stopped(run), *_damaged(run)]
+    return sorted(found, key=lambda one: one.kind != "warning")
+
+
+def _pictures(run: Run) -> list[Advice]:
+    """Return what the judge and the measures of the pictures say, against the model before training."""
+    if len(run.evaluations) < 2:
+        return []
+    first, last = run.evaluations[0], run.evaluations[-1]
+    found = []
+    for question, value in mapping(last.get("judge")).items():
+        (old, wide), (new, narrow) = mean_and_half(mapping(first.get("judge")).get(question)), mean_and_half(value)
+        if old is not None and new is not None and new < old - max(0.02, math.hypot(wide, narrow)):
+            found.append(
+                Advice(
+                    "warning",
+                    f"The judge recognises the {question} less often",
+                    f"{_percent(new)} of the pictures, {_percent(old)} before training. The model may be trading what it draws for "
+                    "reward. Take an earlier round, stop, or hold it closer with a larger algorithm.kl_coefficient.",
+                )
+            )
+    before, after = mapping(first.get("guard")), mapping(last.get("guard"))
+
+    def change(key: str) -> tuple[float, float] | None:
+        old, new = finite(before.get(key)), finite(after.get(key))
+        return None if old is None or new is None else (old, new)
+
+    if (pair := change("diversity")) and pair[1] < 0.2 * pair[0]:
+        found.append(
+            Advice(
+                "warning",
+                "Pictures of one prompt look alike",
+                f"They differ {_percent(pair[1] / pair[0])} as much as before training. Stop earlier, or raise "
+                "algorithm.kl_coefficient.",
+            )
+        )
+    if (pair := change("high_frequency")) and pair[1] > 3 * pair[0]:
+        found.append(
+            Advice(
+                "warning",
+                "Fine noise is spreading over the pictures",
+                f"There is {written(pair[1] / pair[0], 1)} times as much finest detail as before training, often a texture that only "
+                "the reward likes. Look at the samples closely.",
+            )
+        )
+    if (pair := change("high_frequency")) and pair[1] < 0.1 * pair[0]:
+        found.append(
+            Advice(
+                "warning",
+                "The pictures are losing their detail",
+                f"{_percent(pair[1] / pair[0])} of the finest detail is left of what there was before training: they turn into blur "
+                "or plain areas.",
+            )
+        )
+    if (pair := change("saturated")) and pair[1] > max(3 * pair[0], 0.1):
+        found.append(
+            Advice(
+                "warning",
+                "Large areas are turning black or white",
+                f"{_percent(pair[1])} of all pixels, {_percent(pair[0])} before training.",
+            )
+        )
+    for key, colour in (("near_black", "black"), ("near_white", "white")):
+        if (pair := change(key)) and pair[1] > pair[0] + 0.05:
+            found.append(
+                Advice(
+                    "warning",
+                    f"Whole pictures are turning {colour}",
+                    f"{_percent(pair[1])} of the pictures are nearly {colour}, {_percent(pair[0])} were before training. The reward "
+                    "likes empty pictures: it needs a second reward beside it, or a larger algorithm.kl_coefficient.",
+                )
+            )
+    return found
+
+
+def _reward(run: Run) -> list[Advice]:
+    """Return whether the trained reward and those held out go the same way."""
+    if len(run.evaluations) < 2:
+        return []
+    first, last = run.evaluations[0], run.evaluations[-1]
+    found = []
+    trend = _trend(first.get("reward"), last.get("reward"))
+    if trend < 0:
+        found.append(
+            Advice(
+                "warning",
+                "The reward is worse than before training",
+                "On the fixed prompts and seeds it fell by more than chance explains. The learning rate (optimizer.lr) may be too "
+                "high, or a reward may be at odds with another.",
+            )
+        )
+    for label, value in mapping(last.get("held_out")).items():
+        if trend > 0 and _trend(mapping(first.get("held_out")).get(label), value) < 0:
+            found.append(
+                Advice(
+                    "warning",
+                    f"{label} falls while the reward rises",
+                    "It is held out: measured, and not trained on. The gain may be a trick that this one reward falls for.",
+                )
+            )
+    return found
+
+
+def _rounds(run: Run) -> list[Advice]:
+    """Return what the latest rounds of training say."""
+    latest = run.rounds[-LATEST:]
+
+    def mean(key: str) -> float | None:
+        values = [value for row in latest if (value := finite(row.get(key))) is not None]
+        return fmean(values) if values else None
+
+    found = []
+    target = finite(mapping(run.config.get("algorithm")).get("kl_target"))
+    kl = mean("kl")
+    if kl is not None and target and kl > 2 * target:
+        found.append(
+            Advice(
+                "warning",
+                "The model is straying from its base faster than its leash allows",
+                f"Its KL divergence is {written(kl)}, the target {written(target)}. The leash tightens by itself; if this goes on, "
+                "lower optimizer.lr.",
+            )
+        )
+    if (idle := mean("idle_groups")) is not None and idle > 0.5:
+        found.append(
+            Advice(
+                "warning",
+                "Much of the sampling teaches nothing",
+                f"In {_percent(idle)} of the groups all pictures get the same reward, so none is better than another. A finer reward, "
+                "or larger groups, would help.",
+            )
+        )
+    dropped = sum(finite(row.get("dropped_images")) or 0.0 for row in latest)
+    if dropped:
+        found.append(
+            Advice(
+                "warning",
+                "Some pictures could not be scored",
+                f"A reward failed for {dropped:,.0f} pictures of the last {len(latest)} rounds; they were left out of the learning. "
+                "The log says why.",
+            )
+        )
+    if skipped := mean("skipped_updates"):
+        found.append(
+            Advice(
+                "warning",
+                "Updates are being left out",
+                f"{_percent(skipped)} of the latest updates had a loss or gradient that was not finite. Lower optimizer.lr, or use "
+                "model.precision=fp32.",
+            )
+        )
+    return found
+
+
+def _stopped(run: Run) -> list[Advice]:
+    """Return why a run ended before its last round, by looking at its evaluations as the training did."""
+    settings = mapping(run.config.get("evaluation"))
+    if not (settings.get("patience") or settings.get("least")):
+        return []
+    watch = Watch(str(settings.get("best", "reward")), settings.get("patience"), mapping(settings.get("least")))
+    try:
+        for evaluation in run.evaluations:
+            verdict = watch.look(evaluation, int(evaluation["round"]))
+            if verdict.stop:
+                title = f"The training ended itself after round {evaluation['round']:.0f}"
+                return [Advice("note", title, f"{verdict.stop[:1].upper()}{verdict.stop[1:]}.")]
+    except (ConfigError, LookupError, TypeError, ValueError):  # of a damaged eval.json nothing can be said
+        pass
+    return []
+
+
+def _damaged(run: Run) -> list[Advice]:
+    texts = [text for text in run.missing if "cannot be read" in text or "damaged" in text or "no valid YAML" in text]
+    return [Advice("note", "Part of the run's folder is damaged", text) for text in texts]
+
+
+def _trend(before: Any, after: Any) -> int:
+    """Return 1 or -1 where a measurement rose or fell by more than its interval, else 0."""
+    (old, wide), (new, narrow) = mean_and_half(before), mean_and_half(after)
+    if old is None or new is None or abs(new - old) <= math.hypot(wide, narrow):
+        return 0
+    return 1 if new > old else -1
+
+
+def _percent(share: float) -> str:
+    return f"{written(100 * share, 0 if share > 0.0995 else 1)}{NBSP}%"

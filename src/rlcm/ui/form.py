@@ -1,0 +1,287 @@
+"""The form of a training, made from the configuration: a field for every setting, with its type, range and meaning."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from rlcm.builtin import DEMO
+from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.errors import ConfigError
+from rlcm.pipelines.loading import BUILTIN
+from rlcm.prompts import BUILT_IN as PROMPT_SETS
+from rlcm.prompts import load_prompts
+from rlcm.rewards import RewardSettings
+from rlcm.rewards.build import BUILT_IN as REWARDS
+from rlcm.rewards.build import build_reward
+from rlcm.rewards.settings import is_address
+from rlcm.settings import Settings
+
+Kind = Literal["whole", "number", "text", "choice", "switch", "yaml", "rewards", "names"]
+
+PLAIN: dict[str, tuple[str, str]] = {
+    "name": ("Name of the run", "Letters, digits, dots, dashes. Left empty: reward and date."),
+    "model.path": ("Model", "Built in, a diffusers folder, or an id of the Hugging Face Hub."),
+    "prompts": ("Prompts", "A built-in set, the path of a .txt or .jsonl file, or a list such as [a fox, a wolf]."),
+    "rewards": ("Rewards", "What is rewarded; several are summed. Type your own as module:function or file.py:function."),
+    "run.rounds": ("Rounds", "How often it samples and learns."),
+    "rollout.batch_size": ("Pictures a round", "More make each round slower and its step surer."),
+    "rollout.branches": ("Branches", "Pictures that share the first steps; 1 is plain sampling."),
+    "sampler.steps": ("Sampling steps", "Network calls for a picture."),
+    "optimizer.lr": ("Learning rate", "Larger learns faster, and goes wrong sooner."),
+    "algorithm.kl_coefficient": ("Leash", "How firmly it is held near the base model; 0 is off."),
+    "evaluation.every": (
+        "Look every … rounds",
+        "Rounds between looks at the fixed prompts and seeds; 0: before and after only.",
+    ),
+    "seed": ("Seed", "Of all noise and first weights."),
+}
+"""The settings that most people change, in the order of the form, in plain words."""
+SUGGESTED: dict[str, Mapping[str, str]] = {
+    "model.path": {name: name for name in BUILTIN},
+    "prompts": {name: name for name in PROMPT_SETS},
+    "rewards": {name: f"{name}: {reward.summary}" for name, reward in REWARDS.items()},
+}
+"""Values to choose from where others are allowed too."""
+HIDDEN = ("output",)
+"""Settings that the page itself decides."""
+STARTS = {"*demo": "The demo: smaller JPEG files, in about three minutes", "*published": "The published algorithm, defaults"}
+"""Configurations to start from, besides those of runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One setting as a field of a form."""
+
+    key: str
+    """Dotted, as on the command line."""
+    kind: Kind
+    label: str
+    meaning: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    optional: bool = False
+    """May be left empty."""
+
+    @property
+    def group(self) -> str:
+        """The group of settings that it belongs to; nothing for those at the top."""
+        return self.key.rpartition(".")[0]
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it is a number that may be left out: entered as text, since a field for numbers has no way to be empty."""
+        return self.optional and self.kind in ("whole", "number")
+
+    @property
+    def range(self) -> str:
+        """The numbers that are allowed, as words; nothing where all of them are."""
+        if self.minimum is None:
+            return "" if self.maximum is None else f"Up to {self.maximum:,g}."
+        return f"From {self.minimum:,g}." if self.maximum is None else f"{self.minimum:,g} to {self.maximum:,g}."
+
+    def shown(self, value: Any) -> Any:
+        """Return a value of the configuration (as JSON) as the field shows it."""
+        if self.kind == "rewards":
+            return [_short_reward(entry) for entry in value]
+        if self.is_written:
+            return "" if value is None else json.dumps(value)
+        if self.kind in ("yaml", "names"):
+            if value is None or value in ([], {}):
+                return ""
+            return value if self.kind == "names" and isinstance(value, str) else _flow(value)
+        return value
+
+    def read(self, entered: Any) -> Any:
+        """Return what was entered as a value of the configuration.
+
+        Raises:
+            ConfigError: if it is no value at all; whether it is in range, the configuration decides.
+        """
+        if self.kind == "rewards":
+            return [self._parsed(str(entry)) for entry in entered or []]
+        if self.kind == "switch":
+            return bool(entered)
+        if entered is None or entered == "":
+            return None if self.optional or self.kind != "text" else ""
+        if self.kind in ("yaml", "names"):
+            found = self._parsed(str(entered))
+            return str(entered).strip() if self.kind == "names" and not isinstance(found, list) else found
+        if self.kind in ("whole", "number"):
+            try:
+                number = float(entered)
+            except (TypeError, ValueError):
+                raise ConfigError(f"{self.key}={entered!r} is not a number.") from None
+            return int(number) if self.kind == "whole" and number.is_integer() else number
+        return str(entered).strip()
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{self.key}={text!r} is not readable: {' '.join(str(error).split())}.") from None
+
+
+def fields(kind: type[Settings] = TrainConfig, before: str = "") -> Iterator[Field]:
+    """Yield a field for every setting of a kind of settings, groups of settings unfolded, in their order."""
+    for name, info in kind.model_fields.items():
+        key = f"{before}{name}"
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Settings):
+            yield from fields(annotation, f"{key}.")
+        elif key not in HIDDEN:
+            yield _field(key, info)
+
+
+def in_front() -> list[Field]:
+    """Return the fields that most people change."""
+    known = {field.key: field for field in fields()}
+    return [known[key] for key in PLAIN]
+
+
+def behind() -> dict[str, list[Field]]:
+    """Return all other fields, by group."""
+    groups: dict[str, list[Field]] = {}
+    for field in fields():
+        if field.key not in PLAIN:
+            groups.setdefault(field.group, []).append(field)
+    return groups
+
+
+def values_of(config: TrainConfig) -> dict[str, Any]:
+    """Return what the fields show of a configuration, by key."""
+    dumped = config.model_dump(mode="json")
+    return {field.key: field.shown(_at(dumped, field.key)) for field in fields()}
+
+
+def read_form(entered: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration that a filled form describes; fields that are missing keep their defaults.
+
+    Raises:
+        UsageError: and its children: what is wrong with it, one paragraph a setting. Prompts and built-in rewards are looked up,
+            so that a wrong name is found before anything starts.
+    """
+    values: dict[str, Any] = {}
+    for field in fields():
+        if field.key not in entered:
+            continue
+        value = field.read(entered[field.key])
+        if value is None and not field.optional:
+            continue  # left empty: the default
+        *groups, last = field.key.split(".")
+        place = values
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    config = parse_settings(TrainConfig, values)
+    load_prompts(config.prompts)
+    if config.evaluation.prompts is not None:
+        load_prompts(config.evaluation.prompts)
+    for reward in (*config.rewards, *config.evaluation.held_out):
+        # A user's own code runs in the training alone.
+        if ":" not in reward.name and not is_address(reward.name):
+            build_reward(reward)
+    return config
+
+
+def start_from(start: str, runs: Mapping[str, Path]) -> TrainConfig:
+    """Return the configuration that a form is filled with, without a name.
+
+    Args:
+        start: one of `STARTS`, or the name of a run.
+        runs: folders of the runs.
+
+    Raises:
+        UsageError: and its children, if a run's configuration does not fit this version.
+    """
+    files = {"*demo": DEMO, "*published": None} | {name: folder / "config.yaml" for name, folder in runs.items()}
+    return load_config(files[start]).model_copy(update={"name": ""})
+
+
+def plan(config: TrainConfig) -> str:
+    """Return in a sentence what a training will do."""
+    rounds, size = config.run.rounds, config.rollout.batch_size
+    looks = 2 + (rounds - 1) // config.evaluation.every if config.evaluation.every else 2
+    rewards = " + ".join(reward.label for reward in config.rewards)
+    return (
+        f"{rounds:,} rounds of {size:,} pictures, rewarded for {rewards}: {rounds * size:,} pictures scored, and {looks} looks "
+        f"at {config.evaluation.images} fixed ones."
+    )
+
+
+def in_form_words(text: str) -> str:
+    """Return the text of an error, each line that begins with a setting of the form's front begun with its label, too."""
+    lines = []
+    for line in text.splitlines():
+        key = next((key for key in PLAIN if line.startswith((f"{key}=", f"{key}:"))), None)
+        lines.append(line if key is None else f"{PLAIN[key][0]}: {line}")
+    return "\n".join(lines)
+
+
+def _field(key: str, info: FieldInfo) -> Field:
+    label, meaning = PLAIN.get(key, (key.rpartition(".")[2].replace("_", " "), ""))
+    meaning = meaning or " ".join((info.description or "").replace("`", "").split())
+    kinds, optional = _alternatives(info.annotation)
+    bounds: dict[str, float] = {}
+    for found in info.metadata:
+        for name, side in (("ge", "minimum"), ("gt", "minimum"), ("le", "maximum"), ("lt", "maximum")):
+            if getattr(found, name, None) is not None:
+                bounds[side] = getattr(found, name)
+    choices = tuple(SUGGESTED.get(key, ()))
+    kind: Kind = "yaml"
+    if key == "rewards":
+        kind = "rewards"
+    elif key in SUGGESTED:
+        kind = "names"
+    elif len(kinds) == 1:
+        only = kinds[0]
+        if get_origin(only) is Literal:
+            kind, choices = "choice", tuple(map(str, get_args(only)))
+        else:
+            simple: dict[Any, Kind] = {bool: "switch", int: "whole", float: "number", str: "text"}
+            kind = simple.get(only, "yaml")
+    return Field(key, kind, label, meaning, choices, optional=optional, **bounds)
+
+
+def _alternatives(annotation: Any) -> tuple[list[Any], bool]:
+    """Return the types that a setting may have, and whether it may be left out."""
+    if get_origin(annotation) is typing.Annotated:
+        annotation = get_args(annotation)[0]
+    kinds = list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
+    return [kind for kind in kinds if kind is not type(None)], type(None) in kinds
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:
+    found: Any = values
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def _short_reward(entry: Mapping[str, Any]) -> str:
+    """Return an entry of `rewards:` as short as it can be written."""
+    plain = RewardSettings.model_validate(entry["name"]).model_dump(mode="json")
+    changed = {key: value for key, value in entry.items() if value != plain.get(key)}
+    return _flow({"name": entry["name"], **changed}) if changed else str(entry["name"])
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, (bool, int, float, str)):
+        return json.dumps(value) if not isinstance(value, str) else value
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000).strip()
+
+
+def choices_of(field: Field) -> Sequence[tuple[str, str]]:
+    """Return what a field offers: what is shown, and the value."""
+    about = SUGGESTED.get(field.key, {})
+    return [(about.get(choice, choice), choice) for choice in field.choices]

@@ -1,0 +1,261 @@
+"""The parts of the page as HTML, made of the report's own charts, pictures and words; all texts are escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from rlcm.compare import compare, read_methods
+from rlcm.compare.page import charts, final_table, speedup_tables, strips
+from rlcm.compare.page import headline as comparison_headline
+from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards
+from rlcm.report.encoding import data_uris
+from rlcm.report.reading import WEIGHTS, Metric, Run, Samples, Shot
+from rlcm.report.words import decimals, duration, headline, signed_change, summary, with_unit, written
+from rlcm.templating import render
+from rlcm.ui.advice import advice_on
+from rlcm.ui.folder import RunsFolder
+from rlcm.ui.jobs import Job
+from rlcm.ui.playground import Drawn
+from rlcm.ui.server import file_address
+from rlcm.ui.states import LIVE, WORDS, Card, planned_rounds, state_of, time_left
+
+BUDGET = 3_000_000
+"""Bytes of the pictures in one part of the page."""
+PAIRS = 6
+"""Prompts that are shown before and after."""
+PIXELATED = 128
+"""Pictures up to this side are sent as they are."""
+_drawing = threading.Lock()  # matplotlib's settings are one for all threads
+
+
+def style() -> str:
+    """Return the page's style sheet: the report's, held inside the page's own parts, and what is the page's alone."""
+    colours = {"accent": ACCENT, "ink": INK, "muted": MUTED, "line": LINE}
+    return render("ui.css.jinja", colours=colours)
+
+
+def runs_list(cards: Sequence[Card], chosen: str | None, left_out: Sequence[str]) -> str:
+    """Return the list of runs."""
+    return render("ui_runs.html.jinja", cards=cards, chosen=chosen, left_out=left_out)
+
+
+def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
+    """Return what a run did, how it stands, and what to know of it."""
+    state, planned = state_of(run, job), planned_rounds(run)
+    links = [
+        {"href": file_address(name, inside), "text": text, "keep": keep}
+        for inside, text, keep in (
+            ("report.html", "The whole report", False),
+            (WEIGHTS, "The tuned LoRA", True),
+            ("config.yaml", "Its configuration", False),
+        )
+        if (run.path / inside).is_file()
+    ]
+    return render(
+        "ui_run.html.jinja",
+        part="head",
+        name=name,
+        words=WORDS[state],
+        left=time_left(run) if state in LIVE else "",
+        live=state in LIVE and planned,
+        stopping=state == "stopping",
+        progress=min(1.0, run.last_round / planned) if planned else 0.0,
+        rounds=f"round {run.last_round:.0f} of {planned}",
+        headline=headline(run),
+        facts=summary(run),
+        links=links,
+        advice=advice_on(run),
+        failure=failure,
+    )
+
+
+def run_curves(run: Run) -> str:
+    """Return the learning curves."""
+    with _drawing:
+        return render("ui_run.html.jinja", part="curves", curves=curves(run))
+
+
+def run_pairs(run: Run) -> str:
+    """Return pictures of the same prompts and seeds before training and now."""
+    found = run.pairs(PAIRS)
+    shown = _shown([shot for one in found for shot in (one.before, one.after)], run.metric)
+    rows = [{"prompt": one.prompt, "before": b, "after": a} for one, b, a in zip(found, shown[::2], shown[1::2], strict=True)]
+    rounds = (found[0].before.round, found[0].after.round) if found else (0, 0)
+    return render("ui_run.html.jinja", part="pairs", pairs=rows, rounds=rounds, worth=_worth(run.metric))
+
+
+def run_guards(run: Run) -> str:
+    """Return the curves of what should not change while the reward does."""
+    with _drawing:
+        return render("ui_run.html.jinja", part="guards", guards=guards(run))
+
+
+def nothing(title: str, text: str) -> str:
+    """Return what stands where there is nothing to show."""
+    return render("ui_samples.html.jinja", title=title, text=text)
+
+
+def notices(*described: tuple[str, str, str]) -> str:
+    """Return boxes of kind (note, warning, error, done), title and text."""
+    rows = [{"kind": kind, "title": title, "text": text} for kind, title, text in described]
+    return render("ui_train.html.jinja", notices=rows)
+
+
+def training_log(name: str, words: str, log: str, *described: tuple[str, str, str]) -> str:
+    """Return what a training wrote last, under boxes as `notices`."""
+    rows = [{"kind": kind, "title": title, "text": text} for kind, title, text in described]
+    return render("ui_train.html.jinja", notices=rows, name=name, words=words, log=log)
+
+
+def sample_sheet(run: Run, samples: Samples) -> str:
+    """Return all kept pictures of a round."""
+    shots = run.shots(samples, range(len(samples.prompts)))
+    shown = _shown(shots, run.metric)
+    rows = [one | {"prompt": samples.prompts[i], "seed": samples.seeds[i]} for i, one in enumerate(shown)]
+    last = run.samples[-1].round
+    return render("ui_samples.html.jinja", shots=rows, round=samples.round, last=last, worth=_worth(run.metric))
+
+
+def sample_film(run: Run, cell: int, round_number: int) -> str:
+    """Return one prompt and seed through the training: before, at a round, and every round that was kept.
+
+    Args:
+        cell: of the last round's grid.
+    """
+    last = run.samples[-1]
+    key = (last.prompts[cell], str(last.seeds[cell]))
+    places = [(s, list(zip(s.prompts, map(str, s.seeds), strict=True))) for s in run.samples]
+    shots = [run.shots(samples, [keys.index(key)])[0] for samples, keys in places if key in keys]
+    shown = _shown(shots, run.metric)
+    now = min(shown, key=lambda one: abs(one["round"] - round_number))
+    return render(
+        "ui_samples.html.jinja",
+        film=shown,
+        before=shown[0],
+        now=now,
+        prompt=key[0],
+        seed=key[1],
+        worth=_worth(run.metric),
+    )
+
+
+def pair(drawn: Sequence[Drawn], metric: Metric, took: float) -> str:
+    """Return the base model's picture and the tuned one's, with what they are worth."""
+    base, about = drawn[0], drawn[-1].about
+    names = ["base model"] if len(drawn) == 1 else ["base model", f"tuned, strength {about['strength']:g}"]
+    sides = [
+        {
+            "title": name,
+            "about": about["model"] if place == 0 else about["run"],
+            "uri": one.uri(),
+            "worths": _values(one, None if place == 0 else base, metric),
+            "verdicts": one.verdicts,
+            "file": file_name(one),
+        }
+        for place, (name, one) in enumerate(zip(names, drawn, strict=True))
+    ]
+    return render(
+        "ui_pair.html.jinja",
+        sides=sides,
+        prompt=about["prompt"],
+        seed=about["seed"],
+        steps=about["steps"],
+        took=duration(took),
+        failure=drawn[0].failure,
+    )
+
+
+def no_pair(title: str, text: str) -> str:
+    """Return what stands in place of the pictures."""
+    return render("ui_pair.html.jinja", title=title, text=text)
+
+
+def file_name(drawn: Drawn) -> str:
+    """Return the name under which a picture is kept."""
+    about = drawn.about
+    words = re.sub(r"[^a-z0-9]+", "-", str(about["prompt"]).lower()).strip("-")[:40] or "picture"
+    model = f"{about['run']}-x{about['strength']:g}" if about["strength"] else "base"
+    return f"{words}-seed{about['seed']}-steps{about['steps']}-{model}.png"
+
+
+def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
+    """Return runs side by side.
+
+    Raises:
+        RLCMError: and its children, if they cannot be compared.
+    """
+    methods, metric, warnings = read_methods([runs.run_path(name) for name in names])
+    found = compare(methods)
+    keys = list(methods[0].settings)
+    with _drawing:
+        return render(
+            "ui_compare.html.jinja",
+            headline=comparison_headline(found, metric),
+            warnings=warnings,
+            curves=charts(methods, metric),
+            finals=final_table(found, metric),
+            speedups=speedup_tables(found, metric) if len(methods) > 1 else [],
+            strips=strips(methods, metric),
+            settings={
+                "heads": ["setting", *[method.name for method in methods]],
+                "rows": [[key, *(_text(method.settings[key]) for method in methods)] for key in keys],
+            },
+        )
+
+
+def no_comparison(title: str, text: str) -> str:
+    """Return what stands in place of a comparison."""
+    return render("ui_compare.html.jinja", title=title, text=text)
+
+
+def _values(drawn: Drawn, base: Drawn | None, metric: Metric) -> list[dict[str, str]]:
+    """Return a picture's rewards as people read them; the one that is the run's metric under its name and unit."""
+    rows = []
+    for label, value in drawn.rewards.items():
+        how = metric if metric.reward == label else Metric(label.replace("_", " "))
+        shown, old = how.shown(value), how.shown(None if base is None else base.rewards.get(label))
+        if shown is None:
+            continue
+        digits = decimals(shown) if old is None else decimals(shown, old)
+        same = old is None or written(old, digits) == written(shown, digits)
+        change = "" if old is None or same else signed_change(old, shown)
+        rows.append({"label": how.label, "text": with_unit(shown, how.unit, digits), "change": change})
+    return rows
+
+
+def _shown(shots: Sequence[Shot], metric: Metric) -> list[dict[str, Any]]:
+    digits = decimals(*(shot.value for shot in shots if shot.value is not None))
+    pictures = [shot.picture for shot in shots]
+    small = all(max(picture.size) <= PIXELATED for picture in pictures)
+    uris = [_png(picture) for picture in pictures] if small else data_uris(pictures, BUDGET)
+    return [
+        {
+            "uri": uri,
+            "value": with_unit(shot.value, metric.unit, digits),
+            "verdicts": shot.verdicts,
+            "round": shot.round,
+        }
+        for shot, uri in zip(shots, uris, strict=True)
+    ]
+
+
+def _png(picture: Image.Image) -> str:
+    """Return a small picture as a data URI, without the search for the smallest file that takes most of the time."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _worth(metric: Metric) -> str:
+    return f"Below each its {metric.label}{' (lower is better)' if metric.lower_is_better else ''}."
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,205 @@
+"""Drawing one prompt and seed with the base model and with what a run has learnt, at any strength."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor, nn
+
+from rlcm import __version__
+from rlcm.build import judge_of
+from rlcm.config import TrainConfig, load_config
+from rlcm.errors import RewardError
+from rlcm.evaluate import Judge
+from rlcm.export import tuned_weights
+from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.report.reading import Metric
+from rlcm.rewards import RewardMix, build_rewards
+from rlcm.rollout import decode_images, sample_latents
+from rlcm.rundir import grid
+from rlcm.study.study import sampler_at
+from rlcm.tuned import tuned_pipeline
+
+STRONGEST = 2.0
+"""Greatest strength of an adapter."""
+KEPT = 2
+"""Models that stay loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture, and all that it takes to draw it again."""
+
+    picture: Image.Image
+    about: dict[str, Any]
+    """prompt, seed, steps, guidance, strength, model, run."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """By label, as trained: higher is better."""
+    verdicts: list[tuple[str, bool]] = field(default_factory=list)
+    """What the judge said, by question."""
+    failure: str = ""
+    """Why there are no rewards."""
+
+    def png(self) -> bytes:
+        """Return the picture as a PNG file with all that is known of it in its text chunks."""
+        chunks = PngImagePlugin.PngInfo()
+        about = self.about | {"reward": json.dumps(self.rewards), "software": f"rlcm {__version__}"}
+        for key, value in about.items():
+            chunks.add_itxt(key, str(value))
+        buffer = io.BytesIO()
+        self.picture.save(buffer, format="PNG", pnginfo=chunks)
+        return buffer.getvalue()
+
+    def uri(self) -> str:
+        """Return the PNG file as a data URI."""
+        return f"data:image/png;base64,{base64.b64encode(self.png()).decode()}"
+
+
+class Strength:
+    """The weights of a network as a blend of a base model's and a tuned one's.
+
+        W(s) = W_base + s (W_tuned - W_base)
+
+    At 0 and 1 they are the one's and the other's, bit for bit.
+
+    Args:
+        network: the base model's; its weights are changed in place.
+        tuned: the same network after tuning.
+    """
+
+    def __init__(self, network: nn.Module, tuned: nn.Module) -> None:
+        others = dict(tuned.named_parameters())
+        self._blends = [
+            (parameter, parameter.detach().clone(), others[name].detach().clone())
+            for name, parameter in network.named_parameters()
+            if not torch.equal(parameter, others[name])
+        ]
+        self.value = 0.0
+
+    @torch.no_grad()
+    def set(self, strength: float) -> None:
+        """Blend with the given strength; 0 is the base model, 1 the tuned one."""
+        if strength == self.value:
+            return
+        for parameter, base, tuned in self._blends:
+            if strength in (0, 1):
+                parameter.copy_(tuned if strength else base)
+            else:
+                parameter.copy_(torch.lerp(base.float(), tuned.float(), strength))
+        self.value = strength
+
+
+class Studio:
+    """One model, ready to draw: a run's base and tuned weights, or a base model alone.
+
+    Args:
+        config: of the run.
+        run: its folder; None for the model that the configuration names, untuned.
+
+    Raises:
+        RLCMError: and its children, if the model, the tuned weights or a reward cannot be had.
+    """
+
+    def __init__(self, config: TrainConfig, run: Path | None) -> None:
+        self.config, self.run = config, run
+        self.pipeline = load_pipeline(config.model)
+        self.strength: Strength | None = None
+        if run is not None:
+            name = "unet" if hasattr(self.pipeline, "unet") else "transformer"
+            self.strength = Strength(getattr(self.pipeline, name), getattr(tuned_pipeline(config, run), name))
+        self.rewards: RewardMix = build_rewards(config.rewards)
+        self.metric = _metric(self.rewards)
+        self.judge: Judge | None = judge_of(config)
+
+    @property
+    def own_steps(self) -> int:
+        """The number of steps that the run was trained with."""
+        return self.config.sampler.calls
+
+    def draw(self, prompt: str, seed: int, steps: int, strength: float = 1.0) -> list[Drawn]:
+        """Return the base model's picture and, where there is a run, the tuned one's, scored and judged.
+
+        The picture at strength 1 is that of `rlcm sample RUN`, at 0 that of the base model.
+        """
+        pair = [0.0] if self.strength is None else [0.0, float(strength)]
+        sampler = sampler_at(self.config.sampler, steps)
+        denoiser = make_denoiser(self.pipeline, sampler, self.config.model)
+        conditioning = denoiser.encode([prompt])
+        drawn = []
+        for value in pair:
+            if self.strength is not None:
+                self.strength.set(value)
+            drawn.append(decode_images(denoiser, sample_latents(denoiser, denoiser.table, conditioning, [seed])))
+        images = torch.cat(drawn)
+        rewards, failure = self._score(images, prompt)
+        judged = self.judge(images, [prompt] * len(images)) if self.judge else {}
+        about = {"prompt": prompt, "seed": seed, "steps": steps, "guidance": denoiser.guidance, "model": self.config.model.path}
+        return [
+            Drawn(
+                grid(images[i : i + 1], 1),
+                about | {"strength": value, "run": "" if self.run is None else self.config.name or self.run.name},
+                {label: values[i].item() for label, values in rewards.items()},
+                [(question, bool(right[i])) for question, right in judged.items()],
+                failure,
+            )
+            for i, value in enumerate(pair)
+        ]
+
+    def _score(self, images: Tensor, prompt: str) -> tuple[dict[str, Tensor], str]:
+        try:
+            return self.rewards.score(images, [prompt] * len(images)).parts, ""
+        except RewardError as error:
+            return {}, str(error)
+
+
+def _metric(rewards: RewardMix) -> Metric:
+    """Return how a single reward that says so by a `display` attribute is shown to people."""
+    first, *others = rewards.parts
+    display = getattr(first.reward, "display", None)
+    if others or first.weight < 0 or not display:
+        return Metric()
+    return Metric(str(display["label"]), str(display.get("unit", "")), display.get("better") == "lower", first.label)
+
+
+class Studios:
+    """Keeps the models that were used last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[object, ...], Studio] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def draw(self, run: Path | None, prompt: str, seed: int, steps: int, strength: float) -> tuple[list[Drawn], Metric]:
+        """Return what `Studio.draw` returns, of a run or of the built-in model, and how its reward is shown; one at a time.
+
+        Raises:
+            RLCMError: and its children, as `Studio`.
+        """
+        with self._lock:
+            studio = self._studio(run)
+            return studio.draw(prompt, seed, steps, strength), studio.metric
+
+    def prepare(self, run: Path | None) -> int:
+        """Load a model and return the number of steps that it was trained with; errors as `draw`."""
+        with self._lock:
+            return self._studio(run).own_steps
+
+    def _studio(self, run: Path | None) -> Studio:
+        stamp = None if run is None else tuned_weights(run).stat().st_mtime_ns
+        key = (run, stamp)
+        if key not in self._kept:
+            for old in [known for known in self._kept if known[0] == run]:
+                del self._kept[old]
+            while len(self._kept) >= KEPT:
+                self._kept.popitem(last=False)
+            self._kept[key] = Studio(TrainConfig() if run is None else load_config(run / "config.yaml"), run)
+        self._kept.move_to_end(key)
+        return self._kept[key]

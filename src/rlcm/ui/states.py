@@ -1,0 +1,135 @@
+"""How a run stands: being trained, finished, stopped; and what its card says."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from rlcm.report.reading import WEIGHTS, Run, finite, mapping
+from rlcm.report.words import decimals, duration, signed_change, with_unit, written
+from rlcm.ui.advice import advice_on
+from rlcm.ui.jobs import Job
+
+State = Literal["starting", "training", "stopping", "elsewhere", "finished", "stopped"]
+
+WORDS: dict[State, str] = {
+    "starting": "starting",
+    "training": "training",
+    "stopping": "stopping after this round",
+    "elsewhere": "training, started elsewhere",
+    "finished": "finished",
+    "stopped": "stopped",
+}
+LIVE: tuple[State, ...] = ("starting", "training", "stopping", "elsewhere")
+SILENCE = 30.0
+"""Seconds without a new round after which a run that this page has not started counts as stopped, at the least."""
+SPARK = 60
+"""Points of a card's curve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A run in the list."""
+
+    name: str
+    state: State
+    words: str
+    progress: float
+    """Share of the planned rounds."""
+    rounds: str
+    result: str
+    """What became of the reward."""
+    curve: str
+    """Points of the curve in a box of 100 x 24, as SVG writes them; nothing for fewer than two."""
+    warnings: int
+
+
+def state_of(run: Run, job: Job) -> State:
+    """Return how a run stands."""
+    if job.alive:
+        return "stopping" if job.stopping else "training"
+    if (run.path / WEIGHTS).is_file():
+        return "finished"
+    return "elsewhere" if _is_fresh(run, job.ended) else "stopped"
+
+
+def planned_rounds(run: Run) -> int | None:
+    """Return how many rounds a run was asked for."""
+    planned = finite(mapping(run.config.get("run")).get("rounds"))
+    return None if planned is None else int(planned)
+
+
+def card(name: str, run: Run, job: Job) -> Card:
+    """Return a run's card."""
+    state, planned, done = state_of(run, job), planned_rounds(run), run.last_round
+    return Card(
+        name,
+        state,
+        WORDS[state],
+        min(1.0, done / planned) if planned else 0.0,
+        f"{done:.0f} of {planned} rounds" if planned else f"{done:.0f} rounds",
+        result(run),
+        sparkline([value for row in run.rounds if (value := run.metric.of_round(row)) is not None]),
+        sum(one.kind == "warning" for one in advice_on(run)),
+    )
+
+
+def waiting_card(name: str) -> Card:
+    """Return the card of a training that has written nothing yet."""
+    return Card(name, "starting", WORDS["starting"], 0.0, "loading the model", "", "", 0)
+
+
+def result(run: Run) -> str:
+    """Return what became of the reward, in a line."""
+    metric = run.metric
+    if len(run.evaluations) > 1:
+        ends = [metric.interval(evaluation) for evaluation in (run.evaluations[0], run.evaluations[-1])]
+        before, after = (None if end is None else end[0] for end in ends)
+    else:
+        values = [value for row in run.rounds if (value := metric.of_round(row)) is not None]
+        before, after = (values[0], values[-1]) if len(values) > 1 else (None, None)
+    if before is None or after is None:
+        return ""
+    digits = decimals(before, after)
+    return (
+        f"{metric.label} {written(before, digits)} → {with_unit(after, metric.unit, digits)} ({signed_change(before, after)})"
+    )
+
+
+def time_left(run: Run) -> str:
+    """Return how long the rounds that are left will take, by those before; nothing where that is not known."""
+    planned, seconds = planned_rounds(run), run.seconds
+    if not planned or not seconds or not run.last_round or run.last_round >= planned:
+        return ""
+    return f"about {duration((planned - run.last_round) * seconds / run.last_round)} left"
+
+
+def sparkline(values: list[float]) -> str:
+    """Return values as the points of a line in a box of 100 x 24, the highest at its top."""
+    if len(values) < 2:
+        return ""
+    step = max(1, -(-len(values) // SPARK))
+    means = [sum(part) / len(part) for i in range(0, len(values), step) if (part := values[i : i + step])]
+    if len(means) < 2:
+        return ""
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return " ".join(f"{100 * i / (len(means) - 1):.1f},{22 - 20 * (value - low) / span:.1f}" for i, value in enumerate(means))
+
+
+def _is_fresh(run: Run, ended: float | None) -> bool:
+    """Return whether the last round is so recent that the next may be under way, in a process that is not this page's.
+
+    Args:
+        ended: when this page's own training of the run ended; its rounds do not count.
+    """
+    try:
+        changed = (run.path / "metrics.jsonl").stat().st_mtime
+    except OSError:
+        return False
+    if ended is not None and changed <= ended + 1.0:
+        return False
+    latest = [(finite(row.get("seconds")) or 0.0) for row in run.rounds[-2:]]
+    a_round = latest[-1] - latest[0] if len(latest) == 2 else 0.0
+    return time.time() - changed < max(SILENCE, 4 * a_round)

@@ -1,0 +1,160 @@
+"""Starting a training: a form made from the configuration, and what the process says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from rlcm.errors import RLCMError
+from rlcm.ui import fragments
+from rlcm.ui.desk import Desk
+from rlcm.ui.form import (
+    PLAIN,
+    STARTS,
+    Field,
+    behind,
+    choices_of,
+    fields,
+    in_form_words,
+    in_front,
+    plan,
+    read_form,
+    start_from,
+    values_of,
+)
+
+TITLES = {
+    "model": "Model",
+    "sampler": "Sampling",
+    "lora": "What is trained",
+    "rollout": "What a round samples",
+    "algorithm": "How rewards become learning",
+    "optimizer": "Optimiser",
+    "evaluation": "Looking at it",
+    "run": "Length, memory, saving",
+}
+LINES = 60
+"""Of the log that are shown."""
+
+
+def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown: gr.State) -> None:
+    """Lay out the tab."""
+    started = gr.State(None)
+    seen = gr.State(0)
+    initial = values_of(start_from("*demo", {}))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=310):
+            start = gr.Dropdown(label="Start from", choices=_starts([]), value="*demo", elem_id="train-start")
+            boxes: dict[str, Any] = {}
+            front = in_front()
+            with gr.Row():
+                for field in front[:4]:
+                    boxes[field.key] = component(field, initial[field.key], min_width=280)
+            with gr.Row(elem_classes="front"):
+                for field in front[4:]:
+                    boxes[field.key] = component(field, initial[field.key], min_width=150)
+            for group, members in behind().items():
+                with gr.Accordion(f"More: {TITLES.get(group, group)}", open=False), gr.Row(elem_classes="front"):
+                    for field in members:
+                        boxes[field.key] = component(field, initial[field.key], min_width=230)
+        with gr.Column(scale=2, min_width=310):
+            with gr.Row():
+                check = gr.Button("Check", min_width=100, elem_id="train-check")
+                go = gr.Button("Start training", variant="primary", min_width=160, elem_id="train-go")
+            said = gr.HTML(elem_id="train-said")
+            with gr.Row():
+                end = gr.Button("Stop after this round", visible=False, size="sm", elem_id="train-stop")
+            log = gr.HTML(elem_id="train-log")
+    keys = [field.key for field in fields()]
+    entered = [boxes[key] for key in keys]
+
+    def enter() -> Any:
+        return gr.update(choices=_starts(desk.runs.names()))
+
+    def fill(start: str) -> list[Any]:
+        try:
+            values = values_of(start_from(start, {name: desk.runs.run_path(name) for name in desk.runs.names()}))
+        except RLCMError as error:
+            return [fragments.notices(("error", "This configuration cannot be read", str(error))), *[gr.skip()] * len(keys)]
+        return ["", *(values[key] for key in keys)]
+
+    def look(*values: Any) -> str:
+        try:
+            config = read_form(dict(zip(keys, values, strict=True)))
+        except RLCMError as error:
+            return fragments.notices(("error", "Not yet", in_form_words(str(error))))
+        return fragments.notices(("done", "This can start", plan(config)))
+
+    def begin(*values: Any) -> list[Any]:
+        try:
+            config = read_form(dict(zip(keys, values, strict=True)))
+            others = desk.jobs.alive()
+            name = desk.jobs.start(config)
+        except RLCMError as error:
+            return [fragments.notices(("error", "It was not started", in_form_words(str(error)))), *[gr.skip()] * 3]
+        said = [("done", f"{name} is starting", plan(config))]
+        if others:
+            said.append(
+                ("warning", f"{', '.join(others)} is being trained, too", "They share this machine, so each is slower.")
+            )
+        return [fragments.notices(*said), name, name, gr.update(visible=True)]
+
+    def follow(name: str | None, seen: int, shown: str) -> list[Any]:
+        name = name or next(iter(desk.jobs.alive()), None)
+        if shown != "train" or name is None:
+            return [gr.skip()] * 4
+        job, error = desk.jobs.state(name), desk.jobs.error(name)
+        text = "\n".join(desk.jobs.log(name).splitlines()[-LINES:])
+        words = "stopping after this round" if job.stopping else "training" if job.alive else "ended"
+        boxes = []
+        if not job.alive and (error or not (desk.runs.path / name).is_dir()):
+            boxes = [
+                ("error", "The training ended with an error", error or "It ended before its first round; the log says why.")
+            ]
+        html = fragments.training_log(name, words, text, *boxes)
+        sent = gr.skip() if hash(html) == seen else html
+        return [sent, gr.update(visible=job.alive and not job.stopping), name, hash(html)]
+
+    def stop(name: str) -> str:
+        try:
+            desk.jobs.stop(name)
+        except RLCMError as error:
+            return fragments.notices(("error", "It was not stopped", str(error)))
+        return fragments.notices(("done", "It will stop", "The present round is finished and everything is saved first."))
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    tab.select(enter, None, start, **quiet)
+    start.input(fill, start, [said, *entered], **quiet)
+    check.click(look, entered, said, **quiet)
+    go.click(begin, entered, [said, started, chosen, end], **quiet)
+    timer.tick(follow, [started, seen, shown], [log, end, started, seen], **quiet)
+    end.click(stop, started, said, **quiet)
+
+
+def component(field: Field, value: Any, min_width: int) -> Any:
+    """Return the input for a setting."""
+    # The ranges stand behind the meanings and are checked with everything else, in the product's own words.
+    meaning = field.meaning if field.key in PLAIN else f"{field.meaning} {field.range}".strip()
+    shared: dict[str, Any] = {
+        "label": field.label, "info": meaning, "min_width": min_width, "elem_id": f"set-{field.key.replace('.', '-')}",
+    }  # fmt: skip
+    if field.kind == "switch":
+        return gr.Checkbox(value=value, **shared)
+    if field.kind == "choice":
+        return gr.Dropdown(choices=list(field.choices), value=value, **shared)
+    if field.kind in ("names", "rewards"):
+        return gr.Dropdown(
+            choices=list(choices_of(field)), value=value, allow_custom_value=True, multiselect=field.kind == "rewards", **shared
+        )
+    if field.is_written:
+        return gr.Textbox(value=value, placeholder="left out", max_lines=1, **shared)
+    if field.kind == "whole":
+        return gr.Number(value=value, precision=0, **shared)
+    if field.kind == "number":
+        return gr.Number(value=value, **shared)
+    return gr.Textbox(value=value, max_lines=3, **shared)
+
+
+def _starts(names: list[str]) -> list[tuple[str, str]]:
+    return [*((about, name) for name, about in STARTS.items()), *((f"The run {name}", name) for name in names)]

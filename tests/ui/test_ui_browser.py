@@ -1,0 +1,233 @@
+"""The page in a real browser: every click-path, nothing on the console, nothing asked of the network."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+import rlcm
+from rlcm.config import load_config
+
+sync_api = pytest.importorskip("playwright.sync_api")
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
+TABS = ("Runs", "Samples", "Playground", "Compare", "Train")
+
+
+@pytest.fixture(scope="module")
+def site(runs, tmp_path_factory):
+    """`rlcm ui` on a copy of the runs: its address, the runs' folder, where it stands, and Gradio's folder for files."""
+    base = tmp_path_factory.mktemp("site")
+    shutil.copytree(runs, base / "runs")
+    (base / "here").mkdir()
+    surroundings = os.environ | {
+        "PYTHONPATH": str(Path(rlcm.__file__).parents[1]), "GRADIO_TEMP_DIR": str(base / "gradio"), "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "rlcm", "ui", str(base / "runs"), "--port", "0"]
+    with open(base / "errors", "w") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=base / "here", env=surroundings
+        )
+    line = process.stdout.readline()
+    assert line.startswith(f"{base / 'runs'}: 2 runs, at http://127.0.0.1:"), (base / "errors").read_text()
+    yield line.split()[4], base
+    for file in (base / "runs" / ".ui").glob("*.json"):  # what a failed test has left
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left = psutil.Process(json.loads(file.read_text())["pid"])
+            if left.create_time() == json.loads(file.read_text())["created"]:
+                left.kill()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert (base / "errors").read_text() == ""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def complaints():
+    """What the browser said of the page, and what it asked of others."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(site, browser, complaints):
+    return visit(site[0], browser, complaints, 1280, 800)
+
+
+def visit(address, browser, complaints, width, height):
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(30_000)
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("response", lambda answer: complaints.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
+    page.on(
+        "request", lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else complaints.append(asked.url)
+    )
+    page.goto(address)
+    return page
+
+
+def go(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def pictures(page, selector):
+    """Return the pictures of a part of the page as arrays; all of them are inside the page."""
+    sources = [image.get_attribute("src") for image in page.locator(f"{selector} img").all()]
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))) for source in sources]
+
+
+def test_runs_and_their_curves(page):
+    page.wait_for_selector("#runs .card")
+    assert page.locator("#runs .card").count() == 2
+    page.locator('#runs [data-run="first"]').click()
+    page.wait_for_selector("#run-head .eyebrow:has-text('first')")
+    assert page.locator("#run-curves svg").count() == 2
+    assert page.locator("#run-pairs img").count() == 8
+    assert not page.locator("#stop").is_visible()
+    report = page.get_by_role("link", name="The whole report")
+    answer = page.request.get(page.url.rstrip("/") + report.get_attribute("href"))
+    assert answer.ok
+    assert "Tuning run first" in answer.text()
+
+
+def test_samples_through_the_training(page):
+    go(page, "Samples")
+    page.wait_for_selector("#samples-view .sheet-of")
+    assert page.locator("#samples-run input").input_value() == "first"
+    number = page.locator("#samples-round input[type=number]")
+    number.fill("0")
+    number.press("Enter")
+    page.wait_for_selector("#samples-view .lead:has-text('Round 0 of 2')")
+    before = pictures(page, "#samples-view")[1]
+    page.locator("#samples-view .pick").nth(1).click()
+    page.wait_for_selector("#samples-view .duel")
+    assert "two blue dogs" in page.locator("#samples-view .lead").inner_text()
+    number.fill("2")
+    number.press("Enter")
+    page.wait_for_selector("#samples-view .duel figure:nth-child(2) :text('round 2')")
+    first, now, *film = pictures(page, "#samples-view")
+    assert (first == before).all()
+    assert (now != first).any()
+    assert len(film) == 3
+
+
+def test_the_playground(page):
+    go(page, "Playground")
+    page.wait_for_function("document.querySelector('#play-run input').value === 'first'")
+    page.wait_for_function("document.querySelector('#play-steps input[type=number]').value === '3'")  # those of the run
+    page.locator("#play-prompt textarea").fill("a red cat")
+    page.locator("#play-draw").click()
+    page.wait_for_selector("#play-view .side")
+    left, right = pictures(page, "#play-view")
+    assert (left != right).any()
+    assert page.locator("#play-view .number").nth(1).inner_text().startswith("brightness")
+    with page.expect_download() as found:
+        page.get_by_role("link", name="Download the picture").nth(1).click()
+    assert found.value.suggested_filename == "a-red-cat-seed0-steps3-first-x1.png"
+    with Image.open(found.value.path()) as kept:
+        assert (kept.text["prompt"], kept.text["strength"], kept.text["run"]) == ("a red cat", "1.0", "first")
+        assert (np.asarray(kept) == right).all()
+    strength = page.locator("#play-strength input[type=number]")
+    strength.fill("0")
+    strength.press("Enter")
+    page.locator("#play-draw").click()
+    page.wait_for_selector("#play-view .side figcaption:has-text('strength 0')")
+    left, right = pictures(page, "#play-view")
+    assert (left == right).all()
+    page.locator("#play-ideas .chip").nth(1).click()
+    page.wait_for_selector("#play-view .quiet:has-text('a llama')")
+
+
+def test_comparing(page):
+    go(page, "Compare")
+    page.wait_for_selector("#compare-view .headline")
+    assert page.locator("#compare-view svg").count() == 3
+    assert "What each ended with" in page.locator("#compare-view").inner_text()
+
+
+def test_a_training_is_checked_started_stopped_and_resumed(page, site):
+    _, base = site
+    go(page, "Train")
+    page.locator("#train-start input").click()
+    page.get_by_role("option", name="The run first").click()
+    for key, value in (("rollout-batch_size", "6"), ("optimizer-lr", "0.05"), ("run-rounds", "2"), ("seed", "0")):
+        page.wait_for_function(f"document.querySelector('#set-{key} input').value === '{value}'")
+    page.wait_for_timeout(300)  # what was entered while the form is being filled would be overwritten
+    for title in page.get_by_role("button", name="More: ").all():
+        title.click()  # what has been looked at is not changed by it
+    rate = page.locator("#set-optimizer-lr input")
+    rate.fill("5")
+    page.locator("#train-check").click()
+    page.wait_for_selector("#train-said .notice.error:has-text('less than or equal to 1')")
+    rate.fill("0.0001")
+    page.locator("#set-run-rounds input").fill("100000")
+    page.locator("#set-name input, #set-name textarea").first.fill("mine")
+    page.locator("#train-go").click()
+    page.wait_for_selector("#train-said .notice.done:has-text('mine is starting')")
+    asked, copied = (load_config(base / "runs" / file) for file in (".ui/mine.config.yaml", "first/config.yaml"))
+    told = {"name": "mine", "output": str(base / "runs"), "run": copied.run.model_copy(update={"rounds": 100_000})}
+    assert asked == copied.model_copy(update=told | {"optimizer": copied.optimizer.model_copy(update={"lr": 1e-4})})
+    page.wait_for_selector("#train-log .log:has-text('round ')")
+    go(page, "Runs")
+    page.wait_for_selector('#runs [data-run="mine"] .state.training')
+    page.wait_for_selector("#run-head .progress")
+    page.locator("#stop").click()
+    page.wait_for_selector("#run-head .notice.done:has-text('It will stop')")
+    page.wait_for_selector('#runs [data-run="mine"] .state.stopped')
+    rounds = len((base / "runs/mine/metrics.jsonl").read_text().splitlines())
+    assert (base / f"runs/mine/checkpoint-{rounds:06d}").is_dir()
+    page.locator("#resume").click()
+    page.wait_for_selector('#runs [data-run="mine"] .state.training')
+    wait_for(lambda: len((base / "runs/mine/metrics.jsonl").read_text().splitlines()) > rounds)
+    page.locator("#stop").click()
+    page.wait_for_selector('#runs [data-run="mine"] .state.stopped')
+    assert "going on after round" in (base / "runs/.ui/mine.log").read_text()
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_phone_is_wide_enough(site, browser, complaints):
+    page = visit(site[0], browser, complaints, 390, 844)
+    page.wait_for_selector("#runs .card")
+    for name in TABS:
+        tab = page.get_by_role("tab", name=name)
+        if not tab.is_visible():
+            page.locator(".overflow-menu button").first.click()
+            tab = page.locator(".overflow-dropdown button", has_text=name)
+        tab.click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+def test_nothing_was_complained_of_and_nothing_left(complaints, site):
+    _, base = site
+    assert complaints == []
+    assert not (base / "gradio").exists() or not any(path.is_file() for path in (base / "gradio").rglob("*"))
+    assert list((base / "here").iterdir()) == []

@@ -1,0 +1,153 @@
+"""The form made from the configuration: every setting, there and back, and what is wrong in plain sentences."""
+
+from pathlib import Path
+
+import pytest
+
+from rlcm.builtin import DEMO
+from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.errors import ConfigError, MissingFileError
+from rlcm.settings import Settings
+from rlcm.ui.form import (
+    PLAIN,
+    STARTS,
+    behind,
+    choices_of,
+    fields,
+    in_form_words,
+    in_front,
+    plan,
+    read_form,
+    start_from,
+    values_of,
+)
+
+CONFIGS = [DEMO, *sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))]
+
+
+def leaves(kind, before=""):
+    for name, info in kind.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from leaves(inner, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def test_every_setting_has_a_field_but_the_folder():
+    assert [field.key for field in fields()] == [key for key in leaves(TrainConfig) if key != "output"]
+    shown = [field.key for field in in_front()] + [field.key for group in behind().values() for field in group]
+    assert sorted(shown) == sorted(field.key for field in fields())
+    assert [field.key for field in in_front()] == list(PLAIN)
+    assert all(field.meaning for field in fields())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_there_and_back(path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    config = load_config(path)
+    back = parse_settings(TrainConfig, config.model_dump(mode="json") | read_values(config))
+    assert back == config
+
+
+def read_values(config):
+    """Return what the fields read of what they show, nested, without looking anything up."""
+    values = {}
+    for field in fields():
+        *groups, last = field.key.split(".")
+        place = values
+        for group in groups:
+            place = place.setdefault(group, {})
+        value = field.read(values_of(config)[field.key])
+        if value is not None or field.optional:
+            place[last] = value
+    return values
+
+
+def test_kinds_and_ranges():
+    known = {field.key: field for field in fields()}
+    assert known["run.rounds"].kind == "whole"
+    assert known["run.rounds"].minimum == 1
+    assert known["optimizer.lr"].kind == "number"
+    assert known["optimizer.lr"].maximum == 1
+    assert known["lora.rank"].range == "1 to 1,024."
+    assert known["run.save_every"].range == "From 0."
+    assert known["run.tracker"].range == ""
+    assert known["algorithm.loss"].kind == "choice"
+    assert "rebel" in known["algorithm.loss"].choices
+    assert known["rollout.antithetic"].kind == "switch"
+    assert known["run.time_limit_minutes"].optional
+    assert ("alignment: fits the prompt, by the built-in model's CLIP", "alignment") in choices_of(known["rewards"])
+
+
+def test_rewards_with_weights_and_lists_of_prompts():
+    config = parse_settings(
+        TrainConfig, {"rewards": ["alignment", {"name": "brightness", "weight": 0.5}], "prompts": ["a fox"]}
+    )
+    shown = values_of(config)
+    assert shown["rewards"] == ["alignment", "{name: brightness, weight: 0.5}"]
+    assert shown["prompts"] == "[a fox]"
+    assert read_form(shown) == config
+
+
+@pytest.mark.parametrize(
+    ("entered", "kind", "said"),
+    [
+        ({"optimizer.lr": 5}, ConfigError, "optimizer.lr=5.0: input should be less than or equal to 1."),
+        ({"run.rounds": 2.5}, ConfigError, "run.rounds=2.5"),
+        ({"run.rounds": "many"}, ConfigError, "run.rounds='many' is not a number."),
+        ({"rewards": ["jpeg_compresibility"]}, ConfigError, "did you mean jpeg_compressibility"),
+        ({"rewards": []}, ConfigError, "rewards"),
+        ({"rewards": ["{name: "]}, ConfigError, "is not readable"),
+        ({"prompts": "no-such-file.txt"}, MissingFileError, "neither a file nor a built-in set"),
+        ({"rollout.batch_size": 30, "rollout.branches": 8}, ConfigError, "not divisible"),
+        ({"name": "../x"}, ConfigError, "name='../x'"),
+        ({"evaluation.least": "{a"}, ConfigError, "evaluation.least"),
+    ],
+)
+def test_what_is_wrong_is_said(entered, kind, said):
+    with pytest.raises(kind) as found:
+        read_form(values_of(TrainConfig()) | entered)
+    assert said in str(found.value)
+
+
+def test_code_of_the_user_is_not_run_by_the_page(tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemExit('this ran')\n")
+    config = read_form(values_of(TrainConfig()) | {"rewards": [f"{tmp_path}/mine.py:reward"]})
+    assert config.rewards[0].label == "reward"
+
+
+def test_numbers_that_may_be_left_out_are_written():
+    known = {field.key: field for field in fields()}
+    assert [known[key].is_written for key in ("sampler.eta", "run.rounds", "model.variant")] == [True, False, False]
+    shown = values_of(parse_settings(TrainConfig, {"sampler": {"guidance": 2.5}}))
+    assert (shown["sampler.guidance"], shown["sampler.eta"]) == ("2.5", "")
+    assert read_form(shown | {"sampler.eta": "0.5"}).sampler.eta == 0.5
+    assert read_form(shown).sampler.eta is None
+
+
+def test_fields_left_empty_are_the_defaults():
+    config = read_form(values_of(TrainConfig()) | {"run.rounds": None, "sampler.guidance": None, "run.time_limit_minutes": ""})
+    assert config == TrainConfig()
+
+
+def test_starts(tmp_path):
+    assert start_from("*demo", {}) == load_config(DEMO)
+    assert start_from("*published", {}) == TrainConfig()
+    assert set(STARTS) == {"*demo", "*published"}
+    (tmp_path / "config.yaml").write_text("name: mine\nseed: 7\n")
+    assert start_from("mine", {"mine": tmp_path}) == TrainConfig(seed=7)
+
+
+def test_the_plan_counts():
+    demo = start_from("*demo", {})
+    assert plan(demo).startswith(
+        "75 rounds of 128 pictures, rewarded for jpeg_compressibility: 9,600 pictures scored, and 6 looks"
+    )
+    assert "2 looks" in plan(parse_settings(TrainConfig, {"evaluation": {"every": 0}}))
+
+
+def test_errors_name_the_fields_label():
+    assert in_form_words("optimizer.lr=5.0: too large.\nlora.rank=0: too small.") == (
+        "Learning rate: optimizer.lr=5.0: too large.\nlora.rank=0: too small."
+    )

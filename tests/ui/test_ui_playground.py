@@ -1,0 +1,112 @@
+"""The playground's pictures: those of the base model and of `rlcm sample`, bit for bit, and what is kept with them."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from rlcm import cli
+from rlcm.config import load_config
+from rlcm.errors import MissingFileError
+from rlcm.pipelines import load_pipeline
+from rlcm.tuned import tuned_pipeline
+from rlcm.ui.playground import Studio, Studios
+
+
+@pytest.fixture(scope="module")
+def studio(runs):
+    return Studio(load_config(runs / "first" / "config.yaml"), runs / "first")
+
+
+def pixels(drawn):
+    return np.asarray(drawn.picture)
+
+
+def sampled(model, *more, folder):
+    file = folder / "picture.png"
+    found = CliRunner().invoke(cli.main, ["sample", str(model), "--prompt", "a red cat", *more, "-o", str(file)])
+    assert found.exit_code == 0, found.output
+    return np.asarray(Image.open(file))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_strength_one_is_what_sample_draws_and_zero_the_base_model(studio, runs, tiny_model, tmp_path, steps):
+    more = ["--seed", "5", "--steps", str(steps)]
+    tuned = sampled(runs / "first", *more, folder=tmp_path)
+    base = sampled(tiny_model, *more, "--guidance", "3.0", folder=tmp_path)
+    assert (base != tuned).any()
+    left, right = studio.draw("a red cat", 5, steps, 1.0)
+    assert (pixels(left) == base).all()
+    assert (pixels(right) == tuned).all()
+    left, none = studio.draw("a red cat", 5, steps, 0.0)
+    assert (pixels(none) == base).all()
+    assert (pixels(left) == base).all()
+
+
+def test_strengths_in_between_are_those_of_a_scaled_adapter(studio, runs):
+    config = load_config(runs / "first" / "config.yaml")
+    weights = {"path": str(runs / "first" / "final"), "weight_name": "pytorch_lora_weights.safetensors", "scale": 1.5}
+    scaled = load_pipeline(config.model.model_validate(config.model.model_dump() | {"loras": [weights]})).unet
+    studio.draw("a red cat", 5, 1, 1.5)
+    for (name, own), other in zip(studio.pipeline.unet.named_parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(own, other, msg=name)
+
+
+def test_the_order_of_strengths_leaves_no_trace(studio, runs):
+    tuned = tuned_pipeline(load_config(runs / "first" / "config.yaml"), runs / "first").unet
+    for strength in (2.0, 0.3, 1.0):
+        studio.strength.set(strength)
+    assert all(torch.equal(a, b) for a, b in zip(studio.pipeline.unet.parameters(), tuned.parameters(), strict=True))
+
+
+def test_the_reward_is_that_of_the_picture(studio):
+    left, right = studio.draw("a red cat", 1, 2, 1.0)
+    assert set(left.rewards) == {"brightness"}
+    assert left.rewards != right.rewards
+    assert left.failure == ""
+
+
+def test_a_picture_is_kept_with_what_made_it(studio):
+    drawn = studio.draw("ein roter Käfer", 7, 2, 0.5)[1]
+    with Image.open(io.BytesIO(drawn.png())) as kept:
+        about = dict(kept.text)
+        assert (np.asarray(kept) == pixels(drawn)).all()
+    assert about["prompt"] == "ein roter Käfer"
+    assert (about["seed"], about["steps"], about["strength"], about["run"]) == ("7", "2", "0.5", "first")
+    assert json.loads(about["reward"]) == drawn.rewards
+    assert about["software"].startswith("rlcm ")
+    assert drawn.uri().startswith("data:image/png;base64,")
+
+
+def test_a_reward_that_fails_costs_no_picture(runs):
+    studio = Studio(load_config(runs / "first" / "config.yaml"), runs / "first")
+
+    def broken(images, prompts):
+        raise ValueError("out of order")
+
+    studio.rewards.parts[0] = studio.rewards.parts[0]._replace(reward=broken)
+    left, right = studio.draw("a red cat", 1, 1, 1.0)
+    assert (left.rewards, right.rewards) == ({}, {})
+    assert "out of order" in left.failure
+
+
+def test_models_are_kept_until_their_weights_change(runs, monkeypatch):
+    studios = Studios()
+    assert studios.prepare(runs / "first") == 3
+    first = studios._studio(runs / "first")
+    assert studios._studio(runs / "first") is first
+    weights = runs / "first" / "final" / "pytorch_lora_weights.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert studios._studio(runs / "first") is not first
+    studios._studio(runs / "second")
+    assert len(studios._kept) == 2
+
+
+def test_a_run_without_result_says_what_to_do(runs, tmp_path):
+    (tmp_path / "config.yaml").write_text((runs / "first" / "config.yaml").read_text())
+    with pytest.raises(MissingFileError, match="rlcm train --resume"):
+        Studios().prepare(tmp_path)

@@ -21,6 +21,7 @@ from typing import Any
 from unittest import mock
 
 import click
+import huggingface_hub
 from click.testing import CliRunner
 
 from rlcm import cli
@@ -180,6 +181,8 @@ def printed(mistake: Mistake) -> str:
         for target, value in mistake.patches.items():
             imitated.enter_context(mock.patch(target, value))
         code, output, error = rlcm(mistake.typed)
+    # The Hub's client keeps its connection, which remembers that there was no network.
+    getattr(huggingface_hub.utils, "reset_sessions", getattr(huggingface_hub, "close_session", nothing))()
     assert error is None, (mistake.typed, repr(error))
     assert code == mistake.exit_code, (mistake.typed, code, output)
     texts = re.split(r"^[Ee]rror: ", click.unstyle(output), flags=re.MULTILINE)

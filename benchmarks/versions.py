@@ -35,7 +35,8 @@ KINDS = ("lowest", "newest")
 TESTED_EXTRAS = ("serve", "remote")
 """Extras whose packages the tests import."""
 TOOLS = ("hypothesis", "nbclient", "ipykernel", "pytest", "pytest-xdist", "hatchling", "schemathesis")
-"""What the tests need besides; gradio, which wants newer packages than the rest, stays out, and so do the tests of `rlcm ui`."""
+"""What the tests need besides; gradio, which wants newer packages than the rest, stays out, and so do the tests
+of `rlcm ui` and of the documentation."""
 FLOOR = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[\w,-]+\])?>=([\w.]+)$")
 
 
@@ -88,6 +89,7 @@ def test(python: Path, scratch: Path, marker: str) -> dict[str, Any]:
         "-p",
         "no:cacheprovider",
         "--ignore=tests/ui",
+        "--ignore=tests/test_docs.py",
         "-n",
         "2",
         "--dist",

@@ -164,7 +164,7 @@ def test_files_that_are_no_mapping(tmp_path, content):
 
 @pytest.mark.parametrize("path", ["nowhere.yaml", ".", "nul\0", "long" * 100])
 def test_files_that_are_not_there(path):
-    with pytest.raises(MissingFileError, match="does not exist|is a folder"):
+    with pytest.raises(MissingFileError, match=r"does not exist|is a folder"):
         load_config(path)
 
 

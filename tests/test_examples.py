@@ -49,10 +49,11 @@ def test_the_notebook_is_clean():
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path):
+def test_the_notebook_runs(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (numbers,) = [cell for cell in notebook.cells if cell.source.startswith("ROUNDS =")]
     numbers.source = "ROUNDS = 1\nIMAGES = 16"

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class _WithExample(click.Command):
     """Prints the last paragraph of its docstring, `Example:  rlcm ...`, below the options, on one line."""
 
-    def __init__(self, *args: Any, help: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, name: str | None, *, help: str | None = None, **kwargs: Any) -> None:
         text, _, self.example = inspect.cleandoc(help or "").rpartition("\n\nExample:  ")
-        super().__init__(*args, help=text, **kwargs)
+        super().__init__(name, help=text, **kwargs)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example unwrapped, so that it can be copied."""

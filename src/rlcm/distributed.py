@@ -99,6 +99,10 @@ class World:
         """Take leave of the other processes; afterwards this process is no part of any group."""
         World._met_at = None
         if self.size > 1 and dist.is_initialized():
+            if not self.is_broken:
+                # Destroying a group waits for gloo's thread, with the interpreter's lock held, and that thread needs the lock to let
+                # go of the last exchange's tensors (torch 2.7 at the latest). A barrier has none, and waits without the lock.
+                dist.barrier()
             dist.destroy_process_group()
 
     @property

@@ -22,7 +22,7 @@ from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy import AdapterSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.rollout import RolloutSettings
-from rlcm.settings import Settings
+from rlcm.settings import Settings, leaves
 from rlcm.trackers import TrackerName
 
 S = TypeVar("S", bound=Settings)
@@ -201,7 +201,7 @@ def _instead(path: Path) -> str:
     """Return why a configuration cannot be read, and what was probably meant."""
     if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
         return f"is the folder of a run; go on with it by --resume {path}, or repeat it from {path / 'config.yaml'}."
-    names = _all_keys(TrainConfig)
+    names = _names(TrainConfig)
     if str(path) in names:
         return f"is a setting; write it with its value in one word, such as {path}=VALUE."
     if os.path.isdir(path):
@@ -261,7 +261,7 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     if unknown:
         known = _known_keys(kind, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        near = [name for name in _all_keys(kind) if name.rpartition(".")[2] == key] or close[:1]
+        near = [name for name in _names(kind) if name.rpartition(".")[2] == key] or close[:1]
         near = [".".join([*map(str, location[:-1]), name]) for name in near]
         hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
         return f"{key} is not a setting; {hint}"
@@ -287,19 +287,13 @@ def _is_alternative(part: Any) -> bool:
     return isinstance(part, str) and ("[" in part or part in ("str", "tuple"))
 
 
-def _all_keys(kind: type[Settings], before: str = "") -> list[str]:
-    """Return the dotted names of all settings, without what lies in lists."""
-    found = []
-    for name, field in kind.model_fields.items():
-        inner: Any = field.annotation
-        group = isinstance(inner, type) and issubclass(inner, Settings)
-        found += _all_keys(inner, f"{before}{name}.") if group else [f"{before}{name}"]
-    return found
+def _names(kind: type[Settings]) -> list[str]:
+    return [name for name, _ in leaves(kind)]
 
 
 def key_like(word: str) -> str | None:
     """Return the setting of a run whose name, or the last part of it, is or resembles a word."""
-    names = {name.rpartition(".")[2]: name for name in _all_keys(TrainConfig)}
+    names = {name.rpartition(".")[2]: name for name in _names(TrainConfig)}
     names |= {name: name for name in names.values()}
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
     return names[close[0]] if close else None

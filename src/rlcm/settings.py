@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 Changes = Mapping[str, Any]
 """Nested values of settings, by name; some of them or all."""
@@ -29,3 +30,13 @@ def merge(*parts: Changes) -> dict[str, Any]:
             nested = isinstance(value, Mapping)
             result[key] = merge(below if isinstance(below, Mapping) else {}, value) if nested else copy.deepcopy(value)
     return result
+
+
+def leaves(kind: type[Settings], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield all settings of a kind by their dotted names, groups of settings unfolded, without what lies in lists."""
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings):
+            yield from leaves(inner, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", field

@@ -39,4 +39,9 @@ def _encode(picture: Image.Image, side: int, quality: int | None) -> str:
     else:
         kind = "jpeg"
         picture.save(buffer, format="JPEG", quality=quality)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(kind, buffer.getvalue())
+
+
+def data_uri(kind: str, file: bytes) -> str:
+    """Return the file of a picture, png or jpeg, as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"

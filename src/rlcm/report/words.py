@@ -103,6 +103,12 @@ def headline(run: Run) -> tuple[str, str, str]:
     return f"{subject} ", f"{verb} {amount}", f"{numbers}{took}{where}{worse}{_judged(run)}."
 
 
+def recognised_less(before: tuple[float, float], after: tuple[float, float]) -> bool:
+    """Return whether a share of pictures that the judge recognises, with its interval, fell by more than chance and 2 points."""
+    (old, wide), (new, narrow) = before, after
+    return new < old - max(0.02, math.hypot(wide, narrow))
+
+
 def _judged(run: Run) -> str:
     if len(run.evaluations) < 2:
         return ""
@@ -111,7 +117,7 @@ def _judged(run: Run) -> str:
     (old, wide), (new, narrow) = mean_and_half(before.get(question)), mean_and_half(after.get(question))
     if old is None or new is None:
         return ""
-    still = "still recognises" if new >= old - max(0.02, math.hypot(wide, narrow)) else "now recognises only"
+    still = "now recognises only" if recognised_less((old, wide), (new, narrow)) else "still recognises"
     return f"; the judge {still} {100 * new:.1f}{NBSP}% of the {question}s ({100 * old:.1f}{NBSP}% before)"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rlcm.errors import ConfigError
 from rlcm.report.reading import Run, finite, mapping, mean_and_half
-from rlcm.report.words import NBSP, written
+from rlcm.report.words import NBSP, recognised_less, written
 from rlcm.watch import Watch
 
 LATEST = 5
@@ -35,11 +35,11 @@ def _pictures(run: Run) -> list[Advice]:
     """Return what the judge and the measures of the pictures say, against the model before training."""
     if len(run.evaluations) < 2:
         return []
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = run.evaluations[0], run.outcome
     found = []
     for question, value in mapping(last.get("judge")).items():
         (old, wide), (new, narrow) = mean_and_half(mapping(first.get("judge")).get(question)), mean_and_half(value)
-        if old is not None and new is not None and new < old - max(0.02, math.hypot(wide, narrow)):
+        if old is not None and new is not None and recognised_less((old, wide), (new, narrow)):
             found.append(
                 Advice(
                     "warning",
@@ -106,7 +106,7 @@ def _reward(run: Run) -> list[Advice]:
     """Return whether the trained reward and those held out go the same way."""
     if len(run.evaluations) < 2:
         return []
-    first, last = run.evaluations[0], run.evaluations[-1]
+    first, last = run.evaluations[0], run.outcome
     found = []
     trend = _trend(first.get("reward"), last.get("reward"))
     if trend < 0:

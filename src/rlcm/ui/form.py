@@ -23,7 +23,7 @@ from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import BUILT_IN as REWARDS
 from rlcm.rewards.build import build_reward
 from rlcm.rewards.settings import is_address
-from rlcm.settings import Settings
+from rlcm.settings import leaves
 
 Kind = Literal["whole", "number", "text", "choice", "switch", "yaml", "rewards", "names"]
 
@@ -131,15 +131,9 @@ class Field:
             raise ConfigError(f"{self.key}={text!r} is not readable: {' '.join(str(error).split())}.") from None
 
 
-def fields(kind: type[Settings] = TrainConfig, before: str = "") -> Iterator[Field]:
-    """Yield a field for every setting of a kind of settings, groups of settings unfolded, in their order."""
-    for name, info in kind.model_fields.items():
-        key = f"{before}{name}"
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Settings):
-            yield from fields(annotation, f"{key}.")
-        elif key not in HIDDEN:
-            yield _field(key, info)
+def fields() -> Iterator[Field]:
+    """Yield a field for every setting of a run, groups of settings unfolded, in their order."""
+    return (_field(key, info) for key, info in leaves(TrainConfig) if key not in HIDDEN)
 
 
 def in_front() -> list[Field]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 import threading
@@ -14,8 +13,9 @@ from PIL import Image
 from rlcm.compare import compare, read_methods
 from rlcm.compare.page import charts, final_table, speedup_tables, strips
 from rlcm.compare.page import headline as comparison_headline
-from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards
-from rlcm.report.encoding import data_uris
+from rlcm.report.drawing import curves, guards
+from rlcm.report.encoding import data_uri, data_uris
+from rlcm.report.page import render_page
 from rlcm.report.reading import WEIGHTS, Metric, Run, Samples, Shot
 from rlcm.report.words import decimals, duration, headline, signed_change, summary, with_unit, written
 from rlcm.templating import render
@@ -37,8 +37,7 @@ _drawing = threading.Lock()  # matplotlib's settings are one for all threads
 
 def style() -> str:
     """Return the page's style sheet: the report's, held inside the page's own parts, and what is the page's alone."""
-    colours = {"accent": ACCENT, "ink": INK, "muted": MUTED, "line": LINE}
-    return render("ui.css.jinja", colours=colours)
+    return render_page("ui.css.jinja", {})
 
 
 def runs_list(cards: Sequence[Card], chosen: str | None, left_out: Sequence[str]) -> str:
@@ -250,7 +249,7 @@ def _png(picture: Image.Image) -> str:
     """Return a small picture as a data URI, without the search for the smallest file that takes most of the time."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri("png", buffer.getvalue())
 
 
 def _worth(metric: Metric) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import threading
@@ -22,6 +21,7 @@ from rlcm.errors import RewardError
 from rlcm.evaluate import Judge
 from rlcm.export import tuned_weights
 from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.report.encoding import data_uri
 from rlcm.report.reading import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.rollout import decode_images, sample_latents
@@ -61,7 +61,7 @@ class Drawn:
 
     def uri(self) -> str:
         """Return the PNG file as a data URI."""
-        return f"data:image/png;base64,{base64.b64encode(self.png()).decode()}"
+        return data_uri("png", self.png())
 
 
 class Strength:

@@ -84,7 +84,7 @@ def result(run: Run) -> str:
     """Return what became of the reward, in a line."""
     metric = run.metric
     if len(run.evaluations) > 1:
-        ends = [metric.interval(evaluation) for evaluation in (run.evaluations[0], run.evaluations[-1])]
+        ends = [metric.interval(evaluation) for evaluation in (run.evaluations[0], run.outcome)]
         before, after = (None if end is None else end[0] for end in ends)
     else:
         values = [value for row in run.rounds if (value := metric.of_round(row)) is not None]

@@ -23,6 +23,7 @@ from rlcm.ui.form import (
     start_from,
     values_of,
 )
+from rlcm.ui.states import WORDS
 
 TITLES = {
     "model": "Model",
@@ -106,7 +107,7 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
             return [gr.skip()] * 4
         job, error = desk.jobs.state(name), desk.jobs.error(name)
         text = "\n".join(desk.jobs.log(name).splitlines()[-LINES:])
-        words = "stopping after this round" if job.stopping else "training" if job.alive else "ended"
+        words = WORDS["stopping"] if job.stopping else WORDS["training"] if job.alive else "ended"
         boxes = []
         if not job.alive and (error or not (desk.runs.path / name).is_dir()):
             boxes = [

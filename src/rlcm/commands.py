@@ -67,7 +67,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
     trainer.world.leave()
     if not trainer.world.is_main:
         return
-    before, after = trainer.evaluations[0], [e for e in trainer.evaluations if e["round"] <= trainer.final_round][-1]
+    before, after = trainer.evaluations[0], trainer.evaluations_to_final[-1]
     click.echo(f"reward {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
     for question, value in (after["judge"] or {}).items():
         click.echo(f"held-out judge, {question}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}")

@@ -17,6 +17,7 @@ from rlcm.errors import CheckpointError, ConfigError, MissingFileError, Prefligh
 from rlcm.export import save_best, save_final
 from rlcm.interrupts import Interrupts
 from rlcm.learner import Learner
+from rlcm.pipelines.precision import resolve
 from rlcm.report import write_report
 from rlcm.rewards import RewardSettings
 from rlcm.rundir import RunDirectory, default_name
@@ -79,16 +80,18 @@ class Trainer:
                 f"process {self.world.rank} has another configuration than process 0; start all of them with the same CONFIG and "
                 "KEY=VALUE, and the same files on every machine."
             )
+        if config.run.clock == "cpu":
+            device = resolve(config.model)[0] if model is None else model.device
+            if self.world.size > 1 or device.type != "cpu":
+                raise ConfigError(
+                    "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
+                    "leave run.clock at wall, or use model.device=cpu and one process."
+                )
         self.parts: Parts = build(config, pipeline=model, rewards=rewards, prompts=prompts)
         config = _resolved(config, self.parts, model, rewards, prompts)
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
             shard(self.parts.policy, self.world)
-        if config.run.clock == "cpu" and (self.world.size > 1 or self.parts.policy.denoiser.device.type != "cpu"):
-            raise ConfigError(
-                "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; leave "
-                "run.clock at wall, or use model.device=cpu and one process."
-            )
         self._clock = time.process_time if config.run.clock == "cpu" else time.perf_counter
         self.learner = Learner(self.parts, config, self.world, self._note)
         self.round_number = 0
@@ -173,10 +176,8 @@ class Trainer:
                 self._checkpoint()
                 with self.world.together():
                     if self.world.is_main:
-                        shown = self.final_round
-                        seen = [found for found in self.evaluations if found["round"] <= shown]
-                        save_final(self.parts.policy, self.config, seen, directory)
-                        self._write_evaluations(directory, final_round=shown)
+                        save_final(self.parts.policy, self.config, self.evaluations_to_final, directory)
+                        self._write_evaluations(directory, final_round=self.final_round)
                         write_report(directory.path)
         return directory.path
 
@@ -279,6 +280,11 @@ class Trainer:
         """The round after which the policy was as `final/` has it."""
         best = int(self.watch.best["round"]) if self.config.evaluation.final == "best" else 0
         return best or self.round_number
+
+    @property
+    def evaluations_to_final(self) -> list[dict[str, Any]]:
+        """The evaluations from the untrained model's to that of the weights in `final/`."""
+        return [found for found in self.evaluations if found["round"] <= self.final_round]
 
     def _write_evaluations(self, directory: RunDirectory, **more: int) -> None:
         found = {"primary_metric": self._primary_metric(), "evaluations": self.evaluations}

@@ -287,13 +287,8 @@ class Trainer:
         return [found for found in self.evaluations if found["round"] <= self.final_round]
 
     def _write_evaluations(self, directory: RunDirectory, **more: int) -> None:
-        found = {"primary_metric": self._primary_metric(), "evaluations": self.evaluations}
+        found = {"primary_metric": self.parts.rewards.display, "evaluations": self.evaluations}
         directory.write_json("eval.json", found | more)
-
-    def _primary_metric(self) -> dict[str, str] | None:
-        """Return how the first reward is shown to people, where it says so by a `display` attribute."""
-        first, *others = self.parts.rewards.parts
-        return None if others or first.weight < 0 else getattr(first.reward, "display", None)
 
     def _note(self, text: str) -> None:
         if self.watcher and self.world.is_main:

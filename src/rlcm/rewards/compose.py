@@ -147,6 +147,12 @@ class RewardMix:
         self.norms: dict[str, RunningNorm] = {}
         self.looks: dict[str, RunningNorm] = {}
 
+    @property
+    def display(self) -> dict[str, str] | None:
+        """How the sum is shown to people, where it is a single reward that says so by a `display` attribute, and no penalty."""
+        first, *others = self.parts
+        return None if others or first.weight < 0 else getattr(first.reward, "display", None)
+
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None) -> Scores:
         """Return the scores of images [B, 3, h, w] in [0, 1] for B prompts. See `score` for the errors."""
         return self.mix(self.score(images, prompts, metadata))

@@ -162,12 +162,11 @@ class Studio:
 
 
 def _metric(rewards: RewardMix) -> Metric:
-    """Return how a single reward that says so by a `display` attribute is shown to people."""
-    first, *others = rewards.parts
-    display = getattr(first.reward, "display", None)
-    if others or first.weight < 0 or not display:
+    """Return how the rewards are shown to people."""
+    display = rewards.display
+    if not display:
         return Metric()
-    return Metric(str(display["label"]), str(display.get("unit", "")), display.get("better") == "lower", first.label)
+    return Metric(str(display["label"]), str(display.get("unit", "")), display.get("better") == "lower", rewards.parts[0].label)
 
 
 class Studios:

@@ -59,7 +59,7 @@ def test_a_part_of_the_plan():
     plan = Plan("x", only=("inference",), tasks=("alignment",), methods=(PUBLISHED,), seeds=1, budget=8.0)
     (job,) = plan.jobs()
     assert (job.experiment, job.method) == ("curves", PUBLISHED)
-    assert job.values["run"]["time_limit_minutes"] == pytest.approx(1.2)
+    assert job.values["run"]["time_limit_minutes"] == pytest.approx(8.0 * SHARES[PUBLISHED])
     assert list(Plan("x", only=("last-step",)).jobs()) == []
     assert set(EXPERIMENTS) == set(Plan("x").only)
 
@@ -111,6 +111,28 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_is_left_alone(model, tmp_
     assert again.rounds == []
     with pytest.raises(RunDirectoryError, match="other settings"):
         train(config.model_copy(update={"seed": 1}), folder, again)
+
+
+def test_a_longer_budget_goes_on_with_the_same_runs(model, tmp_path):
+    def config(minutes, **run):
+        limit = {"rounds": 100, "save_every": 0, "time_limit_minutes": minutes}
+        own = {"path": str(model)}
+        return tiny_config(tmp_path, model=own, rewards=["brightness"], prompts=PROMPTS, run=limit | run)
+
+    folder = tmp_path / "run"
+    short = Silent()
+    assert train(config(1e-6), folder, short)
+    assert short.rounds == [1]
+    (folder / "evaluation").mkdir()
+    longer = Silent(stop_at=3)
+    assert not train(config(10.0), folder, longer)
+    assert longer.rounds == [2, 3]
+    assert not is_finished(folder)
+    assert not (folder / "evaluation").exists()
+    assert load_config(folder / "config.yaml") == config(10.0)
+    for other in (config(1e-6), config(20.0, keep_last=1)):
+        with pytest.raises(RunDirectoryError, match=r"other settings .* use another -o"):
+            train(other, folder, longer)
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(model, tmp_path):

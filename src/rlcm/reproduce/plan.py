@@ -58,7 +58,7 @@ DEFAULT_TASKS = ("compressibility", "incompressibility", "alignment")
 """`aesthetic` needs weights that are not part of the package."""
 
 DDPO, PUBLISHED, DEFAULT = "ddpo", "rlcm-published", "rlcm"
-SHARES = {DDPO: 1.0, PUBLISHED: 0.15, DEFAULT: 0.15}
+SHARES = {DDPO: 1.0, PUBLISHED: 0.2, DEFAULT: 0.15}
 """How much of the budget a run of each method gets: DDPO all of it."""
 ABLATION_SHARE, GENERALISATION_SHARE = 0.1, 0.15
 
@@ -163,7 +163,7 @@ def values_of(task: str, method: str) -> dict[str, Any]:
             "model": {"path": "builtin-teacher"},
             # Guidance 3, where the teacher is best, in place of the paper's 5.
             "sampler": {"scheduler": "ddim", "eta": 1.0, "steps": 50, "guidance": 3.0},
-            "evaluation": {"every": 2},
+            "evaluation": {"every": 4},
             "run": {"save_every": 1},
         }
         return merge(common, goal.published, teacher)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from rlcm.report.reading import mapping, mean_and_half, read_run
 from rlcm.reproduce.plan import DDPO, PUBLISHED, TASKS, UNTRAINED_ANIMALS, VARIANTS, Job, Plan, values_of
 from rlcm.reproduce.variance import gradient_variance
 from rlcm.rewards import RewardSettings
-from rlcm.rundir import disk_errors
+from rlcm.rundir import RunDirectory, disk_errors
 from rlcm.serialization import write_json
 from rlcm.settings import merge
 from rlcm.study import StudySettings, prompt_sets, study
@@ -82,20 +83,37 @@ def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
 def train(config: TrainConfig, folder: Path, watcher: Watcher) -> bool:
     """Train a run, or what is left of it; False after an interrupt.
 
+    A run that had less time goes on to the time asked for.
+
     Raises:
         RunDirectoryError: if the folder holds a run with other settings.
     """
     begun = (folder / "config.yaml").is_file()
-    if begun and load_config(folder / "config.yaml") != config:
-        raise RunDirectoryError(
-            f"{folder} holds a run with other settings than those asked for (another --budget, or another version of rlcm); use "
-            "another -o, or delete the folder."
-        )
+    if begun:
+        _extend(folder, config)
     if is_finished(folder):
         return True
     trainer = Trainer.resume(folder, watcher=watcher) if begun else Trainer(config, watcher=watcher)
     trainer.train()
     return is_finished(folder)
+
+
+def _extend(folder: Path, config: TrainConfig) -> None:
+    """Give a run the time that is asked for, where that is more than it had, and drop what was made at its end."""
+    found = load_config(folder / "config.yaml")
+    if found == config:
+        return
+    wanted, had = config.run.time_limit_minutes, found.run.time_limit_minutes
+    extended = found.model_copy(update={"run": found.run.model_copy(update={"time_limit_minutes": wanted})})
+    if extended != config or wanted is None or had is None or wanted < had:
+        raise RunDirectoryError(
+            f"{folder} holds a run with other settings than those asked for (a shorter --budget, or another version of rlcm); use "
+            "another -o, or delete the folder."
+        )
+    with disk_errors(folder):
+        for name in ("evaluation", "final"):  # the last, as it says that the run is finished
+            shutil.rmtree(folder / name, ignore_errors=True)
+    RunDirectory(folder).write_text("config.yaml", config.dump())
 
 
 def is_finished(folder: Path) -> bool:

@@ -58,7 +58,8 @@ of it, which is given with each figure:
 
 ± and brackets are 95 % intervals over seeds (Student's; of ratios Welch's on logarithms). The data is
 `benchmarks/results/reproduce.json`, and `benchmarks/results_page.py` makes this page of it. Times are {_clock(results)} of
-sampling and learning. Settings of every method: `src/rlcm/reproduce/plan.py`; those of each run: `config.yaml` in its folder.
+sampling and learning, of which a run of DDPO has {results["budget_minutes"]:g} minutes. Settings of every method:
+`src/rlcm/reproduce/plan.py`; those of each run: `config.yaml` in its folder.
 """,
         _bars(results),
         _curves(results),
@@ -330,7 +331,7 @@ def _command(results: Mapping[str, Any], only: str, task: str | None = None) -> 
     """Return the part of the whole command that gives one figure."""
     kept, words = [], results["command"].split()
     for place, word in enumerate(words):
-        if word in ("--method", "--seeds", "--budget", "--images", "--threads"):
+        if word in ("--method", "--seeds", "--budget", "--images", "--threads", "--clock"):
             kept += [word, words[place + 1]]
     return " ".join(["rlcm reproduce --only", only, *(["--task", task] if task else []), *kept])
 

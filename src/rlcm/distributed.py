@@ -40,6 +40,7 @@ class World:
     """
 
     _met_at: ClassVar[dist.Store | None] = None
+    _left: ClassVar[list[Any]] = []
 
     def __init__(self, store: dist.Store | None = None, *, alone: bool = False) -> None:
         active = dist.is_available() and dist.is_initialized() and not alone
@@ -99,10 +100,9 @@ class World:
         """Take leave of the other processes; afterwards this process is no part of any group."""
         World._met_at = None
         if self.size > 1 and dist.is_initialized():
-            if not self.is_broken:
-                # Destroying a group waits for gloo's thread, with the interpreter's lock held, and that thread needs the lock to let
-                # go of the last exchange's tensors (torch 2.7 at the latest). A barrier has none, and waits without the lock.
-                dist.barrier()
+            # The last reference to a group waits for gloo's threads, with the interpreter's lock held, and they need the lock to let
+            # go of the tensors they exchanged (torch 2.7): kept, the group does not wait while they may be at it.
+            World._left.append(dist.group.WORLD)
             dist.destroy_process_group()
 
     @property

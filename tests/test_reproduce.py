@@ -19,7 +19,7 @@ from rlcm.prompts import load_prompts
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
 from rlcm.reproduce.plan import DDPO, DEFAULT, PUBLISHED, SHARES, UNTRAINED_ANIMALS, VARIANTS, training_scenes, values_of
 from rlcm.reproduce.variance import gradient_variance
-from rlcm.reproduce.work import ablations, at_equal_queries, generalisation, inference, is_finished, train
+from rlcm.reproduce.work import ablations, at_equal_queries, claimed, generalisation, inference, is_finished, train
 from rlcm.rundir import RunDirectory
 from rlcm.settings import merge
 
@@ -185,6 +185,37 @@ def test_a_whole_small_plan(model, tmp_path, monkeypatch):
     notes.clear()
     assert package.reproduce(plan, "again", notes.append)
     assert notes == []
+
+
+def test_calls_at_once_share_the_work(tmp_path):
+    part = tmp_path / "curves" / "alignment" / "rlcm-0"
+    with claimed(part, tmp_path) as first:
+        with claimed(part, tmp_path) as second, claimed(part.with_name("rlcm-1"), tmp_path) as other:
+            assert (first, second, other) == (True, False, True)
+        with claimed(part, tmp_path) as third:
+            assert not third, "a call that had to pass by does not let go of another's"
+    with claimed(part, tmp_path) as later:
+        assert later
+
+
+def test_what_another_call_does_is_passed_by(model, tmp_path, monkeypatch):
+    def small(task, method):
+        return tiny_config(tmp_path, model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS).model_dump(
+            mode="json"
+        )
+
+    monkeypatch.setattr("rlcm.reproduce.plan.values_of", small)
+    plan = Plan(tmp_path / "out", only=("curves",), tasks=("compressibility",), methods=(DDPO, PUBLISHED), seeds=1, budget=1e-6)
+    notes = []
+    plan.output.mkdir()
+    taken, free = (job.folder(plan.output) for job in plan.jobs())
+    with claimed(taken, plan.output):
+        assert package.reproduce(plan, "rlcm reproduce", notes.append)
+    assert is_finished(free)
+    assert not taken.exists()
+    assert notes[-1].startswith("still with other calls: 1 of the parts")
+    assert package.reproduce(plan, "rlcm reproduce", notes.append)
+    assert is_finished(taken)
 
 
 def results_page():

@@ -1,4 +1,7 @@
-"""Doing the work: train what is missing, look at what is trained, collect the results. An interrupted call goes on where it was."""
+"""Doing the work: train what is missing, look at what is trained, collect the results.
+
+An interrupted call goes on where it was, and several calls at once share the work.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from rlcm.compare import Method, at, compare, read_methods, write_comparison
 from rlcm.config import TrainConfig, load_config
@@ -64,20 +69,44 @@ def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
         torch.set_num_threads(plan.threads)
     with disk_errors(plan.output):
         plan.output.mkdir(parents=True, exist_ok=True)
-    jobs, watcher = list(plan.jobs()), Lines(note)
+    jobs, watcher, elsewhere = list(plan.jobs()), Lines(note), 0
     for place, job in enumerate(jobs, 1):
         folder = job.folder(plan.output)
-        if not is_finished(folder):
-            note(f"run {place} of {len(jobs)}: {folder}")
-        config = job.config(plan.output)
-        watcher.minutes = config.run.time_limit_minutes or 0.0
-        if not train(config, folder, watcher):
-            return False
-        look_at(job, plan, note)
+        with claimed(folder, plan.output) as is_mine:
+            if not is_mine:
+                elsewhere += 1
+                continue
+            config = job.config(plan.output)
+            if not is_finished(folder) or load_config(folder / "config.yaml") != config:
+                note(f"run {place} of {len(jobs)}: {folder}")
+            watcher.minutes = config.run.time_limit_minutes or 0.0
+            if not train(config, folder, watcher):
+                return False
+            look_at(job, plan, note)
     if "last-step" in plan.only:
-        _last_step(plan, note)
+        with claimed(plan.output / "last-step", plan.output) as is_mine:
+            elsewhere += not is_mine
+            if is_mine:
+                _last_step(plan, note)
+    if elsewhere:
+        note(f"still with other calls: {elsewhere} of the parts; the last of the calls to end has all in its results")
     collect(plan, command)
     return True
+
+
+@contextmanager
+def claimed(part: Path, output: Path) -> Iterator[bool]:
+    """Keep other calls off a part of the plan while the block lasts; gives False where another call has it."""
+    locks = output / ".locks"
+    with disk_errors(output):
+        locks.mkdir(exist_ok=True)
+    lock = FileLock(locks / "-".join(part.relative_to(output).parts))
+    with suppress(Timeout):
+        lock.acquire(blocking=False)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def train(config: TrainConfig, folder: Path, watcher: Watcher) -> bool:

@@ -19,6 +19,8 @@ from PIL import Image
 from tiny_runs import lcm_pipeline, tiny_config
 
 from rlcm import cli
+from rlcm.builtin import DEMO
+from rlcm.config import load_config
 from rlcm.errors import MissingFileError, UsageError
 from rlcm.export import WEIGHTS_NAME
 from rlcm.hub_card import usage
@@ -130,6 +132,13 @@ def test_the_cards_code_draws_the_tuned_pictures(case, tmp_path, monkeypatch):
     with Image.open(tmp_path / "picture.png") as picture:
         pairs = list(zip(picture.tobytes(), expected.tobytes(), strict=True))
     assert max(abs(a - b) for a, b in pairs) <= 1
+
+
+def test_the_code_of_the_first_steps_is_the_cards():
+    """That code is run above; the page's last step must not drift from it."""
+    page = (Path(__file__).parents[1] / "docs" / "first-steps.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)\n```", page, flags=re.DOTALL)
+    assert code == usage(load_config(DEMO), "runs/demo/final", "LatentConsistencyModelPipeline", None, "a fox")
 
 
 def test_the_cards_code_names_what_the_run_set():

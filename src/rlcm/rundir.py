@@ -46,15 +46,17 @@ class Drawn(Protocol):
     def judge(self) -> dict[str, Tensor] | None: ...
 
 
+RESUMABLE = "free some space or choose another folder with output=..., then go on with `rlcm train --resume`"
+
+
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, remedy: str = "free some space or choose another folder") -> Iterator[None]:
     """Turn an operating system's refusal to write into a RunDirectoryError that says what to do."""
     try:
         yield
     except OSError as error:
         raise RunDirectoryError(
-            f"cannot write {path}: {error.strerror or error}. What was written before is intact; free some space or choose "
-            "another folder with output=..., then go on with `rlcm train --resume`."
+            f"cannot write {path}: {error.strerror or error}. What was written before is intact; {remedy}."
         ) from error
 
 
@@ -92,34 +94,37 @@ class RunDirectory:
 
     def make_folders(self) -> None:
         """Make what folders of the run are not there yet."""
-        with disk_errors(self.path):
+        with disk_errors(self.path, RESUMABLE):
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run."""
-        with disk_errors(self.path / name):
+        with disk_errors(self.path / name, RESUMABLE):
             write_bytes(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run."""
-        with disk_errors(self.path / name):
+        with disk_errors(self.path / name, RESUMABLE):
             write_json(self.path / name, value)
 
     def remove(self, name: str) -> None:
         """Delete a file of the run, if it is there."""
-        with disk_errors(self.path / name):
+        with disk_errors(self.path / name, RESUMABLE):
             (self.path / name).unlink(missing_ok=True)
 
     def _write_picture(self, name: str, picture: Image.Image) -> None:
         data = io.BytesIO()
         picture.save(data, format="png")
-        with disk_errors(self.path / name):
+        with disk_errors(self.path / name, RESUMABLE):
             write_bytes(self.path / name, data.getvalue())
 
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
         """Append a round's metrics to metrics.jsonl, and see to it that they are on disk before any checkpoint of the round."""
         line = json.dumps({key: _short(value) for key, value in metrics.items()})
-        with disk_errors(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        with (
+            disk_errors(self.path / "metrics.jsonl", RESUMABLE),
+            open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file,
+        ):
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -128,7 +133,7 @@ class RunDirectory:
         """Cut metrics, evaluations and sample pictures back to rounds up to `last`, as a resumed run needs it."""
         metrics = [line for line in self.metrics() if line["round"] <= last]
         self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
-        with disk_errors(self.path / "samples"):
+        with disk_errors(self.path / "samples", RESUMABLE):
             for file in (self.path / "samples").glob("round-*.*"):
                 number = file.stem.removeprefix("round-")
                 if number.isdigit() and int(number) > last:

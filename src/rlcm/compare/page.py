@@ -57,7 +57,8 @@ def headline(found: Mapping[str, Any], metric: Metric) -> tuple[str, str, str]:
     """Return the sentence that says who is how much sooner, in three parts; the middle one is emphasised."""
     others = [method["name"] for method in found["methods"] if method["name"] != found["baseline"]]
     if not found["targets"] or not others:
-        return "", f"{len(found['methods'])} method{'s' * (len(found['methods']) > 1)}", " and their rewards."
+        count = len(found["methods"])
+        return "", f"{count} methods" if count > 1 else "1 method", " and its rewards." if count == 1 else " and their rewards."
     last = found["targets"][-1]
     reward = with_unit(metric.shown(last["reward"]), metric.unit)
     best = max(others, key=lambda name: last["methods"][name]["seconds"].get("speedup", 0.0))

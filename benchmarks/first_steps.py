@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parent.parent
 PAGE, IMAGES = ROOT / "docs" / "first-steps.md", ROOT / "docs" / "images"
-PROMPTS = ("a fox", "an owl", "a whale", "a tiger")
+PROMPTS = ("a fox", "a bird", "a whale", "a tiger")
 SIDE, GAP = 180, 8
 LOAD = "pipe.load_lora_weights"
 FIRST_PICTURE = 'pipe("a fox"'

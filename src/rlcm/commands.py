@@ -253,7 +253,8 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     folder = RunsFolder(runs)
     listener = listen(host, port)
     app = create_app(folder, host, password)
-    click.echo(f"{folder.path}: {len(folder.names())} runs, at {address(listener)} (Ctrl-C ends it; trainings go on)")
+    count = len(folder.names())
+    click.echo(f"{folder.path}: {count} run{'s' * (count != 1)}, at {address(listener)} (Ctrl-C ends it; trainings go on)")
     serve(app, listener)
 
 

@@ -28,6 +28,7 @@ from rlcm.prompts import load_prompts
 from rlcm.push import prepare, send
 from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
+from rlcm.report.words import counted
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
 from rlcm.reproduce.plan import SHARES
 from rlcm.rewards.commands import parse_rewards
@@ -127,7 +128,8 @@ def sample(
         output.parent.mkdir(parents=True, exist_ok=True)
         columns = count if count > 1 else min(8, len(texts))
         grid(images, columns).save(output)
-    click.echo(f"{output}: {len(images)} images of {len(texts)} prompts, seeds {seed} to {seed + count - 1}")
+    seeds = f"seeds {seed} to {seed + count - 1}" if count > 1 else f"seed {seed}"
+    click.echo(f"{output}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
 
 
 def evaluate(
@@ -253,8 +255,9 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     folder = RunsFolder(runs)
     listener = listen(host, port)
     app = create_app(folder, host, password)
-    count = len(folder.names())
-    click.echo(f"{folder.path}: {count} run{'s' * (count != 1)}, at {address(listener)} (Ctrl-C ends it; trainings go on)")
+    click.echo(
+        f"{folder.path}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; trainings go on)"
+    )
     serve(app, listener)
 
 

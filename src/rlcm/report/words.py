@@ -38,6 +38,11 @@ def written(value: float, digits: int | None = None) -> str:
     return shown.replace("-", "−") if float(shown.replace(",", "")) else shown.removeprefix("-")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 image" or "2 images"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def with_unit(value: float | None, unit: str, digits: int | None = None) -> str:
     """Return a number with its unit; nothing for None."""
     if value is None:

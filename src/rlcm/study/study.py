@@ -17,6 +17,7 @@ from rlcm.machine import describe_machine
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.loading import BUILTIN
 from rlcm.pipelines.settings import SamplerSettings
+from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
@@ -84,9 +85,7 @@ def study(
         for count in steps:
             denoiser = make_denoiser(pipeline, sampler_at(config.sampler, count), config.model)
             for group in groups:
-                note(
-                    f"{name} model, {count} step{'s' * (count > 1)}, {group.name}: {settings.each * len(group.prompts)} images"
-                )
+                note(f"{name} model, {counted(count, 'step')}, {group.name}: {settings.each * len(group.prompts)} images")
                 drawn = draw_set(
                     denoiser, group, mix, judge, each=settings.each, seed=settings.seed, batch_size=settings.batch_size
                 )

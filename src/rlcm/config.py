@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,6 +27,9 @@ from rlcm.settings import Settings, leaves
 from rlcm.trackers import TrackerName
 
 S = TypeVar("S", bound=Settings)
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What counts the seconds of a run, by `run.clock`."""
 
 
 class RunSettings(Settings):

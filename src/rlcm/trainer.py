@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from copy import deepcopy
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 from rlcm.build import Parts, build
 from rlcm.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from rlcm.config import TrainConfig, load_config
+from rlcm.config import CLOCKS, TrainConfig, load_config
 from rlcm.distributed import World
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
 from rlcm.export import save_best, save_final
@@ -92,7 +91,7 @@ class Trainer:
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
             shard(self.parts.policy, self.world)
-        self._clock = time.process_time if config.run.clock == "cpu" else time.perf_counter
+        self._clock = CLOCKS[config.run.clock]
         self.learner = Learner(self.parts, config, self.world, self._note)
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}

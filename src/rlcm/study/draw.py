@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -64,6 +64,7 @@ def draw_set(
     each: int,
     seed: int,
     batch_size: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Drawn:
     """Return `each` images of every prompt of a set, scored; the same prompts and seeds give the same images every time.
 
@@ -71,6 +72,7 @@ def draw_set(
         denoiser: with the sampler to draw with.
         seed: of the set's noise; image i of a set has the same noise at every number of steps and with every model.
         batch_size: images sampled at once.
+        clock: gives the seconds that images a second are counted by.
 
     Raises:
         RewardError: as the rewards do.
@@ -90,9 +92,9 @@ def draw_set(
     draw(batches[0][:4])  # the first call allocates, compiles and fills caches
     parts, rates = [], []
     for batch in batches:
-        started = time.perf_counter()
+        started = clock()
         parts.append(draw(batch))
-        rates.append(len(batch) / (time.perf_counter() - started))
+        rates.append(len(batch) / (clock() - started))
     images = torch.cat(parts)
     prompts, metadata = _picked(group.prompts, rows), _picked(group.metadata, rows)
     raw = rewards.score(images, prompts, metadata)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlcm.build import judge_of
-from rlcm.config import TrainConfig
+from rlcm.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
 from rlcm.machine import describe_machine
 from rlcm.pipelines import make_denoiser
@@ -87,8 +87,9 @@ def study(
             for group in groups:
                 note(f"{name} model, {counted(count, 'step')}, {group.name}: {settings.each * len(group.prompts)} images")
                 drawn = draw_set(
-                    denoiser, group, mix, judge, each=settings.each, seed=settings.seed, batch_size=settings.batch_size
-                )
+                    denoiser, group, mix, judge, each=settings.each, seed=settings.seed, batch_size=settings.batch_size,
+                    clock=CLOCKS[config.run.clock],
+                )  # fmt: skip
                 base = before.get((group.name, count)) if name == "tuned" else None
                 rows.append({"model": name, "set": group.name, "steps": count} | drawn.summary(base))
                 before.setdefault((group.name, count), drawn.rewards)

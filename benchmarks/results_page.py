@@ -11,13 +11,14 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from rlcm.compare.methods import Curve
 from rlcm.compare.speedup import mean_curve
+from rlcm.intervals import mean_over_seeds
 from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
 from rlcm.report.words import duration, written
 from rlcm.reproduce.plan import DEFAULT_TASKS
@@ -91,52 +92,77 @@ The paper's own models: this machine has no GPU for them and no copy of their we
     return "\n".join(part for part in parts if part)
 
 
-def verdicts(results: Mapping[str, Any]) -> list[tuple[str, str, str, bool | None]]:
-    """Return claims with their bars, what was found, and whether the bar is reached; None where it was not measured."""
-    curves, rows = results["curves"], []
-    for method, name, bar, limit in (
+class Verdict(NamedTuple):
+    """A claim with its bar, and what was found."""
+
+    claim: str
+    bar: str
+    found: str
+    reached: bool | None
+    """None where nothing was measured that could tell."""
+    tasks: frozenset[str]
+    """Those that were measured."""
+
+    def row(self) -> str:
+        """Return the row of a table."""
+        is_whole = self.tasks >= set(DEFAULT_TASKS)
+        word = {None: "not measured", True: "yes" if is_whole else "so far", False: "**no**"}[self.reached]
+        return _row([self.claim, self.bar, self.found, word])
+
+
+def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
+    """Return what became of each claim."""
+    # Without DDPO, or without a method of its own, a task says nothing on the claims.
+    curves = {task: found for task, found in results["curves"].items() if found["baseline"] == "ddpo"}
+    rows = []
+    for method, claim, least, bar in (
         ("rlcm-published", "RLCM as published is at DDPO's final reward sooner", (1.0, 1.0), "on all tasks"),
         ("rlcm", "the default is there sooner", (50.0, 17.0), "50 times on one task, 17 times on all"),
     ):
-        ratios = {task: _speedup(found, method) for task, found in curves.items() if found["targets"] and _has(found, method)}
-        known = [ratio for ratio in ratios.values() if ratio is not None]
-        reached = None if not ratios else len(known) == len(ratios) and max(known) >= bar[0] and min(known) >= bar[1]
-        text = ", ".join(f"{task} {'not reached' if r is None else f'{written(r)} times'}" for task, r in ratios.items())
-        rows.append((name, text, limit, reached))
+        own = {task: found for task, found in curves.items() if _has(found, method)}
+        told = [f"{task} {_sooner(found, method)}" for task, found in own.items()]
+        comparable = {task: found for task, found in own.items() if found["targets"] and not _from_start(found, method)}
+        ratios = [_speedup(found, method) for found in comparable.values()]
+        known = [ratio for ratio in ratios if ratio is not None]
+        reached = None if not ratios else len(known) == len(ratios) and max(known) >= least[0] and min(known) >= least[1]
+        rows.append(Verdict(claim, bar, ", ".join(told), reached, frozenset(comparable)))
     pairs = {
         task: (equal["rlcm-published"]["mean"], equal["ddpo"]["mean"])
         for task, found in curves.items()
         if {"rlcm-published", "ddpo"} <= (equal := found["equal_queries"].get("methods", {})).keys()
     }
     won = sum(own >= other for own, other in pairs.values())
+    claim = "final reward at equal reward queries: RLCM as published at least DDPO's"
+    rows.append(Verdict(claim, "all", f"{won} of {len(pairs)} tasks", won == len(pairs) if pairs else None, frozenset(pairs)))
+    steps = {task: found for task, each in results["inference"].items() if (found := _two_steps(each))}
+    better, needed = sum(reward and fast for reward, fast in steps.values()), 2
+    lost = len(DEFAULT_TASKS) - len(steps) + better < needed
     rows.append(
-        ("final reward at equal reward queries: RLCM as published at least DDPO's", f"{won} of {len(pairs)} tasks", "all",
-         won == len(pairs) if pairs else None)
+        Verdict(
+            "the default in 2 steps: a better reward than DDPO in 50, in a tenth of the time an image", f"{needed} tasks",
+            f"{better} of {len(steps)} tasks", True if better >= needed else False if lost else None, frozenset(steps),
+        )
     )  # fmt: skip
-    steps = [found for each in results["inference"].values() if (found := _two_steps(each))]
-    better = sum(reward and fast for reward, fast in steps)
+    kept, unsure = {}, []
+    for task, found in results["generalisation"].items():
+        for row in found:
+            if row["set"] == "unseen combinations" and _learned(found, row["method"]):
+                kept[task, row["method"]] = row["kept"]["mean"]
+            elif row["set"] == "unseen combinations":
+                unsure.append(f"{task} ({row['method']}) no sure gain")
+    told = [f"{task} ({method}) {value:.0%}" for (task, method), value in kept.items()] + unsure
+    reached = min(kept.values()) >= 0.8 if kept else None
     rows.append(
-        ("the default in 2 steps: a better reward than DDPO in 50, in a tenth of the time an image", f"{better} of {len(steps)} tasks",
-         "2 tasks", better >= min(2, len(steps)) if steps else None)
-    )  # fmt: skip
-    kept = {
-        (task, row["method"]): row["kept"]["mean"]
-        for task, found in results["generalisation"].items()
-        for row in found
-        if row["set"] == "unseen combinations" and _learned(found, row["method"])
-    }
-    text = ", ".join(f"{task} ({method}) {value:.0%}" for (task, method), value in kept.items())
-    rows.append(("share of the gain kept on unseen combinations", text, "80 %", min(kept.values()) >= 0.8 if kept else None))
-    ratios = [row["variance_ratio"] for row in results["last_step"]]
-    text = f"{written(min(ratios))} to {written(max(ratios))} times" if ratios else ""
-    rows.append(
-        (
-            "gradient variance with the last step as published over the correct one",
-            text,
-            "above 1",
-            min(ratios) > 1 if ratios else None,
+        Verdict(
+            "share of the gain kept on unseen combinations", "80 %", ", ".join(told), reached, frozenset(t for t, _ in kept)
         )
     )
+    last = results["last_step"]
+    ratios = [row["variance_ratio"] for row in last]
+    told = f"{written(min(ratios))} to {written(max(ratios))} times" if ratios else ""
+    sure = all(row["variance_ratio_interval"][0] > 1 for row in last) if last else None
+    claim = "gradient variance with the last step as published over the correct one"
+    rows.append(Verdict(claim, "above 1, and surely", told, sure, frozenset(row["task"] for row in last)))
     return rows
 
 
@@ -166,21 +192,19 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
         for place, task in enumerate(dict.fromkeys(row["task"] for row in results["last_step"])):
             own = [row for row in results["last_step"] if row["task"] == task]
             x, y = [float(row["steps"]) for row in own], [row["variance_ratio"] for row in own]
-            lines.append(Line(task, x, y, None, True, PALETTE[place]))
+            half = [(high - low) / 2 for low, high in (row["variance_ratio_interval"] for row in own)]
+            lines.append(Line(task, x, y, half, True, PALETTE[place]))
         paths.append(_figure(folder / "results-last-step.png", [(lines, "steps", "variance, published over correct", False)]))
     return paths
 
 
 def _bars(results: Mapping[str, Any]) -> str:
-    missing = [task for task in DEFAULT_TASKS if task not in results["curves"]]
-    words = {None: "not measured", True: "so far" if missing else "yes", False: "**no**"}
-    rows = "".join(f"| {name} | {bar} | {text} | {words[reached]} |\n" for name, text, bar, reached in verdicts(results))
-    notes = [f"Tasks that were not measured yet: {', '.join(missing)}."] if missing else []
+    missing = [task for task in DEFAULT_TASKS if not all(_has(results["curves"].get(task, {}), method) for method in ORDER)]
+    notes = [f"Tasks whose curves were not measured yet: {', '.join(missing)}."] if missing else []
     if results["budget_minutes"] < BAR_MINUTES:
         notes.append(f"The first two bars were set for {BAR_MINUTES} minutes of DDPO; it had {results['budget_minutes']:g}.")
-    return f"## In short\n\n| claim | bar | found | reached |\n|---|---|---|---|\n{rows}" + "".join(
-        f"\n{note}" for note in notes
-    )
+    table = _row(["claim", "bar", "found", "reached"]) + _row(["---"] * 4) + "".join(v.row() for v in verdicts(results))
+    return f"## In short\n\n{table}" + "".join(f"\n{note}" for note in notes) + "\n"
 
 
 def _curves(results: Mapping[str, Any]) -> str:
@@ -210,8 +234,8 @@ def _curves(results: Mapping[str, Any]) -> str:
 
 {about}
 
-The last columns: when a reward was reached, and how many times sooner than by DDPO. The reward is the highest that every seed of
-DDPO reached, and shares of the gain up to it.
+The last columns: when a reward was reached, and how many times sooner than by `ddpo`. The reward is the highest that every seed of
+it reached, and shares of the gain up to it.
 {text}"""
 
 
@@ -313,7 +337,8 @@ RLCM as published with one setting changed, in equal time; the gain is that of t
 def _last_step(results: Mapping[str, Any]) -> str:
     rows = "".join(
         f"| {row['task']} | {row['steps']} | {row['estimates']} x {row['images']} | {row['correct_variance']:.3g} | "
-        f"{row['published_variance']:.3g} | {written(row['variance_ratio'])} |\n"
+        f"{row['published_variance']:.3g} | {written(row['variance_ratio'])} "
+        f"({' to '.join(map(written, row['variance_ratio_interval']))}) |\n"
         for row in results["last_step"]
     )
     return (
@@ -347,7 +372,32 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _has(found: Mapping[str, Any], method: str) -> bool:
-    return any(each["name"] == method for each in found["methods"])
+    return any(each["name"] == method for each in found.get("methods", ()))
+
+
+def _from_start(found: Mapping[str, Any], method: str) -> bool:
+    return bool(found["targets"][-1]["methods"][method]["seconds"].get("from_start"))
+
+
+def _sooner(found: Mapping[str, Any], method: str) -> str:
+    """Return how much sooner a method was at DDPO's final reward, or why that cannot be said."""
+    if not found["targets"]:
+        return "(DDPO's reward did not rise)"
+    if _from_start(found, method):
+        return "before training"
+    ratio = _speedup(found, method)
+    return ("not reached" if ratio is None else f"{written(ratio)} times") + (
+        "" if _rose(found) else " (DDPO's gain is not sure)"
+    )
+
+
+def _rose(found: Mapping[str, Any]) -> bool:
+    """Say whether the baseline's gain is above its interval over seeds."""
+    (own,) = (each for each in found["methods"] if each["name"] == found["baseline"])
+    gain, half = mean_over_seeds(
+        [after - before for before, after in zip(own["before"]["each"], own["after"]["each"], strict=True)]
+    )
+    return half is not None and gain > half
 
 
 def _learned(rows: Sequence[Mapping[str, Any]], method: str) -> bool:
@@ -373,6 +423,8 @@ def _two_steps(rows: Sequence[Mapping[str, Any]]) -> tuple[bool, bool] | None:
 
 def _reached(target: Mapping[str, Any], method: str, baseline: str) -> str:
     entry = target["methods"][method]["seconds"]
+    if entry.get("from_start"):
+        return "before training"
     if entry["reached"] < entry["of"]:
         return f"reached by {entry['reached']} of {entry['of']}"
     at = duration(sum(entry["at"]) / entry["of"])

@@ -11,7 +11,7 @@ from PIL import Image
 from rlcm.commands import compare_runs
 from rlcm.compare import compare, read_methods, write_comparison
 from rlcm.compare.methods import Curve
-from rlcm.compare.page import headline
+from rlcm.compare.page import headline, speedup_tables
 from rlcm.compare.speedup import mean_curve, time_to
 from rlcm.errors import ConfigError, UsageError
 
@@ -118,6 +118,24 @@ def test_a_reward_that_is_not_reached_has_no_speed_up(runs, tmp_path):
     assert "fast reaches slow's JPEG size of 2.10\xa0kB 10.5 times sooner" in "".join(headline(found, metric))
     only_weak = compare(methods[:2])
     assert "Not every seed of weak reaches slow's JPEG size" in "".join(headline(only_weak, metric))
+
+
+def test_a_method_that_begins_above_is_not_called_late(runs, tmp_path):
+    ahead = write_run(tmp_path, "ahead", [(0, 0, -2.0), (10, 10, -1.9)], steps=2)
+    methods, metric, _ = read_methods([*runs[:2], ahead])
+    found = compare(methods)
+    entry = found["targets"][-1]["methods"]["ahead"]["seconds"]
+    assert entry["from_start"]
+    assert "speedup" not in entry
+    assert "ahead had more than slow's JPEG size of 2.10\xa0kB before training." in "".join(headline(found, metric))
+    assert "before training" in str(speedup_tables(found, metric))
+
+
+def test_different_clocks_are_told(runs, tmp_path):
+    file = runs[0] / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(config | {"run": {"clock": "cpu"}}))
+    assert any("different clocks" in text for text in read_methods(runs)[2])
 
 
 def test_later_is_not_called_sooner(runs):

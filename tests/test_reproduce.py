@@ -218,6 +218,25 @@ def test_what_another_call_does_is_passed_by(model, tmp_path, monkeypatch):
     assert is_finished(taken)
 
 
+def test_the_results_are_those_of_the_plan_alone(model, tmp_path, monkeypatch):
+    def small(task, method):
+        return tiny_config(tmp_path, model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS).model_dump(
+            mode="json"
+        )
+
+    monkeypatch.setattr("rlcm.reproduce.plan.values_of", small)
+    options = {"only": ("curves",), "methods": (DDPO,), "seeds": 1}
+    short = Plan(tmp_path / "out", tasks=("compressibility",), budget=1e-6, **options)
+    longer = Plan(tmp_path / "out", tasks=("alignment",), budget=2e-6, **options)
+    notes = []
+    assert package.reproduce(short, "rlcm reproduce", notes.append)
+    assert package.reproduce(longer, "rlcm reproduce", notes.append)
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found["curves"]) == ["alignment"]
+    assert found["left_out"] == ["curves/compressibility/ddpo-0"]
+    assert notes[-1].endswith("not in the results: curves/compressibility/ddpo-0")
+
+
 def results_page():
     file = Path(__file__).parents[1] / "benchmarks" / "results_page.py"
     specification = importlib.util.spec_from_file_location("results_page", file)
@@ -254,7 +273,7 @@ def test_what_is_kept_of_a_gain(tmp_path):
     runs = [write_study(tmp_path / f"rlcm-{s}", {"train": 2.0 + s, "unseen": 1.0 + s}) for s in (0, 1)]
     found = {row["set"]: row for row in generalisation(runs, "jpeg")}
     assert found["train"]["kept"]["mean"] == 1.0
-    assert found["unseen"]["kept"]["mean"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert found["unseen"]["kept"]["mean"] == pytest.approx((1 + 2) / (2 + 3)), "of the means, not the mean of ratios"
     assert (found["unseen"]["method"], found["unseen"]["seeds"]) == ("rlcm", 2)
     # A run that lost on its own prompts kept nothing of nothing.
     assert generalisation([write_study(tmp_path / "rlcm-2", {"train": 0.0, "unseen": 1.0})], "jpeg") == []
@@ -285,8 +304,22 @@ def test_noise_that_never_reaches_the_image_is_variance_alone(model):
     config = tiny_config("runs", model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS, sampler={"steps": 2})
     found = gradient_variance(config, estimates=4, images=4)
     assert (found["steps"], found["estimates"], found["images"]) == (2, 4, 4)
-    assert found["published_variance"] > found["correct_variance"] > 0
+    assert min(found["published_variance"], found["correct_variance"]) > 0
+    low, high = found["variance_ratio_interval"]
+    assert low < found["variance_ratio"] < high
     assert found["variance_ratio"] == pytest.approx(found["published_variance"] / found["correct_variance"])
+
+
+def test_a_ratio_of_variances_and_its_interval():
+    from rlcm.reproduce.variance import _ratio
+
+    noise = torch.randn(24, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ratio, (low, high) = _ratio(noise * 2**0.5, noise)
+    assert (ratio, low, high) == pytest.approx((2, 2, 2)), "the same noise twice as strong has no error"
+    other = torch.randn(24, 500, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ratio, (low, high) = _ratio(other, noise)
+    assert 0.7 < low < ratio < high < 1.4
+    assert low < 1 < high
 
 
 def test_the_last_steps_term_has_mean_zero(model):

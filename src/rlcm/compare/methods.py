@@ -168,6 +168,8 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
     found = []
     if len(looked_at) > 1:
         found.append("The runs were evaluated on different prompts or seeds, so their rewards differ by that, too.")
+    if len({mapping(run.config.get("run")).get("clock") or "wall" for run in runs}) > 1:
+        found.append("The runs counted time by different clocks (run.clock), so their times cannot be compared.")
     if any(len(run.evaluations) == 1 for run in runs):
         found.append("A run has one evaluation only, so it has no curve.")
     return found

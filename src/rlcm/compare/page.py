@@ -63,6 +63,9 @@ def headline(found: Mapping[str, Any], metric: Metric) -> tuple[str, str, str]:
     reward = with_unit(metric.shown(last["reward"]), metric.unit)
     best = max(others, key=lambda name: last["methods"][name]["seconds"].get("speedup", 0.0))
     entry = last["methods"][best]["seconds"]
+    ahead = [name for name in others if last["methods"][name]["seconds"].get("from_start")]
+    if "speedup" not in entry and ahead:
+        return f"{' and '.join(ahead)} had more than ", f"{found['baseline']}'s {metric.label} of {reward}", " before training."
     if "speedup" not in entry:
         return f"Not every seed of {' or '.join(others)} reaches ", f"{found['baseline']}'s {metric.label} of {reward}", "."
     speedup = entry["speedup"]
@@ -194,6 +197,8 @@ def _points(x: Sequence[float], y: Sequence[float], sign: float, minutes: bool, 
 def _speedup_cell(entry: Mapping[str, Any], axis: str, baseline: bool) -> str:
     if entry["reached"] < entry["of"]:
         return f"reached by {entry['reached']} of {entry['of']} seeds"
+    if entry.get("from_start"):
+        return "before training"
     there = [value for value in entry["at"] if value is not None]
     mean = sum(there) / len(there)
     at = duration(mean) if axis == "seconds" else f"{mean:,.0f}"

@@ -96,6 +96,8 @@ def _sooner(baseline: Sequence[float | None], own: Sequence[float | None]) -> di
     there = [value for value in own if value is not None]
     found: dict[str, Any] = {"reached": len(there), "of": len(own), "at": list(own)}
     known = [value for value in baseline if value is not None]
+    if there and len(there) == len(own) and max(there) == 0:
+        found["from_start"] = True  # no time can be compared
     # A mean over those seeds alone that got there would flatter the method.
     if len(there) == len(own) and len(known) == len(baseline) and min(*there, *known) > 0:
         ratio, interval = ratio_over_seeds(known, there)

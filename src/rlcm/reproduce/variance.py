@@ -6,12 +6,14 @@ in the reward, so its term in the gradient has mean 0 and is variance alone:
     g_correct   = mean_i A_i sum_{n < H} grad log p(a_n | s_n)
     g_published = g_correct + mean_i A_i grad log N(a; sqrt(abar) f(x, t), (1 - abar) I),   a drawn from the same Gaussian
 
-with t the last timestep and abar its alphas_cumprod. That noise is independent of all else and has mean 0, so the terms are
-uncorrelated and the variances add up; both are estimated from the same trajectories, prompts and rewards.
+with t the last timestep and abar its alphas_cumprod. Both are estimated from the same trajectories, prompts and rewards. That noise is
+independent of all else, so the terms are uncorrelated and the variances add up but for the error of the estimate, whose interval is
+the jackknife's.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 from rlcm import advantages, gaussian
 from rlcm.build import Parts, build
 from rlcm.config import TrainConfig
+from rlcm.intervals import student
 from rlcm.noise import image_seed
 from rlcm.rollout import rollout
 from rlcm.types import Trajectory
@@ -30,7 +33,7 @@ def gradient_variance(config: TrainConfig, estimates: int, images: int) -> dict[
 
     Args:
         config: of a plain run whose sampler is LCM with at least two steps.
-        estimates: independent estimates of the gradient of the untrained model, two or more.
+        estimates: independent estimates of the gradient of the untrained model, three or more.
         images: trajectories of one estimate, two or more.
     """
     parts = build(config)
@@ -45,18 +48,36 @@ def gradient_variance(config: TrainConfig, estimates: int, images: int) -> dict[
         worth = advantages.batch(parts.rewards(trajectory.images[:, 0], prompts, metadata).total, normalise_std=True)
         actions.append(_actions_gradient(parts, trajectory, worth, config))
         last_steps.append(_last_step_gradient(parts, trajectory, worth, config, number))
-    correct, term = (torch.stack(each).double().var(0).sum().item() for each in (actions, last_steps))
+    right = torch.stack(actions).double()
+    published = right + torch.stack(last_steps).double()
+    correct = right.var(0).sum().item()
+    ratio, interval = _ratio(published, right)
     # The squared length of a mean of n noisy vectors is too long by the variance / n.
-    signal = max(torch.stack(actions).double().mean(0).square().sum().item() - correct / estimates, 0.0)
+    signal = max(right.mean(0).square().sum().item() - correct / estimates, 0.0)
     return {
         "steps": len(parts.policy.table),
         "estimates": estimates,
         "images": images,
         "signal": signal,
         "correct_variance": correct,
-        "published_variance": correct + term,
-        "variance_ratio": (correct + term) / correct,
+        "published_variance": published.var(0).sum().item(),
+        "variance_ratio": ratio,
+        "variance_ratio_interval": interval,
     }
+
+
+def _ratio(above: Tensor, below: Tensor) -> tuple[float, tuple[float, float]]:
+    """Return how many times larger the variance of one set of vectors [n, d] is, and the 95 % interval, jackknifed over its log."""
+
+    def log_ratio(a: Tensor, b: Tensor) -> float:
+        return math.log(a.var(0).sum().item() / b.var(0).sum().item())
+
+    count = len(above)
+    kept = [torch.arange(count) != left_out for left_out in range(count)]
+    values = torch.tensor([log_ratio(above[rows], below[rows]) for rows in kept], dtype=torch.float64)
+    error = math.sqrt((count - 1) / count * (values - values.mean()).square().sum().item())
+    middle, half = log_ratio(above, below), student(count - 1) * error
+    return math.exp(middle), (math.exp(middle - half), math.exp(middle + half))
 
 
 def _actions_gradient(parts: Parts, trajectory: Trajectory, worth: Tensor, config: TrainConfig) -> Tensor:

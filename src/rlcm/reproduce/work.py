@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rlcm.export import WEIGHTS_NAME
 from rlcm.intervals import mean_over_seeds
 from rlcm.machine import describe_machine
 from rlcm.report.reading import mapping, mean_and_half, read_run
-from rlcm.reproduce.plan import DDPO, PUBLISHED, TASKS, UNTRAINED_ANIMALS, VARIANTS, Job, Plan, values_of
+from rlcm.reproduce.plan import DDPO, EXPERIMENTS, PUBLISHED, SHARES, TASKS, UNTRAINED_ANIMALS, VARIANTS, Job, Plan, values_of
 from rlcm.reproduce.variance import gradient_variance
 from rlcm.rewards import RewardSettings
 from rlcm.rundir import RunDirectory, disk_errors
@@ -90,7 +91,10 @@ def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
                 _last_step(plan, note)
     if elsewhere:
         note(f"still with other calls: {elsewhere} of the parts; the last of the calls to end has all in its results")
-    collect(plan, command)
+    with FileLock(plan.output / ".locks" / "results"):
+        left_out = collect(plan, command)["left_out"]
+    if left_out:
+        note(f"made with another budget, or another version of rlcm, and not in the results: {', '.join(left_out)}")
     return True
 
 
@@ -167,7 +171,11 @@ def look_at(job: Job, plan: Plan, note: Callable[[str], None]) -> None:
 
 
 def collect(plan: Plan, command: str) -> dict[str, Any]:
-    """Write results.json and the pages from the finished runs in the plan's folder; return what is in the file."""
+    """Write results.json and the pages from the plan's folder; return what is in the file.
+
+    What earlier calls did for other tasks, methods and experiments is in it too; runs with another budget are not.
+    """
+    fitting, left_out = finished(plan)
     found: dict[str, Any] = {
         "command": command,
         "machine": describe_machine(),
@@ -181,9 +189,10 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
         "ablations": {},
         "last_step": _read(plan.output / "last-step.json").get("results", []),
         "untrained_animals": list(UNTRAINED_ANIMALS),
+        "left_out": [str(folder.relative_to(plan.output)) for folder in left_out],
     }
     for task in TASKS:
-        runs = {name: _runs(plan.output / name / task) for name in ("curves", "generalisation", "ablations")}
+        runs = {name: fitting.get((name, task), []) for name in ("curves", "generalisation", "ablations")}
         if runs["curves"]:
             methods, metric, warnings = read_methods(runs["curves"])
             methods = sorted(methods, key=lambda method: method.name != DDPO)
@@ -192,7 +201,6 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
             found["curves"][task] = compared | {
                 "metric": {"label": metric.label, "unit": metric.unit, "lower_is_better": metric.lower_is_better},
                 "equal_queries": at_equal_queries(methods),
-                "ended_after_minutes": {m.name: _largest_minutes(m) for m in methods},
             }
             studied = inference(runs["curves"])
             if studied:
@@ -204,6 +212,20 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
     with disk_errors(plan.output / "results.json"):
         write_json(plan.output / "results.json", found)
     return found
+
+
+def finished(plan: Plan) -> tuple[dict[tuple[str, str], list[Path]], list[Path]]:
+    """Return the finished runs by experiment and task: those with the plan's budget and seeds, of any call, and the others."""
+    whole = replace(plan, only=tuple(EXPERIMENTS), tasks=tuple(TASKS), methods=tuple(SHARES))
+    fitting: dict[tuple[str, str], list[Path]] = {}
+    others = []
+    for job in whole.jobs():
+        folder = job.folder(plan.output)
+        if is_finished(folder) and load_config(folder / "config.yaml") == job.config(plan.output):
+            fitting.setdefault((job.experiment, job.task), []).append(folder)
+        elif is_finished(folder):
+            others.append(folder)
+    return fitting, others
 
 
 def at_equal_queries(methods: Sequence[Method]) -> dict[str, Any]:
@@ -255,11 +277,13 @@ def generalisation(runs: Sequence[Path], reward: str) -> list[dict[str, Any]]:
         trained = changes.get("train")
         for name, change in changes.items():
             if change is not None and trained:
-                gains.setdefault((_method(run), name), []).append((change, change / trained))
+                gains.setdefault((_method(run), name), []).append((change, trained))
     found = []
     for (method, name), pairs in gains.items():
         gain, half = mean_over_seeds([pair[0] for pair in pairs])
-        kept, kept_half = mean_over_seeds([pair[1] for pair in pairs])
+        # The ratio of the means: one seed with next to no gain would rule a mean of ratios.
+        kept = gain / mean_over_seeds([pair[1] for pair in pairs])[0]
+        _, kept_half = mean_over_seeds([own / trained for own, trained in pairs])
         found.append(
             {
                 "method": method, "set": name, "seeds": len(pairs), "gain": {"mean": gain, "ci95": half},
@@ -294,25 +318,17 @@ def _last_step(plan: Plan, note: Callable[[str], None]) -> None:
     """Measure the variance of the gradient at several numbers of steps, where that has not been done."""
     file = plan.output / "last-step.json"
     estimates, images, steps = 24, max(16, plan.images // 4), [2, 4, 8]
-    wanted = {"tasks": list(plan.tasks), "estimates": estimates, "images": images, "steps": steps}
-    if _read(file).get("asked") == wanted:
-        return
-    results = []
+    results = list(_read(file).get("results", []))
+    known = {(row["task"], row["steps"], row["estimates"], row["images"]) for row in results}
     for task in plan.tasks:
         for count in steps:
+            if (task, count, estimates, images) in known:
+                continue
             note(f"variance of the gradient: {task}, {count} steps")
             config = TrainConfig.model_validate(merge(values_of(task, PUBLISHED), {"sampler": {"steps": count}}))
             results.append({"task": task} | gradient_variance(config, estimates, images))
-    with disk_errors(file):
-        write_json(file, {"asked": wanted, "results": results})
-
-
-def _largest_minutes(method: Method) -> float:
-    return max((curve.seconds[-1] for curve in method.curves if curve.seconds), default=0.0) / 60
-
-
-def _runs(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*")) if is_finished(path)]
+            with disk_errors(file):
+                write_json(file, {"results": results})
 
 
 def _method(run: Path) -> str:

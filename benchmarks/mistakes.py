@@ -129,7 +129,7 @@ GROUPS = {
     "Runs": [
         Mistake("the name of a run that is there", "rlcm train quick.yaml name=demo", exit_code=1),
         Mistake("a run that is not there", "rlcm train --resume demo"),
-        Mistake("other settings for a run that goes on", "rlcm train --resume runs/demo run.rounds=100"),
+        Mistake("other settings for a run that goes on", "rlcm train --resume runs/demo optimizer.lr=1e-4"),
         Mistake(
             "another rank in the config.yaml of a run",
             "rlcm train --resume runs/changed",

@@ -87,7 +87,7 @@ def test_version_and_no_command():
         (["train", "rewards=[sharpnes]"], "error: rewards: there is no reward 'sharpnes'; did you mean sharpness?"),
         (["train", "prompts=nowhere.txt"], "error: prompts='nowhere.txt' is neither a file nor a built-in set"),
         (["train", "--resume", "nowhere"], "nowhere"),
-        (["train", "--resume", "latest", "run.rounds=3"], "leave CONFIG and KEY=VALUE out"),
+        (["train", "my.yaml", "--resume", "latest"], "leave CONFIG out"),
         (["train", "--nonsense"], "there is no option --nonsense; settings are written without dashes as KEY=VALUE"),
         (["sample", "./nowhere"], "error: model.path='./nowhere' is neither a folder nor a Hub id"),
         (["sample", "--steps", "0"], "Invalid value for '--steps'"),

@@ -29,6 +29,7 @@ from rlcm.errors import (
 from rlcm.export import WEIGHTS_NAME, save_lora
 from rlcm.report.reading import read_run
 from rlcm.rewards import RewardMix, RewardPart
+from rlcm.rundir import RunDirectory
 from rlcm.serialization import load_state
 from rlcm.trainer import Trainer
 
@@ -53,8 +54,8 @@ def trainer(output, *, functions=(brightness,), watcher=None, **changes):
     return Trainer(config, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
 
 
-def resume(run, *, functions=(brightness,), watcher=None):
-    return Trainer.resume(run, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
+def resume(run, *, changes=(), functions=(brightness,), watcher=None):
+    return Trainer.resume(run, changes, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
 
 
 def without_times(metrics):
@@ -294,6 +295,35 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_last_checkpoint(tmp_path, m
     monkeypatch.undo()
     assert newest_checkpoint(tmp_path / "run")[0].round == 1
     assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_finished_run_goes_on_for_longer(tmp_path):
+    straight = trainer(tmp_path / "a", run={"rounds": 3}).train()
+    run = trainer(tmp_path / "b", run={"rounds": 2}).train()
+    with pytest.raises(ConfigError, match=r"--resume optimizer\.lr=1: a run goes on with its own settings"):
+        resume(run, changes=["optimizer.lr=1"])
+    assert resume(run, changes=["run.rounds=3"]).train() == run
+    assert yaml.safe_load((run / "config.yaml").read_text())["run"]["rounds"] == 3
+    assert [row["round"] for row in metrics_of(run)] == [1, 2, 3]
+    finals = [(folder / "final/pytorch_lora_weights.safetensors").read_bytes() for folder in (straight, run)]
+    assert finals[0] == finals[1]
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 1}).train()
+    before = (run / "metrics.jsonl").read_bytes()
+    held = RunDirectory(run).hold()
+    with pytest.raises(RunDirectoryError, match="is being trained by another process"):
+        resume(run, changes=["run.rounds=2"])
+    assert (run / "metrics.jsonl").read_bytes() == before
+    held.release()
+    going = resume(run, changes=["run.rounds=2"])
+    held = RunDirectory(run).hold()
+    with pytest.raises(RunDirectoryError, match="stop it there with Ctrl-C"):
+        going.train()
+    held.release()
+    going.train()
+    assert len(metrics_of(run)) == 2
 
 
 def test_resuming_what_is_not_there_says_so(tmp_path):

@@ -77,17 +77,22 @@ def main(debug: bool) -> None:
 @main.command(cls=_Settings)
 @click.argument("config", required=False, shell_complete=complete_settings)
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_settings)
-@click.option("--resume", metavar="RUN", type=click.Path(), help="Go on with an interrupted run: its folder, or `latest`.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(),
+    help="Go on with a run: its folder, or `latest`. run.rounds=N makes it longer.",
+)
 def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> None:
     """Tune a model. Without CONFIG: the built-in model, to smaller JPEG files.
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
     """
     config, changes = _without_config(config, changes)
-    if resume is not None and (config or changes):
+    if resume is not None and config:
         raise click.UsageError(
-            "--resume goes on with the run's own configuration; leave CONFIG and KEY=VALUE out, or start a "
-            "new run with them: rlcm train RUN/config.yaml name=NEW KEY=VALUE"
+            "--resume goes on with the run's own configuration; leave CONFIG out, or start a new run with it: "
+            "rlcm train CONFIG name=NEW"
         )
     from rlcm.commands import train as run
 

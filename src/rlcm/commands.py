@@ -61,7 +61,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
 
     with ConsoleProgress() if is_main_process() else nullcontext() as progress:
         if resume is not None:
-            trainer = Trainer.resume(latest_run() if resume == "latest" else Path(resume), watcher=progress)
+            trainer = Trainer.resume(latest_run() if resume == "latest" else Path(resume), changes, watcher=progress)
         else:
             trainer = Trainer(load_config(config or DEMO, changes), watcher=progress)
         folder = trainer.train()

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -91,6 +92,23 @@ class RunDirectory:
         run = cls(path)
         run.make_folders()
         return run
+
+    def hold(self) -> BaseFileLock:
+        """Return a hold on the run, which one process at a time can have; it lets go on `release`, and with the process.
+
+        Raises:
+            RunDirectoryError: if another process has it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise RunDirectoryError(
+                f"{self.path} is being trained by another process; wait until it has ended, or stop it there with Ctrl-C."
+            ) from None
+        except (OSError, NotImplementedError):
+            pass  # a file system that knows no locks
+        return lock
 
     def make_folders(self) -> None:
         """Make what folders of the run are not there yet."""

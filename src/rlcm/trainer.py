@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,33 +100,44 @@ class Trainer:
         self.watch = Watch(look.best, look.patience, look.least)
         self.stop_reason: str | None = None
         self.directory: RunDirectory | None = None
+        self.interrupted = False
+        """Whether `train` was asked to stop, by Ctrl-C or SIGTERM, also where the run came to its end all the same."""
         self._whole: dict[str, Any] | None = None  # the state before the present round
 
     @classmethod
-    def resume(cls, run: Path | str, **objects: Any) -> Trainer:
-        """Return the trainer of an interrupted run, as it was at its newest whole checkpoint.
+    def resume(cls, run: Path | str, changes: Sequence[str] = (), **objects: Any) -> Trainer:
+        """Return the trainer of a run, as it was at its newest whole checkpoint.
 
         Args:
             run: the run's folder.
+            changes: other settings of `run` from here on, as KEY=VALUE; run.rounds=200 makes it longer, a finished run too.
             objects: model, rewards and prompts that were passed as objects to the first trainer, and the watcher.
 
         Raises:
             MissingFileError: if the folder holds no run.
             CheckpointError: if there is no whole checkpoint.
+            ConfigError: if a change is of anything but `run`.
+            RunDirectoryError: if another process is training it.
         """
         run = Path(run)
         if not (run / "config.yaml").is_file():
             raise MissingFileError(
                 f"{run} holds no run to go on with; give the folder that `rlcm train` printed, such as runs/NAME."
             )
-        config = load_config(run / "config.yaml")
+        config = load_config(run / "config.yaml", changes)
+        for change in changes:
+            if not change.startswith("run.") or change.startswith("run.clock="):
+                raise ConfigError(
+                    f"--resume {change}: a run goes on with its own settings; those of `run` alone can be others, such as "
+                    f"run.rounds=200, but for run.clock. Start a new run: rlcm train {run}/config.yaml name=NEW {change}"
+                )
         checkpoint, damaged = newest_checkpoint(run)
         trainer = cls(config, **objects)
         with trainer.world.guarded():
-            trainer._go_on(run, checkpoint, damaged)
+            trainer._go_on(run, checkpoint, damaged, bool(changes))
         return trainer
 
-    def _go_on(self, run: Path, checkpoint: Checkpoint | None, damaged: Sequence[str]) -> None:
+    def _go_on(self, run: Path, checkpoint: Checkpoint | None, damaged: Sequence[str], changed: bool) -> None:
         """Take up a run where its newest whole checkpoint left it, or at its beginning."""
         number = checkpoint.round if checkpoint else 0
         if self.world.from_main(number) != number:
@@ -139,7 +150,10 @@ class Trainer:
         directory = self.directory = RunDirectory(run)
         with self.world.together():
             if self.world.is_main:
+                directory.hold().release()  # for all that follows: refused while another process trains it
                 directory.make_folders()
+                if changed:
+                    directory.write_text("config.yaml", self.config.dump())
                 directory.keep_rounds(self.round_number)
                 if self.evaluations:
                     self._write_evaluations(directory)
@@ -158,8 +172,11 @@ class Trainer:
         Raises:
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
-        with Interrupts() as interrupts, self.world.guarded():
+        with Interrupts() as interrupts, self.world.guarded(), ExitStack() as stack:
             directory = self.directory = self.directory or self._new_directory()
+            with self.world.together():
+                if self.world.is_main:
+                    stack.callback(directory.hold().release)
             try:
                 if not self.evaluations:
                     self._evaluate("base")
@@ -178,6 +195,7 @@ class Trainer:
                         save_final(self.parts.policy, self.config, self.evaluations_to_final, directory)
                         self._write_evaluations(directory, final_round=self.final_round)
                         write_report(directory.path)
+            self.interrupted = interrupts.wanted
         return directory.path
 
     def _new_directory(self) -> RunDirectory:

@@ -12,6 +12,19 @@ from rlcm.config import TrainConfig
 from rlcm.errors import UsageError
 from rlcm.ui.jobs import Jobs
 
+PATIENT = """
+import signal, time
+stopped = []
+def stop(*_):
+    stopped.append(1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, stop)
+print("began", flush=True)
+while not stopped:
+    time.sleep(0.02)
+time.sleep(0.5)
+print("stopped after round 3", flush=True)
+"""
 WAITS = """
 import signal, sys, time
 print("began", *sys.argv[1:], flush=True)
@@ -62,6 +75,16 @@ def test_a_training_is_started_followed_and_stopped(folder):
     assert jobs.log(name).splitlines()[-1] == "stopped after round 3"
     assert jobs.error(name) == ""
     assert jobs.alive() == []
+
+
+def test_a_second_stop_does_not_cut_the_saving_short(folder):
+    jobs = jobs_of(folder, PATIENT)
+    jobs.start(TrainConfig(name="mine"))
+    wait(lambda: "began" in jobs.log("mine"))
+    jobs.stop("mine")
+    jobs_of(folder, PATIENT).stop("mine")
+    wait(lambda: not jobs.state("mine").alive)
+    assert jobs.log("mine").splitlines()[-1] == "stopped after round 3"
 
 
 def test_the_page_finds_trainings_again_and_says_that_they_stop(folder):

@@ -128,7 +128,7 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher) -> bool:
         return True
     trainer = Trainer.resume(folder, watcher=watcher) if begun else Trainer(config, watcher=watcher)
     trainer.train()
-    return is_finished(folder)
+    return is_finished(folder) and not trainer.interrupted
 
 
 def _extend(folder: Path, config: TrainConfig) -> None:

@@ -90,7 +90,7 @@ class Jobs:
             self._launch(name, "train", "--resume", str(self.folder / name))
 
     def stop(self, name: str) -> None:
-        """Ask a training to end after its present round, with everything saved.
+        """Ask a training to end after its present round, with everything saved; to ask again changes nothing.
 
         Raises:
             UsageError: if this page has not started it, or it has ended.
@@ -101,7 +101,10 @@ class Jobs:
                 raise UsageError(
                     f"{name} is not being trained by a process that this page started; stop it where you started it, with Ctrl-C."
                 )
-            write_json(self._file(name, "json"), {**self._noted(name), "stopping": True})
+            noted = self._noted(name)
+            if noted.get("stopping"):  # a second signal would end it at once
+                return
+            write_json(self._file(name, "json"), {**noted, "stopping": True})
             process.terminate()
 
     def state(self, name: str) -> Job:
@@ -168,8 +171,9 @@ class Jobs:
     def _process(self, name: str) -> psutil.Process | None:
         """Return the process of a training, None where it has ended."""
         child = self._children.get(name)
-        if child is not None and child.poll() is not None:
-            del self._children[name]
+        if child is not None and child.poll() is None:
+            return psutil.Process(child.pid)
+        self._children.pop(name, None)
         noted = self._noted(name)
         pid, created = noted.get("pid"), noted.get("created")
         if not isinstance(pid, int) or created is None or _created(pid) != created:

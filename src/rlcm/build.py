@@ -19,7 +19,7 @@ from rlcm.pipelines import (
     truncated_prompts,
     unpinned,
 )
-from rlcm.pipelines.loading import BUILTIN
+from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy import Policy, check_targets
 from rlcm.prompts import PromptSet, load_prompts
 from rlcm.rewards import RewardMix, RewardPart, build_rewards

@@ -157,8 +157,8 @@ class Evaluator:
             seconds = time.perf_counter() - started
             index = played.tolist()
             asked = drawn, [self.prompts[i] for i in index], [self.metadata[i] for i in index]
-            raw = self.rewards.score(*asked)
-            others = self.held_out.score(*asked) if self.held_out else None
+            raw = self.rewards.score_in_parts(*asked, self.sampling.size)
+            others = self.held_out.score_in_parts(*asked, self.sampling.size) if self.held_out else None
         images = world.gather_rows(drawn[: len(mine)])
         held_out = gather_scores(world, [others], len(mine)).parts if others else {}
         scores = self.rewards.look(gather_scores(world, [raw], len(mine)))

@@ -9,8 +9,8 @@ import yaml
 
 from rlcm import __version__
 from rlcm.config import TrainConfig
-from rlcm.pipelines.loading import BUILTIN
 from rlcm.pipelines.scheduling import SCHEDULERS
+from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.reading import Run
 from rlcm.report.steps import step_tables
 from rlcm.report.words import comparison, duration, headline

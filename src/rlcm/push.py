@@ -17,7 +17,8 @@ from rlcm.config import TrainConfig
 from rlcm.errors import MissingFileError, RLCMError, UsageError
 from rlcm.export import WEIGHTS_NAME, finished_run
 from rlcm.hub_card import card
-from rlcm.pipelines.loading import BUILTIN, local_folder, pipeline_class
+from rlcm.pipelines.loading import local_folder, pipeline_class
+from rlcm.pipelines.settings import BUILTIN
 from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.reading import STUDY
 from rlcm.rundir import disk_errors

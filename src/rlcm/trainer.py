@@ -17,6 +17,7 @@ from rlcm.export import save_best, save_final
 from rlcm.interrupts import Interrupts
 from rlcm.learner import Learner
 from rlcm.pipelines.precision import resolve
+from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE
 from rlcm.report import write_report
 from rlcm.rewards import RewardSettings
 from rlcm.rundir import RunDirectory, default_name
@@ -366,6 +367,8 @@ def _resolved(
     changes: dict[str, Any] = {}
     if not config.name:
         changes["name"] = default_name(parts.rewards.parts[0].label)
+    if config.sampler.guidance is None and pipeline is None and config.model.path in BUILTIN:
+        changes["sampler"] = config.sampler.model_copy(update={"guidance": BUILTIN_GUIDANCE})
     if pipeline is not None:
         path = getattr(pipeline, "name_or_path", None) or type(pipeline).__name__
         changes["model"] = config.model.model_copy(update={"path": str(path)})

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_pipelines import schedule, stable_diffusion
 
-from rlcm.pipelines import ModelSettings, SamplerSettings, make_denoiser
+from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.pipelines.base import PROMPTS_AT_ONCE
 from rlcm.types import Conditioning
 
@@ -45,6 +45,12 @@ def test_the_pipelines_own_guidance_is_the_default():
     assert denoiser.classifier_free
     assert denoiser.image_shape == (3, 16, 16)
     assert denoiser.latent_shape == (4, 8, 8)
+
+
+@pytest.mark.parametrize("path", ["builtin", "builtin-teacher"])
+def test_the_built_in_models_have_a_guidance_of_their_own(path):
+    settings = ModelSettings(path=path)
+    assert make_denoiser(load_pipeline(settings), SamplerSettings(scheduler="ddim", steps=8), settings).guidance == 3.0
 
 
 def test_first_latents_have_the_samplers_scale():

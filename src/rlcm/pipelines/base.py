@@ -11,8 +11,9 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
+from rlcm.builtin import model_path
 from rlcm.errors import ConfigError
-from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE, ModelSettings, SamplerSettings
 from rlcm.transitions import TransitionTable
 from rlcm.types import Conditioning
 
@@ -215,7 +216,7 @@ def call_default(pipeline: Any, name: str) -> Any:
 
 
 def guidance_scale(pipeline: Any, sampler: SamplerSettings) -> float:
-    """Return the guidance scale: the setting's, or the pipeline's own default; 0 for models without guidance.
+    """Return the guidance scale: the setting's, or the built-in model's or pipeline's own default; 0 for models without guidance.
 
     Raises:
         ConfigError: if guidance is set for a model that has none.
@@ -223,6 +224,8 @@ def guidance_scale(pipeline: Any, sampler: SamplerSettings) -> float:
     default = call_default(pipeline, "guidance_scale")
     if default is None and sampler.guidance is not None:
         raise ConfigError(f"sampler.guidance={sampler.guidance}: {type(pipeline).__name__} has no guidance; leave it out.")
+    if str(getattr(pipeline, "name_or_path", "")) in map(str, map(model_path, BUILTIN.values())):
+        default = BUILTIN_GUIDANCE
     return float((default or 0.0) if sampler.guidance is None else sampler.guidance)
 
 

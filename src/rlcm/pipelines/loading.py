@@ -20,10 +20,9 @@ from rlcm.errors import ConfigError, MissingFileError, SamplerError
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.precision import resolve
-from rlcm.pipelines.settings import ModelSettings
+from rlcm.pipelines.settings import BUILTIN, ModelSettings
 from rlcm.samplers import NOT_TABLES
 
-BUILTIN = {"builtin": "student", "builtin-teacher": "teacher"}
 # What is loaded only to reject or to mark images has no place in training.
 LEFT_OUT: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},

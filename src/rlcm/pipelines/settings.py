@@ -13,6 +13,11 @@ SchedulerName = Literal[
     "auto", "lcm", "tcd", "ddim", "ddpm", "euler_ancestral", "consistency", "scm", "flow_lcm", "flow_euler_stochastic"
 ]
 
+BUILTIN = {"builtin": "student", "builtin-teacher": "teacher"}
+"""The models of the package, by `model.path`."""
+BUILTIN_GUIDANCE = 3.0
+"""Where both of them are best; their pipelines' own default is far beyond."""
+
 
 class LoraSettings(Settings):
     """A LoRA that is added to the weights before training begins, such as LCM-LoRA."""
@@ -72,8 +77,8 @@ class SamplerSettings(Settings):
     steps: int = Field(default=4, ge=1, le=1000)
     """Denoising steps, that is network calls an image."""
     guidance: float | None = Field(default=None, ge=0, le=100)
-    """Guidance scale; None is the pipeline's own default. Up to 1 is off. Above it, models distilled with guidance get the
-    scale as an input, others run twice a step."""
+    """Guidance scale; None is the pipeline's own default, 3 for the built-in models. Up to 1 is off. Above it, models distilled
+    with guidance get the scale as an input, others run twice a step."""
     eta: float | None = Field(default=None, ge=0, le=1)
     """Stochasticity: DDIM's eta (None: 1.0), TCD's gamma (None: 0.3). Other samplers have none."""
     original_inference_steps: int | None = Field(default=None, ge=1, le=1000)

@@ -192,6 +192,13 @@ class RewardMix:
                 raw.parts[name] = values
         return raw
 
+    def score_in_parts(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None, size: int
+    ) -> RawScores:
+        """Return what `score` does, asked for at most `size` images at a time; errors as `score`."""
+        parts = [slice(start, start + size) for start in range(0, len(prompts), size)]
+        return RawScores.cat([self.score(images[p], prompts[p], None if metadata is None else metadata[p]) for p in parts])
+
     def mix(self, raw: RawScores, *, update: bool = True) -> Scores:
         """Return the weighted sum of what `score` returned.
 

@@ -97,7 +97,7 @@ def draw_set(
         rates.append(len(batch) / (clock() - started))
     images = torch.cat(parts)
     prompts, metadata = _picked(group.prompts, rows), _picked(group.metadata, rows)
-    raw = rewards.score(images, prompts, metadata)
+    raw = rewards.score_in_parts(images, prompts, metadata, batch_size)
     judged = judge(images, prompts) if judge else {}
     return Drawn(images, prompts, seeds, raw.parts, judged, median(rates))
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlcm.builtin import ANIMALS, article
 from rlcm.config import TrainConfig
 from rlcm.errors import ConfigError
-from rlcm.pipelines.loading import BUILTIN
+from rlcm.pipelines.settings import BUILTIN
 from rlcm.prompts import BUILT_IN, PromptSet, load_prompts
 
 Kind = Literal["train", "held-out", "unseen"]

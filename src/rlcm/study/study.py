@@ -15,8 +15,7 @@ from rlcm.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
 from rlcm.machine import describe_machine
 from rlcm.pipelines import make_denoiser
-from rlcm.pipelines.loading import BUILTIN
-from rlcm.pipelines.settings import SamplerSettings
+from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.rundir import RunDirectory, disk_errors, grid

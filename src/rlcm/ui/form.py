@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from rlcm.builtin import DEMO
 from rlcm.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import ConfigError
-from rlcm.pipelines.loading import BUILTIN
+from rlcm.pipelines.settings import BUILTIN
 from rlcm.prompts import BUILT_IN as PROMPT_SETS
 from rlcm.prompts import load_prompts
 from rlcm.rewards import RewardSettings

@@ -1,5 +1,6 @@
 """The paper's experiments: what is planned, that it resumes, what is collected, and the variance of the gradient."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -235,6 +236,11 @@ def test_the_results_are_those_of_the_plan_alone(model, tmp_path, monkeypatch):
     assert list(found["curves"]) == ["alignment"]
     assert found["left_out"] == ["curves/compressibility/ddpo-0"]
     assert notes[-1].endswith("not in the results: curves/compressibility/ddpo-0")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = dataclasses.replace(longer, output=tmp_path / "moved")
+    notes.clear()
+    assert package.reproduce(moved, "rlcm reproduce", notes.append)
+    assert len(notes) == 1, "a folder that was moved is not trained again"
 
 
 def results_page():

@@ -76,6 +76,7 @@ def test_a_run_leaves_everything_behind(tmp_path, with_report):
     assert len(events) == 1
     assert ("best/pytorch_lora_weights.safetensors" in names) == (made.watch.best["round"] > 0)
     assert names - events - {"best/pytorch_lora_weights.safetensors", "samples/prompts.png", "samples/prompts.json"} == {
+        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "eval.json",
@@ -294,7 +295,7 @@ def test_a_disk_that_fills_up_while_saving_keeps_the_last_checkpoint(tmp_path, m
         trainer(tmp_path, watcher=listener, run={"rounds": 3}).train()
     monkeypatch.undo()
     assert newest_checkpoint(tmp_path / "run")[0].round == 1
-    assert not list((tmp_path / "run").glob(".*"))
+    assert [file.name for file in (tmp_path / "run").glob(".*")] == [".lock"]
 
 
 def test_a_finished_run_goes_on_for_longer(tmp_path):

@@ -78,7 +78,7 @@ def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
                 elsewhere += 1
                 continue
             config = job.config(plan.output)
-            if not is_finished(folder) or load_config(folder / "config.yaml") != config:
+            if not is_finished(folder) or _config_of(folder, config) != config:
                 note(f"run {place} of {len(jobs)}: {folder}")
             watcher.minutes = config.run.time_limit_minutes or 0.0
             if not train(config, folder, watcher):
@@ -133,7 +133,7 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher) -> bool:
 
 def _extend(folder: Path, config: TrainConfig) -> None:
     """Give a run the time that is asked for, where that is more than it had, and drop what was made at its end."""
-    found = load_config(folder / "config.yaml")
+    found = _config_of(folder, config)
     if found == config:
         return
     wanted, had = config.run.time_limit_minutes, found.run.time_limit_minutes
@@ -147,6 +147,11 @@ def _extend(folder: Path, config: TrainConfig) -> None:
         for name in ("evaluation", "final"):  # the last, as it says that the run is finished
             shutil.rmtree(folder / name, ignore_errors=True)
     RunDirectory(folder).write_text("config.yaml", config.dump())
+
+
+def _config_of(folder: Path, wanted: TrainConfig) -> TrainConfig:
+    """Return a run's configuration; where it lies makes no difference to the one that is wanted."""
+    return load_config(folder / "config.yaml").model_copy(update={"output": wanted.output})
 
 
 def is_finished(folder: Path) -> bool:
@@ -221,7 +226,8 @@ def finished(plan: Plan) -> tuple[dict[tuple[str, str], list[Path]], list[Path]]
     others = []
     for job in whole.jobs():
         folder = job.folder(plan.output)
-        if is_finished(folder) and load_config(folder / "config.yaml") == job.config(plan.output):
+        config = job.config(plan.output)
+        if is_finished(folder) and _config_of(folder, config) == config:
             fitting.setdefault((job.experiment, job.task), []).append(folder)
         elif is_finished(folder):
             others.append(folder)

@@ -192,7 +192,7 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
         "inference": {},
         "generalisation": {},
         "ablations": {},
-        "last_step": _read(plan.output / "last-step.json").get("results", []),
+        "last_step": [row for row in _last_steps(plan) if row["images"] == _images_of_an_estimate(plan)],
         "untrained_animals": list(UNTRAINED_ANIMALS),
         "left_out": [str(folder.relative_to(plan.output)) for folder in left_out],
     }
@@ -323,8 +323,8 @@ def ablations(runs: Sequence[Path]) -> list[dict[str, Any]]:
 def _last_step(plan: Plan, note: Callable[[str], None]) -> None:
     """Measure the variance of the gradient at several numbers of steps, where that has not been done."""
     file = plan.output / "last-step.json"
-    estimates, images, steps = 24, max(16, plan.images // 4), [2, 4, 8]
-    results = list(_read(file).get("results", []))
+    estimates, images, steps = 24, _images_of_an_estimate(plan), [2, 4, 8]
+    results = _last_steps(plan)
     known = {(row["task"], row["steps"], row["estimates"], row["images"]) for row in results}
     for task in plan.tasks:
         for count in steps:
@@ -335,6 +335,15 @@ def _last_step(plan: Plan, note: Callable[[str], None]) -> None:
             results.append({"task": task} | gradient_variance(config, estimates, images))
             with disk_errors(file):
                 write_json(file, {"results": results})
+
+
+def _images_of_an_estimate(plan: Plan) -> int:
+    return max(16, plan.images // 4)
+
+
+def _last_steps(plan: Plan) -> list[dict[str, Any]]:
+    """Return what was measured of the last step, by any call."""
+    return list(_read(plan.output / "last-step.json").get("results", []))
 
 
 def _method(run: Path) -> str:

@@ -137,13 +137,10 @@ def verdicts(results: Mapping[str, Any]) -> list[Verdict]:
         rows.append(Verdict(claim, "all", told, won == len(pairs) if pairs else None, frozenset(pairs)))
     steps = {task: found for task, each in results["inference"].items() if (found := _two_steps(each))}
     better, needed = sum(reward and fast for reward, fast in steps.values()), 2
-    lost = len(DEFAULT_TASKS) - len(steps) + better < needed
-    rows.append(
-        Verdict(
-            "the default in 2 steps: a better reward than DDPO in 50, in a tenth of the time an image", f"{needed} tasks",
-            f"{better} of {len(steps)} tasks", True if better >= needed else False if lost else None, frozenset(steps),
-        )
-    )  # fmt: skip
+    open_tasks = len(DEFAULT_TASKS) - len(steps)
+    reached = None if better < needed <= better + open_tasks else better >= needed
+    claim = "the default in 2 steps: a better reward than DDPO in 50, in a tenth of the time an image"
+    rows.append(Verdict(claim, f"{needed} tasks", f"{better} of {len(steps)} tasks", reached, frozenset(steps)))
     kept, unsure = {}, []
     for task, found in results["generalisation"].items():
         for row in found:

@@ -77,6 +77,16 @@ def test_version_and_no_command():
     assert "Commands:" in rlcm().output
 
 
+@pytest.mark.parametrize("args", [["sample", "{}"], ["eval", "{}", "-o", "evaluation"], ["train", "model.path={}"]])
+def test_a_single_file_of_weights_says_how_to_make_a_folder_of_it(tmp_path, monkeypatch, args):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(bytes(range(256)))
+    found = CliRunner().invoke(cli.main, [arg.format(file) for arg in args])
+    assert found.exit_code == 2
+    assert f"model.path='{file}' is a file; make a folder of it once, by diffusers' from_single_file(...)" in found.output
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -19,8 +19,9 @@ from rlcm.errors import RunDirectoryError
 from rlcm.prompts import load_prompts
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
 from rlcm.reproduce.plan import DDPO, DEFAULT, PUBLISHED, SHARES, UNTRAINED_ANIMALS, VARIANTS, training_scenes, values_of
+from rlcm.reproduce.results import ablations, at_equal_queries, generalisation, inference, is_finished
 from rlcm.reproduce.variance import gradient_variance
-from rlcm.reproduce.work import ablations, at_equal_queries, claimed, generalisation, inference, is_finished, train
+from rlcm.reproduce.work import claimed, train
 from rlcm.rundir import RunDirectory
 from rlcm.settings import merge
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import CheckpointError
-from rlcm.rundir import RESUMABLE, disk_errors
+from rlcm.rundir import run_errors
 from rlcm.serialization import load_state, save_state, write_json
 
 _NAME = re.compile(r"checkpoint-(\d{6,})")
@@ -39,7 +39,7 @@ def save_checkpoint(run: Path, round_number: int, state: Mapping[str, Any], keep
     """
     final = run / f"checkpoint-{round_number:06d}"
     partial = run / f".{final.name}.partial"
-    with disk_errors(final, RESUMABLE):
+    with run_errors(final):
         if not (final.exists() and _is_whole(final)):
             for left_over in run.glob(".checkpoint-*.partial"):
                 shutil.rmtree(left_over, ignore_errors=True)

@@ -136,7 +136,7 @@ def sample(
     count: int,
     output: str,
 ) -> None:
-    """Draw images with MODEL: `builtin`, a run's folder, a diffusers folder or a Hub id.
+    """Draw images with MODEL: `builtin`, a run's folder, a configuration, a diffusers folder or a Hub id.
 
     Example:  rlcm sample builtin --prompt "a fox on a blue striped background" --n 4 -o foxes.png
     """

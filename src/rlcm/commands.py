@@ -231,7 +231,7 @@ def _config_of(model: str) -> tuple[TrainConfig, Path | None]:
     folder = Path(model)
     if (folder / "config.yaml").is_file():
         return load_config(folder / "config.yaml"), folder
-    if folder.is_file():
+    if folder.is_file() and folder.suffix not in (".safetensors", ".ckpt"):  # weights are no configuration
         return load_config(folder), None
     return TrainConfig(model=ModelSettings(path=model)), None
 

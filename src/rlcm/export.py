@@ -13,7 +13,7 @@ from torch import Tensor
 from rlcm.config import TrainConfig, load_config
 from rlcm.errors import MissingFileError
 from rlcm.policy import ADAPTER, Policy
-from rlcm.rundir import RESUMABLE, RunDirectory, disk_errors
+from rlcm.rundir import RunDirectory, run_errors
 from rlcm.serialization import write_bytes
 from rlcm.templating import render
 
@@ -25,7 +25,7 @@ def save_final(policy: Policy, config: TrainConfig, evaluations: Sequence[dict[s
     best = directory.path / "best" / WEIGHTS_NAME
     if config.evaluation.final == "best" and best.is_file():
         folder = directory.path / "final"
-        with disk_errors(folder, RESUMABLE):
+        with run_errors(folder):
             folder.mkdir(exist_ok=True)
             write_bytes(folder / WEIGHTS_NAME, best.read_bytes())
     else:
@@ -63,7 +63,7 @@ def tuned_weights(run: Path) -> Path:
 
 
 def _save_present(policy: Policy, folder: Path) -> Path:
-    with disk_errors(folder, RESUMABLE):
+    with run_errors(folder):
         folder.mkdir(exist_ok=True)
     with policy.averaged():
         save_lora(policy, folder / WEIGHTS_NAME)
@@ -82,7 +82,7 @@ def save_lora(policy: Policy, file: Path) -> None:
     for name, tensor in get_peft_model_state_dict(policy.denoiser.module, adapter_name=ADAPTER).items():
         value = tensor.detach().float().cpu()
         tensors[f"{network}.{name}"] = (value * scale if ".lora_B." in name else value).contiguous()
-    with disk_errors(file, RESUMABLE):
+    with run_errors(file):
         write_bytes(file, to_bytes(tensors, metadata={"format": "pt"}))
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,9 +47,6 @@ class Drawn(Protocol):
     def judge(self) -> dict[str, Tensor] | None: ...
 
 
-RESUMABLE = "free some space or choose another folder with output=..., then go on with `rlcm train --resume`"
-
-
 @contextmanager
 def disk_errors(path: Path, remedy: str = "free some space or choose another folder") -> Iterator[None]:
     """Turn an operating system's refusal to write into a RunDirectoryError that says what to do."""
@@ -59,6 +56,30 @@ def disk_errors(path: Path, remedy: str = "free some space or choose another fol
         raise RunDirectoryError(
             f"cannot write {path}: {error.strerror or error}. What was written before is intact; {remedy}."
         ) from error
+
+
+def run_errors(path: Path) -> AbstractContextManager[None]:
+    """`disk_errors` for what a training writes, which can go on."""
+    return disk_errors(path, "free some space or choose another folder with output=..., then go on with `rlcm train --resume`")
+
+
+def take_lock(file: Path, *, wait: bool = False) -> BaseFileLock | None:
+    """Return a lock that one process at a time can have; it lets go on `release`, and with the process.
+
+    Where the file system knows no locks, everybody gets one.
+
+    Args:
+        wait: for a process that has it; otherwise the answer is None then.
+    """
+    lock = FileLock(file)
+    try:
+        file.parent.mkdir(exist_ok=True)
+        lock.acquire(blocking=wait)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError):
+        pass
+    return lock
 
 
 def default_name(reward: str) -> str:
@@ -99,50 +120,43 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if another process has it.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
+        lock = take_lock(self.path / ".lock")
+        if lock is None:
             raise RunDirectoryError(
                 f"{self.path} is being trained by another process; wait until it has ended, or stop it there with Ctrl-C."
-            ) from None
-        except (OSError, NotImplementedError):
-            pass  # a file system that knows no locks
+            )
         return lock
 
     def make_folders(self) -> None:
         """Make what folders of the run are not there yet."""
-        with disk_errors(self.path, RESUMABLE):
+        with run_errors(self.path):
             (self.path / "samples").mkdir(parents=True, exist_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run."""
-        with disk_errors(self.path / name, RESUMABLE):
+        with run_errors(self.path / name):
             write_bytes(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the run."""
-        with disk_errors(self.path / name, RESUMABLE):
+        with run_errors(self.path / name):
             write_json(self.path / name, value)
 
     def remove(self, name: str) -> None:
         """Delete a file of the run, if it is there."""
-        with disk_errors(self.path / name, RESUMABLE):
+        with run_errors(self.path / name):
             (self.path / name).unlink(missing_ok=True)
 
     def _write_picture(self, name: str, picture: Image.Image) -> None:
         data = io.BytesIO()
         picture.save(data, format="png")
-        with disk_errors(self.path / name, RESUMABLE):
+        with run_errors(self.path / name):
             write_bytes(self.path / name, data.getvalue())
 
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
         """Append a round's metrics to metrics.jsonl, and see to it that they are on disk before any checkpoint of the round."""
         line = json.dumps({key: _short(value) for key, value in metrics.items()})
-        with (
-            disk_errors(self.path / "metrics.jsonl", RESUMABLE),
-            open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file,
-        ):
+        with run_errors(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -151,7 +165,7 @@ class RunDirectory:
         """Cut metrics, evaluations and sample pictures back to rounds up to `last`, as a resumed run needs it."""
         metrics = [line for line in self.metrics() if line["round"] <= last]
         self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
-        with disk_errors(self.path / "samples", RESUMABLE):
+        with run_errors(self.path / "samples"):
             for file in (self.path / "samples").glob("round-*.*"):
                 number = file.stem.removeprefix("round-")
                 if number.isdigit() and int(number) > last:

@@ -35,4 +35,9 @@ def model_path(name: str) -> Path:
     return path
 
 
-__all__ = ["ANIMALS", "COLOURS", "DEMO", "PATTERNS", "Scene", "article", "caption", "is_held_out", "model_path"]
+def is_part(path: Path | str) -> bool:
+    """Say whether a path is that of a part of the built-in model."""
+    return WEIGHTS in Path(path).parents
+
+
+__all__ = ["ANIMALS", "COLOURS", "DEMO", "PATTERNS", "Scene", "article", "caption", "is_held_out", "is_part", "model_path"]

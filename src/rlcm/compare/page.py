@@ -14,7 +14,7 @@ from rlcm.report.drawing import LARGE, PALETTE, Line, svg_chart
 from rlcm.report.encoding import data_uris
 from rlcm.report.page import render_page
 from rlcm.report.reading import Metric, Run, Samples, finite
-from rlcm.report.words import decimals, duration, meaning_of, with_unit, written
+from rlcm.report.words import counted, decimals, duration, meaning_of, with_unit, written
 from rlcm.rundir import disk_errors
 from rlcm.serialization import write_bytes, write_json
 
@@ -58,7 +58,7 @@ def headline(found: Mapping[str, Any], metric: Metric) -> tuple[str, str, str]:
     others = [method["name"] for method in found["methods"] if method["name"] != found["baseline"]]
     if not found["targets"] or not others:
         count = len(found["methods"])
-        return "", f"{count} methods" if count > 1 else "1 method", " and its rewards." if count == 1 else " and their rewards."
+        return "", counted(count, "method"), " and its rewards." if count == 1 else " and their rewards."
     last = found["targets"][-1]
     reward = with_unit(metric.shown(last["reward"]), metric.unit)
     best = max(others, key=lambda name: last["methods"][name]["seconds"].get("speedup", 0.0))

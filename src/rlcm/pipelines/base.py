@@ -11,9 +11,9 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from rlcm.builtin import model_path
+from rlcm.builtin import is_part
 from rlcm.errors import ConfigError
-from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE, ModelSettings, SamplerSettings
+from rlcm.pipelines.settings import BUILTIN_GUIDANCE, ModelSettings, SamplerSettings
 from rlcm.transitions import TransitionTable
 from rlcm.types import Conditioning
 
@@ -224,7 +224,7 @@ def guidance_scale(pipeline: Any, sampler: SamplerSettings) -> float:
     default = call_default(pipeline, "guidance_scale")
     if default is None and sampler.guidance is not None:
         raise ConfigError(f"sampler.guidance={sampler.guidance}: {type(pipeline).__name__} has no guidance; leave it out.")
-    if str(getattr(pipeline, "name_or_path", "")) in map(str, map(model_path, BUILTIN.values())):
+    if is_part(getattr(pipeline, "name_or_path", None) or ""):
         default = BUILTIN_GUIDANCE
     return float((default or 0.0) if sampler.guidance is None else sampler.guidance)
 

@@ -137,6 +137,11 @@ def local_folder(settings: ModelSettings) -> Path | None:
         return folder
     if _HUB_ID.fullmatch(settings.path) and not settings.path.startswith("."):
         return None
+    if folder.is_file():
+        raise MissingFileError(
+            f"model.path={settings.path!r} is a file; make a folder of it once, by diffusers' from_single_file(...) and "
+            "save_pretrained(...) of the model's pipeline, and give that folder."
+        )
     raise MissingFileError(
         f"model.path={settings.path!r} is neither a folder nor a Hub id; give builtin, builtin-teacher, the folder of a "
         "diffusers pipeline, or a Hub id such as SimianLuo/LCM_Dreamshaper_v7."

@@ -176,6 +176,7 @@ def ablations(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def images_of_an_estimate(plan: Plan) -> int:
+    """Return how many images one estimate of the gradient is made of."""
     return max(16, plan.images // 4)
 
 

@@ -1,8 +1,10 @@
 """docs/results.md and its figures, from the committed results of `rlcm reproduce`.
 
 rlcm reproduce -o runs/reproduce
-python benchmarks/results_page.py --take runs/reproduce/results.json    # copies it to benchmarks/results, then writes
+python benchmarks/results_page.py --take runs/reproduce/results.json    # into benchmarks/results/reproduce.json, then writes
 python benchmarks/results_page.py                                       # writes from what is committed
+
+What is taken replaces the same tasks and experiments; others stay, each with the command, machine and budget that it came from.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +23,14 @@ from rlcm.compare.methods import Curve
 from rlcm.compare.speedup import mean_curve
 from rlcm.intervals import mean_over_seeds
 from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
-from rlcm.report.words import duration, written
-from rlcm.reproduce.plan import DEFAULT_TASKS
+from rlcm.report.words import counted, duration, written
+from rlcm.reproduce.plan import DEFAULT_TASKS, TASKS
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("ddpo", "rlcm-published", "rlcm")
 BAR_MINUTES = 60
+OPTIONS = ("--method", "--seeds", "--budget", "--images", "--threads", "--clock")
+"""What of a call's command belongs to each of its figures."""
 ABOUT = {
     "ddpo": "DDPO: the teacher, DDIM with 50 steps and classifier-free guidance",
     "rlcm-published": "RLCM with the published settings",
@@ -40,8 +45,41 @@ PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours an
 """
 
 
+SOURCE = ("command", "machine", "budget_minutes", "clock", "seeds")
+"""What is kept of a call with each task of each experiment."""
+
+
+def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the committed results with those of another call in place of the same tasks and experiments."""
+    source, tasks = {name: found[name] for name in SOURCE}, {row["task"] for row in found["last_step"]}
+    result: dict[str, Any] = {"sources": {}, "untrained_animals": found["untrained_animals"]}
+    for name in ("curves", "inference", "generalisation", "ablations"):
+        both = {**known.get(name, {}), **found[name]}
+        result[name] = {task: both[task] for task in TASKS if task in both}
+        result["sources"][name] = known.get("sources", {}).get(name, {}) | dict.fromkeys(found[name], source)
+    result["last_step"] = [row for row in known.get("last_step", []) if row["task"] not in tasks] + found["last_step"]
+    result["sources"]["last-step"] = known.get("sources", {}).get("last-step", {}) | dict.fromkeys(tasks, source)
+    return result
+
+
+def _sources(results: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the values of all sources, each once."""
+    return list(dict.fromkeys(source[name] for tasks in results["sources"].values() for source in tasks.values()))
+
+
+def _minutes(results: Mapping[str, Any]) -> str:
+    """Return how long DDPO had, with the tasks where that differs."""
+    tasks: dict[str, list[str]] = {}
+    for task, source in results["sources"]["curves"].items():
+        tasks.setdefault(f"{source['budget_minutes']:g}", []).append(task)
+    if len(tasks) < 2:
+        return "".join(tasks)
+    return " and ".join(f"{minutes} ({', '.join(own)})" for minutes, own in tasks.items())
+
+
 def _clock(results: Mapping[str, Any]) -> str:
-    return "seconds of computing, one thread a run," if results.get("clock") == "cpu" else "wall-clock seconds"
+    words = {"cpu": "seconds of computing, one thread a run,", "wall": "wall-clock seconds"}
+    return " or ".join(words[clock] for clock in _sources(results, "clock"))
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -54,14 +92,12 @@ pair of models, 64 x 64 pixels, 45 animals: the consistency model by RLCM, the d
 The numbers say how the methods compare HERE; they are not the paper's, which stand by themselves in
 [the last section](#the-papers-own-figures).
 
-Every figure below: {results["seeds"]} seed{"s" * (results["seeds"] > 1)}; machine: {results["machine"]}; one command, or a part
-of it, which is given with each figure:
-
-    {results["command"]}
+Every figure below: {" or ".join(counted(seeds, "seed") for seeds in _sources(results, "seeds"))}; machine:
+{"; ".join(_sources(results, "machine"))}; the command under each figure makes it.
 
 ± and brackets are 95 % intervals over seeds (Student's; of ratios Welch's on logarithms). The data is
 `benchmarks/results/reproduce.json`, and `benchmarks/results_page.py` makes this page of it. Times are {_clock(results)} of
-sampling and learning, of which a run of DDPO has {results["budget_minutes"]:g} minutes. Settings of every method:
+sampling and learning, of which a run of DDPO has {_minutes(results)} minutes. Settings of every method:
 `src/rlcm/reproduce/plan.py`; those of each run: `config.yaml` in its folder.
 """,
         _bars(results),
@@ -199,8 +235,8 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
 def _bars(results: Mapping[str, Any]) -> str:
     missing = [task for task in DEFAULT_TASKS if not all(_has(results["curves"].get(task, {}), method) for method in ORDER)]
     notes = [f"Tasks whose curves were not measured yet: {', '.join(missing)}."] if missing else []
-    if results["budget_minutes"] < BAR_MINUTES:
-        notes.append(f"The first two bars were set for {BAR_MINUTES} minutes of DDPO; it had {results['budget_minutes']:g}.")
+    if any(source["budget_minutes"] < BAR_MINUTES for source in results["sources"]["curves"].values()):
+        notes.append(f"The first two bars were set for {BAR_MINUTES} minutes of DDPO; it had {_minutes(results)}.")
     table = _row(["claim", "bar", "found", "reached"]) + _row(["---"] * 4) + "".join(v.row() for v in verdicts(results))
     return f"## In short\n\n{table}" + "".join(f"\n{note}" for note in notes) + "\n"
 
@@ -357,12 +393,18 @@ variance to the gradient and nothing else (`src/rlcm/reproduce/variance.py`).
 
 
 def _command(results: Mapping[str, Any], only: str, task: str | None = None) -> str:
-    """Return the part of the whole command that gives one figure."""
-    kept, words = [], results["command"].split()
-    for place, word in enumerate(words):
-        if word in ("--method", "--seeds", "--budget", "--images", "--threads", "--clock"):
-            kept += [word, words[place + 1]]
-    return " ".join(["rlcm reproduce --only", only, *(["--task", task] if task else []), *kept])
+    """Return what gives a figure: one line for all tasks that came from the same call."""
+    calls: dict[tuple[str, ...], list[str]] = {}
+    for name, source in results["sources"][only].items():
+        if task in (None, name):
+            words = source["command"].split()
+            kept = [word for pair in pairwise(words) if pair[0] in OPTIONS for word in pair]
+            calls.setdefault(tuple(kept), []).append(name)
+    lines = []
+    for kept, names in calls.items():
+        tasks = [] if set(names) >= set(DEFAULT_TASKS) else [word for name in names for word in ("--task", name)]
+        lines.append(" ".join(["rlcm reproduce --only", only, *tasks, *kept]))
+    return "\n    ".join(lines)
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -504,7 +546,9 @@ def write_page(root: Path, take: Path | None = None) -> Path:
     for folder in (committed.parent, images):
         folder.mkdir(parents=True, exist_ok=True)
     if take is not None:
-        committed.write_text(json.dumps(rounded(json.loads(take.read_text())), indent=1) + "\n")
+        known = json.loads(committed.read_text()) if committed.is_file() else {}
+        found = rounded(merged(known, json.loads(take.read_text())))
+        committed.write_text(json.dumps(found, indent=1) + "\n")
     results = json.loads(committed.read_text())
     draw(results, images)
     (root / "docs" / "results.md").write_text(page(results))

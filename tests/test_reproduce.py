@@ -252,6 +252,35 @@ def results_page():
     return module
 
 
+def test_committed_results_keep_what_another_call_did_not_do():
+    page = results_page()
+
+    def call(budget, task):
+        source = {"command": f"rlcm reproduce --task {task} --seeds 3 --budget {budget:g} -o x", "machine": "two threads"}
+        empty = {"generalisation": {}, "ablations": {}, "untrained_animals": ["ibex"]}
+        last = [{"task": task, "steps": 2}]
+        own = {"curves": {task: budget}, "inference": {task: []}, "last_step": last, "budget_minutes": budget}
+        return source | empty | own | {"clock": "cpu", "seeds": 3}
+
+    results = page.merged({}, call(20.0, "alignment"))
+    assert page._minutes(results) == "20"
+    results = page.merged(results, call(60.0, "compressibility"))
+    assert results["curves"] == {"compressibility": 60.0, "alignment": 20.0}
+    assert [row["task"] for row in results["last_step"]] == ["alignment", "compressibility"]
+    assert page._minutes(results) == "20 (alignment) and 60 (compressibility)"
+    assert page._command(results, "curves", "alignment") == (
+        "rlcm reproduce --only curves --task alignment --seeds 3 --budget 20"
+    )
+    assert page._command(results, "last-step").splitlines() == [
+        "rlcm reproduce --only last-step --task alignment --seeds 3 --budget 20",
+        "    rlcm reproduce --only last-step --task compressibility --seeds 3 --budget 60",
+    ]
+    longer = page.merged(results, call(60.0, "alignment"))
+    assert longer["curves"] == {"compressibility": 60.0, "alignment": 60.0}
+    assert page._minutes(longer) == "60"
+    assert len(longer["last_step"]) == 2
+
+
 def test_rewards_at_equal_queries():
     def method(name, queries, reward):
         return Method(name, [], [Curve(queries, queries, queries, reward, [0.0] * len(reward))], {})

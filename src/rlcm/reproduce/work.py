@@ -152,7 +152,10 @@ def look_at(job: Job, plan: Plan, note: Callable[[str], None]) -> None:
     steps: tuple[int, ...] = (config.sampler.steps,)
     if job.experiment == "curves":
         groups, steps = groups[:1], STEPS["many" if job.method == DDPO else "few"]
-    settings = StudySettings(steps=steps, each=max(1, plan.images // 45), batch_size=config.rollout.sample_batch_size)
+    # The base model, its prompts and its noise are the same for every seed; only the gain on other prompts is one of pairs.
+    base = job.experiment == "generalisation" or job.seed == 0
+    each, batch_size = max(1, plan.images // 45), config.rollout.sample_batch_size
+    settings = StudySettings(steps=steps, each=each, batch_size=batch_size, base=base)
     study(config, folder, groups, rewards, settings, file.parent, note)
 
 

@@ -386,6 +386,17 @@ def write_study(run: Path) -> dict[str, Any]:
     return found
 
 
+def test_a_study_of_other_weights_is_left_out(run: Path) -> None:
+    study = write_study(run) | {"round": 10}
+    (run / "evaluation/eval.json").write_text(json.dumps(study))
+    looks = json.loads((run / "eval.json").read_text())
+    for final, shown in ((10, True), (20, False)):
+        (run / "eval.json").write_text(json.dumps(looks | {"final_round": final}))
+        page = Page(write_report(run))
+        assert ("How many steps it needs" in page.text) is shown
+        assert ("is of the weights of round 10, and final/ has those of round 20" in page.text) is not shown
+
+
 def test_a_study_is_shown(run: Path) -> None:
     write_study(run)
     page = Page(write_report(run))

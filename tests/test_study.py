@@ -103,7 +103,8 @@ def RewardMixOf(name):  # noqa: N802 (reads like the class that it stands for)
 def test_the_run_is_left_as_it_was_and_its_page_shows_the_study(studied, run):
     path, _ = run
     assert json.loads((path / "evaluation" / "eval.json").read_text())["own_steps"] == 3
-    assert "evaluations" in json.loads((path / "eval.json").read_text())
+    looks = json.loads((path / "eval.json").read_text())
+    assert studied[0]["round"] == looks["final_round"] == looks["evaluations"][-1]["round"]
     page = write_report(path).read_text()
     assert "How many steps it needs" in page
     assert "Every prompt: best, median, worst" in page

@@ -310,6 +310,20 @@ def test_a_finished_run_goes_on_for_longer(tmp_path):
     assert finals[0] == finals[1]
 
 
+def test_a_finished_run_is_given_its_best_weights(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 3}, evaluation={"every": 1}).train()
+    looks = json.loads((run / "eval.json").read_text())["evaluations"]
+    best = max((look for look in looks if look["round"]), key=lambda look: look["reward"]["mean"])["round"]
+    file = run / "final" / "pytorch_lora_weights.safetensors"
+    last = file.read_bytes()
+    assert resume(run, changes=["evaluation.final=best"]).train() == run
+    assert file.read_bytes() == (run / "best" / file.name).read_bytes()
+    assert json.loads((run / "eval.json").read_text())["final_round"] == best
+    assert resume(run, changes=["evaluation.final=last"]).train() == run
+    assert file.read_bytes() == last
+    assert len(metrics_of(run)) == 3
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
     run = trainer(tmp_path, run={"rounds": 1}).train()
     before = (run / "metrics.jsonl").read_bytes()

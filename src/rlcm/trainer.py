@@ -111,13 +111,14 @@ class Trainer:
 
         Args:
             run: the run's folder.
-            changes: other settings of `run` from here on, as KEY=VALUE; run.rounds=200 makes it longer, a finished run too.
+            changes: other settings of `run` from here on, as KEY=VALUE; run.rounds=200 makes it longer, a finished run too, and
+                evaluation.final=best gives one its best weights as the result.
             objects: model, rewards and prompts that were passed as objects to the first trainer, and the watcher.
 
         Raises:
             MissingFileError: if the folder holds no run.
             CheckpointError: if there is no whole checkpoint.
-            ConfigError: if a change is of anything but `run`.
+            ConfigError: if a change is of anything but `run` and evaluation.final.
             RunDirectoryError: if another process is training it.
         """
         run = Path(run)
@@ -127,10 +128,11 @@ class Trainer:
             )
         config = load_config(run / "config.yaml", changes)
         for change in changes:
-            if not change.startswith("run.") or change.startswith("run.clock="):
+            if not change.startswith(("run.", "evaluation.final=")) or change.startswith("run.clock="):
                 raise ConfigError(
-                    f"--resume {change}: a run goes on with its own settings; those of `run` alone can be others, such as "
-                    f"run.rounds=200, but for run.clock. Start a new run: rlcm train {run}/config.yaml name=NEW {change}"
+                    f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
+                    f"others, such as run.rounds=200, but for run.clock. Start a new run: rlcm train {run}/config.yaml name=NEW "
+                    f"{change}"
                 )
         checkpoint, damaged = newest_checkpoint(run)
         trainer = cls(config, **objects)

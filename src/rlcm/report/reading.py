@@ -164,12 +164,12 @@ def read_run(path: Path) -> Run:
     found = _read_json(run, path / "eval.json")
     listed = found.get("evaluations")
     run.evaluations = [e for e in listed if _is_row(e)] if isinstance(listed, list) else []
-    final_round = finite(found.get("final_round"))
-    run.final_round = None if final_round is None else int(final_round)
+    run.final_round = _round(found.get("final_round"))
     run.metric = _metric(found.get("primary_metric"), run)
     run.samples = list(_read_samples(run, sorted((path / "samples").glob("round-*.json"))))
-    run.study = _read_json(run, path / STUDY)
-    best_and_worst = [path / "evaluation/pictures/prompts.json", path / "samples/prompts.json"]
+    run.study = _read_study(run)
+    best_and_worst = [path / "evaluation/pictures/prompts.json"] if run.study else []
+    best_and_worst.append(path / "samples/prompts.json")
     run.extremes = next(_read_samples(run, [file for file in best_and_worst if file.is_file()]), None)
     weights = path / WEIGHTS
     if not (run.config_text or run.rounds or run.evaluations or run.samples or weights.is_file()):
@@ -180,6 +180,29 @@ def read_run(path: Path) -> Run:
         )
     run.missing[:0] = _what_is_missing(run)
     return run
+
+
+def final_round(path: Path) -> int | None:
+    """Return the round whose weights are in the final/ of a run directory; None where that is not known."""
+    return _round(_read_json(Run(path), path / "eval.json").get("final_round"))
+
+
+def _round(value: Any) -> int | None:
+    number = finite(value)
+    return None if number is None else int(number)
+
+
+def _read_study(run: Run) -> dict[str, Any]:
+    """Return what `rlcm eval` found of the weights in final/."""
+    study = _read_json(run, run.path / STUDY)
+    looked_at = _round(study.get("round"))
+    if looked_at is None or run.final_round is None or looked_at == run.final_round:
+        return study
+    run.missing.append(
+        f"The study of steps and prompts: {STUDY} is of the weights of round {looked_at}, and final/ has those of round "
+        f"{run.final_round}. rlcm eval with the path of this folder looks at these."
+    )
+    return {}
 
 
 def _what_is_missing(run: Run) -> Iterator[str]:

@@ -16,6 +16,7 @@ from rlcm.errors import ConfigError
 from rlcm.machine import describe_machine
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
+from rlcm.report.reading import final_round
 from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.rundir import RunDirectory, disk_errors, grid
@@ -101,6 +102,7 @@ def study(
     found = {
         "model": config.model.path,
         "run": None if run is None else config.name or run.resolve().name,
+        "round": None if run is None else final_round(run),
         "machine": describe_machine(),
         "seed": settings.seed,
         "batch_size": settings.batch_size,

@@ -136,8 +136,19 @@ def test_a_model_alone_has_no_base_beside_it(run, tmp_path):
 
 def test_a_run_that_has_not_ended_is_refused(run, tmp_path):
     _, config = run
+    notes = []
     with pytest.raises(MissingFileError, match="has not ended"):
-        study(config, tmp_path, [GROUP], config.rewards, StudySettings(base=False), tmp_path / "out")
+        study(config, tmp_path, [GROUP], config.rewards, StudySettings(), tmp_path / "out", notes.append)
+    assert not notes, "refused before the base model is drawn with"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(run, tmp_path):
+    _, config = run
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(tmp_path / "none")})})
+    with pytest.raises(MissingFileError):
+        study(config, None, [GROUP], config.rewards, StudySettings(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_sets_of_the_built_in_model():

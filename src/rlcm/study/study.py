@@ -13,6 +13,7 @@ from torch import Tensor
 from rlcm.build import judge_of
 from rlcm.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
+from rlcm.export import tuned_weights
 from rlcm.machine import describe_machine
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
@@ -69,18 +70,20 @@ def study(
         MissingFileError: if the run has no tuned weights.
         RunDirectoryError: if the folder cannot be written.
     """
+    if run is not None:
+        tuned_weights(run)  # that they are there, before anything is drawn
     mix, judge = build_rewards(rewards), judge_of(config)
     own = config.sampler.calls
     steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})
     directory = RunDirectory(folder)
-    with disk_errors(folder):
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
     names = ["base"] if run is None else ["base", "tuned"] if settings.base else ["tuned"]
     rows: list[dict[str, Any]] = []
     before: dict[tuple[str, int], Mapping[str, Tensor]] = {}
     pictures: list[dict[str, Any]] = []
     for name in names:
         pipeline = tuned_pipeline(config, run if name == "tuned" else None)
+        with disk_errors(folder):  # not before there is something to write
+            (folder / "pictures").mkdir(parents=True, exist_ok=True)
         shown: dict[str, list[Drawn]] = {}
         for count in steps:
             denoiser = make_denoiser(pipeline, sampler_at(config.sampler, count), config.model)

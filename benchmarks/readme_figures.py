@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlcm.report.words import written
+
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- figures: written by benchmarks/readme_figures.py -->", "<!-- end of figures -->"
 
@@ -51,8 +53,29 @@ def figures() -> str:
             "[its card](src/rlcm/builtin/weights/README.md)",
         ),
     ]
+    rows[3:3] = _against_ddpo()
     table = "".join(f"| {what} | {value} | {where} |\n" for what, value, where in rows)
     return f"| what | measured | by |\n|---|---|---|\n{table}\nMachine: {demo['machine']}."
+
+
+def _against_ddpo() -> list[tuple[str, str, str]]:
+    """Return how much sooner than DDPO each task was learnt, of those that were measured."""
+    file, rows = ROOT / "benchmarks" / "results" / "reproduce.json", []
+    study = _read(file) if file.is_file() else {"curves": {}}
+    for task, found in study["curves"].items():
+        source = study["sources"]["curves"][task]
+        for method, name in (("rlcm", "the default"), ("rlcm-published", "RLCM as published")):
+            entry = found["targets"][-1]["methods"].get(method, {}).get("seconds", {}) if found["targets"] else {}
+            if "speedup" in entry:
+                low, high = entry["interval"]
+                rows.append(
+                    (
+                        f"{task}, {source['seeds']} seeds: {name} is at the reward of {source['budget_minutes']:g} minutes of DDPO",
+                        f"{written(entry['speedup'])} times sooner ({written(low)} to {written(high)})",
+                        "[docs/results.md](docs/results.md)",
+                    )
+                )
+    return rows
 
 
 def _read(file: Path) -> Any:

@@ -69,10 +69,12 @@ def curve(x, reward):
 
 def test_time_to_a_reward():
     one = curve([0.0, 10.0, 20.0], [1.0, 3.0, 2.0])
-    assert time_to(one, "seconds", 2.0) == 5.0
-    assert time_to(one, "network_calls", 3.0) == 400.0
-    assert time_to(one, "seconds", 3.5) is None
-    assert time_to(one, "seconds", 0.5) == 0.0
+    assert time_to(one, "seconds", 2.0, between=True) == 5.0
+    assert time_to(one, "seconds", 2.0, between=False) == 10.0
+    for between in (True, False):
+        assert time_to(one, "network_calls", 3.0, between=between) == 400.0
+        assert time_to(one, "seconds", 3.5, between=between) is None
+        assert time_to(one, "seconds", 0.5, between=between) == 0.0
 
 
 def test_the_mean_of_curves_is_over_what_all_know():
@@ -97,9 +99,10 @@ def test_speed_ups(runs):
     last = found["targets"][-1]
     assert (last["share"], last["reward"]) == (1.0, pytest.approx(-2.1))
     fast = last["methods"]["fast"]["seconds"]
-    # Slow: 900 and 1000 s; fast: 90 s each.
-    assert fast["at"] == [pytest.approx(90), pytest.approx(90)]
-    assert fast["speedup"] == pytest.approx((900 * 1000) ** 0.5 / 90)
+    # Slow: 900 and 1000 s, on its line; fast: 100 s each, its first evaluation.
+    assert last["methods"]["slow"]["seconds"]["at"] == [pytest.approx(900), pytest.approx(1000)]
+    assert fast["at"] == [100, 100]
+    assert fast["speedup"] == pytest.approx((900 * 1000) ** 0.5 / 100)
     assert fast["interval"][0] < fast["speedup"] < fast["interval"][1]
     assert last["methods"]["slow"]["seconds"]["speedup"] == pytest.approx(1)
     # A slow call of 50 and a fast one of 4: as many images, a hundredth of the calls or so.
@@ -115,7 +118,7 @@ def test_a_reward_that_is_not_reached_has_no_speed_up(runs, tmp_path):
     found = compare(methods)
     entry = found["targets"][-1]["methods"]["weak"]["seconds"]
     assert (entry["reached"], entry["of"], "speedup" in entry) == (0, 1, False)
-    assert "fast reaches slow's JPEG size of 2.10\xa0kB 10.5 times sooner" in "".join(headline(found, metric))
+    assert "fast reaches slow's JPEG size of 2.10\xa0kB 9.49 times sooner" in "".join(headline(found, metric))
     only_weak = compare(methods[:2])
     assert "Not every seed of weak reaches slow's JPEG size" in "".join(headline(only_weak, metric))
 
@@ -142,7 +145,7 @@ def test_later_is_not_called_sooner(runs):
     methods, metric, _ = read_methods([*runs[:2], *runs[2:]])
     for fast in methods[1].curves:
         fast.seconds = [100 * value for value in fast.seconds]
-    assert "9.49 times later" in "".join(headline(compare(methods), metric))
+    assert "10.5 times later" in "".join(headline(compare(methods), metric))
 
 
 def test_a_baseline_that_learned_nothing_has_no_targets(tmp_path):
@@ -203,7 +206,7 @@ def test_texts_of_others_are_escaped(tmp_path):
 
 def test_the_command(runs, tmp_path, capsys):
     compare_runs(runs, "slow", None, tmp_path / "c.html")
-    assert "fast reaches slow's JPEG size of 2.10 kB 10.5 times sooner" in capsys.readouterr().out
+    assert "fast reaches slow's JPEG size of 2.10 kB 9.49 times sooner" in capsys.readouterr().out
     compare_runs(runs, "fast", None, tmp_path / "c.html")
     assert "Not every seed of slow reaches fast's JPEG size of 1.00 kB" in capsys.readouterr().out
     assert (tmp_path / "c.html").is_file()

@@ -20,8 +20,10 @@ def compare(methods: Sequence[Method], baseline: str | None = None) -> dict[str,
     """Return what methods ended with, and how much sooner they reached what the baseline reached.
 
     The reward at which two methods are compared is the highest that EVERY seed of the baseline reached, and shares of the
-    gain up to it, so that no seed of the baseline is left out. A run reaches a reward where the straight line between two of
-    its evaluations first does. The speed-up is the ratio of geometric means, with Welch's 95 % interval on the logarithms.
+    gain up to it, so that no seed of the baseline is left out. The baseline is there where the straight line between two of
+    its evaluations is, another method at the first evaluation that shows it: nothing is credited to a time at which nobody
+    looked, and speed-ups are rather too small. The speed-up is the ratio of geometric means, with Welch's 95 % interval on
+    the logarithms.
 
     Args:
         baseline: name of the method that the others are compared with; None is the first.
@@ -42,7 +44,9 @@ def compare(methods: Sequence[Method], baseline: str | None = None) -> dict[str,
     for share in SHARES:
         target = start + share * (top - start)
         reached = {
-            method.name: {axis: [time_to(curve, axis, target) for curve in method.curves] for axis in AXES}
+            method.name: {
+                axis: [time_to(curve, axis, target, between=method is against) for curve in method.curves] for axis in AXES
+            }
             for method in methods
         }
         found["targets"].append(
@@ -58,16 +62,19 @@ def compare(methods: Sequence[Method], baseline: str | None = None) -> dict[str,
     return found
 
 
-def time_to(curve: Curve, axis: str, target: float) -> float | None:
-    """Return where on an axis a run first reaches a reward, by straight lines between its evaluations; None if it does not.
+def time_to(curve: Curve, axis: str, target: float, *, between: bool) -> float | None:
+    """Return where on an axis a run first reaches a reward; None if it does not.
 
     A run that begins above the target reaches it at its first evaluation.
+
+    Args:
+        between: by straight lines between evaluations; otherwise at the first evaluation that is as high.
     """
     x: list[float] = getattr(curve, axis)
     for place, reward in enumerate(curve.reward):
         if reward >= target:
-            if place == 0:
-                return x[0]
+            if place == 0 or not between:
+                return x[place]
             before, low = x[place - 1], curve.reward[place - 1]
             return before + (x[place] - before) * (target - low) / (reward - low)
     return None

@@ -70,7 +70,7 @@ def _against_ddpo() -> list[tuple[str, str, str]]:
                 low, high = entry["interval"]
                 rows.append(
                     (
-                        f"{task}, {source['seeds']} seeds: {name} is at the reward of {source['budget_minutes']:g} minutes of DDPO",
+                        f"{task}, {source['seeds']} seeds: {name} at what DDPO reaches in {source['budget_minutes']:g} min",
                         f"{written(entry['speedup'])} times sooner ({written(low)} to {written(high)})",
                         "[docs/results.md](docs/results.md)",
                     )

@@ -19,7 +19,7 @@ from rlcm.errors import RunDirectoryError
 from rlcm.prompts import load_prompts
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
 from rlcm.reproduce.plan import DDPO, DEFAULT, PUBLISHED, SHARES, UNTRAINED_ANIMALS, VARIANTS, training_scenes, values_of
-from rlcm.reproduce.results import ablations, at_equal_queries, generalisation, inference, is_finished
+from rlcm.reproduce.results import ablations, at_equal_gain, at_equal_queries, generalisation, inference, is_finished
 from rlcm.reproduce.variance import gradient_variance
 from rlcm.reproduce.work import claimed, train
 from rlcm.rundir import RunDirectory
@@ -289,6 +289,33 @@ def test_rewards_at_equal_queries():
     assert found["reward_queries"] == 10
     assert {name: value["mean"] for name, value in found["methods"].items()} == {"a": 1.0, "b": 0.5}
     assert at_equal_queries([]) == {}
+
+
+def test_the_same_gain_is_told_beside_the_same_reward():
+    def method(name, reward):
+        return Method(name, [], [Curve([0.0, 10.0, 20.0], [0.0] * 3, [0.0] * 3, reward, [0.0] * 3)], {})
+
+    methods = [method("slow", [-2.0, -1.5, -1.0]), method("lower", [-4.0, -3.0, -2.0])]
+    found = at_equal_gain(methods)
+    assert found["reward"] == 1.0
+    assert found["methods"]["lower"]["seconds"]["at"] == [10.0], "though it never comes to -1.0"
+    assert found["methods"]["lower"]["seconds"]["speedup"] == pytest.approx(2)
+    assert methods[0].curves[0].reward[0] == -2.0
+    assert at_equal_gain([method("worse", [0.0, -1.0, -2.0])]) == {}
+
+
+def test_unfinished_results_are_not_taken(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"seeds": 3, "curves": {"alignment": {"methods": [{"name": "ddpo", "seeds": [0, 1]}]}}}))
+    with pytest.raises(SystemExit, match="alignment: ddpo has 2 of 3 seeds"):
+        results_page().write_page(tmp_path, file)
+    assert not list(tmp_path.rglob("*.md"))
+
+
+def test_the_scenes_of_the_alignment_task_are_one_of_every_animal():
+    scenes = TASKS["alignment"].prompts
+    assert [named(prompt, ANIMALS) for prompt in scenes] == list(range(len(ANIMALS)))
+    assert set(scenes) <= set(load_prompts("scenes").prompts)
 
 
 def write_study(folder, changes, own=4, rewards=(1.0,)):

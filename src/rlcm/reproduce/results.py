@@ -61,6 +61,7 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
             found["curves"][task] = compared | {
                 "metric": {"label": metric.label, "unit": metric.unit, "lower_is_better": metric.lower_is_better},
                 "equal_queries": at_equal_queries(methods),
+                "equal_gain": at_equal_gain(methods),
             }
             studied = inference(runs["curves"])
             if studied:
@@ -102,6 +103,22 @@ def at_equal_queries(methods: Sequence[Method]) -> dict[str, Any]:
             mean, half = mean_over_seeds(values)
             found["methods"][method.name] = {"mean": mean, "ci95": half, "each": values}
     return found
+
+
+def at_equal_gain(methods: Sequence[Method]) -> dict[str, Any]:
+    """Return when each method had gained what every seed of the first gained, in the form of a target of `compare`.
+
+    Models that begin at different rewards are so compared by what they learnt.
+    """
+    gains = [
+        replace(
+            method,
+            curves=[replace(curve, reward=[reward - curve.reward[0] for reward in curve.reward]) for curve in method.curves],
+        )
+        for method in methods
+    ]
+    targets = compare(gains)["targets"]
+    return dict(targets[-1]) if targets else {}
 
 
 def inference(runs: Sequence[Path]) -> list[dict[str, Any]]:

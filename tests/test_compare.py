@@ -9,23 +9,33 @@ import yaml
 from PIL import Image
 
 from rlcm.commands import compare_runs
-from rlcm.compare import compare, read_methods, write_comparison
+from rlcm.compare import Method, compare, read_methods, write_comparison
 from rlcm.compare.methods import Curve
-from rlcm.compare.page import headline, speedup_tables
+from rlcm.compare.page import final_table, headline, speedup_tables, strips
 from rlcm.compare.speedup import mean_curve, time_to
 from rlcm.errors import ConfigError, UsageError
+from rlcm.report.reading import Metric
 
 PROMPTS, SEEDS = ["a cat", "a dog"], [11, 12]
 DISPLAY = {"label": "JPEG size", "unit": "kB", "better": "lower"}
 
 
-def write_run(folder, name, points, *, seed=0, steps=4, model="builtin", rewards=("jpeg",), held_out=None, display=DISPLAY):
-    """Write a run whose evaluations are (round, seconds, reward); a round scores 10 images with `steps` calls each."""
+def write_run(
+    folder, name, points, *, seed=0, steps=4, model="builtin", rewards=("jpeg",), held_out=None, display=DISPLAY, weight=1.0,
+    final=-1,
+):  # fmt: skip
+    """Write a run whose evaluations are (round, seconds, reward); a round scores 10 images with `steps` calls each.
+
+    Args:
+        weight: of every reward; the evaluations' totals are weighted, and the rewards as they are.
+        final: index of the evaluation whose weights are in final/; None for a run that has not ended.
+    """
     path = folder / name
     (path / "samples").mkdir(parents=True)
     config = {
         "name": name, "output": str(folder), "seed": seed, "model": {"path": model}, "sampler": {"steps": steps},
-        "rewards": [{"name": r} for r in rewards], "prompts": "animals", "evaluation": {"images": 90, "seed": 1},
+        "rewards": [{"name": r, "label": r, "weight": weight} for r in rewards], "prompts": "animals",
+        "evaluation": {"images": 90, "seed": 1},
     }  # fmt: skip
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     evaluations = []
@@ -33,23 +43,27 @@ def write_run(folder, name, points, *, seed=0, steps=4, model="builtin", rewards
         value = {"mean": reward, "ci95": 0.1}
         evaluations.append(
             {
-                "round": number, "seconds": seconds, "images": 90, "steps": steps, "reward": value,
-                "rewards": dict.fromkeys(rewards, value), "judge": {"animal": {"mean": 0.9, "ci95": 0.01}},
-                "guard": {"diversity": 0.3}, "held_out": {held_out: {"mean": reward / 2, "ci95": 0.1}} if held_out else {},
+                "round": number, "seconds": seconds, "images": 90, "steps": steps,
+                "reward": {"mean": weight * reward, "ci95": abs(weight) * 0.1},
+                "rewards": dict.fromkeys(rewards, value), "judge": {"animal": {"mean": 0.9 - number / 1000, "ci95": 0.01}},
+                "guard": {"diversity": 0.3 - number / 1000},
+                "held_out": {held_out: {"mean": reward / 2, "ci95": 0.1}} if held_out else {},
             }
         )  # fmt: skip
-    (path / "eval.json").write_text(json.dumps({"primary_metric": display, "evaluations": evaluations}))
+    ended = {} if final is None else {"final_round": points[final][0]}
+    (path / "eval.json").write_text(json.dumps({"primary_metric": display, "evaluations": evaluations} | ended))
     metrics = [
         {"round": n, "seconds": s, "reward": r, "reward_queries": 10 * n, "network_calls": 10 * n * steps}
         for n, s, r in points
         if n
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
-    for number in (points[0][0], points[-1][0]):
+    scored = {"total": [-2.0 * weight, -1.0 * weight], **{r: [-2.0, -1.0] for r in rewards}}
+    for number in [point[0] for point in points]:
         sheet = np.full((8, 16, 3), 40 + number, np.uint8)
         Image.fromarray(sheet).save(path / f"samples/round-{number:06d}.png")
         described = {
-            "round": number, "columns": 2, "cell": [8, 8], "prompts": PROMPTS, "seeds": SEEDS, "rewards": {"total": [-2.0, -1.0]},
+            "round": number, "columns": 2, "cell": [8, 8], "prompts": PROMPTS, "seeds": SEEDS, "rewards": scored,
         }  # fmt: skip
         (path / f"samples/round-{number:06d}.json").write_text(json.dumps(described))
     return path
@@ -109,7 +123,7 @@ def test_speed_ups(runs):
     ratio = last["methods"]["fast"]["network_calls"]["speedup"] / last["methods"]["fast"]["reward_queries"]["speedup"]
     assert ratio == pytest.approx(50 / 4)
     assert found["methods"][1]["after"]["mean"] == -1.0
-    assert found["methods"][0]["judge"]["animal"]["mean"] == pytest.approx(0.9)
+    assert found["methods"][0]["judge"]["animal"]["mean"] == pytest.approx(0.89)
 
 
 def test_a_reward_that_is_not_reached_has_no_speed_up(runs, tmp_path):
@@ -151,7 +165,9 @@ def test_later_is_not_called_sooner(runs):
 def test_a_baseline_that_learned_nothing_has_no_targets(tmp_path):
     runs = [write_run(tmp_path, name, [(0, 0, 1.0), (5, 10, end)], steps=n) for name, end, n in (("a", 0.5, 4), ("b", 2.0, 8))]
     methods, _, _ = read_methods(runs)
-    assert compare(methods)["targets"] == []
+    found = compare(methods)
+    assert found["targets"] == []
+    assert "".join(headline(found, Metric())).startswith("Not every seed of a improves on its mean reward before training")
     assert compare(methods, "b")["targets"][-1]["methods"]["a"]["seconds"]["reached"] == 0
     with pytest.raises(ValueError, match="none of a, b"):
         compare(methods, "c")
@@ -174,6 +190,150 @@ def test_runs_without_evaluations_are_refused(runs):
     (runs[0] / "eval.json").unlink()
     with pytest.raises(UsageError, match="has no evaluations"):
         read_methods(runs)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_run_with_one_evaluation_is_left_out(runs, tmp_path, side):
+    """It knows the untrained model alone, which is no end and no time."""
+    whole, _, _ = read_methods(runs)
+    name, steps = (("slow-2", 50), ("fast-2", 4))[side]
+    interrupted = write_run(tmp_path, name, [(0, 0, -3.0)], seed=2, steps=steps, final=None)
+    methods, metric, warnings = read_methods([*runs, interrupted])
+    assert warnings == [f"{interrupted} has one evaluation only, and is left out."]
+    assert methods[side].seeds == [0, 1]
+    assert compare(methods) == compare(whole)
+    assert mean_curve(methods[side].curves, "seconds") == mean_curve(whole[side].curves, "seconds")
+    assert "9.49 times sooner" in "".join(headline(compare(methods), metric))
+    with pytest.raises(UsageError, match=rf"nothing to compare: .*{name} has one evaluation only\. .*--resume"):
+        read_methods([interrupted])
+
+
+def test_a_run_without_counts_is_left_out(runs):
+    (runs[3] / "metrics.jsonl").unlink()
+    methods, _, warnings = read_methods(runs)
+    assert [m.seeds for m in methods] == [[0, 1], [0]]
+    assert len(warnings) == 1
+    assert "fast-1 has a reward, a time and counts (eval.json, metrics.jsonl) for fewer than two" in warnings[0]
+
+
+def test_a_run_that_has_not_ended_is_told(runs, tmp_path):
+    going = write_run(tmp_path, "fast-2", [(0, 0, -3.0), (10, 90, -2.0)], seed=2, final=None)
+    methods, _, warnings = read_methods([*runs, going])
+    assert warnings == [f"{going} has not ended: its figures are of round 10."]
+    assert methods[1].seeds == [0, 1, 2]
+
+
+def test_the_headline_names_the_side_that_fails(tmp_path):
+    def said(slow, fast):
+        """Return the headline of the seeds' first and last rewards."""
+        runs = [
+            write_run(
+                tmp_path / str(len(list(tmp_path.iterdir()))), f"{name}-{seed}", [(0, 0, a), (10, 10, b)], seed=seed, steps=n
+            )
+            for name, n, ends in (("slow", 50, slow), ("fast", 4, fast))
+            for seed, (a, b) in enumerate(ends)
+        ]
+        methods, metric, _ = read_methods(runs)
+        return "".join(headline(compare(methods), metric)).replace("\N{NO-BREAK SPACE}", " ")
+
+    gained = [(-3, -2), (-3, -2)]
+    assert said(gained, [(-3, -2), (-3, -2.5)]) == "Not every seed of fast reaches slow's JPEG size of 2.00 kB."
+    assert said(gained, [(-3, -2), (-1, -2)]).startswith("A seed of fast had more than slow's JPEG size of 2.00 kB before")
+    # Of the second seed's 2 kB the first had more from the start: it is the baseline that has no time.
+    ahead = "A seed of slow had slow's JPEG size of 2.00 kB before training, so no time to it can be compared."
+    assert said([(-1.9, -1), (-4, -2)], gained) == ahead
+
+
+def test_rounding_does_not_put_the_whole_gain_out_of_reach():
+    first, last = -4.58, 1.573
+    assert first + (last - first) > last
+    found = compare([Method("a", [], [curve([0.0, 10.0], [first, last])], {})])
+    assert found["targets"][-1]["methods"]["a"]["seconds"]["at"] == [10.0]
+
+
+@pytest.mark.parametrize("weight", [10.0, 0.5])
+def test_a_single_reward_is_told_without_its_weight(tmp_path, weight):
+    run = write_run(tmp_path, "heavy", [(0, 0, -3.0), (10, 10, -2.0)], weight=weight)
+    methods, metric, _ = read_methods([run])
+    assert methods[0].curves[0].reward == [-3.0, -2.0]
+    assert final_table(compare(methods), metric)["rows"][0][2:4] == ["3.00 kB", "2.00 kB"]
+    assert [shot["value"] for shot in strips(methods, metric)[0]["shots"]] == [
+        "2.00\N{NO-BREAK SPACE}kB",
+        "1.00\N{NO-BREAK SPACE}kB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("display", "before", "after", "lower"),
+    [
+        (None, "−2.00", "−3.00", True),
+        ({"label": "score", "unit": "pt", "better": "lower"}, "−2.00 pt", "−3.00 pt", True),
+        # A penalty on small files: the reward is minus their size.
+        (DISPLAY | {"better": "higher"}, "2.00 kB", "3.00 kB", False),
+    ],
+)
+def test_of_a_penalty_less_is_better(tmp_path, display, before, after, lower):
+    points = [(0, 0, -2.0), (10, 10, -3.0)]
+    run = write_run(tmp_path, "penalty", points, weight=-2.0, display=display)
+    methods, metric, _ = read_methods([run])
+    assert methods[0].curves[0].reward == [2.0, 3.0]
+    assert metric.lower_is_better == lower
+    assert final_table(compare(methods), metric)["rows"][0][2:4] == [before, after]
+    shots = strips(methods, metric)[0]["shots"]
+    assert [float(re.sub("[^0-9.−]", "", shot["value"]).replace("−", "-")) for shot in shots] == ([-2, -1] if lower else [2, 1])
+    # Another run that held the reward out does not change what is better.
+    judge = write_run(tmp_path, "other", [(0, 0, -4.0), (10, 10, -6.0)], rewards=["b"], held_out="jpeg", display=None)
+    methods, metric, _ = read_methods([judge, run], "jpeg")
+    assert [m.curves[0].reward for m in methods] == [[2.0, 3.0], [2.0, 3.0]]
+    assert metric.lower_is_better == lower
+
+
+def test_the_outcome_is_that_of_the_weights_in_final(tmp_path):
+    run = write_run(tmp_path, "best", [(0, 0, -3.0), (10, 100, -1.0), (20, 200, -2.0)], final=1)
+    methods, metric, warnings = read_methods([run])
+    found = compare(methods)
+    method = found["methods"][0]
+    assert method["after"]["mean"] == -1.0
+    assert method["judge"]["animal"]["mean"] == pytest.approx(0.89)
+    assert method["guard"]["diversity"]["mean"] == pytest.approx(0.29)
+    # What it cost is the whole run, and so are the curves.
+    assert method["seconds"]["mean"] == 200
+    assert method["curves"][0]["reward"] == [-3.0, -1.0, -2.0]
+    assert [row["name"] for row in strips(methods, metric)] == ["builtin, untuned", "best, round 10"]
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "shown"),
+    [
+        ("rounds-100", 0, "rounds-100"), ("batch-160", 0, "batch-160"), ("x-20261125-220850", 0, "x-20261125-220850"),
+        ("fast-0", 0, "fast"), ("fast_s0", 0, "fast"), ("fast-seed-12", 12, "fast"), ("fast.seed12", 12, "fast"),
+        ("fast-112", 12, "fast-112"), ("v0", 0, "v0"), ("-0", 0, "-0"),
+    ],
+)  # fmt: skip
+def test_only_a_whole_seed_is_taken_off_a_name(tmp_path, name, seed, shown):
+    run = write_run(tmp_path, name, [(0, 0, -3.0), (10, 10, -2.0)], seed=seed)
+    methods, _, _ = read_methods([run])
+    assert [method.name for method in methods] == [shown]
+
+
+def test_a_folder_given_twice_is_one_run(runs):
+    methods, _, warnings = read_methods([*runs, runs[0], runs[0].parent / "." / "x" / ".." / runs[0].name])
+    assert [m.seeds for m in methods] == [[0, 1], [0, 1]]
+    assert warnings == []
+
+
+def test_one_seed_run_twice_is_told(runs, tmp_path):
+    again = write_run(tmp_path, "fast-again", [(0, 0, -3.0), (10, 100, -2.0)], seed=1)
+    _, _, warnings = read_methods([*runs, again])
+    assert len(warnings) == 1
+    assert warnings[0].startswith("Several runs of fast have the same seed (1), so they are no independent seeds")
+
+
+def test_the_page_names_the_baseline(runs, tmp_path):
+    methods, metric, warnings = read_methods([*runs[2:], *runs[:2]])
+    page = write_comparison(methods, metric, warnings, compare(methods, "slow"), tmp_path / "comparison.html").read_text()
+    assert "the highest that every seed of slow reached" in page
 
 
 def test_the_page_needs_nothing_but_itself(runs, tmp_path):

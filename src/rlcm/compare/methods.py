@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ class Curve:
     """Higher is better."""
     half: list[float]
     """Half-widths of the 95 % intervals over images."""
+    outcome: int = -1
+    """Index of the evaluation of the weights in final/; the last one before there are any."""
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class Method:
     name: str
     runs: list[Run]
     curves: list[Curve]
+    """One a run, of two evaluations or more."""
     settings: dict[str, Any]
     """Where the methods differ: the dotted names of settings, and this method's values."""
 
@@ -49,33 +53,53 @@ class Method:
 def read_methods(paths: Sequence[Path], reward: str | None = None) -> tuple[list[Method], Metric, list[str]]:
     """Return the methods of runs, in the order given, how their reward is shown, and what makes them hard to compare.
 
+    A folder given twice is one run. Runs with one evaluation only are left out, with a word on it: they know the untrained
+    model alone, and would pass for runs that learnt nothing in no time.
+
     Args:
+        paths: run directories.
         reward: label of the reward to compare by, also one that a run has held out; None is what all of them were trained
             on, or else the first that all of them measured.
 
     Raises:
         RunDirectoryError: if a folder holds no run.
-        UsageError: if the runs measured no reward in common, or one was never evaluated.
+        UsageError: if the runs measured no reward in common, one was never evaluated, or none more than once.
     """
-    runs = [read_run(path) for path in paths]
-    for run in runs:
+    given = [read_run(path) for path in _each_once(paths)]
+    for run in given:
         if not run.evaluations:
             raise UsageError(f"{run.path} has no evaluations (eval.json), so there is nothing to compare; leave it out.")
-    label, metric = _common_reward(runs, reward)
+    label = _common_reward(given, reward)
+    runs = [run for run in given if len(curve_of(run, label).reward) > 1]
+    left_out = [_why_left_out(run) for run in given if run not in runs]
+    if not runs:
+        raise UsageError(
+            f"there is nothing to compare: {'; '.join(left_out)}. Let them train as far as a second evaluation; "
+            "rlcm train --resume goes on with a stopped run."
+        )
+    sign = reward_sign(runs, label)
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_identity(run), []).append(run)
-    names = _names(list(groups.values()))
+    names = _names([group[0] for group in groups.values()])
     differing = _differences([group[0].config for group in groups.values()])
     methods = [
-        Method(name, group, [curve_of(run, label) for run in group], {key: values[i] for key, values in differing.items()})
+        Method(
+            name, group, [curve_of(run, label, sign) for run in group], {key: values[i] for key, values in differing.items()}
+        )
         for i, (name, group) in enumerate(zip(names, groups.values(), strict=True))
     ]
-    return methods, metric, _warnings(runs)
+    return methods, _metric(runs, label, sign), _warnings(methods) + [f"{text}, and is left out." for text in left_out]
 
 
-def curve_of(run: Run, label: str | None) -> Curve:
-    """Return a run's evaluations by one reward, `label`, or by the sum of all, None; those without numbers are left out."""
+def curve_of(run: Run, label: str | None, sign: float = 1.0) -> Curve:
+    """Return a run's evaluations by one reward, `label`, or by the sum of all, None; those without numbers are left out.
+
+    Args:
+        run: what was read of its directory.
+        label: of the reward.
+        sign: -1 for a penalty, of which less is better.
+    """
     counted = {row["round"]: row for row in run.rounds} | {0: {"reward_queries": 0, "network_calls": 0, "seconds": 0}}
     curve = Curve([], [], [], [], [])
     for evaluation in run.evaluations:
@@ -87,11 +111,36 @@ def curve_of(run: Run, label: str | None) -> Curve:
             continue
         for column, value in zip(
             (curve.seconds, curve.reward_queries, curve.network_calls, curve.reward, curve.half),
-            (seconds, queries, calls, mean, half),
+            (seconds, queries, calls, sign * mean, half),
             strict=True,
         ):
             column.append(value)
+        if evaluation is run.outcome:
+            curve.outcome = len(curve.reward) - 1
     return curve
+
+
+def reward_sign(runs: Sequence[Run], label: str | None) -> float:
+    """Return -1 for a reward that all of those runs train as a penalty that train it at all, else 1."""
+    weights = [weight for run in runs if (weight := _weight(run, label)) is not None]
+    return -1.0 if weights and max(weights) < 0 else 1.0
+
+
+def _each_once(paths: Sequence[Path]) -> list[Path]:
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _weight(run: Run, label: str | None) -> float | None:
+    """Return what a reward counts in a run's sum; None where it is not trained on."""
+    rewards = run.config.get("rewards")
+    for reward in map(mapping, rewards if isinstance(rewards, list) else []):
+        # A reward may answer several values, label/component.
+        if label is not None and (reward.get("label") or reward.get("name")) == label.partition("/")[0]:
+            return finite(reward.get("weight", 1.0))
+    return None
 
 
 def _measured(evaluation: Mapping[str, Any], label: str | None) -> Any:
@@ -100,7 +149,8 @@ def _measured(evaluation: Mapping[str, Any], label: str | None) -> Any:
     return mapping(evaluation.get("rewards")).get(label, mapping(evaluation.get("held_out")).get(label))
 
 
-def _common_reward(runs: Sequence[Run], wanted: str | None) -> tuple[str | None, Metric]:
+def _common_reward(runs: Sequence[Run], wanted: str | None) -> str | None:
+    """Return the label of the reward to compare by; None is the sum of several."""
     measured = [
         dict.fromkeys(label for e in run.evaluations for label in (*mapping(e.get("rewards")), *mapping(e.get("held_out"))))
         for run in runs
@@ -110,7 +160,9 @@ def _common_reward(runs: Sequence[Run], wanted: str | None) -> tuple[str | None,
         raise UsageError(f"--reward {wanted!r} was not measured by all of these runs; they have {_listed(common)} in common.")
     trained = {json.dumps(run.config.get("rewards"), sort_keys=True) for run in runs}
     if wanted is None and len(trained) == 1:
-        return None, runs[0].metric
+        # A single reward is told as it is, without its weight and normalisation: those have not its unit.
+        only = runs[0].metric.reward
+        return only if only in common else None
     label = wanted or next(iter(common), None)
     if label is None:
         every = [label for labels in measured for label in labels]
@@ -118,9 +170,19 @@ def _common_reward(runs: Sequence[Run], wanted: str | None) -> tuple[str | None,
             f"these runs have no reward in common; they measured {_listed(list(dict.fromkeys(every)))}. Measure one of them "
             "in all runs by evaluation.held_out."
         )
-    # A reward is shown as the run shows it for which it is the only one.
-    shown = next((run.metric for run in runs if run.metric.reward == label), None)
-    return label, shown or Metric(label.replace("_", " "), reward=label)
+    return label
+
+
+def _metric(runs: Sequence[Run], label: str | None, sign: float) -> Metric:
+    """Return how the rewards of curves are shown: as the run shows them for which the reward is the only one."""
+    if label is None:
+        return runs[0].metric
+    plain = Metric(label.replace("_", " "), reward=label)
+    alike = [run.metric for run in runs if run.metric.reward == label and ((_weight(run, label) or 1.0) < 0) == (sign < 0)]
+    own = next(iter(alike), plain)
+    # A penalty of which the run says no more than its name: the curve is its negative, and less of it is better.
+    lower = own.lower_is_better or (sign < 0 and own == plain)
+    return Metric(own.label, own.unit, lower, label)
 
 
 def _identity(run: Run) -> str:
@@ -128,12 +190,12 @@ def _identity(run: Run) -> str:
     return json.dumps(config, sort_keys=True, default=str) if config else str(run.path)
 
 
-def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Return a name for every method: its first run's, without what looks like a seed."""
-    full = [str(group[0].config.get("name") or group[0].path.resolve().name) for group in groups]
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return a name for every method by its first run: that run's, without what is surely its seed."""
+    full = [str(run.config.get("name") or run.path.resolve().name) for run in runs]
     short = [
-        re.sub(rf"[-_.]?(seed)?[-_.]?{group[0].config.get('seed', 0)}$", "", name) or name
-        for name, group in zip(full, groups, strict=True)
+        re.sub(rf"[-_.](seed[-_.]?|s)?{re.escape(str(run.config.get('seed', 0)))}$", "", name) or name
+        for name, run in zip(full, runs, strict=True)
     ]
     short = [name if short.count(name) == 1 else whole for name, whole in zip(short, full, strict=True)]
     return [name if short.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(short, 1)]
@@ -153,8 +215,15 @@ def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def _warnings(runs: Sequence[Run]) -> list[str]:
-    """Return what is not the same in all runs and should be."""
+def _why_left_out(run: Run) -> str:
+    if len(run.evaluations) == 1:
+        return f"{run.path} has one evaluation only"
+    return f"{run.path} has a reward, a time and counts (eval.json, metrics.jsonl) for fewer than two of its evaluations"
+
+
+def _warnings(methods: Sequence[Method]) -> list[str]:
+    """Return what speaks against the comparison: what is not the same in all runs and should be, or is and should not."""
+    runs = [run for method in methods for run in method.runs]
     looked_at = {
         json.dumps(
             [
@@ -170,8 +239,18 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
         found.append("The runs were evaluated on different prompts or seeds, so their rewards differ by that, too.")
     if len({mapping(run.config.get("run")).get("clock") or "wall" for run in runs}) > 1:
         found.append("The runs counted time by different clocks (run.clock), so their times cannot be compared.")
-    if any(len(run.evaluations) == 1 for run in runs):
-        found.append("A run has one evaluation only, so it has no curve.")
+    for method in methods:
+        twice = [str(seed) for seed, count in Counter(map(str, method.seeds)).items() if count > 1]
+        if twice:
+            found.append(
+                f"Several runs of {method.name} have the same seed ({', '.join(twice)}), so they are no independent seeds, and "
+                "its intervals are too narrow."
+            )
+    found += [
+        f"{run.path} has not ended: its figures are of round {run.outcome['round']:.0f}."
+        for run in runs
+        if run.final_round is None
+    ]
     return found
 
 

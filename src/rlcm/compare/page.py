@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rlcm.compare.methods import Method
+from rlcm.compare.methods import Method, reward_sign
 from rlcm.compare.speedup import AXES, mean_curve
 from rlcm.report.drawing import LARGE, PALETTE, Line, svg_chart
 from rlcm.report.encoding import data_uris
@@ -36,6 +36,7 @@ def write_comparison(
     """
     values = {
         "headline": headline(found, metric),
+        "baseline": found["baseline"],
         "facts": _facts(methods),
         "warnings": warnings,
         "metric": metric,
@@ -55,23 +56,38 @@ def write_comparison(
 
 def headline(found: Mapping[str, Any], metric: Metric) -> tuple[str, str, str]:
     """Return the sentence that says who is how much sooner, in three parts; the middle one is emphasised."""
-    others = [method["name"] for method in found["methods"] if method["name"] != found["baseline"]]
-    if not found["targets"] or not others:
-        count = len(found["methods"])
-        return "", counted(count, "method"), " and its rewards." if count == 1 else " and their rewards."
+    baseline, count = found["baseline"], len(found["methods"])
+    others = [method["name"] for method in found["methods"] if method["name"] != baseline]
+    if not others:
+        return "", counted(count, "method"), " and its rewards."
+    if not found["targets"]:
+        start = f"its mean {metric.label} before training"
+        return f"Not every seed of {baseline} improves on ", start, ", so there is nothing to reach sooner."
     last = found["targets"][-1]
     reward = with_unit(metric.shown(last["reward"]), metric.unit)
-    best = max(others, key=lambda name: last["methods"][name]["seconds"].get("speedup", 0.0))
-    entry = last["methods"][best]["seconds"]
-    ahead = [name for name in others if last["methods"][name]["seconds"].get("from_start")]
-    if "speedup" not in entry and ahead:
-        return f"{' and '.join(ahead)} had more than ", f"{found['baseline']}'s {metric.label} of {reward}", " before training."
+    there = {name: entry["seconds"] for name, entry in last["methods"].items()}
+    best = max(others, key=lambda name: there[name].get("speedup", 0.0))
+    entry = there[best]
     if "speedup" not in entry:
-        return f"Not every seed of {' or '.join(others)} reaches ", f"{found['baseline']}'s {metric.label} of {reward}", "."
+        before, after = _why_not(there, baseline, others)
+        return before, f"{baseline}'s {metric.label} of {reward}", after
     speedup = entry["speedup"]
     times = f"{written(speedup)} times sooner" if speedup >= 1 else f"{written(1 / speedup)} times later"
     interval = _interval(entry) if speedup >= 1 else ""
-    return f"{best} reaches {found['baseline']}'s {metric.label} of {reward} ", times, f"{interval}."
+    return f"{best} reaches {baseline}'s {metric.label} of {reward} ", times, f"{interval}."
+
+
+def _why_not(there: Mapping[str, Mapping[str, Any]], baseline: str, others: Sequence[str]) -> tuple[str, str]:
+    """Return what stands before and after the baseline's reward where no method has a ratio of times to it."""
+    if 0 in there[baseline]["at"]:
+        return f"A seed of {baseline} had ", " before training, so no time to it can be compared."
+    ahead = [name for name in others if there[name].get("from_start")]
+    if ahead:
+        return f"{' and '.join(ahead)} had more than ", " before training."
+    short = [name for name in others if there[name]["reached"] < there[name]["of"]]
+    if short:
+        return f"Not every seed of {' or '.join(short)} reaches ", "."
+    return f"A seed of {' and of '.join(others)} had more than ", " before training, so no time to it can be compared."
 
 
 def charts(methods: Sequence[Method], metric: Metric) -> list[dict[str, Any]]:
@@ -157,18 +173,22 @@ def strips(methods: Sequence[Method], metric: Metric) -> list[dict[str, Any]]:
         run = method.runs[0]
         if not run.samples:
             continue
+        final = next((samples for samples in run.samples if samples.round == run.final_round), run.samples[-1])
         model = str(dict(run.config.get("model") or {}).get("path", ""))
         if model not in models and len(run.samples) > 1:
             models[model] = None
             rows.append((f"{model or 'the model'}, untuned", run, run.samples[0]))
-        rows.append((f"{method.name}, round {run.samples[-1].round}", run, run.samples[-1]))
+        rows.append((f"{method.name}, round {final.round}", run, final))
     keys = [list(zip(samples.prompts, map(str, samples.seeds), strict=True)) for _, _, samples in rows]
     common = [key for key in keys[0] if all(key in others for others in keys)][:STRIP] if keys else []
     if not common:
         return []
-    shots = [run.shots(samples, [own.index(key) for key in common]) for (_, run, samples), own in zip(rows, keys, strict=True)]
+    places = [[own.index(key) for key in common] for own in keys]
+    shots = [run.shots(samples, chosen) for (_, run, samples), chosen in zip(rows, places, strict=True)]
     uris = iter(data_uris([shot.picture for row in shots for shot in row], 3_000_000))
-    digits = decimals(*(shot.value for row in shots for shot in row if shot.value is not None))
+    sign = reward_sign([run for method in methods for run in method.runs], metric.reward)
+    values = [[_value(samples, i, metric, sign) for i in chosen] for (_, _, samples), chosen in zip(rows, places, strict=True)]
+    digits = decimals(*(value for row in values for value in row if value is not None))
     return [
         {
             "name": name,
@@ -177,14 +197,21 @@ def strips(methods: Sequence[Method], metric: Metric) -> list[dict[str, Any]]:
                 {
                     "uri": next(uris),
                     "prompt": prompt,
-                    "value": with_unit(shot.value, run.metric.unit, digits),
+                    "value": with_unit(value, metric.unit, digits),
                     "verdicts": shot.verdicts,
                 }
-                for shot, (prompt, _) in zip(row, common, strict=True)
+                for shot, value, (prompt, _) in zip(row, own, common, strict=True)
             ],
         }
-        for (name, run, _), row in zip(rows, shots, strict=True)
+        for (name, _, _), row, own in zip(rows, shots, values, strict=True)
     ]
+
+
+def _value(samples: Samples, index: int, metric: Metric, sign: float) -> float | None:
+    """Return a picture's reward as the curves show it; None where the samples do not tell it, as of one that was held out."""
+    values = samples.rewards.get(metric.reward or "total")
+    number = finite(values[index]) if isinstance(values, list) and index < len(values) else None
+    return None if number is None else metric.shown(sign * number)
 
 
 def _points(x: Sequence[float], y: Sequence[float], sign: float, minutes: bool, log: bool) -> tuple[list[float], list[float]]:

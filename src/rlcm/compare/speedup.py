@@ -35,14 +35,14 @@ def compare(methods: Sequence[Method], baseline: str | None = None) -> dict[str,
     if baseline is not None and baseline not in names:
         raise ValueError(f"baseline {baseline!r} is none of {', '.join(names)}")
     against = methods[names.index(baseline)] if baseline else methods[0]
-    usable = [curve for curve in against.curves if len(curve.reward) > 1]
-    start = _mean([curve.reward[0] for curve in usable])
-    top = min((max(curve.reward) for curve in usable), default=math.nan)
+    start = _mean([curve.reward[0] for curve in against.curves])
+    top = min((max(curve.reward) for curve in against.curves), default=math.nan)
     found: dict[str, Any] = {"baseline": against.name, "methods": [_summary(method) for method in methods], "targets": []}
     if not top > start:
         return found
     for share in SHARES:
-        target = start + share * (top - start)
+        # Rounding could put it above what the baseline reached.
+        target = min(top, start + share * (top - start))
         reached = {
             method.name: {
                 axis: [time_to(curve, axis, target, between=method is against) for curve in method.curves] for axis in AXES
@@ -114,21 +114,20 @@ def _sooner(baseline: Sequence[float | None], own: Sequence[float | None]) -> di
 
 def _summary(method: Method) -> dict[str, Any]:
     """Return what a method cost and ended with, over its seeds."""
-    ended = [curve for curve in method.curves if curve.reward]
+    curves = method.curves
     found: dict[str, Any] = {"name": method.name, "seeds": method.seeds, "runs": [str(run.path) for run in method.runs]}
     found["settings"] = method.settings
-    if ended:
-        found["before"] = _over([curve.reward[0] for curve in ended])
-        found["after"] = _over([curve.reward[-1] for curve in ended])
-        found |= {axis: _over([getattr(curve, axis)[-1] for curve in ended]) for axis in AXES}
+    if curves:
+        found["before"] = _over([curve.reward[0] for curve in curves])
+        found["after"] = _over([curve.reward[curve.outcome] for curve in curves])
+        found |= {axis: _over([getattr(curve, axis)[-1] for curve in curves]) for axis in AXES}
         found["curves"] = [
-            {axis: getattr(curve, axis) for axis in AXES} | {"reward": curve.reward, "ci95": curve.half} for curve in ended
+            {axis: getattr(curve, axis) for axis in AXES} | {"reward": curve.reward, "ci95": curve.half} for curve in curves
         ]
-    last = [run.evaluations[-1] for run in method.runs]
     for group in ("judge", "held_out", "guard"):
         values: dict[str, list[float]] = {}
-        for evaluation in last:
-            for key, value in mapping(evaluation.get(group)).items():
+        for run in method.runs:
+            for key, value in mapping(run.outcome.get(group)).items():
                 mean = finite(value) if group == "guard" else mean_and_half(value)[0]
                 if mean is not None:
                     values.setdefault(str(key), []).append(mean)

@@ -23,6 +23,14 @@ def test_a_list_and_a_text_file(tmp_path):
     assert load_prompts(str(tmp_path / "p.txt")).prompts == ("a fox", "ein Häschen")
 
 
+def test_the_mark_that_windows_puts_before_a_file_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "p.txt").write_text("a fox\na bee\n", encoding="utf-8-sig")
+    assert load_prompts(str(tmp_path / "p.txt")).prompts == ("a fox", "a bee")
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a fox", "legs": 4}\n', encoding="utf-8-sig")
+    found = load_prompts(str(tmp_path / "p.jsonl"))
+    assert (found.prompts, found.metadata) == (("a fox",), ({"legs": 4},))
+
+
 def test_json_lines_carry_metadata(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a fox", "legs": 4}\n\n{"prompt": "a bee", "tags": ["x"]}\n')
     found = load_prompts(str(tmp_path / "p.jsonl"))

@@ -1,22 +1,31 @@
 """The study of a model: fixed seeds, sets apart, base beside tuned, and what it leaves on disk."""
 
 import json
+from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
+from exported_runs import finished_run, images, lcm_scheduler, save_run
 from PIL import Image
-from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, tiny_config, tiny_denoiser
+from tiny_pipelines import pixart, pixel
+from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, stir, tiny_config, tiny_denoiser
 
-from rlcm.commands import draw_images
+from rlcm import commands
+from rlcm.commands import draw_images, print_study
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.evaluate import mean_interval
-from rlcm.pipelines import load_pipeline
+from rlcm.memory_retry import BatchSize
+from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
+from rlcm.policy import Policy
 from rlcm.report import write_report
 from rlcm.report.steps import lines_of, rewards_of, step_tables, write_plots
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings
+from rlcm.rollout import decode_images, sample_latents
 from rlcm.study import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
 from rlcm.study.study import sampler_at
 from rlcm.trainer import Trainer
+from rlcm.tuned import tuned_pipeline
 
 GROUP = Group("train", "train", tuple(PROMPTS), ({},) * 3, 3)
 
@@ -50,7 +59,7 @@ def rows(found, **wanted):
 def test_a_set_is_the_same_every_time_and_at_any_batch_size():
     denoiser = tiny_denoiser()
     mix = RewardMix([RewardPart("bright", brightness)])
-    one, other = (draw_set(denoiser, GROUP, mix, None, each=2, seed=5, batch_size=size) for size in (1, 6))
+    one, other = (draw_set(denoiser, GROUP, mix, None, each=2, seed=5, sampling=BatchSize(n, "n")) for n in (1, 6))
     assert one.prompts == PROMPTS * 2
     assert len(set(one.seeds)) == 6
     assert largest_difference(one.images, other.images) < 1e-6
@@ -59,6 +68,29 @@ def test_a_set_is_the_same_every_time_and_at_any_batch_size():
     assert summary["rewards"]["bright"] == mean_interval(one.rewards["bright"])
     assert summary["change"]["bright"]["mean"] == pytest.approx(2.5, abs=1e-5)
     assert one.images_per_second > 0
+
+
+def test_a_batch_that_is_too_large_is_halved_and_the_images_stay(monkeypatch):
+    denoiser = tiny_denoiser()
+    mix = RewardMix([RewardPart("bright", brightness)])
+    wanted = draw_set(denoiser, GROUP, mix, None, each=3, seed=5, sampling=BatchSize(9, "n"))
+
+    def narrow(denoiser, table, conditioning, seeds):
+        if len(seeds) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return sample_latents(denoiser, table, conditioning, seeds)
+
+    monkeypatch.setattr("rlcm.study.draw.sample_latents", narrow)
+    told = []
+    sampling = BatchSize(8, "rollout.sample_batch_size", told.append)
+    # Seconds of the batches of 2, of which the last is a single image: the first takes 1 s, the others take 2, 4, 8, 16.
+    times = iter([0, 1, 1, 3, 3, 7, 7, 15, 15, 31])
+    found = draw_set(denoiser, GROUP, mix, None, each=3, seed=5, sampling=sampling, clock=lambda: float(next(times)))
+    assert sampling.size == 2
+    assert len(told) == 2
+    assert "rollout.sample_batch_size=2" in told[-1]
+    assert largest_difference(found.images, wanted.images) < 1e-6
+    assert found.images_per_second == pytest.approx((2 / 2 + 2 / 4) / 2)
 
 
 def test_every_model_set_and_number_of_steps_is_there(studied):
@@ -205,3 +237,199 @@ def test_own_timesteps_hold_for_their_own_number_only():
     assert sampler_at(config.sampler, 2).timesteps == (999, 499)
     other = sampler_at(config.sampler, 4)
     assert (other.timesteps, other.steps, other.final_std) == (None, 4, 0.0)
+
+
+def test_scms_own_timesteps_have_an_entry_more_than_steps():
+    sampler = SamplerSettings(scheduler="scm", timesteps=(1.57, 1.3, 0.0))
+    assert sampler.calls == 2
+    assert sampler_at(sampler, 2).timesteps == (1.57, 1.3, 0.0)
+    assert (sampler_at(sampler, 3).timesteps, sampler_at(sampler, 3).steps) == (None, 3)
+
+
+def broken(images, prompts):
+    """A reward whose service is not there."""
+    raise ConnectionError("nobody answers")
+
+
+def blind(images, prompts):
+    """A reward that sees nothing in any image."""
+    return torch.full((len(images),), float("nan"))
+
+
+def strict_json(text):
+    """Return what JSON says, as readers do that know no NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize("reward", ["broken", "blind"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_reward_that_fails_for_all_images_costs_nothing_else(run, tmp_path, reward, first):
+    path, config = run
+    failing = RewardSettings(name=f"{__file__}:{reward}", on_failure="skip")
+    rewards = [failing, *config.rewards] if first else [*config.rewards, failing]
+    found = study(config, path, [GROUP], rewards, StudySettings(steps=(1,), each=3), tmp_path / "out")
+    assert strict_json((tmp_path / "out/eval.json").read_text()) == found
+    assert [r["rewards"][reward]["mean"] for r in found["results"]] == [None] * 4
+    assert [r["change"][reward]["mean"] for r in rows(found, model="tuned")] == [None] * 2
+    assert all(isinstance(r["rewards"]["brightness"]["mean"], float) for r in found["results"])
+    assert found["pictures"][0]["rewards"][reward] == [[None] * 3] * 2
+    extremes = tmp_path / "out/pictures/prompts.json"
+    assert extremes.is_file() is not first, "by a reward that scores nothing, no image is the best"
+    if not first:
+        described = strict_json(extremes.read_text())
+        assert described["ordered_by"] == "brightness"
+        assert described["rewards"][reward] == [None] * 9
+    assert len(write_plots(found, tmp_path / "out")) == 2
+
+
+def test_the_pictures_say_what_they_are_ordered_by(studied, run, tmp_path):
+    path, config = run
+    described = json.loads((path / "evaluation/pictures/prompts.json").read_text())
+    assert described["ordered_by"] == "brightness"
+    best, median, worst = described["rewards"]["brightness"][:3]
+    assert best >= median >= worst
+    penalty = [RewardSettings(name="jpeg_compressibility", weight=-1.0), *config.rewards]
+    study(config, None, [GROUP], penalty, StudySettings(steps=(3,), each=3), tmp_path / "out")
+    described = json.loads((tmp_path / "out/pictures/prompts.json").read_text())
+    assert described["ordered_by"] == "jpeg_compressibility"
+    assert described["display"]["better"] == "lower"
+    best, median, worst = described["rewards"]["jpeg_compressibility"][:3]
+    assert best <= median <= worst
+
+
+def test_an_earlier_studys_files_go_and_others_stay(run, tmp_path):
+    _, config = run
+    (tmp_path / "pictures").mkdir()
+    own = [
+        "eval.json",
+        "reward-1.png",
+        "reward-2.png",
+        *(f"pictures/{n}" for n in ("tuned-1.png", "prompts.png", "prompts.json")),
+    ]
+    others = ["notes.txt", "reward-mine.png", "pictures/cat.png", "pictures/base-1.png.bak"]
+    for name in own + others:
+        (tmp_path / name).write_text("old")
+    study(config, None, [GROUP], config.rewards, StudySettings(steps=(3,), each=2), tmp_path)
+    left = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
+    assert left == sorted(["eval.json", "pictures/base-1.png", *others])
+    assert (tmp_path / "eval.json").read_text() != "old"
+
+
+def test_a_trained_function_is_known_by_its_label_from_any_path(run, tmp_path):
+    path, config = run
+    trained = [RewardSettings(name="__main__:blind"), RewardSettings(name="jpeg_compressibility", args={"quality": 80})]
+    config = config.model_copy(update={"rewards": trained})
+    given = [
+        RewardSettings(name=f"{__file__}:blind", on_failure="skip"),
+        RewardSettings(name="jpeg_compressibility"),
+        RewardSettings(name="brightness"),
+    ]
+    found = study(config, path, [GROUP], given, StudySettings(steps=(3,), each=1, base=False), tmp_path / "out")
+    assert [r["trained"] for r in found["rewards"]] == [True, False, False]
+
+
+def test_a_runs_own_reward_is_not_replaced_by_a_later_one_of_its_label():
+    config = tiny_config(
+        "runs", model={"path": "builtin"}, rewards=["mine.py:alignment"], evaluation={"held_out": ["other.py:alignment"]}
+    )
+    assert [r.name for r in default_rewards(config)] == ["mine.py:alignment"]
+
+
+@pytest.mark.parametrize("name", ["__main__:darkness", "mine:Darkness()", "mine:main.<locals>.darkness"])
+def test_a_reward_of_a_script_is_asked_for_by_its_file(tmp_path, name):
+    config = tiny_config(tmp_path, rewards=[{"name": name, "label": "darkness"}, "brightness"], model={"path": "x/y"})
+    (tmp_path / "config.yaml").write_text(config.dump())
+    with pytest.raises(ConfigError, match=r"--rewards path/to/file.py:darkness --rewards brightness$"):
+        commands.evaluate(str(tmp_path), "", (), (), 1, 1, 0, True, None)
+
+
+def test_images_are_sampled_as_in_training(run, tmp_path, monkeypatch, capsys):
+    path, config = run
+    commands.evaluate(str(path), "3", ("brightness",), (), 1, 2, 0, False, str(tmp_path / "out"))
+    assert json.loads((tmp_path / "out/eval.json").read_text())["batch_size"] == config.rollout.batch_size == 6
+    assert str(tmp_path / "out/reward-1.png") in capsys.readouterr().out
+
+
+def test_prompts_of_a_configuration_that_are_elsewhere(tmp_path):
+    config = tiny_config(tmp_path, model={"path": "x/y"}, prompts="prompts/mine.txt")
+    with pytest.raises(MissingFileError, match=r"prompts/mine.txt.*counts from the folder that the training was started in"):
+        prompt_sets(config, True, (), 48)
+    config = tiny_config(tmp_path, model={"path": "x/y"}, prompts=["a"], evaluation={"prompts": "prompts/mine.txt"})
+    with pytest.raises(MissingFileError, match=r"prompts/mine.txt.*counts from the folder that the training was started in"):
+        prompt_sets(config, True, (), 48)
+
+
+def test_every_column_and_name_is_printed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    labels = [f"a_reward_of_mine_{i}[x]" for i in range(6)]
+    rewards = {label: {"mean": 10.5 + i, "ci95": 0.1} for i, label in enumerate(labels)}
+    print_study(
+        {
+            "sets": [{"name": "my [v2]", "kind": "held-out"}],
+            "results": [{"model": "base", "set": "my [v2]", "steps": 4, "images": 8, "rewards": rewards}],
+        }
+    )
+    text = capsys.readouterr().out
+    assert "my [v2]: held-out" in " ".join(text.split())
+    for i, label in enumerate(labels):
+        assert label.replace("_", " ") in text
+        assert f"{10 + i}.5 ± 0.1" in text
+
+
+def make_tuned(make, folder, **changes):
+    """Return the folder and the configuration of a run that has ended, and what its policy draws."""
+    make().save_pretrained(folder / "model")
+    config = tiny_config(folder / "runs", **{**changes, "model": {"path": str(folder / "model"), **changes.get("model", {})}})
+    policy = stir(Policy(make_denoiser(load_pipeline(config.model), config.sampler, config.model), config.lora), size=0.3)
+    return SimpleNamespace(path=save_run(policy, config).path, config=config, images=drawn_by(policy.denoiser, config))
+
+
+def drawn_by(denoiser, config):
+    conditioning = denoiser.encode(config.prompts)
+    return decode_images(denoiser, sample_latents(denoiser, denoiser.table, conditioning, [5] * len(config.prompts)))
+
+
+FAMILIES_WITHOUT_LOADER = {
+    "pixart": (lambda: pixart(lcm_scheduler()), {"sampler": {"guidance": 1.0}, "model": {"height": 16, "width": 16}}),
+    "pixel": (pixel, {"sampler": {"guidance": None}, "prompts": ["1", "2"]}),
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES_WITHOUT_LOADER)
+def test_what_diffusers_loads_no_lora_into_is_tuned_all_the_same(kind, tmp_path):
+    make, changes = FAMILIES_WITHOUT_LOADER[kind]
+    run = make_tuned(make, tmp_path, **{"prompts": PROMPTS, **changes})
+    assert not hasattr(getattr(diffusers, type(make()).__name__), "load_lora_weights")
+    found, base = (
+        drawn_by(make_denoiser(tuned_pipeline(run.config, path), run.config.sampler, run.config.model), run.config)
+        for path in (run.path, None)
+    )
+    assert largest_difference(found, run.images) < 1e-4
+    assert largest_difference(base, run.images) > 1e-2
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_small_changes_of_half_precision_weights_are_not_rounded_away(precision, tmp_path):
+    run = make_tuned(lcm_pipeline, tmp_path, prompts=PROMPTS, model={"precision": precision, "device": "cpu"})
+
+    def adapters(**how):
+        unet = tuned_pipeline(run.config, run.path, **how).unet
+        assert not any(p.requires_grad for p in unet.parameters())
+        return {p.dtype for name, p in unet.named_parameters() if "lora_" in name}
+
+    assert adapters() == set(), "the playground blends weights, and needs them by their own names"
+    assert adapters(beside=True) == ({torch.float32} if precision == "bf16" else set())
+    pipeline = tuned_pipeline(run.config, run.path, beside=True)
+    found = drawn_by(make_denoiser(pipeline, run.config.sampler, run.config.model), run.config)
+    assert largest_difference(found, run.images) < (1e-6 if precision == "bf16" else 1e-4)
+
+
+def test_a_lora_that_the_model_came_with_stays_beside(tmp_path):
+    first = finished_run(tmp_path / "first", lcm_pipeline, {"guidance": 3.0}, 4, 8, 0.3)
+    lora = {"path": str(first.path / "final"), "scale": 0.5, "fuse": False}
+    model = ModelSettings.model_validate(first.config.model.model_dump() | {"loras": [lora]})
+    found = images(tuned_pipeline(first.config.model_copy(update={"model": model}), first.path), 3.0)
+    plain = first.fresh()
+    plain.load_lora_weights(first.path / "final")
+    plain.set_adapters(plain.get_active_adapters(), 1.5)
+    assert largest_difference(found, images(plain, 3.0)) < 1e-4

@@ -13,7 +13,9 @@ import click
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from rlcm.build import sampled_at_once
 from rlcm.builtin import DEMO
 from rlcm.compare import compare, read_methods, write_comparison
 from rlcm.compare.page import headline
@@ -31,6 +33,7 @@ from rlcm.report.steps import step_tables, write_plots
 from rlcm.report.words import counted
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
 from rlcm.reproduce.plan import SHARES
+from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.rollout import decode_images, sample_latents
 from rlcm.rundir import disk_errors, grid
@@ -122,7 +125,7 @@ def sample(
     change: dict[str, Any] = {"final_std": 0.0}
     change |= {"steps": steps, "timesteps": None} if steps else {}
     change |= {"guidance": guidance} if guidance is not None else {}
-    pipeline = tuned_pipeline(base, run)
+    pipeline = tuned_pipeline(base, run, beside=True)
     images = draw_images(pipeline, base.model, base.sampler.model_copy(update=change), texts, seed, count)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -147,9 +150,9 @@ def evaluate(
     quiet()
     config, run = _config_of(model)
     settings = StudySettings(
-        steps=check_steps(steps), each=each, seed=seed, base=base, batch_size=config.rollout.sample_batch_size
+        steps=check_steps(steps), each=each, seed=seed, base=base, batch_size=sampled_at_once(config.rollout)
     )
-    chosen = parse_rewards(rewards) if rewards else default_rewards(config)
+    chosen = parse_rewards(rewards) if rewards else _rewards_of(config)
     groups = prompt_sets(config, run is not None, prompts, limit)
     folder = Path(output) if output else (run or Path()) / "evaluation"
     found = study(config, run, groups, chosen, settings, folder, _say)
@@ -159,6 +162,23 @@ def evaluate(
     if run is not None and output is None:
         paths.append(write_report(run))
     click.echo("\n".join(map(str, paths)))
+
+
+def _rewards_of(config: TrainConfig) -> list[RewardSettings]:
+    """Return the rewards to look at where the user names none.
+
+    Raises:
+        ConfigError: if one was an object of a script, which only that script has.
+    """
+    found = default_rewards(config)
+    lost = [r for r in found if r.name.startswith("__main__:") or r.name.endswith("()") or "<" in r.name]
+    if lost:
+        remedy = " ".join(f"--rewards path/to/file.py:{r.label}" if r in lost else f"--rewards {r.name}" for r in found)
+        raise ConfigError(
+            f"rewards: {lost[0].name} was given to the training by a script and cannot be found from here; "
+            f"name the file that it is in: {remedy}"
+        )
+    return found
 
 
 def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None, output: Path) -> None:
@@ -263,13 +283,14 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
 
 def print_study(found: Mapping[str, Any]) -> None:
     """Print a study's tables."""
-    console = Console()
+    # As wide as the tables need it: a line that a terminal folds is better than a column without numbers.
+    console = Console(width=1000)
     for described in step_tables(found):
-        table = Table(title=described["title"], title_justify="left", box=None, pad_edge=False)
+        table = Table(title=Text(described["title"]), title_justify="left", box=None, pad_edge=False)
         for head in described["heads"]:
-            table.add_column(head.replace(", ", ",\n"), justify="right", no_wrap=True)
+            table.add_column(Text(head.replace(", ", ",\n")), justify="right", no_wrap=True)
         for row in described["rows"]:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         console.print(table, markup=False)
         console.print()
 

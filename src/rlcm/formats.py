@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlcm.config import TrainConfig
 from rlcm.errors import UsageError
-from rlcm.export import WEIGHTS_NAME, finished_run
+from rlcm.export import WEIGHTS_NAME, add_lora, finished_run, read_lora
 from rlcm.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of
 from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
 from rlcm.pipelines.loading import pipeline_class
@@ -77,20 +77,6 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
     return file
 
 
-def read_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
-    """Return the factors of a run's LoRA by layer, with the alpha that it was trained with.
-
-    The file has alpha / rank multiplied into its up matrices; here it is taken out of them again.
-    """
-    tensors: dict[str, Tensor] = load_file(weights)
-    downs = {key.split(".", 1)[1].removesuffix(".lora_A.weight"): key for key in tensors if key.endswith(".lora_A.weight")}
-    scale = config.lora.alpha / config.lora.rank
-    return {
-        name: Factors(tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")] / scale, config.lora.alpha)
-        for name, key in downs.items()
-    }
-
-
 def merged_pipeline(config: TrainConfig, weights: Path, precision: ExportPrecision = "fp32") -> Any:
     """Return the run's pipeline on the CPU, with its scheduler, and with every LoRA added to the weights.
 
@@ -101,10 +87,7 @@ def merged_pipeline(config: TrainConfig, weights: Path, precision: ExportPrecisi
     changes: dict[str, Any] = {"precision": precision, "device": "cpu", "loras": loras, "offload_text_encoders": False}
     model = ModelSettings.model_validate(config.model.model_dump() | changes)
     denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
-    with torch.no_grad():
-        for name, factors in read_lora(config, weights).items():
-            weight: Any = denoiser.module.get_submodule(name).weight
-            weight.copy_(weight.float() + factors.change())
+    add_lora(denoiser.module, read_lora(config, weights))
     return denoiser.pipeline
 
 

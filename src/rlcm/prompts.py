@@ -58,7 +58,7 @@ def load_prompts(source: str | Sequence[str]) -> PromptSet:
             f"or one of {', '.join(BUILT_IN)}. A prompt of your own goes into a list: prompts='[{source}]'."
         )
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors put a mark before the first prompt
     except UnicodeDecodeError as error:
         raise ConfigError(f"prompts={source!r} is not a text file in UTF-8 ({error}); use a .txt or .jsonl file.") from error
     if path.suffix == ".jsonl":

@@ -198,14 +198,22 @@ class RunDirectory:
             "cell": list(images.shape[2:]),
             "prompts": evaluation.prompts[:count],
             "seeds": evaluation.seeds[:count],
-            "rewards": {label: [_short(v) for v in values[:count].tolist()] for label, values in evaluation.rewards.items()},
+            "rewards": {label: [_known(v) for v in values[:count].tolist()] for label, values in evaluation.rewards.items()},
         }
         if evaluation.judge:
             described["judge"] = {key: value[:count].tolist() for key, value in evaluation.judge.items()}
         self.write_json(f"{name}.json", described)
         self.add_extremes("samples/prompts", round_number, evaluation, evaluation.rewards["total"])
 
-    def add_extremes(self, name: str, round_number: int, drawn: Drawn, worth: Tensor) -> None:
+    def add_extremes(
+        self,
+        name: str,
+        round_number: int,
+        drawn: Drawn,
+        worth: Tensor,
+        by: str = "total",
+        display: Mapping[str, str] | None = None,
+    ) -> None:
         """Write the best, the median and the worst image of every prompt, a prompt a row, in place of what was there.
 
         Prompts with fewer than three scored images are left out; without any other nothing is written.
@@ -213,6 +221,8 @@ class RunDirectory:
         Args:
             name: of the picture and of the description beside it, inside the run.
             worth: [B] what they are ordered by.
+            by: the label of the reward that this is, or `total` for the sum of all.
+            display: how that reward is shown to people, where it says so.
         """
         rows = extremes(drawn.prompts, worth)[:EXTREMES]
         if not rows:
@@ -222,11 +232,13 @@ class RunDirectory:
         self._write_picture(f"{name}.png", grid(images, 3))
         described = {
             "round": round_number,
+            "ordered_by": by,
+            "display": None if display is None else dict(display),
             "columns": 3,
             "cell": list(images.shape[2:]),
             "prompts": [drawn.prompts[i] for i in index],
             "seeds": [drawn.seeds[i] for i in index],
-            "rewards": {label: [_short(values[i].item()) for i in index] for label, values in drawn.rewards.items()},
+            "rewards": {label: [_known(values[i].item()) for i in index] for label, values in drawn.rewards.items()},
             "judge": {question: [bool(right[i]) for i in index] for question, right in (drawn.judge or {}).items()},
         }
         self.write_json(f"{name}.json", described)
@@ -269,3 +281,8 @@ def _at_most(images: Tensor, side: int) -> Tensor:
 def _short(value: float) -> float:
     """Return a number with seven significant digits, so that the files stay readable."""
     return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _known(value: float) -> float | None:
+    """Return what `_short` does; None for what a reward could not score, as JSON has no NaN."""
+    return _short(value) if math.isfinite(value) else None

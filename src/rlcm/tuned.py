@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlcm.config import TrainConfig
-from rlcm.export import tuned_weights
-from rlcm.pipelines import load_pipeline
-from rlcm.pipelines.settings import ModelSettings
+from rlcm.export import add_lora, read_lora, tuned_weights
+from rlcm.lora_keys import Factors
+from rlcm.pipelines import PipelineDenoiser, load_pipeline, make_denoiser
+from rlcm.policy import AdapterSettings, Policy
 
 
-def tuned_pipeline(config: TrainConfig, run: Path | None) -> Any:
-    """Return a run's model with its tuned LoRA fused, or the model alone where there is no run.
+def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = False) -> Any:
+    """Return a run's model with its tuned LoRA in it, or the model alone where there is no run.
+
+    Args:
+        beside: where the weights are of half precision, keep the LoRA beside them in fp32, as training has it: slower, but
+            small changes are not rounded away. Otherwise, and in fp32 always, it is added to the weights.
 
     Raises:
         MissingFileError: if the run has no tuned weights yet.
@@ -20,6 +28,21 @@ def tuned_pipeline(config: TrainConfig, run: Path | None) -> Any:
     if run is None:
         return load_pipeline(config.model)
     weights = tuned_weights(run)
-    lora = {"path": str(weights.parent), "weight_name": weights.name}
-    model = config.model.model_dump()
-    return load_pipeline(ModelSettings.model_validate(model | {"loras": [*model["loras"], lora]}))
+    denoiser = make_denoiser(load_pipeline(config.model), config.sampler, config.model)
+    lora = read_lora(config, weights)
+    if beside and denoiser.dtype != torch.float32:
+        _put_beside(denoiser, lora, config.lora)
+    else:
+        add_lora(denoiser.module, lora)
+    return denoiser.pipeline
+
+
+def _put_beside(denoiser: PipelineDenoiser, lora: Mapping[str, Factors], settings: AdapterSettings) -> None:
+    """Give a network the adapter of a training, with the weights of its LoRA."""
+    policy = Policy(denoiser, settings)
+    weights = {}
+    for parameter in policy.named_parameters:
+        layer, _, matrix = parameter.partition(".lora_")
+        weights[parameter] = lora[layer].down if matrix.startswith("A.") else lora[layer].up
+    policy.load(weights)
+    denoiser.module.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlcm.evaluate import Judge, guard, mean_interval
+from rlcm.memory_retry import BatchSize
 from rlcm.noise import image_seed
 from rlcm.pipelines import PipelineDenoiser
 from rlcm.rewards import RewardMix
@@ -28,11 +30,11 @@ class Drawn:
     prompts: list[str]
     seeds: list[int]
     rewards: dict[str, Tensor]
-    """[B] by label; NaN where a reward that may skip could not score."""
+    """[B] by label, of every reward; NaN where one that may skip could not score."""
     judge: dict[str, Tensor]
     """[B] booleans by question."""
     images_per_second: float
-    """Of sampling and decoding: the median batch, after a first one that is not counted."""
+    """Of sampling and decoding: the median batch of full size, after a first one that is not counted."""
 
     def summary(self, base: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return means, each with the half-width of its 95 % interval over images.
@@ -63,7 +65,7 @@ def draw_set(
     *,
     each: int,
     seed: int,
-    batch_size: int,
+    sampling: BatchSize,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Drawn:
     """Return `each` images of every prompt of a set, scored; the same prompts and seeds give the same images every time.
@@ -71,11 +73,12 @@ def draw_set(
     Args:
         denoiser: with the sampler to draw with.
         seed: of the set's noise; image i of a set has the same noise at every number of steps and with every model.
-        batch_size: images sampled at once.
+        sampling: images sampled at once; fewer from there on, where memory runs out.
         clock: gives the seconds that images a second are counted by.
 
     Raises:
         RewardError: as the rewards do.
+        TrainingError: if memory runs out with a single image.
     """
     rows = [i % len(group.prompts) for i in range(each * len(group.prompts))]
     seeds = [image_seed(seed, "study", i) for i in range(len(rows))]
@@ -88,18 +91,33 @@ def draw_set(
         )
         return decode_images(denoiser, latents)
 
-    batches = torch.arange(len(rows)).split(batch_size)
-    draw(batches[0][:4])  # the first call allocates, compiles and fills caches
-    parts, rates = [], []
-    for batch in batches:
+    def timed(places: Tensor) -> tuple[Tensor, float]:
         started = clock()
-        parts.append(draw(batch))
-        rates.append(len(batch) / (clock() - started))
-    images = torch.cat(parts)
+        drawn = draw(places)
+        return drawn, clock() - started
+
+    places = torch.arange(len(rows))
+    sampling.fit(lambda: draw(places[: min(4, sampling.size)]))  # the first call allocates, compiles and fills caches
+    batches = list(sampling.over(places, timed))
+    images = torch.cat([drawn for drawn, _ in batches])
     prompts, metadata = _picked(group.prompts, rows), _picked(group.metadata, rows)
-    raw = rewards.score_in_parts(images, prompts, metadata, batch_size)
+    raw = rewards.score_in_parts(images, prompts, metadata, sampling.size)
     judged = judge(images, prompts) if judge else {}
-    return Drawn(images, prompts, seeds, raw.parts, judged, median(rates))
+    speed = _images_per_second([(len(drawn), seconds) for drawn, seconds in batches], sampling.size)
+    return Drawn(images, prompts, seeds, _with_failed(raw.parts, rewards, len(rows)), judged, speed)
+
+
+def _images_per_second(batches: Sequence[tuple[int, float]], size: int) -> float:
+    """Return the median of the largest batches that fit into `size`, to which memory may have brought it down."""
+    largest = max(count for count, _ in batches if count <= size)
+    return median(count / seconds for count, seconds in batches if count == largest)
+
+
+def _with_failed(parts: Mapping[str, Tensor], rewards: RewardMix, count: int) -> dict[str, Tensor]:
+    """Return scores with a NaN for every image by every reward that failed for all of them, and so has no scores."""
+    answered = {label.partition("/")[0] for label in parts}
+    failed = [part.label for part in rewards.parts if part.label not in answered]
+    return {**parts, **{label: torch.full((count,), math.nan) for label in failed}}
 
 
 def _picked(values: Sequence[Any], rows: Sequence[int]) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rlcm.builtin import ANIMALS, article
 from rlcm.config import TrainConfig
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.prompts import BUILT_IN, PromptSet, load_prompts
 
@@ -45,7 +45,7 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
         ConfigError: if two sets have the same name, or one is empty.
         MissingFileError: if a source is not there.
     """
-    training = load_prompts(config.prompts)
+    training = _configured(config.prompts)
     known = frozenset(training.prompts) if run else frozenset()
     first: Kind = "train" if run else "held-out"
     sets = [_group("train" if run else "prompts", first, training, known, limit)]
@@ -53,7 +53,7 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
         sets += [_group(*_named(text), known, limit) for text in wanted]
     else:
         if config.evaluation.prompts is not None:
-            sets.append(_group("evaluation", "held-out", load_prompts(config.evaluation.prompts), known, limit))
+            sets.append(_group("evaluation", "held-out", _configured(config.evaluation.prompts), known, limit))
         if config.model.path in BUILTIN:
             sets += [_group(name, "unseen", load_prompts(texts), known, limit) for name, texts in _unseen(training).items()]
     names = [group.name for group in sets]
@@ -61,6 +61,17 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
     if twice:
         raise ConfigError(f"--prompts: two sets are called {', '.join(twice)}; name them, as in --prompts other={wanted[-1]}.")
     return sets
+
+
+def _configured(source: str | Sequence[str]) -> PromptSet:
+    """Return the prompts that a configuration names."""
+    try:
+        return load_prompts(source)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{error} A path in a configuration counts from the folder that the training was started in: "
+            "start this command there, or correct the path in the configuration."
+        ) from error
 
 
 def _named(text: str) -> tuple[str, Kind, PromptSet]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from rlcm.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
 from rlcm.export import tuned_weights
 from rlcm.machine import describe_machine
+from rlcm.memory_retry import BatchSize
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.report.reading import final_round
@@ -30,6 +33,8 @@ FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
 PICTURED = 6
 """Prompts of a set that are kept as pictures."""
+OWN_FILES = re.compile(r"eval\.json|reward-\d+\.png|pictures/((base|tuned)-\d+\.png|prompts\.(png|json))")
+"""What a study leaves in its folder, its plots included."""
 
 
 class StudySettings(Settings):
@@ -43,7 +48,7 @@ class StudySettings(Settings):
     seed: int = Field(default=20_240_404, ge=0)
     """Seed of all noise."""
     batch_size: int = Field(default=64, ge=1)
-    """Images sampled at once."""
+    """Images sampled at once; fewer where memory runs out."""
     base: bool = True
     """Whether the base model is looked at beside the tuned one."""
 
@@ -57,7 +62,7 @@ def study(
     folder: Path,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Draw, score and write `eval.json` and pictures into `folder`; return what is in the file.
+    """Draw, score and write `eval.json` and pictures into `folder`, in place of an earlier study; return what is in the file.
 
     Args:
         config: of the run, or of the model.
@@ -76,44 +81,44 @@ def study(
     own = config.sampler.calls
     steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})
     directory = RunDirectory(folder)
+    sampling = BatchSize(settings.batch_size, "rollout.sample_batch_size", note)
     names = ["base"] if run is None else ["base", "tuned"] if settings.base else ["tuned"]
     rows: list[dict[str, Any]] = []
     before: dict[tuple[str, int], Mapping[str, Tensor]] = {}
     pictures: list[dict[str, Any]] = []
     for name in names:
-        pipeline = tuned_pipeline(config, run if name == "tuned" else None)
-        with disk_errors(folder):  # not before there is something to write
-            (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        pipeline = tuned_pipeline(config, run if name == "tuned" else None, beside=True)
+        if name == names[0]:  # not before there is something to write
+            _make_room(folder)
         shown: dict[str, list[Drawn]] = {}
         for count in steps:
             denoiser = make_denoiser(pipeline, sampler_at(config.sampler, count), config.model)
             for group in groups:
                 note(f"{name} model, {counted(count, 'step')}, {group.name}: {settings.each * len(group.prompts)} images")
                 drawn = draw_set(
-                    denoiser, group, mix, judge, each=settings.each, seed=settings.seed, batch_size=settings.batch_size,
+                    denoiser, group, mix, judge, each=settings.each, seed=settings.seed, sampling=sampling,
                     clock=CLOCKS[config.run.clock],
                 )  # fmt: skip
                 base = before.get((group.name, count)) if name == "tuned" else None
                 rows.append({"model": name, "set": group.name, "steps": count} | drawn.summary(base))
                 before.setdefault((group.name, count), drawn.rewards)
                 if name == names[-1] and count == own and group is groups[0]:
-                    directory.add_extremes("pictures/prompts", 0, drawn, _worth(mix, drawn))
+                    _write_extremes(directory, mix, drawn)
                 shown.setdefault(group.name, []).append(_few(drawn, len(group.prompts)))
         del pipeline, denoiser
         pictures += [_write_pictures(directory, name, place, group, steps, shown) for place, group in enumerate(groups)]
-    trained = {(r.name, str(r.args)) for r in config.rewards}
     found = {
         "model": config.model.path,
         "run": None if run is None else config.name or run.resolve().name,
         "round": None if run is None else final_round(run),
         "machine": describe_machine(),
         "seed": settings.seed,
-        "batch_size": settings.batch_size,
+        "batch_size": sampling.size,
         "own_steps": own,
         "rewards": [
             {
                 "label": part.label,
-                "trained": None if run is None else (entry.name, str(entry.args)) in trained,
+                "trained": None if run is None else _is_trained(entry, config.rewards),
                 "display": _display(part.reward),
             }
             for part, entry in zip(mix.parts, rewards, strict=True)
@@ -125,28 +130,57 @@ def study(
         "results": rows,
         "pictures": pictures,
     }
+    found = _without_nan(found)
     directory.write_json("eval.json", found)
     return found
 
 
 def sampler_at(sampler: SamplerSettings, steps: int) -> SamplerSettings:
     """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only."""
-    own = sampler.timesteps is not None and len(sampler.timesteps) == steps
+    own = sampler.timesteps is not None and sampler.calls == steps
     return sampler.model_copy(update={"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None}))
 
 
 def default_rewards(config: TrainConfig) -> list[RewardSettings]:
-    """Return the rewards of a run, those that it held out, and for the built-in model its alignment."""
+    """Return the rewards of a run, those that it held out, and for the built-in model its alignment; of a label the first."""
     extra = [RewardSettings(name="alignment")] if config.model.path in BUILTIN else []
-    found = {entry.label: entry for entry in [*config.rewards, *config.evaluation.held_out, *extra]}
+    found: dict[str, RewardSettings] = {}
+    for entry in [*config.rewards, *config.evaluation.held_out, *extra]:
+        found.setdefault(entry.label, entry)
     return list(found.values())
 
 
-def _worth(mix: RewardMix, drawn: Drawn) -> Tensor:
-    """Return the first reward's first component [B]; the negative of one that is a penalty."""
+def _is_trained(entry: RewardSettings, trained: Sequence[RewardSettings]) -> bool:
+    """Return whether a run learnt from a reward: one function has several paths, and shares its label and its arguments."""
+    return any(entry.args == own.args and (entry.name == own.name or entry.label == own.label) for own in trained)
+
+
+def _make_room(folder: Path) -> None:
+    """Make the folder of a study, and delete what an earlier study has left there: it may be of other weights."""
+    with disk_errors(folder):
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        for file in [*folder.iterdir(), *(folder / "pictures").iterdir()]:
+            if OWN_FILES.fullmatch(file.relative_to(folder).as_posix()):
+                file.unlink()
+
+
+def _write_extremes(directory: RunDirectory, mix: RewardMix, drawn: Drawn) -> None:
+    """Write the prompts' best, median and worst images by the first reward's first component; a penalty's least is its best."""
     first = mix.parts[0]
-    values = next(values for name, values in drawn.rewards.items() if name.partition("/")[0] == first.label)
-    return -values if first.weight < 0 else values
+    label = next(label for label in drawn.rewards if label.partition("/")[0] == first.label)
+    values = drawn.rewards[label]
+    directory.add_extremes(
+        "pictures/prompts", 0, drawn, -values if first.weight < 0 else values, by=label, display=_display(first.reward)
+    )
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a nest of dicts and lists with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _display(reward: Any) -> dict[str, str] | None:
@@ -173,6 +207,8 @@ def _write_pictures(
     """Write the pictures of one model and set, a row for every number of steps, and return what is in them."""
     parts = shown[group.name]
     images = torch.cat([part.images for part in parts])
+    unscored = torch.full((len(parts[0].prompts),), math.nan)
+    labels = dict.fromkeys(label for part in parts for label in part.rewards)
     file = f"pictures/{model}-{place + 1}.png"
     with disk_errors(directory.path / file):
         grid(images, len(parts[0].prompts)).save(directory.path / file)
@@ -184,7 +220,7 @@ def _write_pictures(
         "cell": list(images.shape[2:]),
         "prompts": parts[0].prompts,
         "seeds": parts[0].seeds,
-        "rewards": {label: [part.rewards[label].tolist() for part in parts] for label in parts[0].rewards},
+        "rewards": {label: [part.rewards.get(label, unscored).tolist() for part in parts] for label in labels},
     }
 
 

@@ -122,7 +122,8 @@ def test_the_model_card_says_what_was_done(tmp_path):
     assert "some/model" in card
     assert "0.25" in card
     assert "0.75" in card
-    assert WEIGHTS_NAME in card or "load_lora_weights" in card
+    assert "## Use" not in card
+    assert '```python\npipe = "tuned"\n```' in model_card(config, [before], 'pipe = "tuned"')
     assert "Trained for 2 rounds of" in card
     added = config.model.model_copy(update={"loras": (LoraSettings(path="some/lcm-lora", scale=0.5),)})
     assert "a LoRA in it: `some/lcm-lora` (scale 0.5)" in model_card(config.model_copy(update={"model": added}), [])

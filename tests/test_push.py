@@ -1,7 +1,9 @@
 """A run on the Hub: the folder that is written, what its card says and does, and the upload to a stand-in for the Hub."""
 
+import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,9 +25,11 @@ from rlcm.builtin import DEMO
 from rlcm.config import load_config
 from rlcm.errors import MissingFileError, UsageError
 from rlcm.export import WEIGHTS_NAME
-from rlcm.hub_card import usage
+from rlcm.hub_card import local_usage, settings_of, usage
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.push import prepare, send
+from rlcm.report import read_run
+from rlcm.report.words import headline
 from rlcm.trainer import Trainer
 
 FILES = {"README.md", WEIGHTS_NAME, "config.yaml", "eval.json", "before-after.png", "curve.png"}
@@ -152,6 +156,37 @@ def test_the_cards_code_names_what_the_run_set():
     compile(code, "card", "exec")
     builtin = config.model_copy(update={"model": ModelSettings()})
     assert 'base = model_path("student")' in usage(builtin, REPO, "LatentConsistencyModelPipeline", None, "a cat")
+
+
+def test_the_code_for_the_runs_folder_is_that_for_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config("x", model={"path": "a/b", "revision": "main", "variant": "fp16", "loras": [{"path": "base", "scale": 0.5}]},
+                         sampler={"scheduler": "tcd", "guidance": 2.0})  # fmt: skip
+    code = local_usage(config, "StableDiffusionPipeline")
+    for line in (
+        'pipe = DiffusionPipeline.from_pretrained("a/b", revision="main", variant="fp16")',
+        f'pipe.load_lora_weights("{tmp_path / "base"}", adapter_name="base_0")',
+        'pipe.load_lora_weights("final", adapter_name="tuned")',
+        'pipe.set_adapters(["base_0", "tuned"], [0.5, 1.0])',
+    ):
+        assert line in code.splitlines(), line
+    assert "pipe.scheduler = TCDScheduler.from_config(pipe.scheduler.config" in code
+    code = local_usage(config, "PixArtAlphaPipeline")
+    assert "rlcm export . --format merged" in code
+    assert 'from_pretrained("export/merged")' in code
+    assert "load_lora_weights" not in code
+    compile(code, "card", "exec")
+
+
+def test_the_card_of_a_run_that_went_on_is_of_what_is_pushed(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    looks = json.loads((run / "eval.json").read_text())
+    later = looks["evaluations"][-1] | {"round": 3, "seconds": 9e5}
+    (tmp_path / "run/eval.json").write_text(json.dumps(looks | {"evaluations": [*looks["evaluations"], later]}))
+    config = load_config(run / "config.yaml")
+    assert settings_of(read_run(tmp_path / "run"), config) == settings_of(read_run(run), config)
+    assert headline(read_run(tmp_path / "run")) == headline(read_run(run))
 
 
 def test_what_is_pushed_is_what_was_written(run, tmp_path, hub):

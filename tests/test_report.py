@@ -16,11 +16,13 @@ from PIL import Image
 
 from rlcm.errors import RunDirectoryError
 from rlcm.report import before_after_picture, read_run, write_report
+from rlcm.report.steps import rewards_of, y_label
 
 SEEDS, PROMPTS = (
     [11, 12, 13, 14, 15, 16],
     ["a cat", "a dog", "a red fox", "two bees", "a whale", "a <b>bold</b> & long-named ant"],
 )
+SIZE = {"label": "JPEG size", "unit": "kB", "better": "lower"}
 CARD = '# run\n\n```python\npipe = DiffusionPipeline.from_pretrained("somewhere")\npipe.load_lora_weights("final")\n```\n'
 
 
@@ -59,7 +61,7 @@ def evaluation(round_number: int, reward: float, judge: float = 0.984) -> dict[s
 
 def write_evaluations(run: Path, *evaluations: dict[str, Any], metric: dict[str, str] | str | None = "JPEG") -> None:
     if metric == "JPEG":
-        metric = {"label": "JPEG size", "unit": "kB", "better": "lower"}
+        metric = SIZE
     (run / "eval.json").write_text(json.dumps({"primary_metric": metric, "evaluations": evaluations}))
 
 
@@ -166,6 +168,37 @@ def test_headline_follows_sign_and_direction(run: Path, before: float, after: fl
     assert Page(write_report(run)).headline.startswith(expected)
 
 
+PENALTY: dict[str, Any] = SIZE | {"penalty": True}
+
+
+@pytest.mark.parametrize(
+    ("metric", "sign", "expected"),
+    [
+        (None, 1, "Jpeg fell 31 % (1.65 → 1.14) in 3 min 12 s;"),
+        (PENALTY, 1, "JPEG size fell 31 % (1.65 → 1.14 kB) in 3 min 12 s;"),
+        # The reward is minus the size, so that its penalty wants large files.
+        (PENALTY | {"better": "higher"}, -1, "JPEG size fell 31 % (1.65 → 1.14 kB) in 3 min 12 s, the wrong way;"),
+    ],
+)
+def test_less_of_a_penalty_is_better(run: Path, metric: Any, sign: int, expected: str) -> None:
+    with open(run / "config.yaml", "a") as file:
+        file.write("rewards: [{name: jpeg, label: jpeg, weight: -2}]\n")
+    looks = [
+        evaluation(n, sign * value) | {"reward": {"mean": -2 * sign * value, "ci95": 0.06}}
+        for n, value in ((0, 1.65), (20, 1.14))
+    ]
+    write_evaluations(run, *looks, metric=metric)
+    write_metrics(run, 20, 1.65 * sign, 1.14 * sign)
+    write_samples(run, 20, values=[0.0] * 6, rewards={"total": [-2.0 * sign] * 6, "jpeg": [1.0 * sign] * 6})
+    page = Page(write_report(run))
+    assert page.headline.startswith(expected)
+    found = read_run(run)
+    assert ("(lower is better)" in page.text) is found.metric.lower_is_better is (sign > 0)
+    assert found.pairs(1)[0].after.value == 1.0
+    # Where only the weighted sum is known, less of it is worse.
+    assert found.metric.of_round({"reward": -2.0 * sign}) == 2.0
+
+
 def test_headline_admits_what_the_judge_lost(run: Path) -> None:
     write_evaluations(run, evaluation(0, -1.65), evaluation(20, -0.8, judge=0.41))
     assert "the judge now recognises only 41.0 % of the animals (98.4 % before)" in Page(write_report(run)).headline
@@ -250,6 +283,24 @@ def test_stopped_run_says_what_is_missing(run: Path) -> None:
     assert "Use it" not in page.text
     with pytest.raises(RunDirectoryError, match="no before and after"):
         before_after_picture(run, run / "picture.png")
+
+
+def test_a_run_that_went_on_beyond_its_result_tells_of_the_result(run: Path) -> None:
+    looks = json.loads((run / "eval.json").read_text()) | {"final_round": 10}
+    (run / "eval.json").write_text(json.dumps(looks))
+    page = Page(write_report(run))
+    assert page.headline.startswith("JPEG size fell 21 % (1.65 → 1.30 kB) in 1 min 36 s;")
+    assert "The LoRA of round 20: final/ has that of round 10" in page.text
+    assert "run.rounds=20 behind that ends it there" in page.text
+    assert [pair.after.round for pair in read_run(run).pairs(2)] == [10, 10]
+    assert [row["round"] for row in read_run(run).up_to_final().rounds] == list(range(1, 11))
+    # With evaluation.final=best rounds after the result are as it should be.
+    with open(run / "config.yaml", "a") as file:
+        file.write("evaluation: {final: best}\n")
+    page = Page(write_report(run))
+    assert "Not in this folder" not in page.text
+    assert page.headline.startswith("JPEG size fell 21 % (1.65 → 1.30 kB) in 3 min 12 s;")
+    assert "Round 0 and round 10; below each picture" in page.text
 
 
 @pytest.mark.parametrize("only", ["config.yaml", "metrics.jsonl", "eval.json", "samples", "final"])
@@ -413,6 +464,20 @@ def test_a_study_is_shown(run: Path) -> None:
     assert all(address.startswith(("data:", "#")) for address in page.loaded)
 
 
+@pytest.mark.parametrize(("display", "better"), [(None, "lower"), ({"label": "size", "better": "lower"}, "higher")])
+def test_a_study_knows_the_penalties_of_the_run(run: Path, display: dict[str, str] | None, better: str) -> None:
+    with open(run / "config.yaml", "a") as file:
+        file.write("rewards: [{name: jpeg, label: jpeg, weight: -1}, {name: beauty, label: beauty, weight: -1}]\n")
+    study = write_study(run)
+    study["rewards"][0]["display"] = display
+    (run / "evaluation/eval.json").write_text(json.dumps(study))
+    jpeg, beauty = rewards_of(read_run(run).study)
+    assert y_label(jpeg).endswith(f"{better} is better")
+    assert jpeg["sign"] == (1.0 if display is None else -1.0)
+    assert y_label(beauty).endswith("higher is better")  # the study has it as not trained on
+    assert y_label(rewards_of(study)[0]).endswith("lower is better" if display else "higher is better")  # weights unknown
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -438,6 +503,37 @@ def test_best_median_and_worst_of_each_prompt(run: Path) -> None:
     page = Page(write_report(run))
     assert "Every prompt: best, median, worst" in page.text
     assert re.search(r"best 1.00 kB.*median 1.20 kB.*worst 1.40 kB.*a cat.*best 2.00 kB.*a dog", page.text)
+
+
+def write_extremes(run: Path, **described: Any) -> None:
+    """Write what `rlcm eval` leaves of two prompts: their best, median and worst pictures."""
+    write_study(run)
+    Image.new("RGB", (60, 48), "green").save(run / "evaluation/pictures/prompts.png")
+    found = {"round": 0, "columns": 3, "cell": [24, 20], "prompts": ["a cat"] * 3 + ["a dog"] * 3, "seeds": SEEDS} | described
+    (run / "evaluation/pictures/prompts.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(
+    ("described", "lead", "row"),
+    [
+        # Of several rewards the pictures are ordered by one, and the run's metric is their sum.
+        ({"ordered_by": "beauty", "rewards": {"jpeg": [-1.0] * 6, "beauty": [7.0, 6.0, 5.0] * 2}}, "by beauty.", "7.00"),
+        (
+            {"ordered_by": "a/b", "display": SIZE, "rewards": {"a/b": [-5, -6, -7] * 2}},
+            "by JPEG size (lower is better).",
+            "5.00 kB",
+        ),
+        # The best of a penalty has the least of it.
+        ({"ordered_by": "a_b", "rewards": {"a_b": [None] * 3 + [0.7, 0.8, 0.9]}}, "by a b (lower is better).", "0.700"),
+        ({"ordered_by": "total", "rewards": {"total": [-7, -8, -9] * 2}}, "by JPEG size (lower is better).", "7.00 kB"),
+        ({"rewards": {"jpeg": [-8, -8.5, -9] * 2}}, "by JPEG size (lower is better).", "8.00 kB"),
+    ],
+)  # fmt: skip
+def test_the_best_pictures_are_told_by_what_they_are_ordered_by(run: Path, described: Any, lead: str, row: str) -> None:
+    write_extremes(run, **described)
+    page = Page(write_report(run))
+    assert f"Of the pictures of each prompt on fixed seeds, {lead}" in page.text
+    assert f"best {row} median" in re.sub(r" seed \d+", "", page.text)
 
 
 def test_held_out_rewards_are_in_the_numbers_and_among_the_guards(run: Path) -> None:

@@ -26,9 +26,10 @@ from rlcm.errors import (
     RunDirectoryError,
     SamplerError,
 )
-from rlcm.export import WEIGHTS_NAME, save_lora
+from rlcm.export import WEIGHTS_NAME, save_lora, tuned_weights
+from rlcm.report import write_report
 from rlcm.report.reading import read_run
-from rlcm.rewards import RewardMix, RewardPart
+from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward
 from rlcm.rundir import RunDirectory
 from rlcm.serialization import load_state
 from rlcm.trainer import Trainer
@@ -308,6 +309,64 @@ def test_a_finished_run_goes_on_for_longer(tmp_path):
     assert [row["round"] for row in metrics_of(run)] == [1, 2, 3]
     finals = [(folder / "final/pytorch_lora_weights.safetensors").read_bytes() for folder in (straight, run)]
     assert finals[0] == finals[1]
+
+
+def test_a_run_that_goes_on_and_is_stopped_tells_of_the_weights_that_it_has(tmp_path, with_report):
+    run = trainer(tmp_path, run={"rounds": 2}, evaluation={"every": 1}).train()
+    weights = (run / "final" / WEIGHTS_NAME).read_bytes()
+    stopper = Listener(3, lambda: signal.raise_signal(signal.SIGINT))
+    assert resume(run, changes=["run.rounds=5"], watcher=stopper).train() == run
+    looks = json.loads((run / "eval.json").read_text())
+    assert [look["round"] for look in looks["evaluations"]] == [0, 1, 2, 3]
+    assert looks["final_round"] == 2
+    assert (run / "final" / WEIGHTS_NAME).read_bytes() == weights
+    found = read_run(run)
+    assert found.outcome["round"] == found.pairs(1)[0].after.round == 2
+    assert "The LoRA of round 3: final/ has that of round 2" in write_report(run).read_text()
+    resume(run)  # what a second trainer writes when it takes the run up
+    assert json.loads((run / "eval.json").read_text())["final_round"] == 2
+    resume(run, changes=["run.rounds=3"]).train()
+    assert json.loads((run / "eval.json").read_text())["final_round"] == 3
+    assert (run / "final" / WEIGHTS_NAME).read_bytes() != weights
+    assert not read_run(run).missing
+
+
+def test_a_run_without_its_result_says_how_to_end_it(tmp_path):
+    stopper = Listener(2, lambda: signal.raise_signal(signal.SIGINT))
+    run = trainer(tmp_path, watcher=stopper, run={"rounds": 9}).train()
+    with pytest.raises(
+        MissingFileError, match=rf"go on with `rlcm train --resume {run}`, or end it at once with .* run\.rounds=2`"
+    ):
+        tuned_weights(run)
+    resume(run, changes=["run.rounds=2"]).train()
+    assert tuned_weights(run).is_file()
+    assert len(metrics_of(run)) == 2
+
+
+def test_a_penalty_is_reported_as_one(tmp_path):
+    run = trainer(tmp_path, functions=None, rewards=[{"name": "sharpness", "weight": -2}], run={"rounds": 1}).train()
+    found = json.loads((run / "eval.json").read_text())
+    assert found["primary_metric"] == {"label": "sharpness", "better": "lower", "penalty": True}
+    metric = read_run(run).metric
+    look = found["evaluations"][0]
+    assert metric.lower_is_better
+    assert metric.interval(look)[0] == look["rewards"]["sharpness"]["mean"] > 0 > look["reward"]["mean"]
+    small = RewardPart("size", build_reward(RewardSettings(name="jpeg_compressibility")), -1.0)
+    assert RewardMix([small]).primary_metric == {"label": "JPEG size", "unit": "kB", "better": "higher", "penalty": True}
+    assert RewardMix([small._replace(weight=2.0)]).primary_metric == RewardMix([small._replace(weight=2.0)]).display
+    assert RewardMix([small, small._replace(label="again")]).primary_metric is None
+
+
+def test_the_card_of_the_weights_has_the_code_for_them(tmp_path, monkeypatch):
+    lcm_pipeline().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config("runs", model={"path": "model"}, prompts=PROMPTS, run={"rounds": 1})
+    run = Trainer(config, rewards=[brightness]).train()
+    code = re.search(r"```python\n(.*?)```", (run / "final/README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(run)
+    exec(code, {})  # started in the run's folder, which the model's path does not count from
+    with Image.open("picture.png") as picture:
+        assert picture.size == (16, 16)
 
 
 def test_a_finished_run_is_given_its_best_weights(tmp_path):

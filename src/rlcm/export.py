@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlcm.config import TrainConfig, load_config
 from rlcm.errors import MissingFileError
+from rlcm.lora_keys import Factors
 from rlcm.policy import ADAPTER, Policy
 from rlcm.rundir import RunDirectory, run_errors
 from rlcm.serialization import write_bytes
@@ -20,8 +23,10 @@ from rlcm.templating import render
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
 
-def save_final(policy: Policy, config: TrainConfig, evaluations: Sequence[dict[str, Any]], directory: RunDirectory) -> Path:
-    """Write `final/` of a run: the tuned LoRA (averaged, where the run keeps an average) and its model card."""
+def save_final(
+    policy: Policy, config: TrainConfig, evaluations: Sequence[dict[str, Any]], directory: RunDirectory, code: str = ""
+) -> Path:
+    """Write `final/` of a run: the tuned LoRA (averaged, where the run keeps an average) and its model card; see `model_card`."""
     best = directory.path / "best" / WEIGHTS_NAME
     if config.evaluation.final == "best" and best.is_file():
         folder = directory.path / "final"
@@ -30,7 +35,7 @@ def save_final(policy: Policy, config: TrainConfig, evaluations: Sequence[dict[s
             write_bytes(folder / WEIGHTS_NAME, best.read_bytes())
     else:
         folder = _save_present(policy, directory.path / "final")
-    directory.write_text("final/README.md", model_card(config, evaluations))
+    directory.write_text("final/README.md", model_card(config, evaluations, code))
     return folder
 
 
@@ -58,8 +63,32 @@ def tuned_weights(run: Path) -> Path:
     """
     weights = run / "final" / WEIGHTS_NAME
     if not weights.is_file():
-        raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `rlcm train --resume {run}`.")
+        rounds = max((int(path.name.partition("-")[2]) for path in run.glob("checkpoint-[0-9]*")), default=0)
+        end = f", or end it at once with `rlcm train --resume {run} run.rounds={rounds}`" if rounds else ""
+        raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `rlcm train --resume {run}`{end}.")
     return weights
+
+
+def read_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
+    """Return the factors of a run's LoRA by layer, with the alpha that it was trained with.
+
+    The file has alpha / rank multiplied into its up matrices; here it is taken out of them again.
+    """
+    tensors: dict[str, Tensor] = load_file(weights)
+    downs = {key.split(".", 1)[1].removesuffix(".lora_A.weight"): key for key in tensors if key.endswith(".lora_A.weight")}
+    scale = config.lora.alpha / config.lora.rank
+    return {
+        name: Factors(tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")] / scale, config.lora.alpha)
+        for name, key in downs.items()
+    }
+
+
+@torch.no_grad()
+def add_lora(network: nn.Module, lora: Mapping[str, Factors]) -> None:
+    """Add a LoRA to the weights of a network: the sum is taken in fp32, and rounded to their precision."""
+    for name, factors in lora.items():
+        weight: Any = network.get_submodule(name).weight
+        weight.copy_(weight.float() + factors.change().to(weight.device))
 
 
 def _save_present(policy: Policy, folder: Path) -> Path:
@@ -86,7 +115,13 @@ def save_lora(policy: Policy, file: Path) -> None:
         write_bytes(file, to_bytes(tensors, metadata={"format": "pt"}))
 
 
-def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]]) -> str:
-    """Return the model card of a run as Markdown."""
+def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]], code: str = "") -> str:
+    """Return the model card of a run as Markdown.
+
+    Args:
+        config: of the run.
+        evaluations: from the untrained model's to that of the weights.
+        code: Python that draws a picture with them, of `rlcm.hub_card.local_usage`; nothing leaves it out.
+    """
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
-    return render("model_card.md.jinja", config=config, before=before, after=after)
+    return render("model_card.md.jinja", config=config, before=before, after=after, code=code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,8 @@ from rlcm.templating import render
 
 DEFAULT_ETA = {"ddim": 1.0, "tcd": 0.3}
 """What rlcm takes where `sampler.eta` is left out, and diffusers takes another."""
+WITHOUT_LOADER = ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "ConsistencyModelPipeline")
+"""Pipelines into which diffusers loads no LoRA, so that one on the Hub would be of no use."""
 
 
 def card(
@@ -66,7 +69,8 @@ def header(config: TrainConfig, base_model: str | None, licence: str | None) -> 
 
 
 def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
-    """Return what the run was made of, in a few words each."""
+    """Return what the run's weights were made of, in a few words each."""
+    run = run.up_to_final()
     last = (run.rounds or [{}])[-1]
     sampler, guidance = config.sampler, config.sampler.guidance
     scheduler = "the model's own" if sampler.scheduler == "auto" else sampler.scheduler
@@ -109,8 +113,37 @@ def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, pro
     if model.loras:
         names = [*(f"base_{number}" for number in range(len(model.loras))), "tuned"]
         lines.append(f"pipe.set_adapters({_quoted(names)}, {[*(lora.scale for lora in model.loras), 1.0]})")
-    lines.append(f'pipe({_call([prompt], _sampling(config, kind))}).images[0].save("picture.png")')
+    lines.append(_picture(config, kind, prompt))
     return "\n".join(lines)
+
+
+def local_usage(config: TrainConfig, kind: str) -> str:
+    """Return the Python that draws a picture with the weights in `final/` of a run, started in the run's folder."""
+    loras = tuple(lora.model_copy(update={"path": _whole_path(lora.path)}) for lora in config.model.loras)
+    path = config.model.path if config.model.path in BUILTIN else _whole_path(config.model.path)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"path": path, "loras": loras})})
+    if kind not in WITHOUT_LOADER:
+        return usage(config, "final", kind, path, "a fox")
+    return "\n".join(
+        [
+            f"# Diffusers loads no LoRA into a {kind}, so write the whole pipeline first, in this folder:",
+            "#     rlcm export . --format merged",
+            "from diffusers import DiffusionPipeline",
+            "",
+            'pipe = DiffusionPipeline.from_pretrained("export/merged")',
+            _picture(config, kind, "a fox"),
+        ]
+    )
+
+
+def _whole_path(path: str) -> str:
+    """Return the absolute path of a folder or file of this machine, and any other name as it is."""
+    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+
+
+def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
+    """Return the line that draws and saves a picture."""
+    return f'pipe({_call([prompt], _sampling(config, kind))}).images[0].save("picture.png")'
 
 
 def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:

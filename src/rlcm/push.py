@@ -16,7 +16,7 @@ from rlcm import __version__
 from rlcm.config import TrainConfig
 from rlcm.errors import MissingFileError, RLCMError, UsageError
 from rlcm.export import WEIGHTS_NAME, finished_run
-from rlcm.hub_card import card
+from rlcm.hub_card import WITHOUT_LOADER, card
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report import before_after_picture, curve_picture, read_run
@@ -24,8 +24,6 @@ from rlcm.report.reading import STUDY
 from rlcm.rundir import disk_errors
 from rlcm.serialization import write_bytes
 
-WITHOUT_LOADER = ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "ConsistencyModelPipeline")
-"""Pipelines into which diffusers loads no LoRA, so that one on the Hub would be of no use."""
 _CREDENTIALS = re.compile(r"\w+://[^/\s]*@")
 
 
@@ -82,7 +80,7 @@ def prepare(
     if read.pairs(1):
         before_after_picture(run, folder / "before-after.png")
         files.append("before-after.png")
-    if curve_picture(read, folder / "curve.png"):
+    if curve_picture(read.up_to_final(), folder / "curve.png"):
         files.append("curve.png")
     base = base_model or (config.model.path if on_hub else None)
     text = card(read, config, repo, kind, base, licence, files)

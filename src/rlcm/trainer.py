@@ -13,12 +13,14 @@ from rlcm.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.config import CLOCKS, TrainConfig, load_config
 from rlcm.distributed import World
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
-from rlcm.export import save_best, save_final
+from rlcm.export import WEIGHTS_NAME, save_best, save_final
+from rlcm.hub_card import local_usage
 from rlcm.interrupts import Interrupts
 from rlcm.learner import Learner
 from rlcm.pipelines.precision import resolve
 from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE
 from rlcm.report import write_report
+from rlcm.report.reading import final_round as round_in_final
 from rlcm.rewards import RewardSettings
 from rlcm.rundir import RunDirectory, default_name
 from rlcm.sharding import shard
@@ -104,6 +106,7 @@ class Trainer:
         self.interrupted = False
         """Whether `train` was asked to stop, by Ctrl-C or SIGTERM, also where the run came to its end all the same."""
         self._whole: dict[str, Any] | None = None  # the state before the present round
+        self._round_in_final: int | None = None  # the round whose weights final/ has; those of an earlier end until the next
 
     @classmethod
     def resume(cls, run: Path | str, changes: Sequence[str] = (), **objects: Any) -> Trainer:
@@ -158,6 +161,8 @@ class Trainer:
                 if changed:
                     directory.write_text("config.yaml", self.config.dump())
                 directory.keep_rounds(self.round_number)
+                if (run / "final" / WEIGHTS_NAME).is_file():
+                    self._round_in_final = round_in_final(run)
                 if self.evaluations:
                     self._write_evaluations(directory)
                 else:
@@ -195,8 +200,10 @@ class Trainer:
                 self._checkpoint()
                 with self.world.together():
                     if self.world.is_main:
-                        save_final(self.parts.policy, self.config, self.evaluations_to_final, directory)
-                        self._write_evaluations(directory, final_round=self.final_round)
+                        code = local_usage(self.config, type(getattr(self.parts.policy.denoiser, "pipeline", None)).__name__)
+                        save_final(self.parts.policy, self.config, self.evaluations_to_final, directory, code)
+                        self._round_in_final = self.final_round
+                        self._write_evaluations(directory)
                         write_report(directory.path)
             self.interrupted = interrupts.wanted
         return directory.path
@@ -306,9 +313,10 @@ class Trainer:
         """The evaluations from the untrained model's to that of the weights in `final/`."""
         return [found for found in self.evaluations if found["round"] <= self.final_round]
 
-    def _write_evaluations(self, directory: RunDirectory, **more: int) -> None:
-        found = {"primary_metric": self.parts.rewards.display, "evaluations": self.evaluations}
-        directory.write_json("eval.json", found | more)
+    def _write_evaluations(self, directory: RunDirectory) -> None:
+        ended = {} if self._round_in_final is None else {"final_round": self._round_in_final}
+        found = {"primary_metric": self.parts.rewards.primary_metric, "evaluations": self.evaluations}
+        directory.write_json("eval.json", found | ended)
 
     def _note(self, text: str) -> None:
         if self.watcher and self.world.is_main:

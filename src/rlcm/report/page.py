@@ -80,7 +80,7 @@ def _page(run: Run) -> dict[str, Any]:
         "film": [shown(shot) for shot in film],
         "film_prompt": film_prompt,
         "alone": [shown(shot) | {"prompt": prompt} for shot, prompt in zip(alone, prompts, strict=True)],
-        "rounds_shown": (run.samples[0].round, run.samples[-1].round) if run.samples else (0, 0),
+        "rounds_shown": (pairs[0].before.round, pairs[0].after.round) if pairs else (run.samples[0].round,) if alone else (),
         "comparison": comparison(run),
         "evaluated": {"images": last.get("images"), "first": first.get("round"), "last": last.get("round")},
         "curves": curves(run),
@@ -92,6 +92,7 @@ def _page(run: Run) -> dict[str, Any]:
         "usage": _usage(run),
         "config": run.config_text,
         "prompts": prompt_rows(run),
+        "order": run.order,
         "prompts_in_sight": PROMPTS_IN_SIGHT,
         "study": study_section(run.study, (run.path / STUDY).parent),
         "files": _files(run.path),
@@ -105,7 +106,8 @@ def prompt_rows(run: Run) -> list[dict[str, Any]]:
     samples = run.extremes
     if samples is None:
         return []
-    shots = run.shots(samples, range(len(samples.prompts) // 3 * 3))
+    order = run.order
+    shots = run.shots(samples, range(len(samples.prompts) // 3 * 3), order)
     uris = data_uris([shot.picture for shot in shots], 1_200_000)
     digits = decimals(*(shot.value for shot in shots if shot.value is not None))
     rows = []
@@ -114,7 +116,7 @@ def prompt_rows(run: Run) -> list[dict[str, Any]]:
             {
                 "uri": uri,
                 "when": when,
-                "value": with_unit(shot.value, run.metric.unit, digits),
+                "value": with_unit(shot.value, order.unit, digits),
                 "verdicts": shot.verdicts,
                 "seed": samples.seeds[place],
             }

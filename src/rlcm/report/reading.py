@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ class Metric:
     lower_is_better: bool = False
     reward: str | None = None
     """Label of the reward that it shows; None is their weighted sum."""
+    penalty: bool = False
+    """Whether that reward has a negative weight: the less of it, the better."""
 
     def shown(self, value: Any) -> float | None:
-        """Return a reward as people read it: a metric that should fall is the negative of its reward."""
+        """Return a reward as people read it: the negative of one that counts the other way than what people read."""
         number = finite(value)
-        return -number if number is not None and self.lower_is_better else number
+        return -number if number is not None and self.lower_is_better != self.penalty else number
 
     def interval(self, evaluation: Mapping[str, Any]) -> tuple[float, float] | None:
         """Return mean and half-width of the 95 % interval of an evaluation."""
@@ -42,12 +44,20 @@ class Metric:
 
     def of_round(self, row: Mapping[str, Any]) -> float | None:
         """Return the mean of a round of training."""
-        return self.shown(row.get(f"rewards/{self.reward}", row.get("reward")) if self.reward else row.get("reward"))
+        own = f"rewards/{self.reward}"
+        return self.shown(row[own]) if self.reward and own in row else self._of_sum(row.get("reward"))
 
     def of_cell(self, samples: Samples, index: int) -> float | None:
         """Return the value of one picture."""
-        values = samples.rewards.get(self.reward or "total", samples.rewards.get("total"))
-        return self.shown(values[index]) if isinstance(values, list) and index < len(values) else None
+        own = samples.rewards.get(self.reward) if self.reward else None
+        values = samples.rewards.get("total") if own is None else own
+        if not isinstance(values, list) or index >= len(values):
+            return None
+        return self._of_sum(values[index]) if own is None else self.shown(values[index])
+
+    def _of_sum(self, value: Any) -> float | None:
+        """Return the weighted sum as people read it, where the reward itself is not known."""
+        return replace(self, penalty=False).shown(value)
 
 
 @dataclass(slots=True)
@@ -62,6 +72,10 @@ class Samples:
     seeds: list[Any]
     rewards: dict[str, Any]
     judge: dict[str, Any]
+    ordered_by: str | None = None
+    """Of the best, median and worst pictures: the label of the reward that says so, `total` for the sum; None: not known."""
+    display: dict[str, Any] = field(default_factory=dict)
+    """How that reward is shown to people, where it says so."""
 
     def crop(self, indices: Sequence[int]) -> list[Image.Image]:
         """Return the pictures of some cells."""
@@ -127,6 +141,20 @@ class Run:
         return chosen[-1] if chosen else {}
 
     @property
+    def goes_on(self) -> bool:
+        """Whether rounds came after the weights in final/ that have not led to new ones: a run made longer, and stopped."""
+        chosen = mapping(self.config.get("evaluation")).get("final") == "best"  # which leaves rounds behind it, too
+        return self.final_round is not None and not chosen and self.last_round > self.final_round
+
+    def up_to_final(self) -> Run:
+        """Return the run without the rounds that its weights in final/ have nothing of; one that does not go on as it is."""
+        last = self.final_round
+        if last is None or not self.goes_on:
+            return self
+        rounds, evaluations = ([row for row in rows if row["round"] <= last] for rows in (self.rounds, self.evaluations))
+        return replace(self, rounds=rounds, evaluations=evaluations)
+
+    @property
     def last_round(self) -> int:
         """The last finished round."""
         return max([row["round"] for row in [*self.rounds, *self.evaluations]], default=0)
@@ -143,11 +171,21 @@ class Run:
         before, after = self.shots(first, [i for i, _ in chosen]), self.shots(last, [i for _, i in chosen])
         return [Pair(last.prompts[i], b, a) for (_, i), b, a in zip(chosen, before, after, strict=True)]
 
-    def shots(self, samples: Samples, indices: Sequence[int]) -> list[Shot]:
-        """Return pictures with their numbers."""
-        pictures = samples.crop(indices)
+    @property
+    def order(self) -> Metric:
+        """What the best, the median and the worst pictures are ordered by."""
+        found = self.extremes
+        if found is None or found.ordered_by in (None, "total"):
+            return self.metric
+        label, penalty = str(found.ordered_by), _is_least_first(found)
+        title, unit = str(found.display.get("label") or label.replace("_", " ")), str(found.display.get("unit") or "")
+        return Metric(title, unit, (found.display.get("better") == "lower") != penalty, label, penalty)
+
+    def shots(self, samples: Samples, indices: Sequence[int], metric: Metric | None = None) -> list[Shot]:
+        """Return pictures with their numbers, by the run's metric where none is given."""
+        metric, pictures = metric or self.metric, samples.crop(indices)
         return [
-            Shot(picture, self.metric.of_cell(samples, i), samples.verdicts(i), samples.round)
+            Shot(picture, metric.of_cell(samples, i), samples.verdicts(i), samples.round)
             for i, picture in zip(indices, pictures, strict=True)
         ]
 
@@ -197,12 +235,24 @@ def _read_study(run: Run) -> dict[str, Any]:
     study = _read_json(run, run.path / STUDY)
     looked_at = _round(study.get("round"))
     if looked_at is None or run.final_round is None or looked_at == run.final_round:
-        return study
+        return _with_weights(study, run.config)
     run.missing.append(
         f"The study of steps and prompts: {STUDY} is of the weights of round {looked_at}, and final/ has those of round "
         f"{run.final_round}. rlcm eval with the path of this folder looks at these."
     )
     return {}
+
+
+def _with_weights(study: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study whose rewards have the weights that the run gives them, where the study does not say them."""
+    rewards = study.get("rewards")
+    if not isinstance(rewards, list):
+        return study
+    weighted = [
+        {"weight": weight_of(config, str(entry.get("label")))} | entry if entry.get("trained") is not False else entry
+        for entry in map(mapping, rewards)
+    ]
+    return study | {"rewards": weighted}
 
 
 def _what_is_missing(run: Run) -> Iterator[str]:
@@ -212,6 +262,12 @@ def _what_is_missing(run: Run) -> Iterator[str]:
         yield (
             f"The final LoRA: this page was written after round {run.last_round}{of}. If the run was stopped there, it goes on "
             "with rlcm train --resume and the path of this folder."
+        )
+    elif run.goes_on:
+        yield (
+            f"The LoRA of round {run.last_round}: final/ has that of round {run.final_round}, and before and after are told of it. The "
+            "run has not ended; it goes on with rlcm train --resume and the path of this folder, and "
+            f"run.rounds={run.last_round} behind that ends it there."
         )
     if not run.evaluations:
         yield "Evaluations (eval.json): the numbers on fixed prompts and seeds, before and after."
@@ -263,6 +319,8 @@ def _read_samples(run: Run, files: Sequence[Path]) -> Iterator[Samples]:
                 seeds=list(described["seeds"]),
                 rewards=mapping(described.get("rewards")),
                 judge=mapping(described.get("judge")),
+                ordered_by=described.get("ordered_by"),
+                display=mapping(described.get("display")),
             )
             with Image.open(picture) as sheet:
                 fits = sheet.width >= min(columns, count) * width > 0 and sheet.height >= -(-count // columns) * height > 0
@@ -279,11 +337,36 @@ def _metric(described: Any, run: Run) -> Metric:
     labels = {label: None for e in run.evaluations for label in mapping(e.get("rewards"))}
     labels |= {key.removeprefix("rewards/"): None for row in run.rounds for key in row if key.startswith("rewards/")}
     only = str(next(iter(labels))) if len(labels) == 1 else None
+    weight = None if only is None else weight_of(run.config, only)
     if isinstance(described, dict) and described.get("label"):
-        return Metric(str(described["label"]), str(described.get("unit") or ""), described.get("better") == "lower", only)
+        # What is shown in place of a weighted sum is the reward itself, which a negative weight turns round.
+        penalty = only is not None and (described.get("penalty") is True or (weight or 0.0) < 0)
+        return Metric(
+            str(described["label"]), str(described.get("unit") or ""), described.get("better") == "lower", only, penalty
+        )
     if only:
-        return Metric(only.replace("_", " "), reward=only)
+        penalty = (weight or 0.0) < 0
+        return Metric(only.replace("_", " "), "", penalty, only, penalty)
     return Metric("the sum of rewards" if labels else "the reward")
+
+
+def weight_of(config: Mapping[str, Any], label: str) -> float | None:
+    """Return what a reward, or a component of it, counts in the sum of a run; None where the run is not trained on it."""
+    rewards = config.get("rewards")
+    for entry in map(mapping, rewards if isinstance(rewards, list) else []):
+        if (entry.get("label") or entry.get("name")) == label.partition("/")[0]:
+            return finite(entry.get("weight", 1.0))
+    return None
+
+
+def _is_least_first(samples: Samples) -> bool:
+    """Return whether the best pictures have less of the reward than the worst, as those of a penalty."""
+    values = samples.rewards.get(str(samples.ordered_by))
+    known = [finite(value) for value in values] if isinstance(values, list) else []
+    ends = [
+        (best, worst) for best, worst in zip(known[::3], known[2::3], strict=False) if best is not None and worst is not None
+    ]
+    return any(best < worst for best, worst in ends)
 
 
 def read_text(run: Run, file: Path) -> str:

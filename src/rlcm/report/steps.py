@@ -19,19 +19,21 @@ SPEED = "images per second, sampling and decoding"
 
 
 def rewards_of(study: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the components of a study's rewards: label, how it is shown, sign, and whether it is one that the run was trained on."""
+    """Return the components of a study's rewards: how each is shown, what is better, and whether the run was trained on it."""
     labels = dict.fromkeys(label for row in rows_of(study) for label in mapping(row.get("rewards")))
     settings = {str(mapping(r).get("label")): mapping(r) for r in _list(study.get("rewards"))}
     found = []
     for label in labels:
         entry = settings.get(label) or settings.get(label.partition("/")[0], {})
         display = mapping(entry.get("display"))
+        lower, penalty = display.get("better") == "lower", (finite(entry.get("weight")) or 0.0) < 0
         found.append(
             {
                 "label": label,
                 "title": str(display.get("label") or label.replace("_", " ")),
                 "unit": str(display.get("unit") or ""),
-                "sign": -1.0 if display.get("better") == "lower" else 1.0,
+                "sign": -1.0 if lower else 1.0,
+                "lower_is_better": lower != penalty,
                 "trained": entry.get("trained") is not False,
             }
         )
@@ -171,7 +173,7 @@ def study_section(study: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def y_label(reward: Mapping[str, Any]) -> str:
     """Return what stands beside a reward's axis."""
     unit = f" ({reward['unit']})" if reward["unit"] else ""
-    return f"{reward['title']}{unit}, {'lower' if reward['sign'] < 0 else 'higher'} is better"
+    return f"{reward['title']}{unit}, {'lower' if reward['lower_is_better'] else 'higher'} is better"
 
 
 def held_out_note(reward: Mapping[str, Any], before: str = "") -> str:

@@ -82,6 +82,7 @@ def signed_change(before: float, after: float) -> str:
 
 def headline(run: Run) -> tuple[str, str, str]:
     """Return the sentence that says what the run did, in three parts; the middle one is emphasised."""
+    run = run.up_to_final()
     metric, compared = run.metric, len(run.evaluations) > 1
     subject = metric.label[:1].upper() + metric.label[1:]
     took = f" in {duration(run.seconds)}" if run.seconds else ""

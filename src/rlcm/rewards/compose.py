@@ -153,6 +153,15 @@ class RewardMix:
         first, *others = self.parts
         return None if others or first.weight < 0 else getattr(first.reward, "display", None)
 
+    @property
+    def primary_metric(self) -> dict[str, Any] | None:
+        """How a run shows its reward: `display`, and of a single penalty the reward itself, better where its sum is worse."""
+        first, *others = self.parts
+        if others or first.weight >= 0:
+            return self.display
+        shown = {"label": first.label.replace("_", " ")} | dict(getattr(first.reward, "display", None) or {})
+        return shown | {"better": "higher" if shown.get("better") == "lower" else "lower", "penalty": True}
+
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None) -> Scores:
         """Return the scores of images [B, 3, h, w] in [0, 1] for B prompts. See `score` for the errors."""
         return self.mix(self.score(images, prompts, metadata))

@@ -281,6 +281,25 @@ def test_committed_results_keep_what_another_call_did_not_do():
     assert len(longer["last_step"]) == 2
 
 
+def told(seconds, interval):
+    return {"seconds": {"speedup": seconds, "interval": interval, "reached": 3, "of": 3, "at": [1.0] * 3}}
+
+
+@pytest.mark.parametrize(
+    ("reward", "gain", "surely"),
+    [
+        (told(200.0, [100.0, 400.0]), told(30.0, [20.0, 45.0]), 20.0),
+        (told(30.0, [20.0, 45.0]), told(200.0, [100.0, 400.0]), 20.0),
+        ({"seconds": {"from_start": True, "reached": 3, "of": 3, "at": [0.0] * 3}}, told(30.0, [20.0, 45.0]), 20.0),
+        (told(30.0, [20.0, 45.0]), {"seconds": {"reached": 2, "of": 3, "at": [1.0, 1.0, None]}}, None),
+        (told(30.0, None), told(40.0, None), 30.0),
+    ],
+)
+def test_a_method_is_judged_by_the_smaller_of_equal_reward_and_equal_gain(reward, gain, surely):
+    found = {"targets": [{"methods": {"rlcm": reward}}], "equal_gain": {"methods": {"rlcm": gain}}}
+    assert results_page()._surely(found, "rlcm") == surely
+
+
 def test_rewards_at_equal_queries():
     def method(name, queries, reward):
         return Method(name, [], [Curve(queries, queries, queries, reward, [0.0] * len(reward))], {})

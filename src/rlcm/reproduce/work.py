@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from rlcm.build import sampled_at_once
 from rlcm.config import TrainConfig, load_config
 from rlcm.errors import RunDirectoryError
 from rlcm.reproduce.plan import DDPO, PUBLISHED, Job, Plan, values_of
@@ -154,8 +155,7 @@ def look_at(job: Job, plan: Plan, note: Callable[[str], None]) -> None:
         groups, steps = groups[:1], STEPS["many" if job.method == DDPO else "few"]
     # The base model, its prompts and its noise are the same for every seed; only the gain on other prompts is one of pairs.
     base = job.experiment == "generalisation" or job.seed == 0
-    each, batch_size = max(1, plan.images // 45), config.rollout.sample_batch_size
-    settings = StudySettings(steps=steps, each=each, batch_size=batch_size, base=base)
+    settings = StudySettings(steps=steps, each=max(1, plan.images // 45), batch_size=sampled_at_once(config.rollout), base=base)
     study(config, folder, groups, rewards, settings, file.parent, note)
 
 

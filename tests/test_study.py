@@ -289,7 +289,9 @@ def test_the_pictures_say_what_they_are_ordered_by(studied, run, tmp_path):
     best, median, worst = described["rewards"]["brightness"][:3]
     assert best >= median >= worst
     penalty = [RewardSettings(name="jpeg_compressibility", weight=-1.0), *config.rewards]
-    study(config, None, [GROUP], penalty, StudySettings(steps=(3,), each=3), tmp_path / "out")
+    found = study(config, None, [GROUP], penalty, StudySettings(steps=(3,), each=3), tmp_path / "out")
+    assert [reward["weight"] for reward in found["rewards"]] == [-1.0, 1.0]
+    assert rewards_of(found)[0]["lower_is_better"] is False, "less of it is better shown, and as a penalty more"
     described = json.loads((tmp_path / "out/pictures/prompts.json").read_text())
     assert described["ordered_by"] == "jpeg_compressibility"
     assert described["display"]["better"] == "lower"

@@ -1,6 +1,7 @@
 """The parts of the page: texts escaped, words right, and something to read where there is nothing to show."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ def test_a_run_tells_its_state(run, tmp_path):
     assert state_of(run, Job("first", True, False)) == "training"
     assert state_of(run, Job("first", True, True)) == "stopping"
     assert state_of(Run(tmp_path), IDLE) == "stopped"
+    longer = Job("first", False, ended=(run.path / "metrics.jsonl").stat().st_mtime)
+    assert state_of(replace(run, final_round=1), longer) == "stopped", "made longer, and not at its new end"
     (tmp_path / "metrics.jsonl").write_text("")
     begun = Run(tmp_path, rounds=[{"round": 1, "seconds": 2.0}])
     written = (tmp_path / "metrics.jsonl").stat().st_mtime

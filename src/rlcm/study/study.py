@@ -118,6 +118,7 @@ def study(
         "rewards": [
             {
                 "label": part.label,
+                "weight": part.weight,
                 "trained": None if run is None else _is_trained(entry, config.rewards),
                 "display": _display(part.reward),
             }

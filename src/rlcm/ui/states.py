@@ -49,7 +49,7 @@ def state_of(run: Run, job: Job) -> State:
     """Return how a run stands."""
     if job.alive:
         return "stopping" if job.stopping else "training"
-    if (run.path / WEIGHTS).is_file():
+    if (run.path / WEIGHTS).is_file() and not run.goes_on:
         return "finished"
     return "elsewhere" if _is_fresh(run, job.ended) else "stopped"
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -48,16 +49,18 @@ PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours an
 
 SOURCE = ("command", "machine", "budget_minutes", "clock", "seeds")
 """What is kept of a call with each task of each experiment."""
+PARTS = {name: name for name in ("curves", "inference", "generalisation", "ablations")} | {"learning_rates": "learning-rates"}
+"""What is measured task by task, and its word for --only."""
 
 
 def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the committed results with those of another call in place of the same tasks and experiments."""
     source, tasks = {name: found[name] for name in SOURCE}, {row["task"] for row in found["last_step"]}
     result: dict[str, Any] = {"sources": {}, "untrained_animals": found["untrained_animals"]}
-    for name in ("curves", "inference", "generalisation", "ablations"):
+    for name, only in PARTS.items():
         both = {**known.get(name, {}), **found[name]}
         result[name] = {task: both[task] for task in TASKS if task in both}
-        result["sources"][name] = known.get("sources", {}).get(name, {}) | dict.fromkeys(found[name], source)
+        result["sources"][only] = known.get("sources", {}).get(only, {}) | dict.fromkeys(found[name], source)
     result["last_step"] = [row for row in known.get("last_step", []) if row["task"] not in tasks] + found["last_step"]
     result["sources"]["last-step"] = known.get("sources", {}).get("last-step", {}) | dict.fromkeys(tasks, source)
     return result
@@ -107,6 +110,7 @@ sampling and learning, of which a run of DDPO has {_minutes(results)} minutes. S
         _inference(results),
         _generalisation(results),
         _ablations(results),
+        _learning_rates(results),
         _last_step(results),
         _limits(results),
         f"""## The paper's own figures
@@ -405,6 +409,52 @@ def _ablations(results: Mapping[str, Any]) -> str:
 RLCM as published with one setting changed, in equal time; the gain is that of the reward on the fixed set.
 {text}"""
     )
+
+
+def _learning_rates(results: Mapping[str, Any]) -> str:
+    text = ""
+    for task, found in results.get("learning_rates", {}).items():
+        curves = results["curves"].get(task, {})
+        own = [method for method in curves.get("methods", ()) if method["name"] == "rlcm"]
+        metric, rows = _metric(results, task), ""
+        for row in sorted(found, key=lambda each: (each["method"], each["factor"])):
+            seconds, reward = row["seconds"][-1], row["reward"][-1]
+            gain = reward - row["reward"][0]
+            cells = [row["method"], f"{row['lr']:g}", duration(seconds), _shown(reward, metric)]
+            cells += [("" if gain > 0 else "\N{MINUS SIGN}") + _size(gain, metric), f"{row['clip_fraction']:.1%}"]
+            cells += [_default_sooner(own, seconds, reward, is_gain=False), _default_sooner(own, seconds, gain, is_gain=True)]
+            rows += _row(cells)
+        heads = ["method", "learning rate", "trained for", "reward after", "gain", "clipped"]
+        heads += ["the default is at this reward", "at this gain"]
+        text += f"""
+### Learning rates: {task}
+
+{_row(heads)}{_row(["---"] * len(heads))}{rows}
+    {_command(results, "learning-rates", task)}
+"""
+    return (
+        text
+        and f"""## Larger learning rates
+
+The published learning rate was found for larger models. Below, it and larger ones: one run each, with a seed that no curve above has.
+Clipped: the share of actions whose ratio left PPO's clip range, mean over rounds. The default's times are those of the curves above.
+{text}"""
+    )
+
+
+def _default_sooner(methods: Sequence[Mapping[str, Any]], seconds: float, goal: float, *, is_gain: bool) -> str:
+    """Return how much sooner than after `seconds` the default has a reward, or a gain; its curves are of several seeds."""
+    if not methods or (is_gain and goal <= 0):
+        return ""
+    times = []
+    for curve in methods[0]["curves"]:
+        start = curve["reward"][0] if is_gain else 0.0
+        times.append(
+            next((at for at, reward in zip(curve["seconds"], curve["reward"], strict=True) if reward - start >= goal), None)
+        )
+    if None in times:
+        return "not reached"
+    return f"{written(seconds / geometric_mean(times))} times sooner" if all(times) else "before training"
 
 
 def _last_step(results: Mapping[str, Any]) -> str:

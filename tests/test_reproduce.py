@@ -18,7 +18,17 @@ from rlcm.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import RunDirectoryError
 from rlcm.prompts import load_prompts
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
-from rlcm.reproduce.plan import DDPO, DEFAULT, PUBLISHED, SHARES, UNTRAINED_ANIMALS, VARIANTS, training_scenes, values_of
+from rlcm.reproduce.plan import (
+    DDPO,
+    DEFAULT,
+    PUBLISHED,
+    RATE_FACTORS,
+    SHARES,
+    UNTRAINED_ANIMALS,
+    VARIANTS,
+    training_scenes,
+    values_of,
+)
 from rlcm.reproduce.results import ablations, at_equal_gain, at_equal_queries, generalisation, inference, is_finished
 from rlcm.reproduce.variance import gradient_variance
 from rlcm.reproduce.work import claimed, train
@@ -36,7 +46,11 @@ def model(tmp_path_factory):
 def test_every_job_of_the_whole_plan_is_a_valid_run_in_a_folder_of_its_own(tmp_path):
     plan = Plan(tmp_path, tasks=tuple(TASKS), seeds=2)
     jobs = list(plan.jobs())
-    assert len({job.folder(tmp_path) for job in jobs}) == len(jobs) == 2 * len(TASKS) * (3 + 2 + len(VARIANTS))
+    assert (
+        len({job.folder(tmp_path) for job in jobs})
+        == len(jobs)
+        == len(TASKS) * (2 * (3 + 2 + len(VARIANTS)) + 2 * len(RATE_FACTORS))
+    )
     assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
     for job in jobs[: len(jobs) // 2]:
         config = job.config(tmp_path)
@@ -157,11 +171,12 @@ def test_a_whole_small_plan(model, tmp_path, monkeypatch):
     monkeypatch.setattr(package.plan, "values_of", small)
     monkeypatch.setattr(work, "values_of", small)
     monkeypatch.setattr(package.plan, "VARIANTS", {"as published": {}, "2 steps": {"sampler": {"steps": 2}}})
+    monkeypatch.setattr(package.plan, "RATE_FACTORS", (1, 3))
     monkeypatch.setattr(package.plan, "training_scenes", lambda: PROMPTS[:2])
     plan = Plan(tmp_path / "out", tasks=("compressibility",), methods=(DDPO, PUBLISHED), seeds=1, images=8)
     notes = []
     assert package.reproduce(plan, "rlcm reproduce --seeds 1", notes.append)
-    assert sum(note.startswith("run ") for note in notes) == 2 + 1 + 2
+    assert sum(note.startswith("run ") for note in notes) == 2 + 1 + 2 + 2 * 2
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["command"] == "rlcm reproduce --seeds 1"
     curves = found["curves"]["compressibility"]
@@ -174,9 +189,16 @@ def test_a_whole_small_plan(model, tmp_path, monkeypatch):
     assert [r["set"] for r in found["generalisation"]["compressibility"]] == ["train"]
     assert [r["variant"] for r in found["ablations"]["compressibility"]] == ["as published", "2 steps"]
     assert [r["steps"] for r in found["last_step"]] == [2, 4, 8]
+    rates = found["learning_rates"]["compressibility"]
+    assert [(r["method"], r["factor"], len(r["reward"])) for r in rates] == [
+        (m, n, 3) for m in (DDPO, PUBLISHED) for n in (1, 3)
+    ]
+    assert [round(r["lr"] / rates[0]["lr"]) for r in rates] == [1, 3, 1, 3]
+    assert all(0 <= r["clip_fraction"] <= 1 for r in rates)
     assert (tmp_path / "out" / "curves" / "compressibility" / "comparison.html").is_file()
     page = results_page().write_page(tmp_path / "page", tmp_path / "out" / "results.json").read_text()
-    for words in ("## In short", "### Compressibility", "## Reward at equal reward queries", "## Unseen prompts", "## The last step",
+    for words in ("## In short", "### Compressibility", "## Reward at equal reward queries", "## Unseen prompts",
+                  "## Larger learning rates", "## The last step",
                   "rlcm reproduce --only curves --task compressibility --seeds 1", "## The paper's own figures"):  # fmt: skip
         assert words in page, words
     images = re.findall(r"\]\((images/[^)]+)\)", page)
@@ -257,7 +279,7 @@ def test_committed_results_keep_what_another_call_did_not_do():
 
     def call(budget, task):
         source = {"command": f"rlcm reproduce --task {task} --seeds 3 --budget {budget:g} -o x", "machine": "two threads"}
-        empty = {"generalisation": {}, "ablations": {}, "untrained_animals": ["ibex"]}
+        empty = {"generalisation": {}, "ablations": {}, "learning_rates": {}, "untrained_animals": ["ibex"]}
         last = [{"task": task, "steps": 2}]
         own = {"curves": {task: budget}, "inference": {task: []}, "last_step": last, "budget_minutes": budget}
         return source | empty | own | {"clock": "cpu", "seeds": 3}

@@ -203,7 +203,10 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
 
 @main.command("reproduce")
 @click.option(
-    "--only", multiple=True, metavar="EXPERIMENT", help="curves, inference, generalisation, ablations, last-step; default all."
+    "--only",
+    multiple=True,
+    metavar="EXPERIMENT",
+    help="curves, inference, generalisation, ablations, learning-rates, last-step; default all.",
 )
 @click.option(
     "--task",
@@ -244,7 +247,7 @@ def reproduce_command(
 ) -> None:
     """Repeat the paper's experiments in miniature: RLCM against DDPO, on the built-in models.
 
-    Everything takes an estimated day and a half on two CPU cores; a part of it hours or minutes. What is done is not done
+    Everything takes an estimated day and a half to two on two CPU cores; a part of it hours or minutes. What is done is not done
     again: a stopped call goes on where it was. Writes results.json, and a page of curves for every task.
 
     Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5

@@ -19,6 +19,7 @@ EXPERIMENTS: dict[str, str] = {
     "inference": "reward against images per second, from 1 to 16 steps, and 5 to 50 for DDPO, of the models of `curves`",
     "generalisation": "what a model tuned on some prompts does on unseen combinations, wordings and animals",
     "ablations": "steps, normalisation and clip range of RLCM as published",
+    "learning-rates": "DDPO and RLCM as published with larger learning rates, one run each",
     "last-step": "variance of the gradient with the last step handled as published and correctly",
 }
 """What can be asked for by --only."""
@@ -69,6 +70,8 @@ DDPO, PUBLISHED, DEFAULT = "ddpo", "rlcm-published", "rlcm"
 SHARES = {DDPO: 1.0, PUBLISHED: 0.2, DEFAULT: 0.15}
 """How much of the budget a run of each method gets: DDPO all of it."""
 ABLATION_SHARE, GENERALISATION_SHARE = 0.1, 0.15
+RATE_FACTORS, RATE_SHARE = (1, 3, 10, 30), 1 / 3
+"""Learning rates, times the published one, and how much of its method's minutes each gets: a search, not a result."""
 
 VARIANTS: dict[str, Changes] = {
     "as published": {},
@@ -138,6 +141,14 @@ class Plan:
                 for variant, changes in VARIANTS.items() if "ablations" in self.only else ():
                     values = merge(values_of(task, PUBLISHED), changes)
                     yield self._job("ablations", task, variant, seed, ABLATION_SHARE, values)
+        for task in self.tasks if "learning-rates" in self.only else ():
+            for method in self.methods:
+                for factor in RATE_FACTORS if method != DEFAULT else ():
+                    values = values_of(task, method)
+                    faster = merge(values, {"optimizer": {"lr": factor * values["optimizer"]["lr"]}})
+                    # Its seed is none of the curves', whose runs it may not choose settings for.
+                    share = RATE_SHARE * SHARES[method]
+                    yield self._job("learning-rates", task, f"{method} x{factor}", self.seeds, share, faster)
 
     def _job(self, experiment: str, task: str, method: str, seed: int, share: float, values: Changes) -> Job:
         run = {"time_limit_minutes": share * self.budget, "clock": self.clock}

@@ -7,14 +7,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from rlcm.compare import Method, at, compare, read_methods, write_comparison
+from rlcm.compare import Method, at, compare, curve_of, read_methods, write_comparison
 from rlcm.config import TrainConfig, load_config
 from rlcm.export import WEIGHTS_NAME
 from rlcm.intervals import mean_over_seeds
 from rlcm.machine import describe_machine
-from rlcm.report.reading import mapping, mean_and_half, read_run
+from rlcm.report.reading import finite, mapping, mean_and_half, read_run
 from rlcm.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, UNTRAINED_ANIMALS, VARIANTS, Plan
 from rlcm.rundir import disk_errors
 from rlcm.serialization import write_json
@@ -47,12 +48,13 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
         "inference": {},
         "generalisation": {},
         "ablations": {},
+        "learning_rates": {},
         "last_step": [row for row in last_steps(plan) if row["images"] == images_of_an_estimate(plan)],
         "untrained_animals": list(UNTRAINED_ANIMALS),
         "left_out": [str(folder.relative_to(plan.output)) for folder in left_out],
     }
     for task in TASKS:
-        runs = {name: fitting.get((name, task), []) for name in ("curves", "generalisation", "ablations")}
+        runs = {name: fitting.get((name, task), []) for name in ("curves", "generalisation", "ablations", "learning-rates")}
         if runs["curves"]:
             methods, metric, warnings = read_methods(runs["curves"])
             methods = sorted(methods, key=lambda method: method.name != DDPO)
@@ -70,6 +72,8 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
             found["generalisation"][task] = generalisation(runs["generalisation"], TASKS[task].reward)
         if runs["ablations"]:
             found["ablations"][task] = ablations(runs["ablations"])
+        if runs["learning-rates"]:
+            found["learning_rates"][task] = [learning_rate(run) for run in runs["learning-rates"]]
     with disk_errors(plan.output / "results.json"):
         write_json(plan.output / "results.json", found)
     return found
@@ -190,6 +194,20 @@ def ablations(runs: Sequence[Path]) -> list[dict[str, Any]]:
         found.append(row)
     order = list(VARIANTS)
     return sorted(found, key=lambda row: order.index(row["variant"]) if row["variant"] in order else len(order))
+
+
+def learning_rate(path: Path) -> dict[str, Any]:
+    """Return the evaluations of a run of `learning-rates`, and how much of its learning PPO's clip range held back."""
+    run = read_run(path)
+    curve, clipped = curve_of(run, run.metric.reward), [finite(row.get("clip_fraction")) for row in run.rounds]
+    return {
+        "method": _method(path).rpartition("-x")[0],
+        "factor": int(_method(path).rpartition("-x")[2]),
+        "lr": mapping(run.config.get("optimizer")).get("lr"),
+        "seconds": curve.seconds,
+        "reward": curve.reward,
+        "clip_fraction": fmean(value for value in clipped if value is not None),
+    }
 
 
 def images_of_an_estimate(plan: Plan) -> int:

@@ -145,7 +145,11 @@ def look_at(job: Job, plan: Plan, note: Callable[[str], None]) -> None:
     """Do the studies that an experiment makes of a finished run, where they are missing."""
     folder = job.folder(plan.output)
     file = folder / "evaluation" / "eval.json"
-    if file.is_file() or job.experiment == "ablations" or (job.experiment == "curves" and "inference" not in plan.only):
+    if (
+        file.is_file()
+        or job.experiment in ("ablations", "learning-rates")
+        or (job.experiment == "curves" and "inference" not in plan.only)
+    ):
         return
     config = load_config(folder / "config.yaml")
     rewards = [*config.rewards, *([] if job.task == "alignment" else [RewardSettings(name="alignment")])]

@@ -13,6 +13,7 @@ from rlcm import cli
 from rlcm.config import load_config
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
+from rlcm.rewards import RewardSettings
 from rlcm.tuned import tuned_pipeline
 from rlcm.ui.playground import Studio, Studios
 
@@ -92,6 +93,27 @@ def test_a_reward_that_fails_costs_no_picture(runs):
     left, right = studio.draw("a red cat", 1, 1, 1.0)
     assert (left.rewards, right.rewards) == ({}, {})
     assert "out of order" in left.failure
+
+
+def test_a_reward_that_only_its_script_has_costs_no_picture(runs):
+    config = load_config(runs / "first" / "config.yaml")
+    rewards = [RewardSettings(name="__main__:mine", label="mine")]
+    studio = Studio(config.model_copy(update={"rewards": rewards}), runs / "first")
+    left, right = studio.draw("a red cat", 1, 1, 1.0)
+    assert (pixels(left) != pixels(right)).any()
+    assert (left.rewards, right.rewards) == ({}, {})
+    assert "__main__" in right.failure
+
+
+def test_a_penalty_is_told_as_people_read_it(runs):
+    config = load_config(runs / "first" / "config.yaml")
+    rewards = [RewardSettings(name="jpeg_compressibility", weight=-1.0)]
+    studio = Studio(config.model_copy(update={"rewards": rewards}), runs / "first")
+    drawn = studio.draw("a red cat", 1, 1, 1.0)[1]
+    (value,) = drawn.rewards.values()
+    assert value < 0, "minus the size of the file"
+    assert studio.metric.shown(value) == -value
+    assert (studio.metric.unit, studio.metric.lower_is_better) == ("kB", False)
 
 
 def test_models_are_kept_until_their_weights_change(runs, monkeypatch):

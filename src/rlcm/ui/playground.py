@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rlcm import __version__
 from rlcm.build import judge_of
 from rlcm.config import TrainConfig, load_config
-from rlcm.errors import RewardError
+from rlcm.errors import RewardError, UsageError
 from rlcm.evaluate import Judge
 from rlcm.export import tuned_weights
 from rlcm.pipelines import load_pipeline, make_denoiser
@@ -106,7 +106,8 @@ class Studio:
         run: its folder; None for the model that the configuration names, untuned.
 
     Raises:
-        RLCMError: and its children, if the model, the tuned weights or a reward cannot be had.
+        RLCMError: and its children, if the model or the tuned weights cannot be had. Without its rewards a picture is drawn all
+            the same: those that a script gave to its training cannot be found from here.
     """
 
     def __init__(self, config: TrainConfig, run: Path | None) -> None:
@@ -116,8 +117,13 @@ class Studio:
         if run is not None:
             name = "unet" if hasattr(self.pipeline, "unet") else "transformer"
             self.strength = Strength(getattr(self.pipeline, name), getattr(tuned_pipeline(config, run), name))
-        self.rewards: RewardMix = build_rewards(config.rewards)
-        self.metric = _metric(self.rewards)
+        self.rewards: RewardMix | None = None
+        self.lost = ""
+        try:
+            self.rewards = build_rewards(config.rewards)
+        except (UsageError, RewardError) as error:
+            self.lost = str(error)
+        self.metric = Metric() if self.rewards is None else _metric(self.rewards)
         self.judge: Judge | None = judge_of(config)
 
     @property
@@ -155,6 +161,8 @@ class Studio:
         ]
 
     def _score(self, images: Tensor, prompt: str) -> tuple[dict[str, Tensor], str]:
+        if self.rewards is None:
+            return {}, self.lost
         try:
             return self.rewards.score(images, [prompt] * len(images)).parts, ""
         except RewardError as error:
@@ -163,10 +171,11 @@ class Studio:
 
 def _metric(rewards: RewardMix) -> Metric:
     """Return how the rewards are shown to people."""
-    display = rewards.display
-    if not display:
+    shown = rewards.primary_metric
+    if not shown:
         return Metric()
-    return Metric(str(display["label"]), str(display.get("unit", "")), display.get("better") == "lower", rewards.parts[0].label)
+    lower, penalty = shown.get("better") == "lower", bool(shown.get("penalty"))
+    return Metric(str(shown["label"]), str(shown.get("unit", "")), lower, rewards.parts[0].label, penalty)
 
 
 class Studios:

@@ -18,6 +18,7 @@ from rlcm.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import RunDirectoryError
 from rlcm.prompts import load_prompts
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
+from rlcm.reproduce.merging import merged, unfinished
 from rlcm.reproduce.plan import (
     DDPO,
     DEFAULT,
@@ -274,33 +275,74 @@ def results_page():
     return module
 
 
+def method(name, *rewards):
+    """A method with a seed for every curve; its evaluations are ten seconds and images apart."""
+    curves = [
+        {axis: [10.0 * i for i in range(len(reward))] for axis in ("seconds", "reward_queries", "network_calls")}
+        | {"reward": list(reward), "ci95": [0.0] * len(reward)}
+        for reward in rewards
+    ]
+    return {"name": name, "seeds": list(range(len(rewards))), "settings": {}, "curves": curves}
+
+
+def call(task, budget=60.0, methods=(), machine="two threads", rates=(), only=""):
+    source = {"command": f"rlcm reproduce {only}--task {task} --seeds 2 --budget {budget:g} -o x", "machine": machine}
+    last = [{"task": task, "steps": 2}]
+    studied = [{"method": m["name"], "steps": 2, "of": budget} for m in methods]
+    return source | {
+        "budget_minutes": budget, "clock": "cpu", "seeds": 2, "curves": {task: {"methods": list(methods)}} if methods else {},
+        "inference": {task: studied} if studied else {}, "generalisation": {}, "ablations": {},
+        "learning_rates": {task: list(rates)} if rates else {}, "last_step": last, "untrained_animals": ["ibex"],
+    }  # fmt: skip
+
+
+SLOW, FAST = method("ddpo", [0, 1, 2], [0, 1, 2]), method("rlcm", [0, 2, 3], [0, 2, 3])
+
+
 def test_committed_results_keep_what_another_call_did_not_do():
     page = results_page()
-
-    def call(budget, task):
-        source = {"command": f"rlcm reproduce --task {task} --seeds 3 --budget {budget:g} -o x", "machine": "two threads"}
-        empty = {"generalisation": {}, "ablations": {}, "learning_rates": {}, "untrained_animals": ["ibex"]}
-        last = [{"task": task, "steps": 2}]
-        own = {"curves": {task: budget}, "inference": {task: []}, "last_step": last, "budget_minutes": budget}
-        return source | empty | own | {"clock": "cpu", "seeds": 3}
-
-    results = page.merged({}, call(20.0, "alignment"))
+    results = merged({}, call("alignment", 20.0, [SLOW]))
     assert page._minutes(results) == "20"
-    results = page.merged(results, call(60.0, "compressibility"))
-    assert results["curves"] == {"compressibility": 60.0, "alignment": 20.0}
+    results = merged(results, call("compressibility", 60.0, [SLOW]))
+    assert list(results["curves"]) == ["compressibility", "alignment"]
     assert [row["task"] for row in results["last_step"]] == ["alignment", "compressibility"]
     assert page._minutes(results) == "20 (alignment) and 60 (compressibility)"
     assert page._command(results, "curves", "alignment") == (
-        "rlcm reproduce --only curves --task alignment --seeds 3 --budget 20"
+        "rlcm reproduce --only curves --task alignment --seeds 2 --budget 20"
     )
     assert page._command(results, "last-step").splitlines() == [
-        "rlcm reproduce --only last-step --task alignment --seeds 3 --budget 20",
-        "    rlcm reproduce --only last-step --task compressibility --seeds 3 --budget 60",
+        "rlcm reproduce --only last-step --task alignment --seeds 2 --budget 20",
+        "    rlcm reproduce --only last-step --task compressibility --seeds 2 --budget 60",
     ]
-    longer = page.merged(results, call(60.0, "alignment"))
-    assert longer["curves"] == {"compressibility": 60.0, "alignment": 60.0}
+    longer = merged(results, call("alignment", 60.0, [FAST]))
+    assert [m["name"] for m in longer["curves"]["alignment"]["methods"]] == ["rlcm"], "DDPO had other minutes"
     assert page._minutes(longer) == "60"
     assert len(longer["last_step"]) == 2
+
+
+def test_a_method_measured_later_is_compared_with_those_that_were_there():
+    results = merged({}, call("alignment", methods=[FAST], machine="a"))
+    assert results["curves"]["alignment"]["baseline"] == "rlcm"
+    results = merged(results, call("alignment", methods=[SLOW], machine="b", only="--method ddpo "))
+    found = results["curves"]["alignment"]
+    assert (found["baseline"], [m["name"] for m in found["methods"]]) == ("ddpo", ["ddpo", "rlcm"])
+    assert found["targets"][-1]["methods"]["rlcm"]["seconds"]["speedup"] == pytest.approx(2)
+    assert found["equal_queries"]["methods"]["rlcm"]["mean"] == 3
+    assert found["equal_gain"]["methods"]["rlcm"]["seconds"]["at"] == [10.0, 10.0]
+    assert [row["method"] for row in results["inference"]["alignment"]] == ["ddpo", "rlcm"]
+    assert results["sources"]["curves"]["alignment"]["machine"] == "a; b"
+    better = merged(results, call("alignment", methods=[method("rlcm", [0, 4], [0, 4])], machine="b"))
+    assert [m["curves"][0]["reward"][-1] for m in better["curves"]["alignment"]["methods"]] == [2, 4]
+    assert len(better["inference"]["alignment"]) == 2
+
+
+def test_unfinished_methods_are_not_taken():
+    found = call("alignment", methods=[SLOW, method("rlcm", [0, 2])])
+    assert unfinished(found) == {"alignment": ["rlcm"]}
+    results = merged({}, found)
+    assert [m["name"] for m in results["curves"]["alignment"]["methods"]] == ["ddpo"]
+    assert [row["method"] for row in results["inference"]["alignment"]] == ["ddpo"]
+    assert merged({}, call("alignment", methods=[method("rlcm", [0, 2])]))["curves"] == {}
 
 
 def told(seconds, interval):
@@ -343,14 +385,6 @@ def test_the_same_gain_is_told_beside_the_same_reward():
     assert found["methods"]["lower"]["seconds"]["speedup"] == pytest.approx(2)
     assert methods[0].curves[0].reward[0] == -2.0
     assert at_equal_gain([method("worse", [0.0, -1.0, -2.0])]) == {}
-
-
-def test_unfinished_results_are_not_taken(tmp_path):
-    file = tmp_path / "results.json"
-    file.write_text(json.dumps({"seeds": 3, "curves": {"alignment": {"methods": [{"name": "ddpo", "seeds": [0, 1]}]}}}))
-    with pytest.raises(SystemExit, match="alignment: ddpo has 2 of 3 seeds"):
-        results_page().write_page(tmp_path, file)
-    assert not list(tmp_path.rglob("*.md"))
 
 
 def test_the_scenes_of_the_alignment_task_are_one_of_every_animal():

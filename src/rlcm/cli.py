@@ -222,7 +222,7 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Minutes of training a run of DDPO; others get 0.1 to 0.4 of it.",
+    help="Minutes of training a run of DDPO; others get 0.1 to 0.2 of it.",
 )
 @click.option("--images", type=click.IntRange(8), default=180, show_default=True, help="Images of an evaluation.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default all cores.")

@@ -35,8 +35,6 @@ class Task:
     """As configs/lcm-dreamshaper-v7-*.yaml, in fewer images a round where a round would take a fifth of an hour."""
     steps: int
     """H of the paper for this task."""
-    longer: float = 1.0
-    """How much more time than on other tasks RLCM as published gets: where the student begins far below the teacher."""
 
 
 def _published(lr: float, batch: int, minibatches: int, buffer: int, rank: int = 16, alpha: float = 32) -> Changes:
@@ -62,7 +60,7 @@ def _some_scenes() -> list[str]:
 TASKS: dict[str, Task] = {
     "compressibility": Task("jpeg_compressibility", "animals", _published(1e-4, 160, 10, 16), 8),
     "incompressibility": Task("jpeg_incompressibility", "animals", _published(1e-4, 160, 10, 16), 8),
-    "alignment": Task("alignment", _some_scenes(), _published(4e-4, 192, 6, 32), 16, longer=2.0),
+    "alignment": Task("alignment", _some_scenes(), _published(4e-4, 192, 6, 32), 16),
     "aesthetic": Task("aesthetic", "animals", _published(1e-4, 320, 10, 32, 8, 8), 8),
 }
 DEFAULT_TASKS = ("compressibility", "incompressibility", "alignment")
@@ -70,7 +68,7 @@ DEFAULT_TASKS = ("compressibility", "incompressibility", "alignment")
 
 DDPO, PUBLISHED, DEFAULT = "ddpo", "rlcm-published", "rlcm"
 SHARES = {DDPO: 1.0, PUBLISHED: 0.2, DEFAULT: 0.15}
-"""How much of the budget a run of each method gets: DDPO all of it. See also `Task.longer`."""
+"""How much of the budget a run of each method gets: DDPO all of it."""
 ABLATION_SHARE, GENERALISATION_SHARE = 0.1, 0.15
 RATE_FACTORS, RATE_SHARE = (1, 3, 10, 30), 1 / 3
 """Learning rates, times the published one, and how much of its method's minutes each gets: a search, not a result."""
@@ -135,8 +133,7 @@ class Plan:
         for seed in range(self.seeds):
             for task in self.tasks:
                 for method in self.methods if {"curves", "inference"} & set(self.only) else ():
-                    share = SHARES[method] * (TASKS[task].longer if method == PUBLISHED else 1.0)
-                    yield self._job("curves", task, method, seed, share, values_of(task, method))
+                    yield self._job("curves", task, method, seed, SHARES[method], values_of(task, method))
                 for method in self.methods if "generalisation" in self.only else ():
                     if method != DDPO:
                         values = merge(values_of(task, method), {"prompts": list(training_scenes())})

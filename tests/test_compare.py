@@ -220,6 +220,12 @@ def test_a_run_that_has_not_ended_is_told(runs, tmp_path):
     going = write_run(tmp_path, "fast-2", [(0, 0, -3.0), (10, 90, -2.0)], seed=2, final=None)
     methods, _, warnings = read_methods([*runs, going])
     assert warnings == [f"{going} has not ended: its figures are of round 10."]
+    looks = json.loads((going / "eval.json").read_text())
+    (going / "eval.json").write_text(json.dumps(looks | {"final_round": 5}))
+    warnings = read_methods([*runs, going])[2]
+    assert warnings == [
+        f"{going} was made longer and has not ended: its figures are of round 5, its curve goes on to round 10."
+    ]
     assert methods[1].seeds == [0, 1, 2]
 
 
@@ -290,6 +296,9 @@ def test_of_a_penalty_less_is_better(tmp_path, display, before, after, lower):
 
 def test_the_outcome_is_that_of_the_weights_in_final(tmp_path):
     run = write_run(tmp_path, "best", [(0, 0, -3.0), (10, 100, -1.0), (20, 200, -2.0)], final=1)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["evaluation"]["final"] = "best"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
     methods, metric, warnings = read_methods([run])
     found = compare(methods)
     method = found["methods"][0]

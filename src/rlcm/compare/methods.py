@@ -251,6 +251,12 @@ def _warnings(methods: Sequence[Method]) -> list[str]:
         for run in runs
         if run.final_round is None
     ]
+    found += [
+        f"{run.path} was made longer and has not ended: its figures are of round {run.final_round}, its curve goes on to round "
+        f"{run.last_round}."
+        for run in runs
+        if run.goes_on
+    ]
     return found
 
 

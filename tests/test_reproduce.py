@@ -5,9 +5,11 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
+import yaml
 from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
 
 from rlcm import reproduce as package
@@ -15,10 +17,10 @@ from rlcm.builtin import ANIMALS, DEMO
 from rlcm.builtin.judging import named
 from rlcm.compare.methods import Curve, Method
 from rlcm.config import TrainConfig, load_config, parse_settings
-from rlcm.errors import RunDirectoryError
+from rlcm.errors import RunDirectoryError, TrainingError
 from rlcm.prompts import load_prompts
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
-from rlcm.reproduce.merging import merged, unfinished
+from rlcm.reproduce.merging import merged, names_in, unfinished
 from rlcm.reproduce.plan import (
     DDPO,
     DEFAULT,
@@ -212,6 +214,37 @@ def test_a_whole_small_plan(model, tmp_path, monkeypatch):
     assert notes == []
 
 
+def test_a_learning_rate_that_diverges_is_a_result(model, tmp_path, monkeypatch):
+    def small(task, method):
+        values = tiny_config(tmp_path, model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS)
+        return values.model_dump(mode="json") | {"name": None}
+
+    tried = []
+
+    def diverges(config, folder, watcher):
+        tried.append(folder.name)
+        if config.optimizer.lr > values["optimizer"]["lr"]:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+            raise TrainingError("the gradient was not finite")
+        return train(config, folder, watcher)
+
+    values = small("", "")
+    monkeypatch.setattr(package.plan, "values_of", small)
+    monkeypatch.setattr(package.plan, "RATE_FACTORS", (1, 30))
+    monkeypatch.setattr(work, "train", diverges)
+    plan = Plan(tmp_path / "out", only=("learning-rates",), tasks=("compressibility",), methods=(DDPO,), budget=1e-6)
+    notes = []
+    for _ in range(2):
+        assert package.reproduce(plan, "rlcm reproduce", notes.append)
+    assert tried == ["ddpo-x1-1000", "ddpo-x30-1000", "ddpo-x1-1000"], "what failed is not tried again"
+    assert "the gradient was not finite" in notes[-2] + notes[-1]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(row["factor"], "failed" in row) for row in found["learning_rates"]["compressibility"]] == [(1, False), (30, True)]
+    page = results_page().write_page(tmp_path / "page", tmp_path / "out" / "results.json").read_text()
+    assert "| diverged |" in page
+
+
 def test_calls_at_once_share_the_work(tmp_path):
     part = tmp_path / "curves" / "alignment" / "rlcm-0"
     with claimed(part, tmp_path) as first:
@@ -282,15 +315,27 @@ def method(name, *rewards):
         | {"reward": list(reward), "ci95": [0.0] * len(reward)}
         for reward in rewards
     ]
-    return {"name": name, "seeds": list(range(len(rewards))), "settings": {}, "curves": curves}
+    ends = {
+        key: {"mean": fmean(values), "ci95": 0.0, "each": values}
+        for key, values in (("before", [r[0] for r in rewards]), ("after", [r[-1] for r in rewards]), ("seconds", [1.0]),
+                            ("reward_queries", [1.0]))
+    }  # fmt: skip
+    seeds = list(range(len(rewards)))
+    return {"name": name, "seeds": seeds, "settings": {}, "curves": curves, "judge": {}, "guard": {}} | ends
 
 
 def call(task, budget=60.0, methods=(), machine="two threads", rates=(), only=""):
     source = {"command": f"rlcm reproduce {only}--task {task} --seeds 2 --budget {budget:g} -o x", "machine": machine}
-    last = [{"task": task, "steps": 2}]
-    studied = [{"method": m["name"], "steps": 2, "of": budget} for m in methods]
+    last = [{"task": task, "steps": 2, "estimates": 2, "images": 8, "correct_variance": 1.0, "published_variance": 2.0,
+             "variance_ratio": 2.0, "variance_ratio_interval": [1.5, 2.5]}]  # fmt: skip
+    one = {"mean": 1.0, "ci95": None}
+    studied = [
+        {"method": m["name"], "steps": 2, "model": "tuned", "seeds": len(m["seeds"]), "reward": one, "images_per_second": one}
+        for m in methods
+    ]
+    curves = {"methods": list(methods), "metric": {"label": "reward", "unit": "", "lower_is_better": False}}
     return source | {
-        "budget_minutes": budget, "clock": "cpu", "seeds": 2, "curves": {task: {"methods": list(methods)}} if methods else {},
+        "budget_minutes": budget, "clock": "cpu", "seeds": 2, "curves": {task: curves} if methods else {},
         "inference": {task: studied} if studied else {}, "generalisation": {}, "ablations": {},
         "learning_rates": {task: list(rates)} if rates else {}, "last_step": last, "untrained_animals": ["ibex"],
     }  # fmt: skip
@@ -321,28 +366,70 @@ def test_committed_results_keep_what_another_call_did_not_do():
 
 
 def test_a_method_measured_later_is_compared_with_those_that_were_there():
-    results = merged({}, call("alignment", methods=[FAST], machine="a"))
+    results = merged({}, call("alignment", methods=[FAST]))
     assert results["curves"]["alignment"]["baseline"] == "rlcm"
-    results = merged(results, call("alignment", methods=[SLOW], machine="b", only="--method ddpo "))
+    results = merged(results, call("alignment", methods=[SLOW], only="--method ddpo "))
     found = results["curves"]["alignment"]
     assert (found["baseline"], [m["name"] for m in found["methods"]]) == ("ddpo", ["ddpo", "rlcm"])
     assert found["targets"][-1]["methods"]["rlcm"]["seconds"]["speedup"] == pytest.approx(2)
     assert found["equal_queries"]["methods"]["rlcm"]["mean"] == 3
     assert found["equal_gain"]["methods"]["rlcm"]["seconds"]["at"] == [10.0, 10.0]
     assert [row["method"] for row in results["inference"]["alignment"]] == ["ddpo", "rlcm"]
-    assert results["sources"]["curves"]["alignment"]["machine"] == "a; b"
-    better = merged(results, call("alignment", methods=[method("rlcm", [0, 4], [0, 4])], machine="b"))
+    better = merged(results, call("alignment", methods=[method("rlcm", [0, 4], [0, 4])]))
     assert [m["curves"][0]["reward"][-1] for m in better["curves"]["alignment"]["methods"]] == [2, 4]
     assert len(better["inference"]["alignment"]) == 2
+    elsewhere = merged(better, call("alignment", methods=[FAST], machine="a faster one"))
+    assert names_in(better) - names_in(elsewhere) == {("curves", "alignment", "ddpo"), ("inference", "alignment", "ddpo")}
+    curves = call("alignment", 20.0, [FAST]) | {"inference": {}}
+    assert merged(better, curves)["inference"] == {}, "it was of other models"
 
 
 def test_unfinished_methods_are_not_taken():
+    late = call("alignment", methods=[SLOW, FAST], rates=[{"method": "rlcm", "factor": 3}])
+    late["inference"]["alignment"][1]["seeds"] = 1
+    late["generalisation"]["alignment"] = [{"method": "rlcm", "set": "train", "seeds": 2}]
+    assert unfinished(late) == {("inference", "alignment"): ["rlcm"]}
+    assert names_in(merged({}, late)) == {
+        *((part, "alignment", name) for part, name in (("curves", "ddpo"), ("curves", "rlcm"), ("inference", "ddpo"))),
+        *((part, "alignment", "rlcm") for part in ("generalisation", "learning_rates")),
+    }
     found = call("alignment", methods=[SLOW, method("rlcm", [0, 2])])
-    assert unfinished(found) == {"alignment": ["rlcm"]}
+    assert unfinished(found) == {("curves", "alignment"): ["rlcm"], ("inference", "alignment"): ["rlcm"]}
     results = merged({}, found)
     assert [m["name"] for m in results["curves"]["alignment"]["methods"]] == ["ddpo"]
     assert [row["method"] for row in results["inference"]["alignment"]] == ["ddpo"]
     assert merged({}, call("alignment", methods=[method("rlcm", [0, 2])]))["curves"] == {}
+
+
+def test_a_verdict_waits_for_the_tasks_that_may_still_decide_it():
+    def rising(name, steps):
+        return method(name, *[[1.0] * steps + [2.0]] * 2)
+
+    def word(**tasks):
+        results = merged({}, call("alignment"))
+        for task, own in tasks.items():
+            results = merged(results, call(task, methods=[rising("ddpo", 400), own]))
+        (found,) = [v for v in results_page().verdicts(results) if v.claim == "the default is there sooner"]
+        return found.row().split("|")[-2].strip()
+
+    twenty, eighty = rising("rlcm", 20), rising("rlcm", 5)
+    assert word() == "not measured"
+    assert word(alignment=twenty) == "open", "17 times everywhere, and 50 times may come"
+    assert word(alignment=twenty, compressibility=eighty) == "so far"
+    assert word(alignment=twenty, compressibility=eighty, incompressibility=twenty) == "yes"
+    assert word(alignment=twenty, compressibility=twenty, incompressibility=twenty) == "**no**"
+    assert word(alignment=rising("rlcm", 40)) == "**no**", "ten times sooner"
+    assert word(alignment=method("rlcm", *[[1.0, 1.9]] * 2)) == "**no**", "it does not come as far"
+    assert word(alignment=method("rlcm", *[[3.0, 3.9]] * 2)) == "**no**", "it began above, and gained less"
+
+
+def test_without_ddpo_no_speed_up_is_told(tmp_path):
+    (tmp_path / "results.json").write_text(
+        json.dumps(call("alignment", methods=[FAST, method("rlcm-published", [0, 2], [0, 2])]))
+    )
+    page = results_page().write_page(tmp_path, tmp_path / "results.json").read_text()
+    assert not re.search(r"\d times sooner", page)
+    assert "Tasks whose curves are not complete yet: compressibility, incompressibility, alignment." in page
 
 
 def told(seconds, interval):
@@ -355,7 +442,7 @@ def told(seconds, interval):
         (told(200.0, [100.0, 400.0]), told(30.0, [20.0, 45.0]), 20.0),
         (told(30.0, [20.0, 45.0]), told(200.0, [100.0, 400.0]), 20.0),
         ({"seconds": {"from_start": True, "reached": 3, "of": 3, "at": [0.0] * 3}}, told(30.0, [20.0, 45.0]), 20.0),
-        (told(30.0, [20.0, 45.0]), {"seconds": {"reached": 2, "of": 3, "at": [1.0, 1.0, None]}}, None),
+        (told(30.0, [20.0, 45.0]), {"seconds": {"reached": 2, "of": 3, "at": [1.0, 1.0, None]}}, 0.0),
         (told(30.0, None), told(40.0, None), 30.0),
     ],
 )

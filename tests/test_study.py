@@ -299,6 +299,14 @@ def test_the_pictures_say_what_they_are_ordered_by(studied, run, tmp_path):
     assert best <= median <= worst
 
 
+def test_a_reward_of_the_run_has_the_weight_that_it_had_there(run, tmp_path):
+    path, config = run
+    penalised = config.model_copy(update={"rewards": [RewardSettings(name="brightness", weight=-1.0)]})
+    asked = [RewardSettings(name="brightness"), RewardSettings(name="jpeg_compressibility", weight=2.0)]
+    found = study(penalised, path, [GROUP], asked, StudySettings(steps=(3,), each=1), tmp_path / "out")
+    assert [(reward["trained"], reward["weight"]) for reward in found["rewards"]] == [(True, -1.0), (False, 2.0)]
+
+
 def test_an_earlier_studys_files_go_and_others_stay(run, tmp_path):
     _, config = run
     (tmp_path / "pictures").mkdir()

@@ -216,13 +216,15 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
     help="compressibility, incompressibility, alignment (default all three), aesthetic.",
 )
 @click.option("--method", "methods", multiple=True, metavar="METHOD", help="ddpo, rlcm-published, rlcm; default all.")
-@click.option("--seeds", type=click.IntRange(1, 99), default=3, show_default=True, help="Runs of everything.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 99), default=3, show_default=True, help="Runs of everything but learning-rates."
+)
 @click.option(
     "--budget",
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Minutes of training a run of DDPO; others get 0.1 to 0.2 of it.",
+    help="Minutes of training a run of DDPO; others get a part of it.",
 )
 @click.option("--images", type=click.IntRange(8), default=180, show_default=True, help="Images of an evaluation.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; default all cores.")
@@ -247,7 +249,7 @@ def reproduce_command(
 ) -> None:
     """Repeat the paper's experiments in miniature: RLCM against DDPO, on the built-in models.
 
-    Everything takes an estimated two days on two CPU cores; a part of it hours or minutes. What is done is not done
+    Everything takes an estimated day and a half on two CPU cores; a part of it hours or minutes. What is done is not done
     again: a stopped call goes on where it was. Writes results.json, and a page of curves for every task.
 
     Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5

@@ -89,6 +89,7 @@ def test_a_reward_that_fails_costs_no_picture(runs):
     def broken(images, prompts):
         raise ValueError("out of order")
 
+    studio.draw("a red cat", 1, 1, 1.0)
     studio.rewards.parts[0] = studio.rewards.parts[0]._replace(reward=broken)
     left, right = studio.draw("a red cat", 1, 1, 1.0)
     assert (left.rewards, right.rewards) == ({}, {})

@@ -26,6 +26,15 @@ def config_of(folder: Path, wanted: TrainConfig) -> TrainConfig:
     return load_config(folder / "config.yaml").model_copy(update={"output": wanted.output})
 
 
+FAILED = "failed.json"
+"""In the folder of a run that was tried out and did not come to its end."""
+
+
+def has_failed(folder: Path) -> bool:
+    """Say whether a run that was tried out failed."""
+    return (folder / FAILED).is_file()
+
+
 def is_finished(folder: Path) -> bool:
     """Say whether a run has come to its end."""
     return (folder / "final" / WEIGHTS_NAME).is_file()
@@ -87,9 +96,10 @@ def finished(plan: Plan) -> tuple[dict[tuple[str, str], list[Path]], list[Path]]
     for job in whole.jobs():
         folder = job.folder(plan.output)
         config = job.config(plan.output)
-        if is_finished(folder) and config_of(folder, config) == config:
+        is_over = is_finished(folder) or has_failed(folder)
+        if is_over and config_of(folder, config) == config:
             fitting.setdefault((job.experiment, job.task), []).append(folder)
-        elif is_finished(folder):
+        elif is_over:
             others.append(folder)
     return fitting, others
 
@@ -198,16 +208,15 @@ def ablations(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 def learning_rate(path: Path) -> dict[str, Any]:
     """Return the evaluations of a run of `learning-rates`, and how much of its learning PPO's clip range held back."""
-    run = read_run(path)
-    curve, clipped = curve_of(run, run.metric.reward), [finite(row.get("clip_fraction")) for row in run.rounds]
-    return {
-        "method": _method(path).rpartition("-x")[0],
-        "factor": int(_method(path).rpartition("-x")[2]),
-        "lr": mapping(run.config.get("optimizer")).get("lr"),
-        "seconds": curve.seconds,
-        "reward": curve.reward,
-        "clip_fraction": fmean(value for value in clipped if value is not None),
-    }
+    run, (method, _, factor) = read_run(path), _method(path).rpartition("-x")
+    found = {"method": method, "factor": int(factor), "lr": mapping(run.config.get("optimizer")).get("lr")}
+    if has_failed(path):
+        return found | {"failed": True}
+    curve = curve_of(run, run.metric.reward)
+    clipped = [value for row in run.rounds if (value := finite(row.get("clip_fraction"))) is not None]
+    return found | {
+        "seconds": curve.seconds, "reward": curve.reward, "clip_fraction": fmean(clipped) if clipped else None
+    }  # fmt: skip
 
 
 def images_of_an_estimate(plan: Plan) -> int:

@@ -15,9 +15,9 @@ import torch
 
 from rlcm.build import sampled_at_once
 from rlcm.config import TrainConfig, load_config
-from rlcm.errors import RunDirectoryError
+from rlcm.errors import RewardError, RunDirectoryError, TrainingError
 from rlcm.reproduce.plan import DDPO, PUBLISHED, Job, Plan, values_of
-from rlcm.reproduce.results import collect, config_of, images_of_an_estimate, is_finished, last_steps
+from rlcm.reproduce.results import FAILED, collect, config_of, has_failed, images_of_an_estimate, is_finished, last_steps
 from rlcm.reproduce.variance import gradient_variance
 from rlcm.rewards import RewardSettings
 from rlcm.rundir import disk_errors, take_lock
@@ -70,11 +70,21 @@ def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
                 elsewhere += 1
                 continue
             config = job.config(plan.output)
+            if has_failed(folder):
+                continue
             if not is_finished(folder) or config_of(folder, config) != config:
                 note(f"run {place} of {len(jobs)}: {folder}")
             watcher.minutes = config.run.time_limit_minutes or 0.0
-            if not train(config, folder, watcher):
-                return False
+            try:
+                if not train(config, folder, watcher):
+                    return False
+            except (TrainingError, RewardError) as error:
+                if job.experiment != "learning-rates":
+                    raise
+                with disk_errors(folder):  # a rate that is too large is what the search is for
+                    write_json(folder / FAILED, {"error": str(error)})
+                note(f"{folder} failed, and counts as that: {error}")
+                continue
             look_at(job, plan, note)
     if "last-step" in plan.only:
         with claimed(plan.output / "last-step", plan.output) as is_mine:

@@ -118,7 +118,7 @@ def study(
         "rewards": [
             {
                 "label": part.label,
-                "weight": part.weight,
+                "weight": _own_weight(entry, config.rewards) if run is not None else part.weight,
                 "trained": None if run is None else _is_trained(entry, config.rewards),
                 "display": _display(part.reward),
             }
@@ -154,6 +154,11 @@ def default_rewards(config: TrainConfig) -> list[RewardSettings]:
 def _is_trained(entry: RewardSettings, trained: Sequence[RewardSettings]) -> bool:
     """Return whether a run learnt from a reward: one function has several paths, and shares its label and its arguments."""
     return any(entry.args == own.args and (entry.name == own.name or entry.label == own.label) for own in trained)
+
+
+def _own_weight(entry: RewardSettings, trained: Sequence[RewardSettings]) -> float:
+    """Return the weight that a run gives a reward it learnt from, which the study's own entry need not know; else the entry's."""
+    return next((own.weight for own in trained if _is_trained(entry, [own])), entry.weight)
 
 
 def _make_room(folder: Path) -> None:

@@ -43,7 +43,7 @@ class Drawn:
     about: dict[str, Any]
     """prompt, seed, steps, guidance, strength, model, run."""
     rewards: dict[str, float] = field(default_factory=dict)
-    """By label, as trained: higher is better."""
+    """By label, as the rewards answer; `Studio.metric` knows how people read them."""
     verdicts: list[tuple[str, bool]] = field(default_factory=list)
     """What the judge said, by question."""
     failure: str = ""
@@ -118,12 +118,7 @@ class Studio:
             name = "unet" if hasattr(self.pipeline, "unet") else "transformer"
             self.strength = Strength(getattr(self.pipeline, name), getattr(tuned_pipeline(config, run), name))
         self.rewards: RewardMix | None = None
-        self.lost = ""
-        try:
-            self.rewards = build_rewards(config.rewards)
-        except (UsageError, RewardError) as error:
-            self.lost = str(error)
-        self.metric = Metric() if self.rewards is None else _metric(self.rewards)
+        self.metric = Metric()
         self.judge: Judge | None = judge_of(config)
 
     @property
@@ -161,11 +156,12 @@ class Studio:
         ]
 
     def _score(self, images: Tensor, prompt: str) -> tuple[dict[str, Tensor], str]:
-        if self.rewards is None:
-            return {}, self.lost
         try:
+            if self.rewards is None:
+                self.rewards = build_rewards(self.config.rewards)
+                self.metric = _metric(self.rewards)
             return self.rewards.score(images, [prompt] * len(images)).parts, ""
-        except RewardError as error:
+        except (UsageError, RewardError) as error:
             return {}, str(error)
 
 

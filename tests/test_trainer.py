@@ -505,6 +505,7 @@ DENSE = {"dense_every": 1, "dense_lambda": 0.9, "kl_coefficient": 0.1, "kl_form"
         ({"images_per_prompt": 2}, {"loss": "rebel", "inner_epochs": 2, "minibatches": 1}, 6),
         ({"branches": 2}, {"loss": "rebel", "advantage": "group", "consistency_coefficient": 1.0}, 6),
         ({"branches": 3}, {"kl_form": "reward", "kl_coefficient": 1.0, "kl_target": 1e-9, "advantage": "group"}, 6),
+        ({}, {"kl_coefficient": 0.1, "kl_target": 1.0, "optimizer": {"max_pace": 1.3, "schedule": "linear"}}, 6),
         ({}, {"loss": "reward_backprop", "backprop_calls": 2, "kl_coefficient": 0.1}, 6),
         ({}, {"loss": "reinforce", "consistency_coefficient": 1.0, "consistency_target": "next"}, 6),
         ({}, {"inner_epochs": 3, "stop_kl": 1e-12, "advantage": "batch"}, 6),
@@ -514,6 +515,7 @@ def test_every_algorithm_runs_and_resumes_bit_for_bit(tmp_path, rollout, algorit
     changes = {
         "rollout": rollout,
         "sampler": algorithm.pop("sampler", {}),
+        "optimizer": (optimizer := algorithm.pop("optimizer", {})),
         "algorithm": algorithm,
         "rewards": ["alignment"] if algorithm.get("loss") == "reward_backprop" else ["sharpness"],
         "run": {"rounds": 4},
@@ -531,8 +533,10 @@ def test_every_algorithm_runs_and_resumes_bit_for_bit(tmp_path, rollout, algorit
         assert all(row["updates_left_out"] == 2 for row in rows)
     if algorithm.get("kl_coefficient"):
         assert rows[-1]["kl"] != 0
-    if algorithm.get("kl_target"):
+    if algorithm.get("kl_target") and not optimizer:
         assert rows[-1]["kl_coefficient"] > rows[0]["kl_coefficient"]
+    if optimizer:  # far below its share of the target: the pace grows to its most
+        assert [row["lr"] / rows[0]["lr"] for row in rows] == pytest.approx([1, 0.75 / 0.9, 0.5 / 0.81, 0.25 * 1.3])
 
 
 def test_a_state_whose_prediction_could_not_be_scored_drops_its_trajectory(tmp_path):

@@ -175,13 +175,40 @@ def test_kl_is_the_squared_distance_of_the_means(situation):
     torch.testing.assert_close((loss - plain).detach(), 2 * kl * experience.weights, rtol=1e-4, atol=1e-7)
 
 
+def test_the_pace_grows_while_the_divergence_is_below_its_share_and_falls_back_to_one():
+    leash = Leash(AlgorithmSettings(kl_coefficient=1.0, kl_target=0.1), 1.5)
+    course = []
+    for kl, progress in [
+        (0.0, 0.25),
+        (0.0, 0.5),
+        (0.0, 0.75),
+        (0.0, 1.0),
+        (0.0, 1.0),
+        (0.03, 0.5),
+        (0.03, 0.2),
+        (9.0, 0.2),
+        (9.0, 0.2),
+    ]:
+        leash.follow(kl, progress)
+        course.append(leash.pace)
+    ninth = 1 / 0.9
+    nearly = 1.5 / 0.96  # 3/5 of the share at half of the run: 2/5 of the full step, but no more than the most
+    assert course[:5] == pytest.approx([ninth, ninth**2, ninth**3, 1.5, 1.5])
+    assert course[5] == pytest.approx(min(nearly, 1.5))
+    assert course[6:8] == pytest.approx([1.5 / 1.05, 1.5 / 1.05 / 1.1])
+    for _ in range(5):
+        leash.follow(9.0, 0.2)
+    assert leash.pace == 1.0  # never slower than the schedule
+    assert Leash(AlgorithmSettings()).pace == 1.0
+
+
 @pytest.mark.parametrize(("target", "grows"), [(1e-9, True), (1e3, False), (None, False)])
 def test_the_weight_of_the_kl_follows_its_target_and_never_falls_below_the_setting(fresh, target, grows):
     update = updater(fresh.policy, algorithm={"kl_coefficient": 1.0, "kl_target": target})
     course, found = [1.0], []
     for _ in range(3):
         found.append(learn(update, *fresh.args)["kl"])
-        update.leash.follow(found[-1])
+        update.leash.follow(found[-1], 1.0)
         course.append(update.leash.coefficient)
     if grows:
         assert 1.0 < course[1] < course[2] == adaptive_coefficient(course[1], found[1], target, minimum=1.0)

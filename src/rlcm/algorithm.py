@@ -115,13 +115,25 @@ class AlgorithmSettings(Settings):
 
 
 class Leash:
-    """The weight of the KL divergence from the untrained model, which follows a target where there is one."""
+    """The weight of the KL divergence from the untrained model and the pace of learning; both follow a target where there is one.
 
-    def __init__(self, settings: AlgorithmSettings) -> None:
-        self.least, self.target = settings.kl_coefficient, settings.kl_target
-        self.coefficient = settings.kl_coefficient
+    Args:
+        settings: kl_coefficient and kl_target.
+        most: times its setting that the learning rate may become.
+    """
 
-    def follow(self, kl: float) -> None:
-        """Adapt the weight to the divergence that a round measured; see `rlcm.losses.adaptive_coefficient`."""
-        if self.target is not None:
-            self.coefficient = losses.adaptive_coefficient(self.coefficient, kl, self.target, minimum=self.least)
+    def __init__(self, settings: AlgorithmSettings, most: float = 1.0) -> None:
+        self.least, self.target, self.most = settings.kl_coefficient, settings.kl_target, most
+        self.coefficient, self.pace = settings.kl_coefficient, 1.0
+
+    def follow(self, kl: float, progress: float) -> None:
+        """Adapt weight and pace to the divergence that a round measured; see `rlcm.losses.adaptive_coefficient`.
+
+        Args:
+            kl: of the round, per step.
+            progress: share of the run that is over with this round, 0 < progress <= 1: that much of the target it may have used.
+        """
+        if self.target is None:
+            return
+        self.coefficient = losses.adaptive_coefficient(self.coefficient, kl, self.target, minimum=self.least)
+        self.pace = 1 / losses.adaptive_coefficient(1 / self.pace, kl, self.target * progress, minimum=1 / self.most, maximum=1)

@@ -122,6 +122,11 @@ class TrainConfig(Settings):
                 f"algorithm.{name}={getattr(self.algorithm, name)} works on plain trajectories; set rollout.branches=1, not "
                 f"{self.rollout.branches}."
             )
+        if self.optimizer.max_pace > 1 and self.algorithm.kl_target is None:
+            raise ValueError(
+                f"optimizer.max_pace={self.optimizer.max_pace:g} lets the learning rate follow a KL divergence that is to be used; "
+                "set algorithm.kl_target, or leave it at 1."
+            )
         normalised = [reward.label for reward in self.rewards if reward.normalise]
         if self.algorithm.loss == "reward_backprop" and normalised:
             raise ValueError(

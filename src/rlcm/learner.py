@@ -58,7 +58,7 @@ class Learner:
         self.sampling = parts.evaluator.sampling
         self.sampling.is_fixed = world.is_lockstep
         self.optimisation = Optimisation(parts.policy, config.optimizer, world)
-        self.leash = Leash(config.algorithm)
+        self.leash = Leash(config.algorithm, config.optimizer.max_pace)
         micro = config.run.micro_batch_size
         self.update = PolicyGradient(self.optimisation, config.algorithm, self.leash, micro)
         self.backprop = RewardBackprop(self.optimisation, config.algorithm, self.leash, parts.rewards, micro)
@@ -89,7 +89,7 @@ class Learner:
         learnt = self._learn(number, dealt.repeat_interleave(rollouts.images_per_prompt))
         if "kl" in learnt.metrics:
             learnt.metrics["kl_coefficient"] = self.leash.coefficient
-            self.leash.follow(learnt.metrics["kl"])
+            self.leash.follow(learnt.metrics["kl"], number / self.config.run.rounds)
         return learnt
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,6 +100,7 @@ class Learner:
             "optimizer": self.optimisation.optimizer.state_dict(),
             "skipped_in_a_row": self.optimisation.skipped_in_a_row,
             "kl_coefficient": self.leash.coefficient,
+            "pace": self.leash.pace,
             "batch_sizes": {size.setting: size.size for size in self._batch_sizes},
             "statistics": self.credit.statistics.state_dict(),
             "rewards": self.parts.rewards.state_dict(),
@@ -114,7 +115,7 @@ class Learner:
                 tensor.copy_(state["average"][name])
         self.optimisation.optimizer.load_state_dict(state["optimizer"])
         self.optimisation.skipped_in_a_row = state["skipped_in_a_row"]
-        self.leash.coefficient = state["kl_coefficient"]
+        self.leash.coefficient, self.leash.pace = state["kl_coefficient"], state.get("pace", 1.0)
         for size in self._batch_sizes:
             size.size = min(size.size, state["batch_sizes"][size.setting])
         self.credit.statistics.load_state_dict(state["statistics"])
@@ -305,9 +306,10 @@ class Learner:
         return int((shared + (calls - shared) * self.config.rollout.branches).sum())
 
     def _lr(self, number: int) -> tuple[float, float]:
-        """Return the learning rate of a round, and which share of all rounds came before it."""
+        """Return the learning rate of a round, at the leash's pace, and which share of all rounds came before it."""
         settings, progress = self.config.optimizer, (number - 1) / self.config.run.rounds
-        return settings.lr * (1 - progress) if settings.schedule == "linear" else settings.lr, progress
+        lr = settings.lr * (1 - progress) if settings.schedule == "linear" else settings.lr
+        return lr * self.leash.pace, progress
 
 
 def _action_number(whose: Tensor) -> Tensor:

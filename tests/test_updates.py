@@ -177,27 +177,18 @@ def test_kl_is_the_squared_distance_of_the_means(situation):
 
 def test_the_pace_grows_while_the_divergence_is_below_its_share_and_falls_back_to_one():
     leash = Leash(AlgorithmSettings(kl_coefficient=1.0, kl_target=0.1), 1.5)
-    course = []
-    for kl, progress in [
-        (0.0, 0.25),
-        (0.0, 0.5),
-        (0.0, 0.75),
-        (0.0, 1.0),
-        (0.0, 1.0),
-        (0.03, 0.5),
-        (0.03, 0.2),
-        (9.0, 0.2),
-        (9.0, 0.2),
-    ]:
-        leash.follow(kl, progress)
-        course.append(leash.pace)
-    ninth = 1 / 0.9
-    nearly = 1.5 / 0.96  # 3/5 of the share at half of the run: 2/5 of the full step, but no more than the most
-    assert course[:5] == pytest.approx([ninth, ninth**2, ninth**3, 1.5, 1.5])
-    assert course[5] == pytest.approx(min(nearly, 1.5))
-    assert course[6:8] == pytest.approx([1.5 / 1.05, 1.5 / 1.05 / 1.1])
-    for _ in range(5):
-        leash.follow(9.0, 0.2)
+
+    def paces(kl: float, *progress: float) -> list[float]:
+        found = []
+        for share in progress:
+            leash.follow(kl, share)
+            found.append(leash.pace)
+        return found
+
+    assert paces(0.0, 0.25, 0.5, 0.75, 1.0, 1.0) == pytest.approx([1 / 0.9, 1 / 0.9**2, 1 / 0.9**3, 1.5, 1.5])
+    assert paces(0.03, 0.5) == pytest.approx([1.5])  # below half of 0.1, and no faster than the most
+    assert paces(0.03, 0.2) == pytest.approx([1.5 / 1.05])  # 1.5 times its share of 0.02
+    assert paces(9.0, *[0.2] * 6)[0] == pytest.approx(1.5 / 1.05 / 1.1)
     assert leash.pace == 1.0  # never slower than the schedule
     assert Leash(AlgorithmSettings()).pace == 1.0
 

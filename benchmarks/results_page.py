@@ -228,12 +228,16 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     for task, rows in results["ablations"].items():
         paths.append(_bar_figure(folder / f"results-ablations-{task}.png", rows))
     if results["last_step"]:
-        lines = []
-        for place, task in enumerate(dict.fromkeys(row["task"] for row in results["last_step"])):
+        courses: dict[tuple[tuple[float, ...], ...], list[str]] = {}  # a reward and its negative have the same
+        for task in dict.fromkeys(row["task"] for row in results["last_step"]):
             own = [row for row in results["last_step"] if row["task"] == task]
-            x, y = [float(row["steps"]) for row in own], [row["variance_ratio"] for row in own]
-            half = [(high - low) / 2 for low, high in (row["variance_ratio_interval"] for row in own)]
-            lines.append(Line(task, x, y, half, True, PALETTE[place]))
+            course = tuple((row["steps"], row["variance_ratio"], *row["variance_ratio_interval"]) for row in own)
+            courses.setdefault(course, []).append(task)
+        lines = []
+        for place, (course, tasks) in enumerate(courses.items()):
+            x, y, low, high = zip(*course, strict=True)
+            half = [(top - bottom) / 2 for bottom, top in zip(low, high, strict=True)]
+            lines.append(Line("\n".join(tasks), list(x), list(y), half, True, PALETTE[place]))
         paths.append(_figure(folder / "results-last-step.png", [(lines, "steps", "variance, published over correct", False)]))
     return paths
 
@@ -460,7 +464,8 @@ def _last_step(results: Mapping[str, Any]) -> str:
         and f"""## The last step
 
 The published code draws noise at the last step and scores it, though it never reaches the image. At equal samples this adds
-variance to the gradient and nothing else (`src/rlcm/reproduce/variance.py`).
+variance to the gradient and nothing else (`src/rlcm/reproduce/variance.py`). Incompressibility is compressibility with the other
+sign: its gradients are the same but for theirs, and so are its variances, which are no third measurement.
 
 ![variance of the gradient, published over correct](images/results-last-step.png)
 

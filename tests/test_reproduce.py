@@ -75,10 +75,11 @@ def test_methods_differ_in_what_they_should():
 
 
 def test_a_part_of_the_plan():
-    plan = Plan("x", only=("inference",), tasks=("alignment",), methods=(PUBLISHED,), seeds=1, budget=8.0)
-    (job,) = plan.jobs()
-    assert (job.experiment, job.method) == ("curves", PUBLISHED)
-    assert job.values["run"]["time_limit_minutes"] == pytest.approx(8.0 * SHARES[PUBLISHED])
+    for task, share in (("compressibility", SHARES[PUBLISHED]), ("alignment", 0.75)):
+        plan = Plan("x", only=("inference",), tasks=(task,), methods=(PUBLISHED,), seeds=1, budget=8.0)
+        (job,) = plan.jobs()
+        assert (job.experiment, job.method) == ("curves", PUBLISHED)
+        assert job.values["run"]["time_limit_minutes"] == pytest.approx(8.0 * share)
     assert list(Plan("x", only=("last-step",)).jobs()) == []
     assert set(EXPERIMENTS) == set(Plan("x").only)
 

@@ -175,7 +175,7 @@ def test_kl_is_the_squared_distance_of_the_means(situation):
     torch.testing.assert_close((loss - plain).detach(), 2 * kl * experience.weights, rtol=1e-4, atol=1e-7)
 
 
-def test_the_pace_grows_while_the_divergence_is_below_its_share_and_falls_back_to_one():
+def test_the_pace_follows_the_share_of_the_target_that_is_used():
     leash = Leash(AlgorithmSettings(kl_coefficient=1.0, kl_target=0.1), 1.5)
 
     def paces(kl: float, *progress: float) -> list[float]:
@@ -188,9 +188,8 @@ def test_the_pace_grows_while_the_divergence_is_below_its_share_and_falls_back_t
     assert paces(0.0, 0.25, 0.5, 0.75, 1.0, 1.0) == pytest.approx([1 / 0.9, 1 / 0.9**2, 1 / 0.9**3, 1.5, 1.5])
     assert paces(0.03, 0.5) == pytest.approx([1.5])  # below half of 0.1, and no faster than the most
     assert paces(0.03, 0.2) == pytest.approx([1.5 / 1.05])  # 1.5 times its share of 0.02
-    assert paces(9.0, *[0.2] * 6)[0] == pytest.approx(1.5 / 1.05 / 1.1)
-    assert leash.pace == 1.0  # never slower than the schedule
-    assert Leash(AlgorithmSettings()).pace == 1.0
+    assert paces(9.0, 0.2, 0.2) == pytest.approx([1.5 / 1.05 / 1.1, 1.5 / 1.05 / 1.1**2])
+    assert paces(9.0, *[0.2] * 9)[-1] == pytest.approx(1 / 1.5)  # and no slower than one most-th
 
 
 @pytest.mark.parametrize(("target", "grows"), [(1e-9, True), (1e3, False), (None, False)])
@@ -419,3 +418,11 @@ def test_the_weight_of_the_consistency_term_may_rise_over_the_run(fresh):
     for progress, weight in ((0.0, 0.0), (0.25, 0.5), (1.0, 2.0)):
         update.update(aimed, whose, COUNT, conditioning, torch.Generator().manual_seed(0), 1e-5, progress)
         assert update.consistency_coefficient == weight
+
+
+@pytest.mark.parametrize(("target", "most"), [(None, 3.0), (1.0, 1.0)])
+def test_without_a_target_or_with_a_largest_pace_of_1_the_schedule_stands(target, most):
+    leash = Leash(AlgorithmSettings(kl_coefficient=0.1, kl_target=target), most)
+    for kl in (0.0, 5.0):
+        leash.follow(kl, progress=0.5)
+        assert leash.pace == 1

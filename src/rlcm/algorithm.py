@@ -119,7 +119,7 @@ class Leash:
 
     Args:
         settings: kl_coefficient and kl_target.
-        most: times its setting that the learning rate may become.
+        most: factor by which the learning rate may leave its schedule, either way, >= 1.
     """
 
     def __init__(self, settings: AlgorithmSettings, most: float = 1.0) -> None:
@@ -136,4 +136,6 @@ class Leash:
         if self.target is None:
             return
         self.coefficient = losses.adaptive_coefficient(self.coefficient, kl, self.target, minimum=self.least)
-        self.pace = 1 / losses.adaptive_coefficient(1 / self.pace, kl, self.target * progress, minimum=1 / self.most, maximum=1)
+        self.pace = 1 / losses.adaptive_coefficient(
+            1 / self.pace, kl, self.target * progress, minimum=1 / self.most, maximum=self.most
+        )

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 RUNS = {
     "leashed": [],
     # A weight that pulls at nothing, so that the divergence is still measured.
-    "without a leash": ["algorithm.kl_coefficient=1e-6", "algorithm.kl_target=null"],
+    "without a leash": ["algorithm.kl_coefficient=1e-6", "algorithm.kl_target=null", "optimizer.max_pace=1"],
 }
 
 

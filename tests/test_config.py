@@ -93,7 +93,7 @@ def test_all_mistakes_are_told_at_once():
         (["algorithm.stat_min_count=40"], r"stat_min_count=40 is above .*stat_buffer_size=32"),
         (["algorithm.loss=reinforce", "algorithm.minibatches=2"], "reinforce holds for one update"),
         (["algorithm.kl_target=0.1"], r"kl_target=0\.1 needs a weight.*kl_coefficient"),
-        (["optimizer.max_pace=3"], r"optimizer\.max_pace=3 .*set algorithm\.kl_target, or leave it at 1"),
+        (["optimizer.max_pace=3"], r"optimizer\.max_pace=3 .*set algorithm\.kl_target, or this to 1"),
         (["algorithm.advantage=group"], r"advantage=group compares images.*images_per_prompt or rollout\.branches"),
         (["rollout.branches=3", "rollout.batch_size=9", "rollout.antithetic=true"], "even number"),
     ],

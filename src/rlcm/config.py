@@ -125,7 +125,7 @@ class TrainConfig(Settings):
         if self.optimizer.max_pace > 1 and self.algorithm.kl_target is None:
             raise ValueError(
                 f"optimizer.max_pace={self.optimizer.max_pace:g} lets the learning rate follow a KL divergence that is to be used; "
-                "set algorithm.kl_target, or leave it at 1."
+                "set algorithm.kl_target, or this to 1."
             )
         normalised = [reward.label for reward in self.rewards if reward.normalise]
         if self.algorithm.loss == "reward_backprop" and normalised:

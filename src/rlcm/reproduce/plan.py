@@ -66,7 +66,7 @@ def _some_scenes() -> list[str]:
 TASKS: dict[str, Task] = {
     "compressibility": Task("jpeg_compressibility", "animals", _published(1e-4, 160, 10, 16), 8),
     "incompressibility": Task("jpeg_incompressibility", "animals", _published(1e-4, 160, 10, 16), 8),
-    "alignment": Task("alignment", _some_scenes(), _published(4e-4, 192, 6, 32), 16, published_share=0.75),
+    "alignment": Task("alignment", _some_scenes(), _published(4e-4, 192, 6, 32), 16, published_share=0.6),
     "aesthetic": Task("aesthetic", "animals", _published(1e-4, 320, 10, 32, 8, 8), 8),
 }
 DEFAULT_TASKS = ("compressibility", "incompressibility", "alignment")

@@ -36,7 +36,8 @@ ABOUT = {
     "ddpo": "DDPO on the teacher: DDIM with 50 steps, guidance 3 (where this teacher is best), otherwise the settings of "
     "`rlcm-published`; DDPO's own were not tried",
     "rlcm-published": "RLCM with the published settings on the student, guidance 3",
-    "rlcm": "the default of this package: 2 steps, branches, a leash and a learning rate that follows it, tuned on this model and on these tasks",
+    "rlcm": "the default of this package: 2 steps, branches, a leash and a learning rate that follows it, "
+    "tuned on this model and on these tasks",
 }
 PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours and where it gets |
 |---|---|---|---|
@@ -514,7 +515,7 @@ def _best_steps(results: Mapping[str, Any]) -> str:
         if best is not None and best is not base[-1]:
             shown = [f"{_with_interval(row['reward'], _metric(results, task))} in {row['steps']}" for row in (best, base[-1])]
             own = parse_settings(TrainConfig, values_of(task, "rlcm")).sampler.steps
-            lines += f"""- That RLCM as published could not do better on {task} with fewer steps: untuned, the student has {", ".join(shown)}.
+            lines += f"""- That RLCM as published could not do better on {task} with fewer steps. Untuned, the student has {" and ".join(shown)};
   `rlcm-published` trains it in {TASKS[task].steps}, as the paper has it, `rlcm` in {own}.
 """
     return lines

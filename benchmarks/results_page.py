@@ -515,7 +515,8 @@ def _best_steps(results: Mapping[str, Any]) -> str:
         if best is not None and best is not base[-1]:
             shown = [f"{_with_interval(row['reward'], _metric(results, task))} in {row['steps']}" for row in (best, base[-1])]
             own = parse_settings(TrainConfig, values_of(task, "rlcm")).sampler.steps
-            lines += f"""- That RLCM as published could not do better on {task} with fewer steps. Untuned, the student has {" and ".join(shown)};
+            lines += f"""- That RLCM as published could not do better on {task} with fewer steps. Untuned, the student has
+  {" and ".join(shown)};
   `rlcm-published` trains it in {TASKS[task].steps}, as the paper has it, `rlcm` in {own}.
 """
     return lines

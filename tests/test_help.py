@@ -75,7 +75,7 @@ def place(tmp_path_factory):
         config = folder / "runs" / name / "config.yaml"
         method, seed = name.split("-")
         changed = {"name: demo": f"name: {name}", "seed: 0": f"seed: {seed}"} | (
-            {"steps: 4": "steps: 5"} if method == "ddpo" else {}
+            {"steps: 2": "steps: 5"} if method == "ddpo" else {}
         )
         text = config.read_text()
         for old, new in changed.items():

@@ -11,10 +11,12 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 PAGE, IMAGES = ROOT / "docs" / "first-steps.md", ROOT / "docs" / "images"
@@ -39,12 +41,19 @@ def main(run: Path) -> None:
 
 def photograph(page: Path, picture: Path) -> None:
     """Save the first screen of a page."""
-    browser_path = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+    with started_browser() as browser:
         view = browser.new_page(viewport={"width": 1280, "height": 860})
         view.goto(page.resolve().as_uri())
         view.screenshot(path=picture)
+
+
+@contextmanager
+def started_browser() -> Iterator[Browser]:
+    """Start the machine's Chromium and close it in the end."""
+    path = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
         browser.close()
 
 

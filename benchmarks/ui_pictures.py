@@ -8,13 +8,13 @@ The runs are those of `benchmarks/demo_seeds.py`.
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from first_steps import started_browser
+from playwright.sync_api import Page
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 RUN, PROMPT, ROUND = "seed-0", "a fox", "45"
@@ -31,12 +31,9 @@ def main(runs: Path) -> None:
     assert server.stdout is not None
     try:
         address = next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.]+:\d+", line)))
-        browser_path = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+        with started_browser() as browser:
             of_runs(visit(browser.new_page(viewport={"width": 1280, "height": 800}), address))
             of_samples(visit(browser.new_page(viewport={"width": 1280, "height": 800}), address))
-            browser.close()
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)

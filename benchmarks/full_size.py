@@ -49,8 +49,8 @@ from rlcm import TrainConfig, Trainer
 from rlcm.builtin import model_path
 from rlcm.config import load_config
 from rlcm.pipelines import MemoryEstimate, ModelSettings, SamplerSettings, estimate, make_denoiser
-from rlcm.policy import AdapterSettings, Policy
-from rlcm.samplers import build_table
+from rlcm.policy.policy import AdapterSettings, Policy
+from rlcm.policy.samplers import build_table
 from rlcm.types import Conditioning
 
 GIB = 2**30

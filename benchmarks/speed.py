@@ -23,9 +23,9 @@ import torch
 from rlcm import TrainConfig, Trainer
 from rlcm.config import parse_settings
 from rlcm.machine import describe_machine
-from rlcm.noise import image_seed
-from rlcm.rollout import decode_images
-from rlcm.transitions import transition
+from rlcm.policy.noise import image_seed
+from rlcm.policy.rollout import decode_images
+from rlcm.policy.transitions import transition
 
 
 def config(kl: float, batch: int = 64, micro_batch: int = 64) -> TrainConfig:

@@ -10,12 +10,12 @@ import argparse
 import torch
 
 from rlcm import advantages
-from rlcm.gaussian import log_ratio
+from rlcm.policy.gaussian import log_ratio
 from rlcm.losses import ppo_clip
-from rlcm.noise import image_seed
+from rlcm.policy.noise import image_seed
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
-from rlcm.policy import AdapterSettings, Policy
-from rlcm.rollout import rollout
+from rlcm.policy.policy import AdapterSettings, Policy
+from rlcm.policy.rollout import rollout
 
 
 def brightness(images):

@@ -18,7 +18,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from rlcm.builtin import ANIMALS, article, model_path
-from rlcm.noise import draw, image_seed, stream
+from rlcm.policy.noise import draw, image_seed, stream
 
 
 def compressibility(images, prompts):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rlcm.config import TrainConfig
 from rlcm.export import save_final
 from rlcm.pipelines import load_pipeline, make_denoiser
-from rlcm.policy import Policy
+from rlcm.policy.policy import Policy
 from rlcm.rundir import RunDirectory
 
 

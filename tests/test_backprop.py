@@ -8,10 +8,10 @@ from rlcm.algorithm import AlgorithmSettings, Leash
 from rlcm.backprop import RewardBackprop
 from rlcm.distributed import World
 from rlcm.errors import ConfigError, PreflightError
-from rlcm.noise import draw, stream
+from rlcm.policy.noise import draw, stream
 from rlcm.optimisation import Optimisation, OptimizerSettings
 from rlcm.rewards import RewardMix
-from rlcm.rollout import rollout
+from rlcm.policy.rollout import rollout
 
 INDEX = torch.tensor([2, 0, 1])
 SEEDS = [11, 12, 13]

@@ -7,7 +7,7 @@ from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
 from rlcm import build as module
 from rlcm.build import build, mix_of, sampled_at_once
 from rlcm.errors import ConfigError, MissingFileError, RLCMError
-from rlcm.rollout import RolloutSettings
+from rlcm.policy.rollout import RolloutSettings
 
 
 def test_parts_of_a_run(tmp_path):

@@ -203,8 +203,8 @@ from rlcm.errors import RLCMError
 from rlcm.losses import ppo_clip
 from rlcm.pipelines import ModelSettings, PipelineDenoiser, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, Scores, build_reward
-from rlcm.samplers import build_table
-from rlcm.transitions import TransitionTable, transition
+from rlcm.policy.samplers import build_table
+from rlcm.policy.transitions import TransitionTable, transition
 from rlcm.types import Denoiser, Reward
 
 

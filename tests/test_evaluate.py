@@ -6,7 +6,7 @@ from tiny_runs import PROMPTS, brightness, largest_difference, stir, tiny_policy
 
 from rlcm.evaluate import Evaluation, EvaluationSettings, Evaluator, guard, mean_interval
 from rlcm.rewards import RewardMix, RewardPart
-from rlcm.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, sample_latents
 
 
 def evaluator(policy, images=5, batch_size=2, judge=None, **settings):

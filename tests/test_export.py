@@ -12,8 +12,8 @@ from tiny_runs import PROMPTS, largest_difference, lcm_pipeline, stir, tiny_conf
 from rlcm.commands import draw_images, tuned_pipeline
 from rlcm.export import WEIGHTS_NAME, model_card, save_final, save_lora
 from rlcm.pipelines import LoraSettings, load_pipeline, make_denoiser
-from rlcm.policy import AdapterSettings, Policy
-from rlcm.rollout import decode_images, sample_latents
+from rlcm.policy.policy import AdapterSettings, Policy
+from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.rundir import RunDirectory
 
 SEED = 100

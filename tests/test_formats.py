@@ -26,7 +26,7 @@ from rlcm.export import WEIGHTS_NAME
 from rlcm.formats import AVAILABLE, export_run, merged_pipeline, read_lora
 from rlcm.lora_keys import Factors, kohya_flux, kohya_sdxl, tensors_of
 from rlcm.pipelines import FAMILIES, load_pipeline, make_denoiser
-from rlcm.policy import Policy
+from rlcm.policy.policy import Policy
 
 FULL_STRENGTH = [(4, 8), (16, 16), (8, 2)]
 CLOSE, SEEN = 1e-4, 1e-3

@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from rlcm.noise import draw, image_seed, stream
+from rlcm.policy.noise import draw, image_seed, stream
 
 
 def test_image_seed_is_the_hash_of_the_identity():

@@ -5,8 +5,8 @@ import torch
 from tiny_runs import PROMPTS, STEPS, largest_difference, stir, tiny_denoiser, tiny_policy
 
 from rlcm.errors import ConfigError
-from rlcm.policy import AdapterSettings, Policy
-from rlcm.transitions import transition
+from rlcm.policy.policy import AdapterSettings, Policy
+from rlcm.policy.transitions import transition
 
 
 def states(denoiser):

@@ -552,7 +552,7 @@ def test_the_last_steps_term_has_mean_zero(model):
     # Over many noises of one trajectory, the mean of the term is small beside its spread: |mean| ~ spread / sqrt(n).
     from rlcm.build import build
     from rlcm.reproduce.variance import _last_step_gradient
-    from rlcm.rollout import rollout
+    from rlcm.policy.rollout import rollout
 
     config = tiny_config("runs", model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS)
     parts = build(config)

@@ -5,8 +5,8 @@ import torch
 from pydantic import ValidationError
 from tiny_runs import PROMPTS, STEPS, largest_difference, plain_rollout, stir, tiny_denoiser, tiny_policy
 
-from rlcm.noise import draw, image_seed, stream
-from rlcm.rollout import RolloutSettings, decode_images, rollout, sample_latents
+from rlcm.policy.noise import draw, image_seed, stream
+from rlcm.policy.rollout import RolloutSettings, decode_images, rollout, sample_latents
 
 INDEX = torch.tensor([2, 0, 1, 0])
 SEEDS = [11, 12, 13, 14]

@@ -17,11 +17,11 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.evaluate import mean_interval
 from rlcm.memory_retry import BatchSize
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
-from rlcm.policy import Policy
+from rlcm.policy.policy import Policy
 from rlcm.report import write_report
 from rlcm.report.steps import lines_of, rewards_of, step_tables, write_plots
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings
-from rlcm.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.study import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
 from rlcm.study.study import sampler_at
 from rlcm.trainer import Trainer

@@ -10,10 +10,10 @@ import diffusers
 import pytest
 import torch
 
-from rlcm import gaussian
+from rlcm.policy.policy import gaussian
 from rlcm.errors import SamplerError
-from rlcm.samplers import BUILDERS, NOT_TABLES, build_table, check_replay, replay_error
-from rlcm.transitions import require_noise, transition
+from rlcm.policy.samplers import BUILDERS, NOT_TABLES, build_table, check_replay, replay_error
+from rlcm.policy.transitions import require_noise, transition
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SD15 = {**SD, "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False}

@@ -18,10 +18,10 @@ from tiny_runs import (
 from rlcm.algorithm import AlgorithmSettings, Leash
 from rlcm.distributed import World
 from rlcm.errors import PreflightError, TrainingError
-from rlcm.gaussian import log_ratio
+from rlcm.policy.gaussian import log_ratio
 from rlcm.losses import adaptive_coefficient, consistency_huber, consistency_l2, pair_by_prompt, rebel
 from rlcm.optimisation import Optimisation, OptimizerSettings, make_optimizer
-from rlcm.rollout import rollout
+from rlcm.policy.rollout import rollout
 from rlcm.updates import PolicyGradient
 
 COUNT = 4

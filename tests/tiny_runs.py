@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rlcm.config import TrainConfig, parse_settings
 from rlcm.pipelines import PipelineDenoiser, SamplerSettings, make_denoiser
-from rlcm.policy import AdapterSettings, Policy
-from rlcm.rollout import rollout
+from rlcm.policy.policy import AdapterSettings, Policy
+from rlcm.policy.rollout import rollout
 from rlcm.types import Conditioning, Experience, Trajectory
 
 PROMPTS = ["a red cat", "two blue dogs on a hill", "fox"]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from rlcm import losses
-from rlcm.gaussian import Reduction
+from rlcm.policy.gaussian import Reduction
 from rlcm.settings import Settings
 
 

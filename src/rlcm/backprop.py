@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm import gaussian, losses
+from rlcm import losses
+from rlcm.policy.policy import gaussian
 from rlcm.algorithm import AlgorithmSettings, Leash
 from rlcm.errors import PreflightError
 from rlcm.memory_retry import BatchSize
-from rlcm.noise import draw, stream
+from rlcm.policy.noise import draw, stream
 from rlcm.optimisation import Optimisation
 from rlcm.rewards import RawScores, RewardMix
 from rlcm.types import Conditioning

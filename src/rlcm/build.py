@@ -20,11 +20,11 @@ from rlcm.pipelines import (
     unpinned,
 )
 from rlcm.pipelines.settings import BUILTIN
-from rlcm.policy import Policy, check_targets
+from rlcm.policy.policy import Policy, check_targets
 from rlcm.prompts import PromptSet, load_prompts
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
-from rlcm.rollout import RolloutSettings
-from rlcm.transitions import require_noise
+from rlcm.policy.rollout import RolloutSettings
+from rlcm.policy.transitions import require_noise
 from rlcm.types import Conditioning
 
 

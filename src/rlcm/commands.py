@@ -35,7 +35,7 @@ from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
 from rlcm.reproduce.plan import SHARES
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
-from rlcm.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.rundir import disk_errors, grid
 from rlcm.study import StudySettings, check_steps, default_rewards, prompt_sets, study
 from rlcm.trainer import Trainer

@@ -20,9 +20,9 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.evaluate import EvaluationSettings
 from rlcm.optimisation import OptimizerSettings
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
-from rlcm.policy import AdapterSettings
+from rlcm.policy.policy import AdapterSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
-from rlcm.rollout import RolloutSettings
+from rlcm.policy.rollout import RolloutSettings
 from rlcm.settings import Settings, leaves
 from rlcm.trackers import TrackerName
 

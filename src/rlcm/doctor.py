@@ -27,8 +27,8 @@ from rlcm.config import TrainConfig, load_config
 from rlcm.errors import PreflightError, RewardError, RLCMError, SamplerError, UsageError
 from rlcm.pipelines import truncated_prompts
 from rlcm.pipelines.precision import resolve
-from rlcm.policy import Policy
-from rlcm.samplers import REPLAY_TOLERANCE, replay_error
+from rlcm.policy.policy import Policy
+from rlcm.policy.samplers import REPLAY_TOLERANCE, replay_error
 from rlcm.trainer import Trainer
 from rlcm.types import Conditioning
 

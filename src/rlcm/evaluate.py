@@ -15,12 +15,12 @@ from torch import Tensor
 from rlcm.distributed import World
 from rlcm.errors import RewardError
 from rlcm.memory_retry import BatchSize
-from rlcm.noise import image_seed
-from rlcm.policy import Policy
+from rlcm.policy.noise import image_seed
+from rlcm.policy.policy import Policy
 from rlcm.rewards import RawScores, RewardMix, RewardSettings
-from rlcm.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.settings import Settings
-from rlcm.transitions import TransitionTable
+from rlcm.policy.transitions import TransitionTable
 from rlcm.types import Conditioning
 
 Judge = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlcm.config import TrainConfig, load_config
 from rlcm.errors import MissingFileError
 from rlcm.lora_keys import Factors
-from rlcm.policy import ADAPTER, Policy
+from rlcm.policy.policy import ADAPTER, Policy
 from rlcm.rundir import RunDirectory, run_errors
 from rlcm.serialization import write_bytes
 from rlcm.templating import render

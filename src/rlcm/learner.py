@@ -20,11 +20,11 @@ from rlcm.credit import Credit
 from rlcm.distributed import World
 from rlcm.errors import ConfigError, PreflightError, RewardError
 from rlcm.evaluate import gather_scores
-from rlcm.noise import image_seed
+from rlcm.policy.noise import image_seed
 from rlcm.optimisation import Optimisation
 from rlcm.prompts import deal
 from rlcm.rewards import RawScores, Scores
-from rlcm.rollout import decode_images, rollout
+from rlcm.policy.rollout import decode_images, rollout
 from rlcm.types import Experience, Trajectory
 from rlcm.updates import PolicyGradient
 

@@ -127,7 +127,7 @@ def kl_penalty(kl: Tensor, *, coefficient: float) -> Tensor:
     what the advantages see.
 
     Args:
-        kl: any shape, >= 0, closed form of the two Gaussians (`rlcm.gaussian`).
+        kl: any shape, >= 0, closed form of the two Gaussians (`rlcm.policy.gaussian`).
         coefficient: c >= 0.
 
     Returns:

@@ -11,7 +11,7 @@ from torch import nn
 
 from rlcm.distributed import World
 from rlcm.errors import TrainingError
-from rlcm.policy import Policy
+from rlcm.policy.policy import Policy
 from rlcm.settings import Settings
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from rlcm.distributed import World
 from rlcm.errors import ConfigError
-from rlcm.policy import Policy
+from rlcm.policy.policy import Policy
 
 
 def shard(policy: Policy, world: World) -> None:

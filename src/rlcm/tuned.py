@@ -12,7 +12,7 @@ from rlcm.config import TrainConfig
 from rlcm.export import add_lora, read_lora, tuned_weights
 from rlcm.lora_keys import Factors
 from rlcm.pipelines import PipelineDenoiser, load_pipeline, make_denoiser
-from rlcm.policy import AdapterSettings, Policy
+from rlcm.policy.policy import AdapterSettings, Policy
 
 
 def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = False) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from rlcm.transitions import TransitionTable
+    from rlcm.policy.transitions import TransitionTable
 
 
 class Conditioning(dict[str, Tensor]):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm import gaussian, losses
+from rlcm import losses
+from rlcm.policy.policy import gaussian
 from rlcm.algorithm import AlgorithmSettings, Leash
 from rlcm.errors import PreflightError
 from rlcm.memory_retry import BatchSize

@@ -13,7 +13,7 @@ from tiny_runs import largest_difference, stir, tiny_config
 
 from rlcm.export import WEIGHTS_NAME, save_lora
 from rlcm.pipelines import LoraSettings, ModelSettings, SamplerSettings, load_pipeline, make_denoiser
-from rlcm.policy import ADAPTER, AdapterSettings, Policy
+from rlcm.policy.policy import ADAPTER, AdapterSettings, Policy
 from rlcm.trainer import Trainer
 
 SAMPLER = SamplerSettings(steps=3, guidance=1.0)

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from rlcm.pipelines import PipelineDenoiser
-from rlcm.transitions import transition
+from rlcm.policy.transitions import transition
 from rlcm.types import Conditioning
 
 PROMPTS = ["a red cat", "two blue dogs on a hill"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlcm.builtin import is_part
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN_GUIDANCE, ModelSettings, SamplerSettings
-from rlcm.transitions import TransitionTable
+from rlcm.policy.transitions import TransitionTable
 from rlcm.types import Conditioning
 
 NEGATIVE = "negative_"
@@ -131,7 +131,7 @@ class PipelineDenoiser:
 
     @classmethod
     def table_options(cls, pipeline: Any, sampler: SamplerSettings, model: ModelSettings) -> dict[str, Any]:
-        """Return the arguments of `rlcm.samplers.build_table` after the scheduler."""
+        """Return the arguments of `rlcm.policy.samplers.build_table` after the scheduler."""
         return {
             "num_steps": sampler.calls,
             "eta": sampler.eta,

@@ -21,7 +21,7 @@ from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.precision import resolve
 from rlcm.pipelines.settings import BUILTIN, ModelSettings
-from rlcm.samplers import NOT_TABLES
+from rlcm.policy.samplers import NOT_TABLES
 
 # What is loaded only to reject or to mark images has no place in training.
 LEFT_OUT: dict[str, dict[str, Any]] = {

@@ -16,11 +16,11 @@ from rlcm.builtin.renderer import Renderer, random_scenes
 from rlcm.builtin.vocabulary import Scene, caption
 from rlcm.evaluate import guard
 from rlcm.machine import describe_machine
-from rlcm.noise import image_seed
+from rlcm.policy.noise import image_seed
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.recipe.data import HELD_OUT_SEED, Pictures, render, scene_rows
-from rlcm.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, sample_latents
 
 COUNT = 1000
 TEACHER_GUIDANCE, STUDENT_GUIDANCE = 3.0, 3.0

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm import advantages, gaussian
+from rlcm import advantages
+from rlcm.policy.policy import gaussian
 from rlcm.build import Parts, build
 from rlcm.config import TrainConfig
 from rlcm.intervals import student
-from rlcm.noise import image_seed
-from rlcm.rollout import rollout
+from rlcm.policy.noise import image_seed
+from rlcm.policy.rollout import rollout
 from rlcm.types import Trajectory
 
 

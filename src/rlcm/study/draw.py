@@ -14,10 +14,10 @@ from torch import Tensor
 
 from rlcm.evaluate import Judge, guard, mean_interval
 from rlcm.memory_retry import BatchSize
-from rlcm.noise import image_seed
+from rlcm.policy.noise import image_seed
 from rlcm.pipelines import PipelineDenoiser
 from rlcm.rewards import RewardMix
-from rlcm.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.study.sets import Group
 
 

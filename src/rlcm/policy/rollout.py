@@ -9,10 +9,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rlcm.noise import draw, image_seed, stream
-from rlcm.policy import Policy
+from rlcm.policy.noise import draw, image_seed, stream
+from rlcm.policy.policy import Policy
 from rlcm.settings import Settings
-from rlcm.transitions import TransitionTable, transition
+from rlcm.policy.transitions import TransitionTable, transition
 from rlcm.types import Conditioning, Denoiser, Trajectory
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlcm.errors import ConfigError
 from rlcm.settings import Settings
-from rlcm.transitions import transition
+from rlcm.policy.transitions import transition
 from rlcm.types import Conditioning, Denoiser
 
 ADAPTER = "rlcm"

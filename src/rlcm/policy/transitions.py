@@ -1,7 +1,7 @@
 """One denoising step of any few-step sampler, as a Gaussian with table coefficients.
 
 `TransitionTable` holds the coefficients, `transition` applies them. Sampling and updating call this one function, so that a
-log-probability is always that of the distribution which drew the action. `rlcm.samplers` builds the tables.
+log-probability is always that of the distribution which drew the action. `rlcm.policy.samplers` builds the tables.
 
 Letters in shapes: B images, H steps (rows of the table).
 """

@@ -1,0 +1,1 @@
+"""The policy: what an action is, how likely it was, and how a model acts from noise to images."""

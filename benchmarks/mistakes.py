@@ -106,7 +106,7 @@ GROUPS = {
             "a full disk",
             "rlcm train quick.yaml name=large",
             exit_code=1,
-            patches={"rlcm.rundir.write_bytes": full_disk},
+            patches={"rlcm.runs.rundir.write_bytes": full_disk},
         ),
     ],
     "Rewards": [

@@ -17,7 +17,7 @@ from rlcm.config import TrainConfig
 from rlcm.export import save_final
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
-from rlcm.rundir import RunDirectory
+from rlcm.runs.rundir import RunDirectory
 
 
 @dataclass

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from rlcm.checkpoint import newest_checkpoint, save_checkpoint
+from rlcm.runs.checkpoint import newest_checkpoint, save_checkpoint
 from rlcm.errors import CheckpointError, RunDirectoryError
 
 

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rlcm.checkpoint import newest_checkpoint
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.distributed import World
 from rlcm.errors import ConfigError, ProcessError, RewardError
 from rlcm.rewards import RewardMix, RewardPart
-from rlcm.serialization import load_state, save_state
+from rlcm.runs.serialization import load_state, save_state
 from rlcm.sharding import shard
 
 

@@ -14,7 +14,7 @@ from rlcm.export import WEIGHTS_NAME, model_card, save_final, save_lora
 from rlcm.pipelines import LoraSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.rollout import decode_images, sample_latents
-from rlcm.rundir import RunDirectory
+from rlcm.runs.rundir import RunDirectory
 
 SEED = 100
 

@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import PROMPTS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
-from rlcm import checkpoint as checkpoints
+from rlcm.runs import checkpoint as checkpoints
 from rlcm import learner
 from rlcm import trainer as module
-from rlcm.checkpoint import newest_checkpoint
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.errors import ConfigError, PreflightError, RewardError, RunDirectoryError, TrainingError
 from rlcm.evaluate import Evaluator
 from rlcm.optimisation import Optimisation
-from rlcm.serialization import load_state
-from rlcm.trackers import Tracker
+from rlcm.runs.serialization import load_state
+from rlcm.runs.trackers import Tracker
 from rlcm.trainer import Trainer
 from rlcm.updates import PolicyGradient
 

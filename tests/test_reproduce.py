@@ -35,7 +35,7 @@ from rlcm.reproduce.plan import (
 from rlcm.reproduce.results import ablations, at_equal_gain, at_equal_queries, generalisation, inference, is_finished
 from rlcm.reproduce.variance import gradient_variance
 from rlcm.reproduce.work import claimed, train
-from rlcm.rundir import RunDirectory
+from rlcm.runs.rundir import RunDirectory
 from rlcm.settings import merge
 
 

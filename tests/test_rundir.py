@@ -11,7 +11,7 @@ from PIL import Image
 
 from rlcm.errors import RunDirectoryError
 from rlcm.evaluate import Evaluation
-from rlcm.rundir import RunDirectory, default_name, extremes, grid
+from rlcm.runs.rundir import RunDirectory, default_name, extremes, grid
 
 
 @pytest.fixture

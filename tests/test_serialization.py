@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlcm.errors import CheckpointError
-from rlcm.serialization import load_state, save_state, write_bytes, write_json
+from rlcm.runs.serialization import load_state, save_state, write_bytes, write_json
 
 
 def assert_same(found, wanted):

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlcm.errors import ConfigError
-from rlcm.trackers import TrackedRun, make_tracker, require_tracker
+from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 
 
 def run(folder, first_round=1):

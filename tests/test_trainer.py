@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tiny_runs import PROMPTS, STEPS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
 from rlcm import trainer as module
-from rlcm.checkpoint import newest_checkpoint
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.config import load_config
 from rlcm.errors import (
     CheckpointError,
@@ -30,8 +30,8 @@ from rlcm.export import WEIGHTS_NAME, save_lora, tuned_weights
 from rlcm.report import write_report
 from rlcm.report.reading import read_run
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward
-from rlcm.rundir import RunDirectory
-from rlcm.serialization import load_state
+from rlcm.runs.rundir import RunDirectory
+from rlcm.runs.serialization import load_state
 from rlcm.trainer import Trainer
 
 TIMES = ("seconds", "images_per_second", "time/", "reward_wait_share")

@@ -33,7 +33,7 @@ from page import fill
 from safetensors.torch import load_file
 
 from rlcm import build as building
-from rlcm import checkpoint as checkpoints
+from rlcm.runs import checkpoint as checkpoints
 from rlcm import cli, commands, evaluate, optimisation, trainer, updates
 from rlcm.machine import describe_machine
 

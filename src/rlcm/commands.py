@@ -36,7 +36,7 @@ from rlcm.reproduce.plan import SHARES
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.policy.rollout import decode_images, sample_latents
-from rlcm.rundir import disk_errors, grid
+from rlcm.runs.rundir import disk_errors, grid
 from rlcm.study import StudySettings, check_steps, default_rewards, prompt_sets, study
 from rlcm.trainer import Trainer
 from rlcm.tuned import tuned_pipeline

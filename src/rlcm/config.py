@@ -24,7 +24,7 @@ from rlcm.policy.policy import AdapterSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.settings import Settings, leaves
-from rlcm.trackers import TrackerName
+from rlcm.runs.trackers import TrackerName
 
 S = TypeVar("S", bound=Settings)
 

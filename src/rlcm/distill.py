@@ -20,7 +20,7 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.fit import Fit, fit
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
-from rlcm.rundir import disk_errors
+from rlcm.runs.rundir import disk_errors
 from rlcm.settings import Settings
 from rlcm.types import Conditioning
 

@@ -16,8 +16,8 @@ from rlcm.config import TrainConfig, load_config
 from rlcm.errors import MissingFileError
 from rlcm.lora_keys import Factors
 from rlcm.policy.policy import ADAPTER, Policy
-from rlcm.rundir import RunDirectory, run_errors
-from rlcm.serialization import write_bytes
+from rlcm.runs.rundir import RunDirectory, run_errors
+from rlcm.runs.serialization import write_bytes
 from rlcm.templating import render
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlcm.serialization import load_state, save_state
+from rlcm.runs.serialization import load_state, save_state
 
 Loss = Callable[[torch.Generator, float], dict[str, torch.Tensor]]
 """From a CPU generator that depends on (seed, update) alone, and the progress in [0, 1), to scalars; "loss" is minimised."""

@@ -18,8 +18,8 @@ from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
 from rlcm.pipelines.loading import pipeline_class
 from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
-from rlcm.rundir import disk_errors
-from rlcm.serialization import write_bytes
+from rlcm.runs.rundir import disk_errors
+from rlcm.runs.serialization import write_bytes
 
 Format = Literal["diffusers", "kohya", "comfyui", "merged"]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]

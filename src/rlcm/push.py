@@ -21,8 +21,8 @@ from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.reading import STUDY
-from rlcm.rundir import disk_errors
-from rlcm.serialization import write_bytes
+from rlcm.runs.rundir import disk_errors
+from rlcm.runs.serialization import write_bytes
 
 _CREDENTIALS = re.compile(r"\w+://[^/\s]*@")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlcm.build import Parts, build
-from rlcm.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.config import CLOCKS, TrainConfig, load_config
 from rlcm.distributed import World
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
@@ -22,9 +22,9 @@ from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE
 from rlcm.report import write_report
 from rlcm.report.reading import final_round as round_in_final
 from rlcm.rewards import RewardSettings
-from rlcm.rundir import RunDirectory, default_name
+from rlcm.runs.rundir import RunDirectory, default_name
 from rlcm.sharding import shard
-from rlcm.trackers import TrackedRun, make_tracker, require_tracker
+from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.watch import Watch, flat_summary
 
 

@@ -11,10 +11,10 @@ import torch
 from reward_servers import Proxy, command_server
 from tiny_runs import PROMPTS, Listener, lcm_pipeline, tiny_config
 
-from rlcm.checkpoint import newest_checkpoint
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.config import TrainConfig, load_config
 from rlcm.errors import RewardError
-from rlcm.serialization import load_state
+from rlcm.runs.serialization import load_state
 from rlcm.trainer import Trainer
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "three-rewards.yaml"

@@ -15,8 +15,8 @@ from rlcm.report.encoding import data_uris
 from rlcm.report.page import render_page
 from rlcm.report.reading import Metric, Run, Samples, finite
 from rlcm.report.words import counted, decimals, duration, meaning_of, with_unit, written
-from rlcm.rundir import disk_errors
-from rlcm.serialization import write_bytes, write_json
+from rlcm.runs.rundir import disk_errors
+from rlcm.runs.serialization import write_bytes, write_json
 
 STRIP = 8
 """Pictures in a strip."""

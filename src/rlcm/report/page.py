@@ -15,7 +15,7 @@ from rlcm.report.encoding import data_uris
 from rlcm.report.reading import STUDY, WEIGHTS, Run, Shot, finite, read_run, read_text
 from rlcm.report.steps import study_section
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
-from rlcm.serialization import write_bytes
+from rlcm.runs.serialization import write_bytes
 from rlcm.templating import render
 
 PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8

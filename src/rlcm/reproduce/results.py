@@ -17,8 +17,8 @@ from rlcm.intervals import mean_over_seeds
 from rlcm.machine import describe_machine
 from rlcm.report.reading import finite, mapping, mean_and_half, read_run
 from rlcm.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, UNTRAINED_ANIMALS, VARIANTS, Plan
-from rlcm.rundir import disk_errors
-from rlcm.serialization import write_json
+from rlcm.runs.rundir import disk_errors
+from rlcm.runs.serialization import write_json
 
 
 def config_of(folder: Path, wanted: TrainConfig) -> TrainConfig:

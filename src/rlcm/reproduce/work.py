@@ -20,8 +20,8 @@ from rlcm.reproduce.plan import DDPO, PUBLISHED, Job, Plan, values_of
 from rlcm.reproduce.results import FAILED, collect, config_of, has_failed, images_of_an_estimate, is_finished, last_steps
 from rlcm.reproduce.variance import gradient_variance
 from rlcm.rewards import RewardSettings
-from rlcm.rundir import disk_errors, take_lock
-from rlcm.serialization import write_json
+from rlcm.runs.rundir import disk_errors, take_lock
+from rlcm.runs.serialization import write_json
 from rlcm.settings import merge
 from rlcm.study import StudySettings, prompt_sets, study
 from rlcm.trainer import Trainer, Watcher

@@ -23,7 +23,7 @@ from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.report.reading import final_round
 from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
-from rlcm.rundir import RunDirectory, disk_errors, grid
+from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
 from rlcm.study.draw import Drawn, draw_set
 from rlcm.study.sets import Group

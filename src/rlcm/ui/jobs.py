@@ -22,8 +22,8 @@ import psutil
 
 from rlcm.config import TrainConfig
 from rlcm.errors import RunDirectoryError, UsageError
-from rlcm.rundir import default_name, disk_errors
-from rlcm.serialization import write_bytes, write_json
+from rlcm.runs.rundir import default_name, disk_errors
+from rlcm.runs.serialization import write_bytes, write_json
 
 FOLDER = ".ui"
 PROMPT = "$ "

@@ -25,7 +25,7 @@ from rlcm.report.encoding import data_uri
 from rlcm.report.reading import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.policy.rollout import decode_images, sample_latents
-from rlcm.rundir import grid
+from rlcm.runs.rundir import grid
 from rlcm.study.study import sampler_at
 from rlcm.tuned import tuned_pipeline
 

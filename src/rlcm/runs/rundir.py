@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rlcm.errors import RunDirectoryError
 from rlcm.evaluate import Evaluation
-from rlcm.serialization import write_bytes, write_json
+from rlcm.runs.serialization import write_bytes, write_json
 
 EXTREMES = 64
 """Prompts whose best, median and worst image are kept."""

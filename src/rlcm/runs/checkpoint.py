@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import CheckpointError
-from rlcm.rundir import run_errors
-from rlcm.serialization import load_state, save_state, write_json
+from rlcm.runs.rundir import run_errors
+from rlcm.runs.serialization import load_state, save_state, write_json
 
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 

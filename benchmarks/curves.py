@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from rlcm import Trainer, load_config
 from rlcm.builtin import DEMO
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
 
 ROOT = Path(__file__).parent.parent

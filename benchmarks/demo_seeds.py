@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.report import before_after_picture
 
 ROOT = Path(__file__).parent.parent

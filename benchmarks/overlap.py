@@ -33,7 +33,7 @@ from torch import Tensor
 
 from rlcm import TrainConfig, Trainer
 from rlcm.config import parse_settings
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.rewards.http import HttpReward
 
 IMAGES = 64

@@ -22,7 +22,7 @@ from faults.page import fill
 from rlcm import Trainer
 from rlcm.commands import quiet
 from rlcm.config import TrainConfig, parse_settings
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 
 RESULT = Path(__file__).parent / "results" / "soak.json"
 WARM_UP = 200

@@ -22,7 +22,7 @@ import torch
 
 from rlcm import TrainConfig, Trainer
 from rlcm.config import parse_settings
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images
 from rlcm.policy.transitions import transition

@@ -24,7 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.report import before_after_picture, curve_picture, read_run
 
 ROOT = Path(__file__).parent.parent

@@ -24,7 +24,7 @@ from rlcm import Trainer
 from rlcm.builtin import DEMO
 from rlcm.commands import quiet
 from rlcm.config import load_config
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.ui import fragments
 from rlcm.ui.playground import Studios
 

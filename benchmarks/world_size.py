@@ -32,7 +32,7 @@ from torch.multiprocessing import get_context
 from rlcm import Trainer
 from rlcm.commands import quiet
 from rlcm.config import TrainConfig, parse_settings
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.rewards import RawScores
 
 RESULT = Path(__file__).parent / "results" / "world_size.json"

@@ -6,7 +6,7 @@ from tiny_runs import PROMPTS, STEPS, brightness, largest_difference, stir, tiny
 
 from rlcm.algorithm import AlgorithmSettings, Leash
 from rlcm.backprop import RewardBackprop
-from rlcm.distributed import World
+from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError, PreflightError
 from rlcm.policy.noise import draw, stream
 from rlcm.optimisation import Optimisation, OptimizerSettings

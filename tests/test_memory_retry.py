@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlcm.errors import TrainingError
-from rlcm.memory_retry import BatchSize, is_out_of_memory
+from rlcm.processes.memory_retry import BatchSize, is_out_of_memory
 
 
 def full(limit, kind=torch.OutOfMemoryError, text="CUDA out of memory. Tried to allocate 2 GiB\nmore"):

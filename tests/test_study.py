@@ -15,7 +15,7 @@ from rlcm import commands
 from rlcm.commands import draw_images, print_study
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.evaluate import mean_interval
-from rlcm.memory_retry import BatchSize
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
 from rlcm.report import write_report

@@ -16,7 +16,7 @@ from tiny_runs import (
 )
 
 from rlcm.algorithm import AlgorithmSettings, Leash
-from rlcm.distributed import World
+from rlcm.processes.distributed import World
 from rlcm.errors import PreflightError, TrainingError
 from rlcm.policy.gaussian import log_ratio
 from rlcm.losses import adaptive_coefficient, consistency_huber, consistency_l2, pair_by_prompt, rebel

@@ -30,7 +30,7 @@ from rlcm.builtin import ANIMALS, model_path
 from rlcm.builtin.judge import Judge
 from rlcm.builtin.judging import named
 from rlcm.config import parse_settings
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.pipelines import PipelineDenoiser, make_denoiser
 
 MOMENTS = (0.02, 0.05, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0)

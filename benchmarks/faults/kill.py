@@ -29,7 +29,7 @@ from typing import Any
 
 from page import fill
 
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 
 RESULTS = Path(__file__).parents[1] / "results"
 SMALL = [

@@ -35,7 +35,7 @@ from safetensors.torch import load_file
 from rlcm import build as building
 from rlcm.runs import checkpoint as checkpoints
 from rlcm import cli, commands, evaluate, optimisation, trainer, updates
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"

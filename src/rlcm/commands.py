@@ -20,7 +20,7 @@ from rlcm.builtin import DEMO
 from rlcm.compare import compare, read_methods, write_comparison
 from rlcm.compare.page import headline
 from rlcm.config import TrainConfig, load_config
-from rlcm.distributed import is_main_process
+from rlcm.processes.distributed import is_main_process
 from rlcm.errors import CheckpointError, ConfigError, UsageError
 from rlcm.export import WEIGHTS_NAME
 from rlcm.formats import ExportPrecision, Format, export_run

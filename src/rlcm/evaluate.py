@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.distributed import World
+from rlcm.processes.distributed import World
 from rlcm.errors import RewardError
-from rlcm.memory_retry import BatchSize
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.policy.noise import image_seed
 from rlcm.policy.policy import Policy
 from rlcm.rewards import RawScores, RewardMix, RewardSettings

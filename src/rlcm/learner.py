@@ -17,7 +17,7 @@ from rlcm.backprop import RewardBackprop
 from rlcm.build import Parts
 from rlcm.config import TrainConfig
 from rlcm.credit import Credit
-from rlcm.distributed import World
+from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError, PreflightError, RewardError
 from rlcm.evaluate import gather_scores
 from rlcm.policy.noise import image_seed

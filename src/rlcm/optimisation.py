@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from rlcm.distributed import World
+from rlcm.processes.distributed import World
 from rlcm.errors import TrainingError
 from rlcm.policy.policy import Policy
 from rlcm.settings import Settings

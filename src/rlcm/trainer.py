@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from rlcm.build import Parts, build
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.config import CLOCKS, TrainConfig, load_config
-from rlcm.distributed import World
+from rlcm.processes.distributed import World
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
 from rlcm.export import WEIGHTS_NAME, save_best, save_final
 from rlcm.hub_card import local_usage
@@ -23,7 +23,7 @@ from rlcm.report import write_report
 from rlcm.report.reading import final_round as round_in_final
 from rlcm.rewards import RewardSettings
 from rlcm.runs.rundir import RunDirectory, default_name
-from rlcm.sharding import shard
+from rlcm.processes.sharding import shard
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.watch import Watch, flat_summary
 

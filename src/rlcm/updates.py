@@ -13,7 +13,7 @@ from rlcm import losses
 from rlcm.policy.policy import gaussian
 from rlcm.algorithm import AlgorithmSettings, Leash
 from rlcm.errors import PreflightError
-from rlcm.memory_retry import BatchSize
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.optimisation import Optimisation
 from rlcm.types import Conditioning, Experience
 

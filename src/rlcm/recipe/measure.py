@@ -15,7 +15,7 @@ from rlcm.builtin.judge import Judge
 from rlcm.builtin.renderer import Renderer, random_scenes
 from rlcm.builtin.vocabulary import Scene, caption
 from rlcm.evaluate import guard
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.policy.noise import image_seed
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings

@@ -14,7 +14,7 @@ from rlcm.compare import Method, at, compare, curve_of, read_methods, write_comp
 from rlcm.config import TrainConfig, load_config
 from rlcm.export import WEIGHTS_NAME
 from rlcm.intervals import mean_over_seeds
-from rlcm.machine import describe_machine
+from rlcm.processes.machine import describe_machine
 from rlcm.report.reading import finite, mapping, mean_and_half, read_run
 from rlcm.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, UNTRAINED_ANIMALS, VARIANTS, Plan
 from rlcm.runs.rundir import disk_errors

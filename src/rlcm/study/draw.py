@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlcm.evaluate import Judge, guard, mean_interval
-from rlcm.memory_retry import BatchSize
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.policy.noise import image_seed
 from rlcm.pipelines import PipelineDenoiser
 from rlcm.rewards import RewardMix

@@ -16,8 +16,8 @@ from rlcm.build import judge_of
 from rlcm.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
 from rlcm.export import tuned_weights
-from rlcm.machine import describe_machine
-from rlcm.memory_retry import BatchSize
+from rlcm.processes.machine import describe_machine
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.report.reading import final_round

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from rlcm.distributed import World
+from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError
 from rlcm.policy.policy import Policy
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny_runs import PROMPTS, STEPS, brightness, largest_difference, stir, tiny_denoiser, tiny_policy
 
-from rlcm.algorithm import AlgorithmSettings, Leash
-from rlcm.backprop import RewardBackprop
+from rlcm.learning.algorithm import AlgorithmSettings, Leash
+from rlcm.learning.backprop import RewardBackprop
 from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError, PreflightError
 from rlcm.policy.noise import draw, stream
-from rlcm.optimisation import Optimisation, OptimizerSettings
+from rlcm.learning.optimisation import Optimisation, OptimizerSettings
 from rlcm.rewards import RewardMix
 from rlcm.policy.rollout import rollout
 

@@ -131,8 +131,8 @@ def test_ddpo_is_the_same_run_with_another_model_and_sampler_and_plain_trajector
     assert ddpo.run.model_copy(update={"time_limit_minutes": None, "save_every": rlcm.run.save_every}) == rlcm.run
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta) == ("ddim", 50, 1.0)
     assert (ddpo.rollout.branches, ddpo.rollout.batch_size) == (1, rlcm.policy.rollout.batch_size)
-    published = TrainConfig().algorithm.model_copy(update={"kl_coefficient": rlcm.algorithm.kl_coefficient})
-    assert ddpo.algorithm == published.model_copy(update={"kl_target": rlcm.algorithm.kl_target})
+    published = TrainConfig().algorithm.model_copy(update={"kl_coefficient": rlcm.learning.algorithm.kl_coefficient})
+    assert ddpo.algorithm == published.model_copy(update={"kl_target": rlcm.learning.algorithm.kl_target})
 
 
 def test_the_doctor_passes_branched_rollouts_on_a_tiny_model(tmp_path):

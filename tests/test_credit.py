@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from rlcm import advantages
-from rlcm.algorithm import AlgorithmSettings
-from rlcm.credit import Credit
+from rlcm.learning import advantages
+from rlcm.learning.algorithm import AlgorithmSettings
+from rlcm.learning.credit import Credit
 
 B, A, K = 6, 3, 4
 

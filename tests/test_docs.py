@@ -200,7 +200,7 @@ from rlcm import TrainConfig, Trainer, load_config
 from rlcm.config import RunSettings
 from rlcm.doctor import Diagnosis, diagnose
 from rlcm.errors import RLCMError
-from rlcm.losses import ppo_clip
+from rlcm.learning.losses import ppo_clip
 from rlcm.pipelines import ModelSettings, PipelineDenoiser, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, Scores, build_reward
 from rlcm.policy.samplers import build_table

@@ -22,11 +22,11 @@ from rlcm import trainer as module
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.errors import ConfigError, PreflightError, RewardError, RunDirectoryError, TrainingError
 from rlcm.evaluate import Evaluator
-from rlcm.optimisation import Optimisation
+from rlcm.learning.optimisation import Optimisation
 from rlcm.runs.serialization import load_state
 from rlcm.runs.trackers import Tracker
 from rlcm.trainer import Trainer
-from rlcm.updates import PolicyGradient
+from rlcm.learning.updates import PolicyGradient
 
 LORA = "final/pytorch_lora_weights.safetensors"
 

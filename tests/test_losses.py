@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlcm import losses
+from rlcm.learning import losses
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -34,7 +34,9 @@ from safetensors.torch import load_file
 
 from rlcm import build as building
 from rlcm.runs import checkpoint as checkpoints
-from rlcm import cli, commands, evaluate, optimisation, trainer, updates
+from rlcm import cli, commands, evaluate, trainer
+from rlcm.learning import optimisation
+from rlcm.learning import updates
 from rlcm.processes.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]

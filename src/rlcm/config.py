@@ -15,10 +15,10 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from rlcm.algorithm import AlgorithmSettings
+from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.evaluate import EvaluationSettings
-from rlcm.optimisation import OptimizerSettings
+from rlcm.learning.optimisation import OptimizerSettings
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.rewards.settings import RewardList, RewardSettings

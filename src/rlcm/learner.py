@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm import advantages
-from rlcm.algorithm import Leash
-from rlcm.backprop import RewardBackprop
+from rlcm.learning import advantages
+from rlcm.learning.algorithm import Leash
+from rlcm.learning.backprop import RewardBackprop
 from rlcm.build import Parts
 from rlcm.config import TrainConfig
-from rlcm.credit import Credit
+from rlcm.learning.credit import Credit
 from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError, PreflightError, RewardError
 from rlcm.evaluate import gather_scores
 from rlcm.policy.noise import image_seed
-from rlcm.optimisation import Optimisation
+from rlcm.learning.optimisation import Optimisation
 from rlcm.prompts import deal
 from rlcm.rewards import RawScores, Scores
 from rlcm.policy.rollout import decode_images, rollout
 from rlcm.types import Experience, Trajectory
-from rlcm.updates import PolicyGradient
+from rlcm.learning.updates import PolicyGradient
 
 
 @dataclass(slots=True)

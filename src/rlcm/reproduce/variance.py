@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm import advantages
+from rlcm.learning import advantages
 from rlcm.policy.policy import gaussian
 from rlcm.build import Parts, build
 from rlcm.config import TrainConfig

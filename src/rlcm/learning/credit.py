@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlcm import advantages
-from rlcm.algorithm import AlgorithmSettings
+from rlcm.learning import advantages
+from rlcm.learning.algorithm import AlgorithmSettings
 
 
 class Credit:

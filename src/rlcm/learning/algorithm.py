@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlcm import losses
+from rlcm.learning import losses
 from rlcm.policy.gaussian import Reduction
 from rlcm.settings import Settings
 
@@ -127,7 +127,7 @@ class Leash:
         self.coefficient, self.pace = settings.kl_coefficient, 1.0
 
     def follow(self, kl: float, progress: float) -> None:
-        """Adapt weight and pace to the divergence that a round measured; see `rlcm.losses.adaptive_coefficient`.
+        """Adapt weight and pace to the divergence that a round measured; see `rlcm.learning.losses.adaptive_coefficient`.
 
         Args:
             kl: of the round, per step.

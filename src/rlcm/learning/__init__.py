@@ -1,0 +1,1 @@
+"""From rewards to optimiser steps: advantages, losses, updates."""

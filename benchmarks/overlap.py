@@ -32,7 +32,7 @@ from typing import Any
 from torch import Tensor
 
 from rlcm import TrainConfig, Trainer
-from rlcm.config import parse_settings
+from rlcm.training.config import parse_settings
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards.http import HttpReward
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from rlcm.compare.methods import Curve
 from rlcm.compare.speedup import mean_curve
-from rlcm.config import TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.intervals import mean_over_seeds
 from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
 from rlcm.report.words import counted, decimals, duration, written

@@ -21,7 +21,7 @@ from faults.page import fill
 
 from rlcm import Trainer
 from rlcm.commands import quiet
-from rlcm.config import TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.processes.machine import describe_machine
 
 RESULT = Path(__file__).parent / "results" / "soak.json"

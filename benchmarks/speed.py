@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from rlcm import TrainConfig, Trainer
-from rlcm.config import parse_settings
+from rlcm.training.config import parse_settings
 from rlcm.processes.machine import describe_machine
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images

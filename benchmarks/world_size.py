@@ -31,7 +31,7 @@ from torch.multiprocessing import get_context
 
 from rlcm import Trainer
 from rlcm.commands import quiet
-from rlcm.config import TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards import RawScores
 

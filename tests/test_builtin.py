@@ -14,7 +14,7 @@ from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, WEIGHTS, Scene, capti
 from rlcm.builtin.judging import PromptJudge, named
 from rlcm.builtin.renderer import SIZE, Renderer, _background, random_scenes
 from rlcm.commands import draw_images
-from rlcm.config import load_config
+from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings

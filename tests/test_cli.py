@@ -16,7 +16,7 @@ from tiny_runs import lcm_pipeline, tiny_config
 from rlcm import __version__, cli
 from rlcm.commands import latest_run, quiet
 from rlcm.errors import CheckpointError, MissingFileError
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 
 
 def rlcm(*args):

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import ConfigError, MissingFileError
 
 

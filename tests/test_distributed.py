@@ -190,7 +190,7 @@ def _made(folder: Path, images: list | None = None, **changes):
     """Return the trainer of a short run; its reward keeps the images that it sees."""
     from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
 
-    from rlcm.trainer import Trainer
+    from rlcm.training.trainer import Trainer
 
     def reward(pictures, prompts):
         if images is not None:
@@ -248,7 +248,7 @@ def _round(folder: Path) -> dict:
     """Learn from one round of five trajectories in five minibatches: in each, one of two processes has nothing to do."""
     from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
 
-    from rlcm.trainer import Trainer
+    from rlcm.training.trainer import Trainer
 
     config = tiny_config(
         folder,
@@ -334,7 +334,7 @@ class SignalOn:
 def _resumed(folder: Path, **objects):
     from tiny_runs import PROMPTS, brightness, lcm_pipeline
 
-    from rlcm.trainer import Trainer
+    from rlcm.training.trainer import Trainer
 
     return Trainer.resume(folder / "runs/run", model=lcm_pipeline(), rewards=[brightness], prompts=PROMPTS, **objects)
 

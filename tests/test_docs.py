@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from rlcm.builtin import DEMO
 from rlcm.cli import main
-from rlcm.config import TrainConfig, parse_settings, read_values
+from rlcm.training.config import TrainConfig, parse_settings, read_values
 from rlcm.distill import DistillConfig
 from rlcm.settings import Settings
 
@@ -197,7 +197,7 @@ import torch
 from torch import Tensor
 
 from rlcm import TrainConfig, Trainer, load_config
-from rlcm.config import RunSettings
+from rlcm.training.config import RunSettings
 from rlcm.doctor import Diagnosis, diagnose
 from rlcm.errors import RLCMError
 from rlcm.learning.losses import ppo_clip

@@ -11,10 +11,10 @@ from tiny_pipelines import flux, schedule, stable_diffusion
 
 import rlcm.doctor
 from rlcm.cli import main
-from rlcm.config import load_config
+from rlcm.training.config import load_config
 from rlcm.doctor import diagnose, duration
 from rlcm.errors import RLCMError
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 
 SMALL = {
     "rollout.batch_size": 4,
@@ -223,8 +223,8 @@ def never_sampling(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("sampling had begun")
 
-    monkeypatch.setattr("rlcm.learner.rollout", refuse)
-    monkeypatch.setattr("rlcm.evaluate.sample_latents", refuse)
+    monkeypatch.setattr("rlcm.training.learner.rollout", refuse)
+    monkeypatch.setattr("rlcm.training.evaluate.sample_latents", refuse)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 

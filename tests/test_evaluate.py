@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_runs import PROMPTS, brightness, largest_difference, stir, tiny_policy
 
-from rlcm.evaluate import Evaluation, EvaluationSettings, Evaluator, guard, mean_interval
+from rlcm.training.evaluate import Evaluation, EvaluationSettings, Evaluator, guard, mean_interval
 from rlcm.rewards import RewardMix, RewardPart
 from rlcm.policy.rollout import decode_images, sample_latents
 

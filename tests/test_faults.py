@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from tiny_runs import PROMPTS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
 from rlcm.runs import checkpoint as checkpoints
-from rlcm import learner
-from rlcm import trainer as module
+from rlcm.training import learner
+from rlcm.training import trainer as module
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.errors import ConfigError, PreflightError, RewardError, RunDirectoryError, TrainingError
-from rlcm.evaluate import Evaluator
+from rlcm.training.evaluate import Evaluator
 from rlcm.learning.optimisation import Optimisation
 from rlcm.runs.serialization import load_state
 from rlcm.runs.trackers import Tracker
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 from rlcm.learning.updates import PolicyGradient
 
 LORA = "final/pytorch_lora_weights.safetensors"

@@ -19,7 +19,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from rlcm import cli, completion
-from rlcm.config import TrainConfig, read_values
+from rlcm.training.config import TrainConfig, read_values
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["run.rounds=1", "rollout.batch_size=8", "evaluation.images=4", "evaluation.every=0"]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from rlcm.interrupts import Interrupts
+from rlcm.training.interrupts import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.prompts import BUILT_IN, deal, load_prompts
+from rlcm.training.prompts import BUILT_IN, deal, load_prompts
 
 
 def test_built_in_sets():

@@ -22,7 +22,7 @@ from tiny_runs import lcm_pipeline, tiny_config
 
 from rlcm import cli
 from rlcm.builtin import DEMO
-from rlcm.config import load_config
+from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError, UsageError
 from rlcm.export import WEIGHTS_NAME
 from rlcm.hub_card import local_usage, settings_of, usage
@@ -30,7 +30,7 @@ from rlcm.pipelines.settings import ModelSettings
 from rlcm.push import prepare, send
 from rlcm.report import read_run
 from rlcm.report.words import headline
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 
 FILES = {"README.md", WEIGHTS_NAME, "config.yaml", "eval.json", "before-after.png", "curve.png"}
 REPO = "me/small-animals"

@@ -16,9 +16,9 @@ from rlcm import reproduce as package
 from rlcm.builtin import ANIMALS, DEMO
 from rlcm.builtin.judging import named
 from rlcm.compare.methods import Curve, Method
-from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import RunDirectoryError, TrainingError
-from rlcm.prompts import load_prompts
+from rlcm.training.prompts import load_prompts
 from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
 from rlcm.reproduce.merging import merged, names_in, unfinished
 from rlcm.reproduce.plan import (
@@ -550,7 +550,7 @@ def test_a_ratio_of_variances_and_its_interval():
 
 def test_the_last_steps_term_has_mean_zero(model):
     # Over many noises of one trajectory, the mean of the term is small beside its spread: |mean| ~ spread / sqrt(n).
-    from rlcm.build import build
+    from rlcm.training.build import build
     from rlcm.reproduce.variance import _last_step_gradient
     from rlcm.policy.rollout import rollout
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from rlcm.errors import RunDirectoryError
-from rlcm.evaluate import Evaluation
+from rlcm.training.evaluate import Evaluation
 from rlcm.runs.rundir import RunDirectory, default_name, extremes, grid
 
 

@@ -14,7 +14,7 @@ from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, sti
 from rlcm import commands
 from rlcm.commands import draw_images, print_study
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.evaluate import mean_interval
+from rlcm.training.evaluate import mean_interval
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
@@ -24,7 +24,7 @@ from rlcm.rewards import RewardMix, RewardPart, RewardSettings
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.study import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
 from rlcm.study.study import sampler_at
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 from rlcm.tuned import tuned_pipeline
 
 GROUP = Group("train", "train", tuple(PROMPTS), ({},) * 3, 3)

@@ -3,7 +3,7 @@
 import pytest
 
 from rlcm.errors import ConfigError
-from rlcm.watch import Verdict, Watch, flat_summary, metric_value
+from rlcm.training.watch import Verdict, Watch, flat_summary, metric_value
 
 
 def summary(reward, animal=1.0, saturated=0.0):

@@ -10,7 +10,7 @@ import torch
 from tiny_pipelines import schedule, stable_diffusion
 from torch import Tensor
 
-from rlcm.config import TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.pipelines import PipelineDenoiser, SamplerSettings, make_denoiser
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.rollout import rollout

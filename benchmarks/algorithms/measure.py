@@ -29,7 +29,7 @@ from rlcm import TrainConfig, Trainer
 from rlcm.builtin import ANIMALS, model_path
 from rlcm.builtin.judge import Judge
 from rlcm.builtin.judging import named
-from rlcm.config import parse_settings
+from rlcm.training.config import parse_settings
 from rlcm.processes.machine import describe_machine
 from rlcm.pipelines import PipelineDenoiser, make_denoiser
 

@@ -32,9 +32,11 @@ import torch
 from page import fill
 from safetensors.torch import load_file
 
-from rlcm import build as building
+from rlcm.training import build as building
 from rlcm.runs import checkpoint as checkpoints
-from rlcm import cli, commands, evaluate, trainer
+from rlcm import cli, commands
+from rlcm.training import evaluate
+from rlcm.training import trainer
 from rlcm.learning import optimisation
 from rlcm.learning import updates
 from rlcm.processes.machine import describe_machine

@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlcm.config import TrainConfig, load_config
-    from rlcm.trainer import Trainer
+    from rlcm.training.config import TrainConfig, load_config
+    from rlcm.training.trainer import Trainer
 
 __version__ = "0.1.0"
 """The version of the package."""
 __all__ = ["TrainConfig", "Trainer", "__version__", "load_config"]
 
-_HOMES = {"Trainer": "rlcm.trainer", "TrainConfig": "rlcm.config", "load_config": "rlcm.config"}
+_HOMES = {"Trainer": "rlcm.training.trainer", "TrainConfig": "rlcm.training.config", "load_config": "rlcm.training.config"}
 
 
 def __getattr__(name: str) -> Any:

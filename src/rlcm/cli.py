@@ -55,7 +55,7 @@ class _Settings(_WithExample):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            from rlcm.config import key_like
+            from rlcm.training.config import key_like
 
             setting = key_like(error.option_name.lstrip("-").replace("-", "_")) or "optimizer.lr"
             raise click.UsageError(
@@ -359,7 +359,7 @@ def settings() -> None:
 
     Example:  rlcm settings > my.yaml
     """
-    from rlcm.config import commented_yaml
+    from rlcm.training.config import commented_yaml
 
     click.echo(commented_yaml(), nl=False)
 

@@ -15,18 +15,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlcm.build import sampled_at_once
+from rlcm.training.build import sampled_at_once
 from rlcm.builtin import DEMO
 from rlcm.compare import compare, read_methods, write_comparison
 from rlcm.compare.page import headline
-from rlcm.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.processes.distributed import is_main_process
 from rlcm.errors import CheckpointError, ConfigError, UsageError
 from rlcm.export import WEIGHTS_NAME
 from rlcm.formats import ExportPrecision, Format, export_run
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
-from rlcm.prompts import load_prompts
+from rlcm.training.prompts import load_prompts
 from rlcm.push import prepare, send
 from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
@@ -38,7 +38,7 @@ from rlcm.rewards.commands import parse_rewards
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import disk_errors, grid
 from rlcm.study import StudySettings, check_steps, default_rewards, prompt_sets, study
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 from rlcm.tuned import tuned_pipeline
 
 

@@ -23,7 +23,7 @@ def complete_settings(ctx: Context, param: Parameter, incomplete: str) -> list[C
 
 def listed_settings(settings: Any = None, before: str = "") -> Iterator[str]:
     """Yield KEY=VALUE of all settings of a run: for each value if they are few, else the default, or nothing for what is a list."""
-    from rlcm.config import TrainConfig
+    from rlcm.training.config import TrainConfig
     from rlcm.settings import Settings
 
     settings = settings or TrainConfig()

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.config import parse_settings, read_values
+from rlcm.training.config import parse_settings, read_values
 from rlcm.distillation import Distiller, NoiseSchedule, student_of
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.fit import Fit, fit

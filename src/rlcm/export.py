@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from rlcm.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import MissingFileError
 from rlcm.lora_keys import Factors
 from rlcm.policy.policy import ADAPTER, Policy

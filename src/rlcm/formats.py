@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from rlcm.config import TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.errors import UsageError
 from rlcm.export import WEIGHTS_NAME, add_lora, finished_run, read_lora
 from rlcm.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of

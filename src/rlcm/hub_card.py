@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from rlcm import __version__
-from rlcm.config import TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.pipelines.scheduling import SCHEDULERS
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.reading import Run

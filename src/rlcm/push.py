@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from rlcm import __version__
-from rlcm.config import TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.errors import MissingFileError, RLCMError, UsageError
 from rlcm.export import WEIGHTS_NAME, finished_run
 from rlcm.hub_card import WITHOUT_LOADER, card

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlcm.config import TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.export import add_lora, read_lora, tuned_weights
 from rlcm.lora_keys import Factors
 from rlcm.pipelines import PipelineDenoiser, load_pipeline, make_denoiser

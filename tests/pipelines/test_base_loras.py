@@ -14,7 +14,7 @@ from tiny_runs import largest_difference, stir, tiny_config
 from rlcm.export import WEIGHTS_NAME, save_lora
 from rlcm.pipelines import LoraSettings, ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import ADAPTER, AdapterSettings, Policy
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 
 SAMPLER = SamplerSettings(steps=3, guidance=1.0)
 # to_q has both LoRAs, to_k only the trained one, to_v and the convolution only the given one.

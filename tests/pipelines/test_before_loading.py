@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from tiny_pipelines import flux, pixart, pixel, sana, schedule, sdxl, stable_diffusion
 from tiny_runs import tiny_config
 
-from rlcm.build import build
+from rlcm.training.build import build
 from rlcm.errors import ConfigError, MissingFileError, SamplerError, UsageError
 from rlcm.pipelines import (
     LoraSettings,

@@ -5,7 +5,7 @@ import threading
 import pytest
 from tiny_runs import PROMPTS, STEPS, lcm_pipeline, tiny_config
 
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 
 
 def test_a_batch_is_scored_while_the_next_is_sampled(tmp_path):

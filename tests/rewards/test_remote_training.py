@@ -12,10 +12,10 @@ from reward_servers import Proxy, command_server
 from tiny_runs import PROMPTS, Listener, lcm_pipeline, tiny_config
 
 from rlcm.runs.checkpoint import newest_checkpoint
-from rlcm.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import RewardError
 from rlcm.runs.serialization import load_state
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "three-rewards.yaml"
 

@@ -3,7 +3,7 @@
 import pytest
 from tiny_runs import lcm_pipeline, tiny_config
 
-from rlcm.trainer import Trainer
+from rlcm.training.trainer import Trainer
 
 
 @pytest.fixture(scope="session")

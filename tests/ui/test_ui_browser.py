@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import rlcm
-from rlcm.config import load_config
+from rlcm.training.config import load_config
 
 sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlcm.builtin import DEMO
-from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.settings import Settings
 from rlcm.ui.form import (

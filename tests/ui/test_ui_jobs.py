@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from rlcm.config import TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.errors import UsageError
 from rlcm.ui.jobs import Jobs
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from rlcm import cli
-from rlcm.config import load_config
+from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.rewards import RewardSettings

@@ -14,7 +14,7 @@ from rlcm.builtin import PARTS
 from rlcm.builtin.judge import Judge
 from rlcm.builtin.renderer import Renderer, random_scenes
 from rlcm.builtin.vocabulary import Scene, caption
-from rlcm.evaluate import guard
+from rlcm.training.evaluate import guard
 from rlcm.processes.machine import describe_machine
 from rlcm.policy.noise import image_seed
 from rlcm.pipelines import load_pipeline, make_denoiser
@@ -99,7 +99,7 @@ def _reconstruction(weights: Path, judge: Judge, pictures: Pictures) -> dict[str
 
 
 def _diversity(sample: Sampler, work: Path, font: Path) -> dict[str, float]:
-    """Return the mean distance (see `rlcm.evaluate.guard`) of two pictures of one prompt: renders, and samples."""
+    """Return the mean distance (see `rlcm.training.evaluate.guard`) of two pictures of one prompt: renders, and samples."""
     scenes = [Scene(animal, (animal * 3) % 10, animal % 5) for animal in range(45)]
     prompts = [caption(scene) for scene in scenes for _ in range(8)]
     drawn = sample(prompts, [image_seed("builtin diversity", i) for i in range(len(prompts))])

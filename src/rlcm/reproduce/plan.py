@@ -10,8 +10,8 @@ from typing import Any, Literal
 import yaml
 
 from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, Scene, caption, is_held_out
-from rlcm.config import TrainConfig, parse_settings
-from rlcm.prompts import load_prompts
+from rlcm.training.config import TrainConfig, parse_settings
+from rlcm.training.prompts import load_prompts
 from rlcm.settings import Changes, merge
 
 EXPERIMENTS: dict[str, str] = {

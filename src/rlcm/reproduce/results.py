@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from rlcm.compare import Method, at, compare, curve_of, read_methods, write_comparison
-from rlcm.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.export import WEIGHTS_NAME
 from rlcm.intervals import mean_over_seeds
 from rlcm.processes.machine import describe_machine

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from rlcm.learning import advantages
 from rlcm.policy.policy import gaussian
-from rlcm.build import Parts, build
-from rlcm.config import TrainConfig
+from rlcm.training.build import Parts, build
+from rlcm.training.config import TrainConfig
 from rlcm.intervals import student
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import rollout

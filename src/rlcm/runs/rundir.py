@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlcm.errors import RunDirectoryError
-from rlcm.evaluate import Evaluation
+from rlcm.training.evaluate import Evaluation
 from rlcm.runs.serialization import write_bytes, write_json
 
 EXTREMES = 64

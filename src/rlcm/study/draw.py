@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm.evaluate import Judge, guard, mean_interval
+from rlcm.training.evaluate import Judge, guard, mean_interval
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.policy.noise import image_seed
 from rlcm.pipelines import PipelineDenoiser

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlcm.builtin import ANIMALS, article
-from rlcm.config import TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines.settings import BUILTIN
-from rlcm.prompts import BUILT_IN, PromptSet, load_prompts
+from rlcm.training.prompts import BUILT_IN, PromptSet, load_prompts
 
 Kind = Literal["train", "held-out", "unseen"]
 

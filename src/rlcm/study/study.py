@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.build import judge_of
-from rlcm.config import CLOCKS, TrainConfig
+from rlcm.training.build import judge_of
+from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
 from rlcm.export import tuned_weights
 from rlcm.processes.machine import describe_machine

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlcm.errors import ConfigError
 from rlcm.report.reading import Run, finite, mapping, mean_and_half
 from rlcm.report.words import NBSP, recognised_less, written
-from rlcm.watch import Watch
+from rlcm.training.watch import Watch
 
 LATEST = 5
 """Rounds that are looked at together."""

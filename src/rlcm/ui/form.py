@@ -14,11 +14,11 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from rlcm.builtin import DEMO
-from rlcm.config import TrainConfig, load_config, parse_settings
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN
-from rlcm.prompts import BUILT_IN as PROMPT_SETS
-from rlcm.prompts import load_prompts
+from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
+from rlcm.training.prompts import load_prompts
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import BUILT_IN as REWARDS
 from rlcm.rewards.build import build_reward

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from rlcm.config import TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.errors import RunDirectoryError, UsageError
 from rlcm.runs.rundir import default_name, disk_errors
 from rlcm.runs.serialization import write_bytes, write_json

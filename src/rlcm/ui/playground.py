@@ -15,10 +15,10 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
 from rlcm import __version__
-from rlcm.build import judge_of
-from rlcm.config import TrainConfig, load_config
+from rlcm.training.build import judge_of
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import RewardError, UsageError
-from rlcm.evaluate import Judge
+from rlcm.training.evaluate import Judge
 from rlcm.export import tuned_weights
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.report.encoding import data_uri

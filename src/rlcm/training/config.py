@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.evaluate import EvaluationSettings
+from rlcm.training.evaluate import EvaluationSettings
 from rlcm.learning.optimisation import OptimizerSettings
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings

@@ -14,15 +14,15 @@ from torch import Tensor
 from rlcm.learning import advantages
 from rlcm.learning.algorithm import Leash
 from rlcm.learning.backprop import RewardBackprop
-from rlcm.build import Parts
-from rlcm.config import TrainConfig
+from rlcm.training.build import Parts
+from rlcm.training.config import TrainConfig
 from rlcm.learning.credit import Credit
 from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError, PreflightError, RewardError
-from rlcm.evaluate import gather_scores
+from rlcm.training.evaluate import gather_scores
 from rlcm.policy.noise import image_seed
 from rlcm.learning.optimisation import Optimisation
-from rlcm.prompts import deal
+from rlcm.training.prompts import deal
 from rlcm.rewards import RawScores, Scores
 from rlcm.policy.rollout import decode_images, rollout
 from rlcm.types import Experience, Trajectory

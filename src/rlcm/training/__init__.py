@@ -1,0 +1,1 @@
+"""A run: its configuration, its rounds, and the loop over them."""

@@ -6,7 +6,7 @@ import torch
 from tiny_pipelines import small_unet
 from tiny_runs import largest_difference, lcm_pipeline
 
-from rlcm.distillation import Distiller, NoiseSchedule, guidance_embedding, student_of
+from rlcm.distillation.loss import Distiller, NoiseSchedule, guidance_embedding, student_of
 from rlcm.types import Conditioning
 
 TYPES = ("epsilon", "v_prediction", "sample")

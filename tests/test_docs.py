@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from rlcm.builtin import DEMO
 from rlcm.cli import main
 from rlcm.training.config import TrainConfig, parse_settings, read_values
-from rlcm.distill import DistillConfig
+from rlcm.distillation.distill import DistillConfig
 from rlcm.settings import Settings
 
 ROOT = Path(__file__).parents[1]

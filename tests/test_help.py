@@ -34,7 +34,7 @@ STOOD_IN = {
     "rewards serve": "rlcm.rewards.commands.serve_rewards",  # serves until told to stop
     "ui": "rlcm.commands.serve_ui",  # the same
     "reproduce": "rlcm.commands.reproduce",  # trains for minutes even so
-    "distill": "rlcm.distill.run_distillation",  # trains for minutes
+    "distill": "rlcm.distillation.distill.run_distillation",  # trains for minutes
     "builtin train": "rlcm.recipe.main.train_all",  # trains for an hour
     "builtin evaluate": "rlcm.recipe.main.evaluate_all",  # needs the emoji font
 }

@@ -348,7 +348,7 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
     from rlcm.commands import quiet
 
     quiet()
-    from rlcm.distill import run_distillation
+    from rlcm.distillation.distill import run_distillation
 
     click.echo(run_distillation(config, changes))
 

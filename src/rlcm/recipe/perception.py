@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from rlcm.builtin.judge import Judge
 from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, caption
-from rlcm.fit import Fit, device, fast_precision, fit
+from rlcm.distillation.fit import Fit, device, fast_precision, fit
 from rlcm.recipe.data import Pictures
 
 MAX_TOKENS = 24

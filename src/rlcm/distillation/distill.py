@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from rlcm.training.config import parse_settings, read_values
-from rlcm.distillation import Distiller, NoiseSchedule, student_of
+from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.fit import Fit, fit
+from rlcm.distillation.fit import Fit, fit
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.runs.rundir import disk_errors

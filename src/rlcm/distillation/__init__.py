@@ -1,0 +1,1 @@
+"""From a diffusion pipeline to its few-step form."""

@@ -139,7 +139,7 @@ GROUPS = {
         Mistake("pictures of a run that has not ended", "rlcm sample runs/unfinished"),
         Mistake("a picture without an ending", "rlcm sample runs/demo -o foxes"),
         Mistake("a name without a user", "rlcm push runs/demo small-animals"),
-        Mistake("no token", "rlcm push runs/demo me/small-animals", patches={"rlcm.push.get_token": nothing}),
+        Mistake("no token", "rlcm push runs/demo me/small-animals", patches={"rlcm.sharing.push.get_token": nothing}),
     ],
 }
 MISTAKES = [mistake for group in GROUPS.values() for mistake in group]

@@ -14,7 +14,7 @@ from tiny_runs import PROMPTS, lcm_pipeline, stir, tiny_config
 from torch import Tensor, nn
 
 from rlcm.training.config import TrainConfig
-from rlcm.export import save_final
+from rlcm.sharing.export import save_final
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
 from rlcm.runs.rundir import RunDirectory

@@ -24,10 +24,10 @@ from rlcm import cli
 from rlcm.builtin import DEMO
 from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError, UsageError
-from rlcm.export import WEIGHTS_NAME
-from rlcm.hub_card import local_usage, settings_of, usage
+from rlcm.sharing.export import WEIGHTS_NAME
+from rlcm.sharing.hub_card import local_usage, settings_of, usage
 from rlcm.pipelines.settings import ModelSettings
-from rlcm.push import prepare, send
+from rlcm.sharing.push import prepare, send
 from rlcm.report import read_run
 from rlcm.report.words import headline
 from rlcm.training.trainer import Trainer

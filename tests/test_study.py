@@ -25,7 +25,7 @@ from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.study import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
 from rlcm.study.study import sampler_at
 from rlcm.training.trainer import Trainer
-from rlcm.tuned import tuned_pipeline
+from rlcm.sharing.tuned import tuned_pipeline
 
 GROUP = Group("train", "train", tuple(PROMPTS), ({},) * 3, 3)
 

@@ -26,7 +26,7 @@ from rlcm.errors import (
     RunDirectoryError,
     SamplerError,
 )
-from rlcm.export import WEIGHTS_NAME, save_lora, tuned_weights
+from rlcm.sharing.export import WEIGHTS_NAME, save_lora, tuned_weights
 from rlcm.report import write_report
 from rlcm.report.reading import read_run
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward

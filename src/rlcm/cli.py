@@ -14,7 +14,7 @@ from rlcm.completion import complete_settings
 from rlcm.errors import RLCMError
 
 if TYPE_CHECKING:
-    from rlcm.formats import ExportPrecision, Format
+    from rlcm.sharing.formats import ExportPrecision, Format
 
 
 class _WithExample(click.Command):

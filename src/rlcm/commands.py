@@ -22,12 +22,12 @@ from rlcm.compare.page import headline
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.processes.distributed import is_main_process
 from rlcm.errors import CheckpointError, ConfigError, UsageError
-from rlcm.export import WEIGHTS_NAME
-from rlcm.formats import ExportPrecision, Format, export_run
+from rlcm.sharing.export import WEIGHTS_NAME
+from rlcm.sharing.formats import ExportPrecision, Format, export_run
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.training.prompts import load_prompts
-from rlcm.push import prepare, send
+from rlcm.sharing.push import prepare, send
 from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
 from rlcm.report.words import counted
@@ -39,7 +39,7 @@ from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import disk_errors, grid
 from rlcm.study import StudySettings, check_steps, default_rewards, prompt_sets, study
 from rlcm.training.trainer import Trainer
-from rlcm.tuned import tuned_pipeline
+from rlcm.sharing.tuned import tuned_pipeline
 
 
 def quiet() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_pipelines import PROMPTS, generators, schedule, stable_diffusion
 from tiny_runs import largest_difference, stir, tiny_config
 
-from rlcm.export import WEIGHTS_NAME, save_lora
+from rlcm.sharing.export import WEIGHTS_NAME, save_lora
 from rlcm.pipelines import LoraSettings, ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import ADAPTER, AdapterSettings, Policy
 from rlcm.training.trainer import Trainer

@@ -14,7 +14,7 @@ from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.rewards import RewardSettings
-from rlcm.tuned import tuned_pipeline
+from rlcm.sharing.tuned import tuned_pipeline
 from rlcm.ui.playground import Studio, Studios
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlcm.compare import Method, at, compare, curve_of, read_methods, write_comparison
 from rlcm.training.config import TrainConfig, load_config
-from rlcm.export import WEIGHTS_NAME
+from rlcm.sharing.export import WEIGHTS_NAME
 from rlcm.intervals import mean_over_seeds
 from rlcm.processes.machine import describe_machine
 from rlcm.report.reading import finite, mapping, mean_and_half, read_run

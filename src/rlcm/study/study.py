@@ -15,7 +15,7 @@ from torch import Tensor
 from rlcm.training.build import judge_of
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
-from rlcm.export import tuned_weights
+from rlcm.sharing.export import tuned_weights
 from rlcm.processes.machine import describe_machine
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.pipelines import make_denoiser
@@ -27,7 +27,7 @@ from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
 from rlcm.study.draw import Drawn, draw_set
 from rlcm.study.sets import Group
-from rlcm.tuned import tuned_pipeline
+from rlcm.sharing.tuned import tuned_pipeline
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""

@@ -13,8 +13,8 @@ from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.training.config import CLOCKS, TrainConfig, load_config
 from rlcm.processes.distributed import World
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
-from rlcm.export import WEIGHTS_NAME, save_best, save_final
-from rlcm.hub_card import local_usage
+from rlcm.sharing.export import WEIGHTS_NAME, save_best, save_final
+from rlcm.sharing.hub_card import local_usage
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.learner import Learner
 from rlcm.pipelines.precision import resolve

@@ -19,7 +19,7 @@ from rlcm.training.build import judge_of
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import RewardError, UsageError
 from rlcm.training.evaluate import Judge
-from rlcm.export import tuned_weights
+from rlcm.sharing.export import tuned_weights
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.report.encoding import data_uri
 from rlcm.report.reading import Metric
@@ -27,7 +27,7 @@ from rlcm.rewards import RewardMix, build_rewards
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import grid
 from rlcm.study.study import sampler_at
-from rlcm.tuned import tuned_pipeline
+from rlcm.sharing.tuned import tuned_pipeline
 
 STRONGEST = 2.0
 """Greatest strength of an adapter."""

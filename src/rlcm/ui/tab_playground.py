@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from rlcm.errors import RLCMError
-from rlcm.export import WEIGHTS_NAME
+from rlcm.sharing.export import WEIGHTS_NAME
 from rlcm.templating import render
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from rlcm.training.config import TrainConfig
-from rlcm.export import add_lora, read_lora, tuned_weights
-from rlcm.lora_keys import Factors
+from rlcm.sharing.export import add_lora, read_lora, tuned_weights
+from rlcm.sharing.lora_keys import Factors
 from rlcm.pipelines import PipelineDenoiser, load_pipeline, make_denoiser
 from rlcm.policy.policy import AdapterSettings, Policy
 

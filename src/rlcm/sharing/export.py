@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import MissingFileError
-from rlcm.lora_keys import Factors
+from rlcm.sharing.lora_keys import Factors
 from rlcm.policy.policy import ADAPTER, Policy
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
@@ -121,7 +121,7 @@ def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]], code:
     Args:
         config: of the run.
         evaluations: from the untrained model's to that of the weights.
-        code: Python that draws a picture with them, of `rlcm.hub_card.local_usage`; nothing leaves it out.
+        code: Python that draws a picture with them, of `rlcm.sharing.hub_card.local_usage`; nothing leaves it out.
     """
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
     return render("model_card.md.jinja", config=config, before=before, after=after, code=code)

@@ -15,8 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from rlcm import __version__
 from rlcm.training.config import TrainConfig
 from rlcm.errors import MissingFileError, RLCMError, UsageError
-from rlcm.export import WEIGHTS_NAME, finished_run
-from rlcm.hub_card import WITHOUT_LOADER, card
+from rlcm.sharing.export import WEIGHTS_NAME, finished_run
+from rlcm.sharing.hub_card import WITHOUT_LOADER, card
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report import before_after_picture, curve_picture, read_run

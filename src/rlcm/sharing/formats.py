@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rlcm.training.config import TrainConfig
 from rlcm.errors import UsageError
-from rlcm.export import WEIGHTS_NAME, add_lora, finished_run, read_lora
-from rlcm.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of
+from rlcm.sharing.export import WEIGHTS_NAME, add_lora, finished_run, read_lora
+from rlcm.sharing.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of
 from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
 from rlcm.pipelines.loading import pipeline_class
 from rlcm.pipelines.precision import DTYPES

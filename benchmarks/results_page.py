@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from rlcm.compare.methods import Curve
-from rlcm.compare.speedup import mean_curve
+from rlcm.studies.compare.methods import Curve
+from rlcm.studies.compare.speedup import mean_curve
 from rlcm.training.config import TrainConfig, parse_settings
-from rlcm.intervals import mean_over_seeds
+from rlcm.studies.intervals import mean_over_seeds
 from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
 from rlcm.report.words import counted, decimals, duration, written
-from rlcm.reproduce.merging import merged, names_in, options, unfinished
-from rlcm.reproduce.plan import DEFAULT_TASKS, TASKS, values_of
+from rlcm.studies.reproduce.merging import merged, names_in, options, unfinished
+from rlcm.studies.reproduce.plan import DEFAULT_TASKS, TASKS, values_of
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("ddpo", "rlcm-published", "rlcm")
@@ -85,7 +85,7 @@ Every figure below, where it says nothing else: {" or ".join(counted(seeds, "see
 ± and brackets are 95 % intervals over seeds (Student's; of ratios Welch's on logarithms). The data is
 `benchmarks/results/reproduce.json`, and `benchmarks/results_page.py` makes this page of it. Times are {_clock(results)} of
 sampling and learning, of which a run of DDPO has {_minutes(results)} minutes. Settings of every method:
-`src/rlcm/reproduce/plan.py`; those of each run: `config.yaml` in its folder.
+`src/rlcm/studies/reproduce/plan.py`; those of each run: `config.yaml` in its folder.
 """,
         _bars(results),
         _curves(results),
@@ -466,7 +466,7 @@ def _last_step(results: Mapping[str, Any]) -> str:
         and f"""## The last step
 
 The published code draws noise at the last step and scores it, though it never reaches the image. At equal samples this adds
-variance to the gradient and nothing else (`src/rlcm/reproduce/variance.py`). Incompressibility is compressibility with the other
+variance to the gradient and nothing else (`src/rlcm/studies/reproduce/variance.py`). Incompressibility is compressibility with the other
 sign: its gradients are the same but for theirs, and so are its variances, which are no third measurement.
 
 ![variance of the gradient, published over correct](images/results-last-step.png)

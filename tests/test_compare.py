@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from rlcm.commands import compare_runs
-from rlcm.compare import Method, compare, read_methods, write_comparison
-from rlcm.compare.methods import Curve
-from rlcm.compare.page import final_table, headline, speedup_tables, strips
-from rlcm.compare.speedup import mean_curve, time_to
+from rlcm.studies.compare import Method, compare, read_methods, write_comparison
+from rlcm.studies.compare.methods import Curve
+from rlcm.studies.compare.page import final_table, headline, speedup_tables, strips
+from rlcm.studies.compare.speedup import mean_curve, time_to
 from rlcm.errors import ConfigError, UsageError
 from rlcm.report.reading import Metric
 

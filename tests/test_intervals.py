@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlcm.intervals import mean_over_seeds, ratio_over_seeds, student
+from rlcm.studies.intervals import mean_over_seeds, ratio_over_seeds, student
 
 
 def test_students_points():

@@ -12,16 +12,16 @@ import torch
 import yaml
 from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
 
-from rlcm import reproduce as package
+from rlcm.studies import reproduce as package
 from rlcm.builtin import ANIMALS, DEMO
 from rlcm.builtin.judging import named
-from rlcm.compare.methods import Curve, Method
+from rlcm.studies.compare.methods import Curve, Method
 from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import RunDirectoryError, TrainingError
 from rlcm.training.prompts import load_prompts
-from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, work
-from rlcm.reproduce.merging import merged, names_in, unfinished
-from rlcm.reproduce.plan import (
+from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, work
+from rlcm.studies.reproduce.merging import merged, names_in, unfinished
+from rlcm.studies.reproduce.plan import (
     DDPO,
     DEFAULT,
     PUBLISHED,
@@ -32,9 +32,9 @@ from rlcm.reproduce.plan import (
     training_scenes,
     values_of,
 )
-from rlcm.reproduce.results import ablations, at_equal_gain, at_equal_queries, generalisation, inference, is_finished
-from rlcm.reproduce.variance import gradient_variance
-from rlcm.reproduce.work import claimed, train
+from rlcm.studies.reproduce.results import ablations, at_equal_gain, at_equal_queries, generalisation, inference, is_finished
+from rlcm.studies.reproduce.variance import gradient_variance
+from rlcm.studies.reproduce.work import claimed, train
 from rlcm.runs.rundir import RunDirectory
 from rlcm.settings import merge
 
@@ -263,7 +263,7 @@ def test_what_another_call_does_is_passed_by(model, tmp_path, monkeypatch):
             mode="json"
         )
 
-    monkeypatch.setattr("rlcm.reproduce.plan.values_of", small)
+    monkeypatch.setattr("rlcm.studies.reproduce.plan.values_of", small)
     plan = Plan(tmp_path / "out", only=("curves",), tasks=("compressibility",), methods=(DDPO, PUBLISHED), seeds=1, budget=1e-6)
     notes = []
     plan.output.mkdir()
@@ -283,7 +283,7 @@ def test_the_results_are_those_of_the_plan_alone(model, tmp_path, monkeypatch):
             mode="json"
         )
 
-    monkeypatch.setattr("rlcm.reproduce.plan.values_of", small)
+    monkeypatch.setattr("rlcm.studies.reproduce.plan.values_of", small)
     options = {"only": ("curves",), "methods": (DDPO,), "seeds": 1}
     short = Plan(tmp_path / "out", tasks=("compressibility",), budget=1e-6, **options)
     longer = Plan(tmp_path / "out", tasks=("alignment",), budget=2e-6, **options)
@@ -537,7 +537,7 @@ def test_noise_that_never_reaches_the_image_is_variance_alone(model):
 
 
 def test_a_ratio_of_variances_and_its_interval():
-    from rlcm.reproduce.variance import _ratio
+    from rlcm.studies.reproduce.variance import _ratio
 
     noise = torch.randn(24, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ratio, (low, high) = _ratio(noise * 2**0.5, noise)
@@ -551,7 +551,7 @@ def test_a_ratio_of_variances_and_its_interval():
 def test_the_last_steps_term_has_mean_zero(model):
     # Over many noises of one trajectory, the mean of the term is small beside its spread: |mean| ~ spread / sqrt(n).
     from rlcm.training.build import build
-    from rlcm.reproduce.variance import _last_step_gradient
+    from rlcm.studies.reproduce.variance import _last_step_gradient
     from rlcm.policy.rollout import rollout
 
     config = tiny_config("runs", model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS)

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from rlcm.training.build import sampled_at_once
 from rlcm.builtin import DEMO
-from rlcm.compare import compare, read_methods, write_comparison
-from rlcm.compare.page import headline
+from rlcm.studies.compare import compare, read_methods, write_comparison
+from rlcm.studies.compare.page import headline
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.processes.distributed import is_main_process
 from rlcm.errors import CheckpointError, ConfigError, UsageError
@@ -31,13 +31,13 @@ from rlcm.sharing.push import prepare, send
 from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
 from rlcm.report.words import counted
-from rlcm.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
-from rlcm.reproduce.plan import SHARES
+from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
+from rlcm.studies.reproduce.plan import SHARES
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import disk_errors, grid
-from rlcm.study import StudySettings, check_steps, default_rewards, prompt_sets, study
+from rlcm.studies.study import StudySettings, check_steps, default_rewards, prompt_sets, study
 from rlcm.training.trainer import Trainer
 from rlcm.sharing.tuned import tuned_pipeline
 

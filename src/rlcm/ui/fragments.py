@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from rlcm.compare import compare, read_methods
-from rlcm.compare.page import charts, final_table, speedup_tables, strips
-from rlcm.compare.page import headline as comparison_headline
+from rlcm.studies.compare import compare, read_methods
+from rlcm.studies.compare.page import charts, final_table, speedup_tables, strips
+from rlcm.studies.compare.page import headline as comparison_headline
 from rlcm.report.drawing import curves, guards
 from rlcm.report.encoding import data_uri, data_uris
 from rlcm.report.page import render_page

@@ -26,7 +26,7 @@ from rlcm.report.reading import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import grid
-from rlcm.study.study import sampler_at
+from rlcm.studies.study.study import sampler_at
 from rlcm.sharing.tuned import tuned_pipeline
 
 STRONGEST = 2.0

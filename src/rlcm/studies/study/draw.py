@@ -18,7 +18,7 @@ from rlcm.policy.noise import image_seed
 from rlcm.pipelines import PipelineDenoiser
 from rlcm.rewards import RewardMix
 from rlcm.policy.rollout import decode_images, sample_latents
-from rlcm.study.sets import Group
+from rlcm.studies.study.sets import Group
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcm.reproduce.plan import EXPERIMENTS, TASKS, Plan
-from rlcm.reproduce.work import reproduce
+from rlcm.studies.reproduce.plan import EXPERIMENTS, TASKS, Plan
+from rlcm.studies.reproduce.work import reproduce
 
 __all__ = ["EXPERIMENTS", "TASKS", "Plan", "reproduce"]

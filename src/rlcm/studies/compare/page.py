@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rlcm.compare.methods import Method, reward_sign
-from rlcm.compare.speedup import AXES, mean_curve
+from rlcm.studies.compare.methods import Method, reward_sign
+from rlcm.studies.compare.speedup import AXES, mean_curve
 from rlcm.report.drawing import LARGE, PALETTE, Line, svg_chart
 from rlcm.report.encoding import data_uris
 from rlcm.report.page import render_page

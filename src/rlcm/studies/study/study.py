@@ -25,8 +25,8 @@ from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
-from rlcm.study.draw import Drawn, draw_set
-from rlcm.study.sets import Group
+from rlcm.studies.study.draw import Drawn, draw_set
+from rlcm.studies.study.sets import Group
 from rlcm.sharing.tuned import tuned_pipeline
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlcm.compare.methods import Method, curve_of, read_methods
-from rlcm.compare.page import write_comparison
-from rlcm.compare.speedup import AXES, at, compare
+from rlcm.studies.compare.methods import Method, curve_of, read_methods
+from rlcm.studies.compare.page import write_comparison
+from rlcm.studies.compare.speedup import AXES, at, compare
 
 __all__ = ["AXES", "Method", "at", "compare", "curve_of", "read_methods", "write_comparison"]

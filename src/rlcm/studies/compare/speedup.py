@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rlcm.compare.methods import Curve, Method
-from rlcm.intervals import mean_over_seeds, ratio_over_seeds
+from rlcm.studies.compare.methods import Curve, Method
+from rlcm.studies.intervals import mean_over_seeds, ratio_over_seeds
 from rlcm.report.reading import finite, mapping, mean_and_half
 
 AXES = {"seconds": "time", "reward_queries": "reward queries", "network_calls": "network calls"}

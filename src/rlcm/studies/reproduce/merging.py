@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from rlcm.compare import Method, compare
-from rlcm.compare.methods import Curve
-from rlcm.reproduce.plan import SHARES, TASKS
-from rlcm.reproduce.results import at_equal_gain, at_equal_queries
+from rlcm.studies.compare import Method, compare
+from rlcm.studies.compare.methods import Curve
+from rlcm.studies.reproduce.plan import SHARES, TASKS
+from rlcm.studies.reproduce.results import at_equal_gain, at_equal_queries
 
 SOURCE = ("command", "machine", "budget_minutes", "clock", "seeds")
 """What is kept of a call with each task of each experiment."""

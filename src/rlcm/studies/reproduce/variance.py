@@ -23,7 +23,7 @@ from rlcm.learning import advantages
 from rlcm.policy.policy import gaussian
 from rlcm.training.build import Parts, build
 from rlcm.training.config import TrainConfig
-from rlcm.intervals import student
+from rlcm.studies.intervals import student
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import rollout
 from rlcm.types import Trajectory

@@ -11,7 +11,7 @@ from tiny_pipelines import flux, pixel, sana, schedule, sdxl, stable_diffusion
 
 from rlcm.builtin import DEMO
 from rlcm.training.config import TrainConfig, load_config
-from rlcm.doctor import diagnose
+from rlcm.doctor.doctor import diagnose
 from rlcm.pipelines import unpinned
 from rlcm.training.prompts import load_prompts
 from rlcm.rewards.build import BUILT_IN

@@ -111,7 +111,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
     Example:  rlcm doctor configs/builtin-ddpo.yaml
     """
     from rlcm.commands import quiet
-    from rlcm.doctor import run_doctor
+    from rlcm.doctor.doctor import run_doctor
 
     quiet()
     sys.exit(0 if run_doctor(*_without_config(config, changes), as_json) else 1)

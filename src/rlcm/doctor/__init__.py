@@ -1,0 +1,1 @@
+"""Whether a run will work, before it is begun."""

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from rlcm.commands import compare_runs
+from rlcm.cli.work import compare_runs
 from rlcm.studies.compare import Method, compare, read_methods, write_comparison
 from rlcm.studies.compare.methods import Curve
 from rlcm.studies.compare.page import final_table, headline, speedup_tables, strips

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 from rlcm.builtin import DEMO
-from rlcm.cli import main
+from rlcm.cli.commands import main
 from rlcm.training.config import TrainConfig, parse_settings, read_values
 from rlcm.distillation.distill import DistillConfig
 from rlcm.settings import Settings

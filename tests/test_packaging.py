@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 import rlcm
-from rlcm.cli import main
+from rlcm.cli.commands import main
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("versions", ROOT / "benchmarks" / "versions.py")

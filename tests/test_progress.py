@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rlcm.progress import ConsoleProgress
+from rlcm.cli.progress import ConsoleProgress
 
 
 def metrics(number):

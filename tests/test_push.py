@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from PIL import Image
 from tiny_runs import lcm_pipeline, tiny_config
 
-from rlcm import cli
+from rlcm.cli.commands import commands as cli
 from rlcm.builtin import DEMO
 from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError, UsageError

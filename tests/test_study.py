@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_pipelines import pixart, pixel
 from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, stir, tiny_config, tiny_denoiser
 
-from rlcm import commands
-from rlcm.commands import draw_images, print_study
+from rlcm.cli.commands import work as commands
+from rlcm.cli.work import draw_images, print_study
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.training.evaluate import mean_interval
 from rlcm.processes.memory_retry import BatchSize

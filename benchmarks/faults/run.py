@@ -34,7 +34,8 @@ from safetensors.torch import load_file
 
 from rlcm.training import build as building
 from rlcm.runs import checkpoint as checkpoints
-from rlcm import cli, commands
+from rlcm.cli.commands import commands as cli
+from rlcm.cli.commands import work as commands
 from rlcm.training import evaluate
 from rlcm.training import trainer
 from rlcm.learning import optimisation

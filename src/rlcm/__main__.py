@@ -1,3 +1,3 @@
-from rlcm.cli import main
+from rlcm.cli.commands import main
 
 main(prog_name="rlcm")

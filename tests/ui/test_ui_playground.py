@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from rlcm import cli
+from rlcm.cli.commands import commands as cli
 from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline

@@ -29,7 +29,7 @@ from rlcm.training.watch import Watch, flat_summary
 
 
 class Watcher(Protocol):
-    """Is told what a trainer does; see `rlcm.progress`."""
+    """Is told what a trainer does; see `rlcm.cli.progress`."""
 
     def note(self, text: str) -> None:
         """Take a line for the user."""

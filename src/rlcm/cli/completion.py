@@ -11,7 +11,7 @@ from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 LIST = "settings.txt"
-"""In this package: a KEY=VALUE a line. `python -m rlcm.completion > src/rlcm/settings.txt` makes it anew."""
+"""In this package: a KEY=VALUE a line. `python -m rlcm.cli.completion > src/rlcm/settings.txt` makes it anew."""
 
 
 def complete_settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from rlcm import __version__
-from rlcm.completion import complete_settings
+from rlcm.cli.completion import complete_settings
 from rlcm.errors import RLCMError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> N
             "--resume goes on with the run's own configuration; leave CONFIG out, or start a new run with it: "
             "rlcm train CONFIG name=NEW"
         )
-    from rlcm.commands import train as run
+    from rlcm.cli.work import train as run
 
     run(config, changes, resume)
 
@@ -110,7 +110,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 
     Example:  rlcm doctor configs/builtin-ddpo.yaml
     """
-    from rlcm.commands import quiet
+    from rlcm.cli.work import quiet
     from rlcm.doctor.doctor import run_doctor
 
     quiet()
@@ -140,7 +140,7 @@ def sample(
 
     Example:  rlcm sample builtin --prompt "a fox on a blue striped background" --n 4 -o foxes.png
     """
-    from rlcm.commands import sample as run
+    from rlcm.cli.work import sample as run
 
     run(model, prompts, file, steps, guidance, seed, count, Path(output))
 
@@ -177,7 +177,7 @@ def evaluate(
 
     Example:  rlcm eval runs/demo --steps 1,4 --rewards jpeg_compressibility --rewards alignment
     """
-    from rlcm.commands import evaluate as run
+    from rlcm.cli.work import evaluate as run
 
     run(model, steps, rewards, prompts, each, limit, seed, base, output)
 
@@ -196,7 +196,7 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
 
     Example:  rlcm compare runs/ddpo-0 runs/ddpo-1 runs/rlcm-0 runs/rlcm-1 -o comparison.html
     """
-    from rlcm.commands import compare_runs
+    from rlcm.cli.work import compare_runs
 
     compare_runs(runs, baseline, reward, Path(output))
 
@@ -254,7 +254,7 @@ def reproduce_command(
 
     Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5
     """
-    from rlcm.commands import run_reproduction
+    from rlcm.cli.work import run_reproduction
 
     run_reproduction(only, tasks, methods, seeds, budget, images, threads, clock, Path(output))
 
@@ -279,7 +279,7 @@ def export_command(run: Path, form: Format, precision: ExportPrecision, output: 
 
     Example:  rlcm export runs/demo --format kohya -o demo.safetensors
     """
-    from rlcm.commands import export_result
+    from rlcm.cli.work import export_result
 
     export_result(run, form, output, precision)
 
@@ -301,7 +301,7 @@ def push_command(
 
     Example:  rlcm push runs/demo me/small-animals --dry-run
     """
-    from rlcm.commands import push_result
+    from rlcm.cli.work import push_result
 
     push_result(run, repo, dry_run, private, base_model, licence, output)
 
@@ -332,7 +332,7 @@ def ui(runs: Path, host: str, port: int, password_env: str) -> None:
 
     Example:  rlcm ui runs
     """
-    from rlcm.commands import serve_ui
+    from rlcm.cli.work import serve_ui
 
     serve_ui(runs, host, port, password_env)
 
@@ -345,7 +345,7 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
 
     Example:  rlcm distill configs/distill/builtin.yaml data=my-pictures
     """
-    from rlcm.commands import quiet
+    from rlcm.cli.work import quiet
 
     quiet()
     from rlcm.distillation.distill import run_distillation
@@ -423,7 +423,7 @@ def rewards_prefetch(config: str) -> None:
 
     Example:  rlcm rewards prefetch configs/builtin.yaml
     """
-    from rlcm.commands import prefetch
+    from rlcm.cli.work import prefetch
 
     prefetch(config)
 
@@ -447,7 +447,7 @@ def builtin_train(work: str, weights: str | None, font: str | None, stages: tupl
 
     Example:  rlcm builtin train --work /tmp/builtin
     """
-    from rlcm.commands import quiet
+    from rlcm.cli.work import quiet
 
     quiet()
     from rlcm.recipe.main import train_all
@@ -464,7 +464,7 @@ def builtin_evaluate(work: str, weights: str | None, font: str | None) -> None:
 
     Example:  rlcm builtin evaluate --work /tmp/builtin
     """
-    from rlcm.commands import quiet
+    from rlcm.cli.work import quiet
 
     quiet()
     from rlcm.recipe.main import evaluate_all

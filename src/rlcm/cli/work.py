@@ -60,7 +60,7 @@ def quiet() -> None:
 def train(config: str | None, changes: Sequence[str], resume: str | None) -> None:
     """Run `rlcm train`."""
     quiet()
-    from rlcm.progress import ConsoleProgress
+    from rlcm.cli.progress import ConsoleProgress
 
     with ConsoleProgress() if is_main_process() else nullcontext() as progress:
         if resume is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from rlcm.recipe.data import HELD_OUT_SEED, JUDGE_SEED, TRAIN_SEED
 from rlcm.recipe.main import PICTURES, SEEDS, STAGES
 from rlcm.recipe.measure import STUDENT_GUIDANCE, TEACHER_GUIDANCE
-from rlcm.templating import render
+from rlcm.report.templating import render
 
 
 def write_card(figures: dict[str, Any], folder: Path) -> None:

@@ -16,7 +16,7 @@ from rlcm.report.reading import STUDY, WEIGHTS, Run, Shot, finite, read_run, rea
 from rlcm.report.steps import study_section
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.runs.serialization import write_bytes
-from rlcm.templating import render
+from rlcm.report.templating import render
 
 PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8
 PROMPTS_IN_SIGHT = 9

@@ -18,7 +18,7 @@ from rlcm.sharing.lora_keys import Factors
 from rlcm.policy.policy import ADAPTER, Policy
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.templating import render
+from rlcm.report.templating import render
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 

@@ -15,7 +15,7 @@ from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.reading import Run
 from rlcm.report.steps import step_tables
 from rlcm.report.words import comparison, duration, headline
-from rlcm.templating import render
+from rlcm.report.templating import render
 
 DEFAULT_ETA = {"ddim": 1.0, "tcd": 0.3}
 """What rlcm takes where `sampler.eta` is left out, and diffusers takes another."""

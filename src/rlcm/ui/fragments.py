@@ -18,7 +18,7 @@ from rlcm.report.encoding import data_uri, data_uris
 from rlcm.report.page import render_page
 from rlcm.report.reading import WEIGHTS, Metric, Run, Samples, Shot
 from rlcm.report.words import decimals, duration, headline, signed_change, summary, with_unit, written
-from rlcm.templating import render
+from rlcm.report.templating import render
 from rlcm.ui.advice import advice_on
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.jobs import Job

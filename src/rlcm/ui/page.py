@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 from fastapi import FastAPI
 
-from rlcm.templating import render
+from rlcm.report.templating import render
 from rlcm.ui import fragments
 from rlcm.ui.desk import Desk
 from rlcm.ui.folder import RunsFolder

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from rlcm.errors import MissingFileError, UsageError
-from rlcm.templating import render
+from rlcm.report.templating import render
 from rlcm.ui.folder import RunsFolder
 
 Scope = MutableMapping[str, Any]

@@ -47,10 +47,10 @@ from transformers import (
 
 from rlcm import TrainConfig, Trainer
 from rlcm.builtin import model_path
-from rlcm.training.config import load_config
 from rlcm.pipelines import MemoryEstimate, ModelSettings, SamplerSettings, estimate, make_denoiser
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.samplers import build_table
+from rlcm.training.config import load_config
 from rlcm.types import Conditioning
 
 GIB = 2**30

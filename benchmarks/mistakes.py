@@ -24,7 +24,7 @@ import click
 import huggingface_hub
 from click.testing import CliRunner
 
-from rlcm.cli.commands import commands as cli
+from rlcm.cli import commands as cli
 
 PAGE = Path(__file__).parent.parent / "docs" / "mistakes.md"
 QUICK = """run: {rounds: 1}

@@ -32,9 +32,9 @@ from typing import Any
 from torch import Tensor
 
 from rlcm import TrainConfig, Trainer
-from rlcm.training.config import parse_settings
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards.http import HttpReward
+from rlcm.training.config import parse_settings
 
 IMAGES = 64
 PAUSE = Path(tempfile.mkdtemp()) / "seconds.txt"

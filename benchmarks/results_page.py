@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from rlcm.studies.compare.methods import Curve
-from rlcm.studies.compare.speedup import mean_curve
-from rlcm.training.config import TrainConfig, parse_settings
-from rlcm.studies.intervals import mean_over_seeds
 from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
 from rlcm.report.words import counted, decimals, duration, written
+from rlcm.studies.compare.methods import Curve
+from rlcm.studies.compare.speedup import mean_curve
+from rlcm.studies.intervals import mean_over_seeds
 from rlcm.studies.reproduce.merging import merged, names_in, options, unfinished
 from rlcm.studies.reproduce.plan import DEFAULT_TASKS, TASKS, values_of
+from rlcm.training.config import TrainConfig, parse_settings
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("ddpo", "rlcm-published", "rlcm")
@@ -466,8 +466,8 @@ def _last_step(results: Mapping[str, Any]) -> str:
         and f"""## The last step
 
 The published code draws noise at the last step and scores it, though it never reaches the image. At equal samples this adds
-variance to the gradient and nothing else (`src/rlcm/studies/reproduce/variance.py`). Incompressibility is compressibility with the other
-sign: its gradients are the same but for theirs, and so are its variances, which are no third measurement.
+variance to the gradient and nothing else (`src/rlcm/studies/reproduce/variance.py`). Incompressibility is compressibility with the
+other sign: its gradients are the same but for theirs, and so are its variances, which are no third measurement.
 
 ![variance of the gradient, published over correct](images/results-last-step.png)
 

@@ -21,8 +21,8 @@ from faults.page import fill
 
 from rlcm import Trainer
 from rlcm.cli.work import quiet
-from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.processes.machine import describe_machine
+from rlcm.training.config import TrainConfig, parse_settings
 
 RESULT = Path(__file__).parent / "results" / "soak.json"
 WARM_UP = 200

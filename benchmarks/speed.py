@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 
 from rlcm import TrainConfig, Trainer
-from rlcm.training.config import parse_settings
-from rlcm.processes.machine import describe_machine
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images
 from rlcm.policy.transitions import transition
+from rlcm.processes.machine import describe_machine
+from rlcm.training.config import parse_settings
 
 
 def config(kl: float, batch: int = 64, micro_batch: int = 64) -> TrainConfig:

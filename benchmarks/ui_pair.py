@@ -23,8 +23,8 @@ from playwright.sync_api import sync_playwright
 from rlcm import Trainer
 from rlcm.builtin import DEMO
 from rlcm.cli.work import quiet
-from rlcm.training.config import load_config
 from rlcm.processes.machine import describe_machine
+from rlcm.training.config import load_config
 from rlcm.ui import fragments
 from rlcm.ui.playground import Studios
 

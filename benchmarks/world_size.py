@@ -31,9 +31,9 @@ from torch.multiprocessing import get_context
 
 from rlcm import Trainer
 from rlcm.cli.work import quiet
-from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards import RawScores
+from rlcm.training.config import TrainConfig, parse_settings
 
 RESULT = Path(__file__).parent / "results" / "world_size.json"
 ROUNDS = 5

@@ -13,11 +13,11 @@ from tiny_pipelines import schedule, sdxl, stable_diffusion
 from tiny_runs import PROMPTS, lcm_pipeline, stir, tiny_config
 from torch import Tensor, nn
 
-from rlcm.training.config import TrainConfig
-from rlcm.sharing.export import save_final
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
 from rlcm.runs.rundir import RunDirectory
+from rlcm.sharing.export import save_final
+from rlcm.training.config import TrainConfig
 
 
 @dataclass

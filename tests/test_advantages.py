@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlcm.learning import advantages
-from rlcm.learning import losses
+from rlcm.learning import advantages, losses
 
 REWARDS = torch.tensor([1.0, 3.0, 5.0, 2.0, 2.0, 9.0, -1.0])
 GROUPS = torch.tensor([4, 4, 4, 0, 0, 7, 4])

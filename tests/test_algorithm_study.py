@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.algorithms import measure, methods, run, summary  # noqa: E402
 from benchmarks.algorithms.measure import RunKey  # noqa: E402
 from benchmarks.algorithms.page import write_study  # noqa: E402
-from rlcm.training.config import TrainConfig, parse_settings  # noqa: E402
 from rlcm.settings import merge  # noqa: E402
+from rlcm.training.config import TrainConfig, parse_settings  # noqa: E402
 
 TASK = "jpeg_compressibility"
 BUDGET = 100.0

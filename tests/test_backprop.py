@@ -4,14 +4,14 @@ import pytest
 import torch
 from tiny_runs import PROMPTS, STEPS, brightness, largest_difference, stir, tiny_denoiser, tiny_policy
 
+from rlcm.errors import ConfigError, PreflightError
 from rlcm.learning.algorithm import AlgorithmSettings, Leash
 from rlcm.learning.backprop import RewardBackprop
-from rlcm.processes.distributed import World
-from rlcm.errors import ConfigError, PreflightError
-from rlcm.policy.noise import draw, stream
 from rlcm.learning.optimisation import Optimisation, OptimizerSettings
-from rlcm.rewards import RewardMix
+from rlcm.policy.noise import draw, stream
 from rlcm.policy.rollout import rollout
+from rlcm.processes.distributed import World
+from rlcm.rewards import RewardMix
 
 INDEX = torch.tensor([2, 0, 1])
 SEEDS = [11, 12, 13]

@@ -6,8 +6,8 @@ import subprocess
 import pytest
 from test_compare import write_run
 
-from rlcm.studies.compare import compare, read_methods, write_comparison
 from rlcm.report import write_report
+from rlcm.studies.compare import compare, read_methods, write_comparison
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 

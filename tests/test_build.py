@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
 
-from rlcm.training import build as module
-from rlcm.training.build import build, mix_of, sampled_at_once
 from rlcm.errors import ConfigError, MissingFileError, RLCMError
 from rlcm.policy.rollout import RolloutSettings
+from rlcm.training import build as module
+from rlcm.training.build import build, mix_of, sampled_at_once
 
 
 def test_parts_of_a_run(tmp_path):

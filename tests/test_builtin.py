@@ -14,10 +14,10 @@ from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, WEIGHTS, Scene, capti
 from rlcm.builtin.judging import PromptJudge, named
 from rlcm.builtin.renderer import SIZE, Renderer, _background, random_scenes
 from rlcm.cli.work import draw_images
-from rlcm.training.config import load_config
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.training.config import load_config
 
 PROMPTS = ["a fox on a blue striped background", "a whale on a white plain background", "a bee"]
 

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from rlcm.runs.checkpoint import newest_checkpoint, save_checkpoint
 from rlcm.errors import CheckpointError, RunDirectoryError
+from rlcm.runs.checkpoint import newest_checkpoint, save_checkpoint
 
 
 def state(number):

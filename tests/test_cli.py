@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_runs import lcm_pipeline, tiny_config
 
 from rlcm import __version__
-from rlcm.cli.commands import commands as cli
+from rlcm.cli import commands as cli
 from rlcm.cli.work import latest_run, quiet
 from rlcm.errors import CheckpointError, MissingFileError
 from rlcm.training.trainer import Trainer
@@ -25,7 +25,7 @@ def rlcm(*args):
 
 
 def in_a_process(*args):
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     return subprocess.run([sys.executable, "-c", *args], capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -61,7 +61,7 @@ def test_every_command_has_an_example(path):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys\nfrom rlcm.cli.commands import main\n"
+        "import sys\nfrom rlcm.cli import main\n"
         "for args in ([], ['train'], ['sample'], ['builtin', 'train']):\n"
         "    try:\n        main([*args, '--help'])\n    except SystemExit as end:\n        assert end.code == 0\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'numpy', 'matplotlib'} & set(sys.modules)\n"

@@ -9,12 +9,12 @@ import yaml
 from PIL import Image
 
 from rlcm.cli.work import compare_runs
+from rlcm.errors import ConfigError, UsageError
+from rlcm.report.reading import Metric
 from rlcm.studies.compare import Method, compare, read_methods, write_comparison
 from rlcm.studies.compare.methods import Curve
 from rlcm.studies.compare.page import final_table, headline, speedup_tables, strips
 from rlcm.studies.compare.speedup import mean_curve, time_to
-from rlcm.errors import ConfigError, UsageError
-from rlcm.report.reading import Metric
 
 PROMPTS, SEEDS = ["a cat", "a dog"], [11, 12]
 DISPLAY = {"label": "JPEG size", "unit": "kB", "better": "lower"}

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 
 
 def of(*overrides):

@@ -10,12 +10,12 @@ import yaml
 from tiny_pipelines import flux, pixel, sana, schedule, sdxl, stable_diffusion
 
 from rlcm.builtin import DEMO
-from rlcm.training.config import TrainConfig, load_config
 from rlcm.doctor.doctor import diagnose
 from rlcm.pipelines import unpinned
-from rlcm.training.prompts import load_prompts
 from rlcm.rewards.build import BUILT_IN
 from rlcm.rewards.settings import is_address
+from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.prompts import load_prompts
 from rlcm.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,8 @@ from PIL import Image
 from tiny_pipelines import schedule, sdxl, stable_diffusion
 from tiny_runs import largest_difference, lcm_pipeline
 
-from rlcm.distillation.loss import fit
 from rlcm.distillation.distill import CaptionedPictures, DistillConfig, distill, run_distillation
-from rlcm.distillation.loss import Distiller
+from rlcm.distillation.loss import Distiller, fit
 from rlcm.errors import ConfigError, MissingFileError
 
 CAPTIONS = ["a cat", "a dog", "a fox", "two bees"]

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from rlcm.runs.checkpoint import newest_checkpoint
-from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError, ProcessError, RewardError
-from rlcm.rewards import RewardMix, RewardPart
-from rlcm.runs.serialization import load_state, save_state
+from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
+from rlcm.rewards import RewardMix, RewardPart
+from rlcm.runs.checkpoint import newest_checkpoint
+from rlcm.runs.serialization import load_state, save_state
 
 
 def on_processes(work, folder: Path, count: int = 2) -> list[dict]:

@@ -20,10 +20,10 @@ from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 from rlcm.builtin import DEMO
-from rlcm.cli.commands import main
-from rlcm.training.config import TrainConfig, parse_settings, read_values
+from rlcm.cli import main
 from rlcm.distillation.distill import DistillConfig
 from rlcm.settings import Settings
+from rlcm.training.config import TrainConfig, parse_settings, read_values
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

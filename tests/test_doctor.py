@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from tiny_pipelines import flux, schedule, stable_diffusion
 
 import rlcm.doctor.doctor
-from rlcm.cli.commands import main
-from rlcm.training.config import load_config
+from rlcm.cli import main
 from rlcm.doctor.doctor import diagnose, duration
 from rlcm.errors import RLCMError
+from rlcm.training.config import load_config
 from rlcm.training.trainer import Trainer
 
 SMALL = {

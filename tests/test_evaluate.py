@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_runs import PROMPTS, brightness, largest_difference, stir, tiny_policy
 
-from rlcm.training.evaluate import Evaluation, EvaluationSettings, Evaluator, guard, mean_interval
-from rlcm.rewards import RewardMix, RewardPart
 from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.rewards import RewardMix, RewardPart
+from rlcm.training.evaluate import Evaluation, EvaluationSettings, Evaluator, guard, mean_interval
 
 
 def evaluator(policy, images=5, batch_size=2, judge=None, **settings):

@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import PROMPTS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
-from rlcm.runs import checkpoint as checkpoints
-from rlcm.training import learner
-from rlcm.training import trainer as module
-from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.errors import ConfigError, PreflightError, RewardError, RunDirectoryError, TrainingError
-from rlcm.training.evaluate import Evaluator
 from rlcm.learning.optimisation import Optimisation
+from rlcm.learning.updates import PolicyGradient
+from rlcm.runs import checkpoint as checkpoints
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.serialization import load_state
 from rlcm.runs.trackers import Tracker
+from rlcm.training import learner
+from rlcm.training import trainer as module
+from rlcm.training.evaluate import Evaluator
 from rlcm.training.trainer import Trainer
-from rlcm.learning.updates import PolicyGradient
 
 LORA = "final/pytorch_lora_weights.safetensors"
 

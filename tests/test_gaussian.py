@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlcm.policy.policy import gaussian
+from rlcm.policy import gaussian
 
 N, K, LATENT = 3, 5, (2, 3, 4)
 D = math.prod(LATENT)

@@ -18,8 +18,8 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-from rlcm.cli.commands import commands as cli
-from rlcm.cli.commands import completion
+from rlcm.cli import commands as cli
+from rlcm.cli import completion
 from rlcm.training.config import TrainConfig, read_values
 
 ROOT = Path(__file__).parent.parent
@@ -151,7 +151,7 @@ def test_where_a_configuration_may_stand_files_are_offered():
 def test_the_list_of_settings_is_that_of_the_configuration():
     listed = list(completion.listed_settings())
     file = Path(completion.__file__).with_name(completion.LIST)
-    assert file.read_text().splitlines() == listed, "make it anew: python -m rlcm.cli.completion > src/rlcm/settings.txt"
+    assert file.read_text().splitlines() == listed, "make it anew: python -m rlcm.cli.completion > src/rlcm/cli/settings.txt"
     assert len(listed) == len(set(listed)) > 100
     given = [line for line in listed if not line.endswith("=")]
     for line in given:  # every one that has a value is one that a run takes
@@ -162,7 +162,7 @@ def test_the_list_of_settings_is_that_of_the_configuration():
 
 def test_the_shell_gets_its_script_and_its_answers_without_torch():
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "_RLCM_COMPLETE": "bash_source"}
-    code = "import sys\nsys.argv = ['rlcm']\nfrom rlcm.cli.commands import main\n"
+    code = "import sys\nsys.argv = ['rlcm']\nfrom rlcm.cli import main\n"
     code += "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
     assert found.returncode == 0, found.stderr

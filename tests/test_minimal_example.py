@@ -10,8 +10,8 @@ from diffusers import DiffusionPipeline
 from tiny_runs import lcm_pipeline
 
 from rlcm.builtin import model_path
-from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.rewards.jpeg import Compressibility
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.trainer import Trainer
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "minimal_rlcm.py"

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 import rlcm
-from rlcm.cli.commands import main
+from rlcm.cli import main
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("versions", ROOT / "benchmarks" / "versions.py")
@@ -61,7 +61,12 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel):
     files = {name for name in files if "__pycache__" not in name}
     packed = {name for name in contents(wheel) if ".dist-info/" not in name}
     assert packed == files
-    assert {"rlcm/py.typed", "rlcm/settings.txt", "rlcm/builtin/demo.yaml", "rlcm/templates/report.html.jinja"} <= packed
+    assert {
+        "rlcm/py.typed",
+        "rlcm/cli/settings.txt",
+        "rlcm/builtin/demo.yaml",
+        "rlcm/report/templates/report.html.jinja",
+    } <= packed
     assert any(name.endswith("student/unet/diffusion_pytorch_model.safetensors") for name in packed)
     assert wheel.stat().st_size < 26_000_000
 

@@ -20,16 +20,16 @@ from huggingface_hub import constants
 from PIL import Image
 from tiny_runs import lcm_pipeline, tiny_config
 
-from rlcm.cli.commands import commands as cli
 from rlcm.builtin import DEMO
-from rlcm.training.config import load_config
+from rlcm.cli import commands as cli
 from rlcm.errors import MissingFileError, UsageError
-from rlcm.sharing.export import WEIGHTS_NAME
-from rlcm.sharing.hub_card import local_usage, settings_of, usage
 from rlcm.pipelines.settings import ModelSettings
-from rlcm.sharing.push import prepare, send
 from rlcm.report import read_run
 from rlcm.report.words import headline
+from rlcm.sharing.export import WEIGHTS_NAME
+from rlcm.sharing.hub_card import local_usage, settings_of, usage
+from rlcm.sharing.push import prepare, send
+from rlcm.training.config import load_config
 from rlcm.training.trainer import Trainer
 
 FILES = {"README.md", WEIGHTS_NAME, "config.yaml", "eval.json", "before-after.png", "curve.png"}
@@ -210,7 +210,7 @@ def test_a_second_push_goes_into_the_same_repository(run, tmp_path, hub):
 def test_what_the_command_pushed_is_loaded_by_the_cards_code(run, tmp_path):
     with running_hub() as hub:
         environment = os.environ | {
-            "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+            "PYTHONPATH": str(Path(cli.__file__).parents[2]),
             "HF_ENDPOINT": hub.address,
             "HF_TOKEN": TOKEN,
             "HF_HOME": str(tmp_path / "cache"),

@@ -12,13 +12,13 @@ import torch
 import yaml
 from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
 
-from rlcm.studies import reproduce as package
 from rlcm.builtin import ANIMALS, DEMO
 from rlcm.builtin.judging import named
-from rlcm.studies.compare.methods import Curve, Method
-from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import RunDirectoryError, TrainingError
-from rlcm.training.prompts import load_prompts
+from rlcm.runs.rundir import RunDirectory
+from rlcm.settings import merge
+from rlcm.studies import reproduce as package
+from rlcm.studies.compare.methods import Curve, Method
 from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, work
 from rlcm.studies.reproduce.merging import merged, names_in, unfinished
 from rlcm.studies.reproduce.plan import (
@@ -35,8 +35,8 @@ from rlcm.studies.reproduce.plan import (
 from rlcm.studies.reproduce.results import ablations, at_equal_gain, at_equal_queries, generalisation, inference, is_finished
 from rlcm.studies.reproduce.variance import gradient_variance
 from rlcm.studies.reproduce.work import claimed, train
-from rlcm.runs.rundir import RunDirectory
-from rlcm.settings import merge
+from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.prompts import load_prompts
 
 
 @pytest.fixture(scope="module")
@@ -550,9 +550,9 @@ def test_a_ratio_of_variances_and_its_interval():
 
 def test_the_last_steps_term_has_mean_zero(model):
     # Over many noises of one trajectory, the mean of the term is small beside its spread: |mean| ~ spread / sqrt(n).
-    from rlcm.training.build import build
-    from rlcm.studies.reproduce.variance import _last_step_gradient
     from rlcm.policy.rollout import rollout
+    from rlcm.studies.reproduce.variance import _last_step_gradient
+    from rlcm.training.build import build
 
     config = tiny_config("runs", model={"path": str(model)}, rewards=["brightness"], prompts=PROMPTS)
     parts = build(config)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from rlcm.errors import RunDirectoryError
-from rlcm.training.evaluate import Evaluation
 from rlcm.runs.rundir import RunDirectory, default_name, extremes, grid
+from rlcm.training.evaluate import Evaluation
 
 
 @pytest.fixture

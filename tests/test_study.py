@@ -11,21 +11,21 @@ from PIL import Image
 from tiny_pipelines import pixart, pixel
 from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, stir, tiny_config, tiny_denoiser
 
-from rlcm.cli.commands import work as commands
+from rlcm.cli import work as commands
 from rlcm.cli.work import draw_images, print_study
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.training.evaluate import mean_interval
-from rlcm.processes.memory_retry import BatchSize
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
+from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.report import write_report
 from rlcm.report.steps import lines_of, rewards_of, step_tables, write_plots
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.sharing.tuned import tuned_pipeline
 from rlcm.studies.study import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
 from rlcm.studies.study.study import sampler_at
+from rlcm.training.evaluate import mean_interval
 from rlcm.training.trainer import Trainer
-from rlcm.sharing.tuned import tuned_pipeline
 
 GROUP = Group("train", "train", tuple(PROMPTS), ({},) * 3, 3)
 

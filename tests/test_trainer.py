@@ -14,9 +14,6 @@ from PIL import Image
 from safetensors import safe_open
 from tiny_runs import PROMPTS, STEPS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
-from rlcm.training import trainer as module
-from rlcm.runs.checkpoint import newest_checkpoint
-from rlcm.training.config import load_config
 from rlcm.errors import (
     CheckpointError,
     ConfigError,
@@ -26,12 +23,15 @@ from rlcm.errors import (
     RunDirectoryError,
     SamplerError,
 )
-from rlcm.sharing.export import WEIGHTS_NAME, save_lora, tuned_weights
 from rlcm.report import write_report
 from rlcm.report.reading import read_run
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.serialization import load_state
+from rlcm.sharing.export import WEIGHTS_NAME, save_lora, tuned_weights
+from rlcm.training import trainer as module
+from rlcm.training.config import load_config
 from rlcm.training.trainer import Trainer
 
 TIMES = ("seconds", "images_per_second", "time/", "reward_wait_share")

@@ -10,8 +10,8 @@ import diffusers
 import pytest
 import torch
 
-from rlcm.policy.policy import gaussian
 from rlcm.errors import SamplerError
+from rlcm.policy import gaussian
 from rlcm.policy.samplers import BUILDERS, NOT_TABLES, build_table, check_replay, replay_error
 from rlcm.policy.transitions import require_noise, transition
 

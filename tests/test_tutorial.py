@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
-from rlcm.cli.commands import main
+from rlcm.cli import main
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

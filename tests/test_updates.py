@@ -15,14 +15,14 @@ from tiny_runs import (
     tiny_policy,
 )
 
-from rlcm.learning.algorithm import AlgorithmSettings, Leash
-from rlcm.processes.distributed import World
 from rlcm.errors import PreflightError, TrainingError
-from rlcm.policy.gaussian import log_ratio
+from rlcm.learning.algorithm import AlgorithmSettings, Leash
 from rlcm.learning.losses import adaptive_coefficient, consistency_huber, consistency_l2, pair_by_prompt, rebel
 from rlcm.learning.optimisation import Optimisation, OptimizerSettings, make_optimizer
-from rlcm.policy.rollout import rollout
 from rlcm.learning.updates import PolicyGradient
+from rlcm.policy.gaussian import log_ratio
+from rlcm.policy.rollout import rollout
+from rlcm.processes.distributed import World
 
 COUNT = 4
 CLIP = 1e-3

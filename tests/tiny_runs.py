@@ -10,10 +10,10 @@ import torch
 from tiny_pipelines import schedule, stable_diffusion
 from torch import Tensor
 
-from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.pipelines import PipelineDenoiser, SamplerSettings, make_denoiser
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.rollout import rollout
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.types import Conditioning, Experience, Trajectory
 
 PROMPTS = ["a red cat", "two blue dogs on a hill", "fox"]

@@ -29,9 +29,9 @@ from rlcm import TrainConfig, Trainer
 from rlcm.builtin import ANIMALS, model_path
 from rlcm.builtin.judge import Judge
 from rlcm.builtin.judging import named
-from rlcm.training.config import parse_settings
-from rlcm.processes.machine import describe_machine
 from rlcm.pipelines import PipelineDenoiser, make_denoiser
+from rlcm.processes.machine import describe_machine
+from rlcm.training.config import parse_settings
 
 MOMENTS = (0.02, 0.05, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0)
 """Shares of the budget at which the model is looked at, and before it; close together at first, where fast methods win."""

@@ -32,15 +32,13 @@ import torch
 from page import fill
 from safetensors.torch import load_file
 
-from rlcm.training import build as building
-from rlcm.runs import checkpoint as checkpoints
-from rlcm.cli.commands import commands as cli
-from rlcm.cli.commands import work as commands
-from rlcm.training import evaluate
-from rlcm.training import trainer
-from rlcm.learning import optimisation
-from rlcm.learning import updates
+from rlcm.cli import commands as cli
+from rlcm.cli import work as commands
+from rlcm.learning import optimisation, updates
 from rlcm.processes.machine import describe_machine
+from rlcm.runs import checkpoint as checkpoints
+from rlcm.training import build as building
+from rlcm.training import evaluate, trainer
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"

@@ -1,3 +1,3 @@
-from rlcm.cli.commands import main
+from rlcm.cli import main
 
 main(prog_name="rlcm")

@@ -11,7 +11,6 @@ from huggingface_hub.errors import EntryNotFoundError
 from tiny_pipelines import flux, pixart, pixel, sana, schedule, sdxl, stable_diffusion
 from tiny_runs import tiny_config
 
-from rlcm.training.build import build
 from rlcm.errors import ConfigError, MissingFileError, SamplerError, UsageError
 from rlcm.pipelines import (
     LoraSettings,
@@ -23,6 +22,7 @@ from rlcm.pipelines import (
     preview_table,
     unpinned,
 )
+from rlcm.training.build import build
 
 COMMIT = "0123456789" * 4
 

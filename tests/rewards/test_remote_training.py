@@ -11,10 +11,10 @@ import torch
 from reward_servers import Proxy, command_server
 from tiny_runs import PROMPTS, Listener, lcm_pipeline, tiny_config
 
-from rlcm.runs.checkpoint import newest_checkpoint
-from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import RewardError
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.serialization import load_state
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.trainer import Trainer
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "three-rewards.yaml"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from rlcm.builtin import DEMO
-from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.settings import Settings
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.ui.form import (
     PLAIN,
     STARTS,

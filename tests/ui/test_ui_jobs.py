@@ -8,8 +8,8 @@ import time
 import psutil
 import pytest
 
-from rlcm.training.config import TrainConfig
 from rlcm.errors import UsageError
+from rlcm.training.config import TrainConfig
 from rlcm.ui.jobs import Jobs
 
 PATIENT = """

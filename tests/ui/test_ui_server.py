@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from starlette.testclient import TestClient
 
-from rlcm.cli.commands import commands as cli
+from rlcm.cli import commands as cli
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.page import create_app
 from rlcm.ui.server import COOKIE, address, check_host, file_address, listen

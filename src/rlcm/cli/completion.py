@@ -11,20 +11,20 @@ from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 LIST = "settings.txt"
-"""In this package: a KEY=VALUE a line. `python -m rlcm.cli.completion > src/rlcm/settings.txt` makes it anew."""
+"""Beside this file: a KEY=VALUE a line. `python -m rlcm.cli.completion > src/rlcm/cli/settings.txt` makes it anew."""
 
 
 def complete_settings(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the settings that begin so, each with its default or every value that it accepts; files where CONFIG may stand."""
-    known = resources.files("rlcm").joinpath(LIST).read_text(encoding="utf-8").split()
+    known = resources.files("rlcm.cli").joinpath(LIST).read_text(encoding="utf-8").split()
     found = [CompletionItem(line) for line in known if line.startswith(incomplete)]
     return found or ([CompletionItem(incomplete, type="file")] if param.name == "config" else [])
 
 
 def listed_settings(settings: Any = None, before: str = "") -> Iterator[str]:
     """Yield KEY=VALUE of all settings of a run: for each value if they are few, else the default, or nothing for what is a list."""
-    from rlcm.training.config import TrainConfig
     from rlcm.settings import Settings
+    from rlcm.training.config import TrainConfig
 
     settings = settings or TrainConfig()
     for name, field in type(settings).model_fields.items():

@@ -15,31 +15,31 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlcm.training.build import sampled_at_once
 from rlcm.builtin import DEMO
-from rlcm.studies.compare import compare, read_methods, write_comparison
-from rlcm.studies.compare.page import headline
-from rlcm.training.config import TrainConfig, load_config
-from rlcm.processes.distributed import is_main_process
 from rlcm.errors import CheckpointError, ConfigError, UsageError
-from rlcm.sharing.export import WEIGHTS_NAME
-from rlcm.sharing.formats import ExportPrecision, Format, export_run
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
-from rlcm.training.prompts import load_prompts
-from rlcm.sharing.push import prepare, send
+from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.processes.distributed import is_main_process
 from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
 from rlcm.report.words import counted
-from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
-from rlcm.studies.reproduce.plan import SHARES
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
-from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import disk_errors, grid
-from rlcm.studies.study import StudySettings, check_steps, default_rewards, prompt_sets, study
-from rlcm.training.trainer import Trainer
+from rlcm.sharing.export import WEIGHTS_NAME
+from rlcm.sharing.formats import ExportPrecision, Format, export_run
+from rlcm.sharing.push import prepare, send
 from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.studies.compare import compare, read_methods, write_comparison
+from rlcm.studies.compare.page import headline
+from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
+from rlcm.studies.reproduce.plan import SHARES
+from rlcm.studies.study import StudySettings, check_steps, default_rewards, prompt_sets, study
+from rlcm.training.build import sampled_at_once
+from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.prompts import load_prompts
+from rlcm.training.trainer import Trainer
 
 
 def quiet() -> None:

@@ -14,14 +14,14 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.training.config import parse_settings, read_values
+from rlcm.distillation.fit import Fit, fit
 from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.distillation.fit import Fit, fit
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.runs.rundir import disk_errors
 from rlcm.settings import Settings
+from rlcm.training.config import parse_settings, read_values
 from rlcm.types import Conditioning
 
 

@@ -21,14 +21,14 @@ import torch
 from torch import nn
 
 import rlcm
-from rlcm.training.build import memory_need, sampled_at_once
 from rlcm.builtin import DEMO
-from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import PreflightError, RewardError, RLCMError, SamplerError, UsageError
 from rlcm.pipelines import truncated_prompts
 from rlcm.pipelines.precision import resolve
 from rlcm.policy.policy import Policy
 from rlcm.policy.samplers import REPLAY_TOLERANCE, replay_error
+from rlcm.training.build import memory_need, sampled_at_once
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.trainer import Trainer
 from rlcm.types import Conditioning
 

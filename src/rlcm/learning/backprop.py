@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm.learning import losses
-from rlcm.policy.policy import gaussian
-from rlcm.learning.algorithm import AlgorithmSettings, Leash
 from rlcm.errors import PreflightError
-from rlcm.processes.memory_retry import BatchSize
-from rlcm.policy.noise import draw, stream
+from rlcm.learning import losses
+from rlcm.learning.algorithm import AlgorithmSettings, Leash
 from rlcm.learning.optimisation import Optimisation
+from rlcm.policy import gaussian
+from rlcm.policy.noise import draw, stream
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.rewards import RawScores, RewardMix
 from rlcm.types import Conditioning
 

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from rlcm.processes.distributed import World
 from rlcm.errors import TrainingError
 from rlcm.policy.policy import Policy
+from rlcm.processes.distributed import World
 from rlcm.settings import Settings
 
 

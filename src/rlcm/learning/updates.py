@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm.learning import losses
-from rlcm.policy.policy import gaussian
-from rlcm.learning.algorithm import AlgorithmSettings, Leash
 from rlcm.errors import PreflightError
-from rlcm.processes.memory_retry import BatchSize
+from rlcm.learning import losses
+from rlcm.learning.algorithm import AlgorithmSettings, Leash
 from rlcm.learning.optimisation import Optimisation
+from rlcm.policy import gaussian
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.types import Conditioning, Experience
 
 CONSISTENCY = {"huber": losses.consistency_huber, "l2": losses.consistency_l2}

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlcm.errors import ConfigError
-from rlcm.settings import Settings
 from rlcm.policy.transitions import transition
+from rlcm.settings import Settings
 from rlcm.types import Conditioning, Denoiser
 
 ADAPTER = "rlcm"

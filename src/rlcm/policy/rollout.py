@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rlcm.policy.noise import draw, image_seed, stream
 from rlcm.policy.policy import Policy
-from rlcm.settings import Settings
 from rlcm.policy.transitions import TransitionTable, transition
+from rlcm.settings import Settings
 from rlcm.types import Conditioning, Denoiser, Trajectory
 
 

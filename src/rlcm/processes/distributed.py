@@ -49,7 +49,7 @@ class World:
         self.is_broken = False
         """Whether a collective failed, so that no further one can work."""
         self.is_lockstep = False
-        """Whether all processes must call the network equally often, because it is shared between them; see `rlcm.processes.sharding`."""
+        """Whether all processes must call the network equally often, as it is shared between them; see `rlcm.processes.sharding`."""
         self._store = store
         self._agreed: BaseException | None = None
         # Counts, flags and texts lie on the CPU whatever the gradients lie on.

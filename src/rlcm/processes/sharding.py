@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from rlcm.processes.distributed import World
 from rlcm.errors import ConfigError
 from rlcm.policy.policy import Policy
+from rlcm.processes.distributed import World
 
 
 def shard(policy: Policy, world: World) -> None:

@@ -14,7 +14,7 @@ from rlcm.report.templating import render
 def write_card(figures: dict[str, Any], folder: Path) -> None:
     """Write README.md of the weights' folder."""
     text = render(
-        "builtin_card.md.jinja",
+        "recipe/templates/builtin_card.md.jinja",
         figures=figures,
         rows=bar_rows(figures),
         stages=STAGES,

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, LCMScheduler, UNet2DConditio
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rlcm.builtin.vocabulary import Scene, caption
-from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
 from rlcm.distillation.fit import Fit, device, fit
+from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
 from rlcm.recipe.data import Pictures
 from rlcm.recipe.perception import LATENT_CHANNELS, MAX_TOKENS, wording
 from rlcm.types import Conditioning

@@ -14,8 +14,8 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from rlcm.builtin import WEIGHTS
 from rlcm.builtin.renderer import DEFAULT_FONT
-from rlcm.errors import ConfigError, MissingFileError
 from rlcm.distillation.fit import Fit, device
+from rlcm.errors import ConfigError, MissingFileError
 from rlcm.recipe import data, generators, pack, perception
 
 PICTURES = 30_000

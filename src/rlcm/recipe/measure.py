@@ -14,13 +14,13 @@ from rlcm.builtin import PARTS
 from rlcm.builtin.judge import Judge
 from rlcm.builtin.renderer import Renderer, random_scenes
 from rlcm.builtin.vocabulary import Scene, caption
-from rlcm.training.evaluate import guard
-from rlcm.processes.machine import describe_machine
-from rlcm.policy.noise import image_seed
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
-from rlcm.recipe.data import HELD_OUT_SEED, Pictures, render, scene_rows
+from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.processes.machine import describe_machine
+from rlcm.recipe.data import HELD_OUT_SEED, Pictures, render, scene_rows
+from rlcm.training.evaluate import guard
 
 COUNT = 1000
 TEACHER_GUIDANCE, STUDENT_GUIDANCE = 3.0, 3.0

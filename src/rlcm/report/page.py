@@ -14,9 +14,9 @@ from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards, round_
 from rlcm.report.encoding import data_uris
 from rlcm.report.reading import STUDY, WEIGHTS, Run, Shot, finite, read_run, read_text
 from rlcm.report.steps import study_section
+from rlcm.report.templating import render
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.runs.serialization import write_bytes
-from rlcm.report.templating import render
 
 PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8
 PROMPTS_IN_SIGHT = 9
@@ -40,7 +40,7 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(Path(run_dir))
     path = run.path / "report.html"
-    page = render_page("report.html.jinja", _page(run))
+    page = render_page("report/templates/report.html.jinja", _page(run))
     try:
         write_bytes(path, page.encode())
     except OSError as error:

@@ -11,10 +11,10 @@ def render(template: str, **values: Any) -> str:
     """Return a template of the package, filled in; in a template of HTML all texts are escaped.
 
     Args:
-        template: its file's name, such as report.html.jinja.
+        template: its path in the package, such as report/templates/report.html.jinja.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rlcm", "templates"),
+        loader=jinja2.PackageLoader("rlcm", ""),
         autoescape=".html" in template,
         trim_blocks=True,
         lstrip_blocks=True,

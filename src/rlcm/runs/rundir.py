@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from rlcm.errors import RunDirectoryError
-from rlcm.training.evaluate import Evaluation
 from rlcm.runs.serialization import write_bytes, write_json
+from rlcm.training.evaluate import Evaluation
 
 EXTREMES = 64
 """Prompts whose best, median and worst image are kept."""

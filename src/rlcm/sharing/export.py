@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import MissingFileError
-from rlcm.sharing.lora_keys import Factors
 from rlcm.policy.policy import ADAPTER, Policy
+from rlcm.report.templating import render
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.report.templating import render
+from rlcm.sharing.lora_keys import Factors
+from rlcm.training.config import TrainConfig, load_config
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
@@ -124,4 +124,4 @@ def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]], code:
         code: Python that draws a picture with them, of `rlcm.sharing.hub_card.local_usage`; nothing leaves it out.
     """
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
-    return render("model_card.md.jinja", config=config, before=before, after=after, code=code)
+    return render("training/templates/model_card.md.jinja", config=config, before=before, after=after, code=code)

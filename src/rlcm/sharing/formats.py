@@ -10,16 +10,16 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from rlcm.training.config import TrainConfig
 from rlcm.errors import UsageError
-from rlcm.sharing.export import WEIGHTS_NAME, add_lora, finished_run, read_lora
-from rlcm.sharing.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of
 from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
 from rlcm.pipelines.loading import pipeline_class
 from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
+from rlcm.sharing.export import WEIGHTS_NAME, add_lora, finished_run, read_lora
+from rlcm.sharing.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of
+from rlcm.training.config import TrainConfig
 
 Format = Literal["diffusers", "kohya", "comfyui", "merged"]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]

@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 
 from rlcm import __version__
-from rlcm.training.config import TrainConfig
 from rlcm.pipelines.scheduling import SCHEDULERS
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.reading import Run
 from rlcm.report.steps import step_tables
-from rlcm.report.words import comparison, duration, headline
 from rlcm.report.templating import render
+from rlcm.report.words import comparison, duration, headline
+from rlcm.training.config import TrainConfig
 
 DEFAULT_ETA = {"ddim": 1.0, "tcd": 0.3}
 """What rlcm takes where `sampler.eta` is left out, and diffusers takes another."""
@@ -38,7 +38,7 @@ def card(
     """
     prompt = run.samples[-1].prompts[0] if run.samples else "a fox"
     return render(
-        "hub_card.md.jinja",
+        "sharing/templates/hub_card.md.jinja",
         header=header(config, base_model, licence),
         title=repo.split("/")[1],
         base=base_model or _own_name(config),

@@ -13,16 +13,16 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from rlcm import __version__
-from rlcm.training.config import TrainConfig
 from rlcm.errors import MissingFileError, RLCMError, UsageError
-from rlcm.sharing.export import WEIGHTS_NAME, finished_run
-from rlcm.sharing.hub_card import WITHOUT_LOADER, card
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.reading import STUDY
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
+from rlcm.sharing.export import WEIGHTS_NAME, finished_run
+from rlcm.sharing.hub_card import WITHOUT_LOADER, card
+from rlcm.training.config import TrainConfig
 
 _CREDENTIALS = re.compile(r"\w+://[^/\s]*@")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from rlcm.training.config import TrainConfig
-from rlcm.sharing.export import add_lora, read_lora, tuned_weights
-from rlcm.sharing.lora_keys import Factors
 from rlcm.pipelines import PipelineDenoiser, load_pipeline, make_denoiser
 from rlcm.policy.policy import AdapterSettings, Policy
+from rlcm.sharing.export import add_lora, read_lora, tuned_weights
+from rlcm.sharing.lora_keys import Factors
+from rlcm.training.config import TrainConfig
 
 
 def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = False) -> Any:

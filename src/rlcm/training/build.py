@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlcm.training.config import TrainConfig
-from rlcm.training.evaluate import Evaluator, Judge
 from rlcm.pipelines import (
     MemoryEstimate,
     PipelineDenoiser,
@@ -21,10 +19,12 @@ from rlcm.pipelines import (
 )
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.policy import Policy, check_targets
-from rlcm.training.prompts import PromptSet, load_prompts
-from rlcm.rewards import RewardMix, RewardPart, build_rewards
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.policy.transitions import require_noise
+from rlcm.rewards import RewardMix, RewardPart, build_rewards
+from rlcm.training.config import TrainConfig
+from rlcm.training.evaluate import Evaluator, Judge
+from rlcm.training.prompts import PromptSet, load_prompts
 from rlcm.types import Conditioning
 
 

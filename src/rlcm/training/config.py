@@ -15,16 +15,16 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.training.evaluate import EvaluationSettings
+from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
-from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.policy.rollout import RolloutSettings
-from rlcm.settings import Settings, leaves
+from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
+from rlcm.settings import Settings, leaves
+from rlcm.training.evaluate import EvaluationSettings
 
 S = TypeVar("S", bound=Settings)
 

@@ -12,15 +12,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.processes.distributed import World
 from rlcm.errors import RewardError
-from rlcm.processes.memory_retry import BatchSize
 from rlcm.policy.noise import image_seed
 from rlcm.policy.policy import Policy
-from rlcm.rewards import RawScores, RewardMix, RewardSettings
 from rlcm.policy.rollout import decode_images, sample_latents
-from rlcm.settings import Settings
 from rlcm.policy.transitions import TransitionTable
+from rlcm.processes.distributed import World
+from rlcm.processes.memory_retry import BatchSize
+from rlcm.rewards import RawScores, RewardMix, RewardSettings
+from rlcm.settings import Settings
 from rlcm.types import Conditioning
 
 Judge = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlcm.errors import ConfigError, PreflightError, RewardError
 from rlcm.learning import advantages
 from rlcm.learning.algorithm import Leash
 from rlcm.learning.backprop import RewardBackprop
+from rlcm.learning.credit import Credit
+from rlcm.learning.optimisation import Optimisation
+from rlcm.learning.updates import PolicyGradient
+from rlcm.policy.noise import image_seed
+from rlcm.policy.rollout import decode_images, rollout
+from rlcm.processes.distributed import World
+from rlcm.rewards import RawScores, Scores
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig
-from rlcm.learning.credit import Credit
-from rlcm.processes.distributed import World
-from rlcm.errors import ConfigError, PreflightError, RewardError
 from rlcm.training.evaluate import gather_scores
-from rlcm.policy.noise import image_seed
-from rlcm.learning.optimisation import Optimisation
 from rlcm.training.prompts import deal
-from rlcm.rewards import RawScores, Scores
-from rlcm.policy.rollout import decode_images, rollout
 from rlcm.types import Experience, Trajectory
-from rlcm.learning.updates import PolicyGradient
 
 
 @dataclass(slots=True)

@@ -8,23 +8,23 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlcm.training.build import Parts, build
-from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from rlcm.training.config import CLOCKS, TrainConfig, load_config
-from rlcm.processes.distributed import World
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
-from rlcm.sharing.export import WEIGHTS_NAME, save_best, save_final
-from rlcm.sharing.hub_card import local_usage
-from rlcm.training.interrupts import Interrupts
-from rlcm.training.learner import Learner
 from rlcm.pipelines.precision import resolve
 from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE
+from rlcm.processes.distributed import World
+from rlcm.processes.sharding import shard
 from rlcm.report import write_report
 from rlcm.report.reading import final_round as round_in_final
 from rlcm.rewards import RewardSettings
+from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.runs.rundir import RunDirectory, default_name
-from rlcm.processes.sharding import shard
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
+from rlcm.sharing.export import WEIGHTS_NAME, save_best, save_final
+from rlcm.sharing.hub_card import local_usage
+from rlcm.training.build import Parts, build
+from rlcm.training.config import CLOCKS, TrainConfig, load_config
+from rlcm.training.interrupts import Interrupts
+from rlcm.training.learner import Learner
 from rlcm.training.watch import Watch, flat_summary
 
 

@@ -14,16 +14,16 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from rlcm.builtin import DEMO
-from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN
-from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
-from rlcm.training.prompts import load_prompts
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import BUILT_IN as REWARDS
 from rlcm.rewards.build import build_reward
 from rlcm.rewards.settings import is_address
 from rlcm.settings import leaves
+from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
+from rlcm.training.prompts import load_prompts
 
 Kind = Literal["whole", "number", "text", "choice", "switch", "yaml", "rewards", "names"]
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from PIL import Image
 
-from rlcm.studies.compare import compare, read_methods
-from rlcm.studies.compare.page import charts, final_table, speedup_tables, strips
-from rlcm.studies.compare.page import headline as comparison_headline
 from rlcm.report.drawing import curves, guards
 from rlcm.report.encoding import data_uri, data_uris
 from rlcm.report.page import render_page
 from rlcm.report.reading import WEIGHTS, Metric, Run, Samples, Shot
-from rlcm.report.words import decimals, duration, headline, signed_change, summary, with_unit, written
 from rlcm.report.templating import render
+from rlcm.report.words import decimals, duration, headline, signed_change, summary, with_unit, written
+from rlcm.studies.compare import compare, read_methods
+from rlcm.studies.compare.page import charts, final_table, speedup_tables, strips
+from rlcm.studies.compare.page import headline as comparison_headline
 from rlcm.ui.advice import advice_on
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.jobs import Job
@@ -37,12 +37,12 @@ _drawing = threading.Lock()  # matplotlib's settings are one for all threads
 
 def style() -> str:
     """Return the page's style sheet: the report's, held inside the page's own parts, and what is the page's alone."""
-    return render_page("ui.css.jinja", {})
+    return render_page("ui/templates/ui.css.jinja", {})
 
 
 def runs_list(cards: Sequence[Card], chosen: str | None, left_out: Sequence[str]) -> str:
     """Return the list of runs."""
-    return render("ui_runs.html.jinja", cards=cards, chosen=chosen, left_out=left_out)
+    return render("ui/templates/runs.html.jinja", cards=cards, chosen=chosen, left_out=left_out)
 
 
 def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
@@ -58,7 +58,7 @@ def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
         if (run.path / inside).is_file()
     ]
     return render(
-        "ui_run.html.jinja",
+        "ui/templates/run.html.jinja",
         part="head",
         name=name,
         words=WORDS[state],
@@ -78,7 +78,7 @@ def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
 def run_curves(run: Run) -> str:
     """Return the learning curves."""
     with _drawing:
-        return render("ui_run.html.jinja", part="curves", curves=curves(run))
+        return render("ui/templates/run.html.jinja", part="curves", curves=curves(run))
 
 
 def run_pairs(run: Run) -> str:
@@ -87,30 +87,30 @@ def run_pairs(run: Run) -> str:
     shown = _shown([shot for one in found for shot in (one.before, one.after)], run.metric)
     rows = [{"prompt": one.prompt, "before": b, "after": a} for one, b, a in zip(found, shown[::2], shown[1::2], strict=True)]
     rounds = (found[0].before.round, found[0].after.round) if found else (0, 0)
-    return render("ui_run.html.jinja", part="pairs", pairs=rows, rounds=rounds, worth=_worth(run.metric))
+    return render("ui/templates/run.html.jinja", part="pairs", pairs=rows, rounds=rounds, worth=_worth(run.metric))
 
 
 def run_guards(run: Run) -> str:
     """Return the curves of what should not change while the reward does."""
     with _drawing:
-        return render("ui_run.html.jinja", part="guards", guards=guards(run))
+        return render("ui/templates/run.html.jinja", part="guards", guards=guards(run))
 
 
 def nothing(title: str, text: str) -> str:
     """Return what stands where there is nothing to show."""
-    return render("ui_samples.html.jinja", title=title, text=text)
+    return render("ui/templates/samples.html.jinja", title=title, text=text)
 
 
 def notices(*described: tuple[str, str, str]) -> str:
     """Return boxes of kind (note, warning, error, done), title and text."""
     rows = [{"kind": kind, "title": title, "text": text} for kind, title, text in described]
-    return render("ui_train.html.jinja", notices=rows)
+    return render("ui/templates/train.html.jinja", notices=rows)
 
 
 def training_log(name: str, words: str, log: str, *described: tuple[str, str, str]) -> str:
     """Return what a training wrote last, under boxes as `notices`."""
     rows = [{"kind": kind, "title": title, "text": text} for kind, title, text in described]
-    return render("ui_train.html.jinja", notices=rows, name=name, words=words, log=log)
+    return render("ui/templates/train.html.jinja", notices=rows, name=name, words=words, log=log)
 
 
 def sample_sheet(run: Run, samples: Samples) -> str:
@@ -119,7 +119,7 @@ def sample_sheet(run: Run, samples: Samples) -> str:
     shown = _shown(shots, run.metric)
     rows = [one | {"prompt": samples.prompts[i], "seed": samples.seeds[i]} for i, one in enumerate(shown)]
     last = run.samples[-1].round
-    return render("ui_samples.html.jinja", shots=rows, round=samples.round, last=last, worth=_worth(run.metric))
+    return render("ui/templates/samples.html.jinja", shots=rows, round=samples.round, last=last, worth=_worth(run.metric))
 
 
 def sample_film(run: Run, cell: int, round_number: int) -> str:
@@ -135,7 +135,7 @@ def sample_film(run: Run, cell: int, round_number: int) -> str:
     shown = _shown(shots, run.metric)
     now = min(shown, key=lambda one: abs(one["round"] - round_number))
     return render(
-        "ui_samples.html.jinja",
+        "ui/templates/samples.html.jinja",
         film=shown,
         before=shown[0],
         now=now,
@@ -161,7 +161,7 @@ def pair(drawn: Sequence[Drawn], metric: Metric, took: float) -> str:
         for place, (name, one) in enumerate(zip(names, drawn, strict=True))
     ]
     return render(
-        "ui_pair.html.jinja",
+        "ui/templates/pair.html.jinja",
         sides=sides,
         prompt=about["prompt"],
         seed=about["seed"],
@@ -173,7 +173,7 @@ def pair(drawn: Sequence[Drawn], metric: Metric, took: float) -> str:
 
 def no_pair(title: str, text: str) -> str:
     """Return what stands in place of the pictures."""
-    return render("ui_pair.html.jinja", title=title, text=text)
+    return render("ui/templates/pair.html.jinja", title=title, text=text)
 
 
 def file_name(drawn: Drawn) -> str:
@@ -195,7 +195,7 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
     keys = list(methods[0].settings)
     with _drawing:
         return render(
-            "ui_compare.html.jinja",
+            "ui/templates/compare.html.jinja",
             headline=comparison_headline(found, metric),
             warnings=warnings,
             curves=charts(methods, metric),
@@ -211,7 +211,7 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
 
 def no_comparison(title: str, text: str) -> str:
     """Return what stands in place of a comparison."""
-    return render("ui_compare.html.jinja", title=title, text=text)
+    return render("ui/templates/compare.html.jinja", title=title, text=text)
 
 
 def _values(drawn: Drawn, base: Drawn | None, metric: Metric) -> list[dict[str, str]]:

@@ -20,10 +20,10 @@ from typing import Any
 
 import psutil
 
-from rlcm.training.config import TrainConfig
 from rlcm.errors import RunDirectoryError, UsageError
 from rlcm.runs.rundir import default_name, disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
+from rlcm.training.config import TrainConfig
 
 FOLDER = ".ui"
 PROMPT = "$ "

@@ -52,7 +52,7 @@ def build_page(desk: Desk) -> gr.Blocks:
     with gr.Blocks(title="rlcm", analytics_enabled=False) as page:
         chosen, shown = gr.State(None), gr.State("runs")
         timer = gr.Timer(EVERY)
-        gr.HTML(render("ui_top.html.jinja", folder=str(desk.runs.path)))
+        gr.HTML(render("ui/templates/top.html.jinja", folder=str(desk.runs.path)))
         with gr.Tabs():
             tabs: dict[str, gr.Tab] = {}
             with gr.Tab("Runs", id="runs") as tabs["runs"]:

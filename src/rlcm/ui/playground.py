@@ -15,19 +15,19 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
 from rlcm import __version__
-from rlcm.training.build import judge_of
-from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import RewardError, UsageError
-from rlcm.training.evaluate import Judge
-from rlcm.sharing.export import tuned_weights
 from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.report.encoding import data_uri
 from rlcm.report.reading import Metric
 from rlcm.rewards import RewardMix, build_rewards
-from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import grid
-from rlcm.studies.study.study import sampler_at
+from rlcm.sharing.export import tuned_weights
 from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.studies.study.study import sampler_at
+from rlcm.training.build import judge_of
+from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.evaluate import Judge
 
 STRONGEST = 2.0
 """Greatest strength of an adapter."""

@@ -113,7 +113,7 @@ class Guard:
 
     async def _login(self, request: Request) -> Response:
         if request.method != "POST":
-            return HTMLResponse(render("ui_login.html.jinja", wrong=""))
+            return HTMLResponse(render("ui/templates/login.html.jinja", wrong=""))
         body = b""
         async for part in request.stream():
             body += part
@@ -121,10 +121,10 @@ class Guard:
                 return PlainTextResponse("That is too long for a password.\n", 413)
         given = parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0]
         if time.monotonic() < self._wait:
-            return HTMLResponse(render("ui_login.html.jinja", wrong="Too many tries; wait a second."), 429)
+            return HTMLResponse(render("ui/templates/login.html.jinja", wrong="Too many tries; wait a second."), 429)
         if not hmac.compare_digest(given.encode(), str(self.password).encode()):
             self._wait = time.monotonic() + 1.0
-            return HTMLResponse(render("ui_login.html.jinja", wrong="That is not the password."), 401)
+            return HTMLResponse(render("ui/templates/login.html.jinja", wrong="That is not the password."), 401)
         session = secrets.token_urlsafe(32)
         self._sessions.add(session)
         answer = RedirectResponse("/", 303)

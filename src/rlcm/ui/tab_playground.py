@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from rlcm.errors import RLCMError
-from rlcm.sharing.export import WEIGHTS_NAME
 from rlcm.report.templating import render
+from rlcm.sharing.export import WEIGHTS_NAME
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk
 from rlcm.ui.playground import STRONGEST
@@ -26,7 +26,7 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
         with gr.Column(scale=2, min_width=300):
             run = gr.Dropdown(label="Model", choices=[BASE], value=BASE, elem_id="play-run")
             prompt = gr.Textbox(label="Prompt", value=IDEAS[0], max_lines=3, elem_id="play-prompt")
-            ideas = gr.HTML(render("ui_chips.html.jinja", prompts=IDEAS), js_on_load=PICK, elem_id="play-ideas")
+            ideas = gr.HTML(render("ui/templates/chips.html.jinja", prompts=IDEAS), js_on_load=PICK, elem_id="play-ideas")
             with gr.Row(equal_height=True):
                 seed = gr.Number(
                     label="Seed", value=0, precision=0, minimum=0, maximum=SEEDS - 1, min_width=110, elem_id="play-seed"

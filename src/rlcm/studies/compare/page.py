@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rlcm.studies.compare.methods import Method, reward_sign
-from rlcm.studies.compare.speedup import AXES, mean_curve
 from rlcm.report.drawing import LARGE, PALETTE, Line, svg_chart
 from rlcm.report.encoding import data_uris
 from rlcm.report.page import render_page
@@ -17,6 +15,8 @@ from rlcm.report.reading import Metric, Run, Samples, finite
 from rlcm.report.words import counted, decimals, duration, meaning_of, with_unit, written
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
+from rlcm.studies.compare.methods import Method, reward_sign
+from rlcm.studies.compare.speedup import AXES, mean_curve
 
 STRIP = 8
 """Pictures in a strip."""
@@ -50,7 +50,7 @@ def write_comparison(
     with disk_errors(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         write_json(page.with_suffix(".json"), dict(found) | {"metric": metric.label, "warnings": list(warnings)})
-        write_bytes(page, render_page("compare.html.jinja", values).encode())
+        write_bytes(page, render_page("studies/compare/templates/compare.html.jinja", values).encode())
     return page
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlcm.report.reading import finite, mapping, mean_and_half
 from rlcm.studies.compare.methods import Curve, Method
 from rlcm.studies.intervals import mean_over_seeds, ratio_over_seeds
-from rlcm.report.reading import finite, mapping, mean_and_half
 
 AXES = {"seconds": "time", "reward_queries": "reward queries", "network_calls": "network calls"}
 """What a reward can be set against, and its name."""

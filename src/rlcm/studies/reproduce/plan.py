@@ -10,9 +10,9 @@ from typing import Any, Literal
 import yaml
 
 from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, Scene, caption, is_held_out
+from rlcm.settings import Changes, merge
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.prompts import load_prompts
-from rlcm.settings import Changes, merge
 
 EXPERIMENTS: dict[str, str] = {
     "curves": "reward over time, reward queries and network calls, of DDPO, RLCM as published and this package's default",

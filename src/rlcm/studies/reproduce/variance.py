@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from rlcm.learning import advantages
-from rlcm.policy.policy import gaussian
-from rlcm.training.build import Parts, build
-from rlcm.training.config import TrainConfig
-from rlcm.studies.intervals import student
+from rlcm.policy import gaussian
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import rollout
+from rlcm.studies.intervals import student
+from rlcm.training.build import Parts, build
+from rlcm.training.config import TrainConfig
 from rlcm.types import Trajectory
 
 

@@ -13,17 +13,25 @@ from pathlib import Path
 
 import torch
 
-from rlcm.training.build import sampled_at_once
-from rlcm.training.config import TrainConfig, load_config
 from rlcm.errors import RewardError, RunDirectoryError, TrainingError
-from rlcm.studies.reproduce.plan import DDPO, PUBLISHED, Job, Plan, values_of
-from rlcm.studies.reproduce.results import FAILED, collect, config_of, has_failed, images_of_an_estimate, is_finished, last_steps
-from rlcm.studies.reproduce.variance import gradient_variance
 from rlcm.rewards import RewardSettings
 from rlcm.runs.rundir import disk_errors, take_lock
 from rlcm.runs.serialization import write_json
 from rlcm.settings import merge
+from rlcm.studies.reproduce.plan import DDPO, PUBLISHED, Job, Plan, values_of
+from rlcm.studies.reproduce.results import (
+    FAILED,
+    collect,
+    config_of,
+    has_failed,
+    images_of_an_estimate,
+    is_finished,
+    last_steps,
+)
+from rlcm.studies.reproduce.variance import gradient_variance
 from rlcm.studies.study import StudySettings, prompt_sets, study
+from rlcm.training.build import sampled_at_once
+from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.trainer import Trainer, Watcher
 
 STEPS = {"few": (1, 2, 4, 8, 16), "many": (5, 10, 25, 50)}

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm.training.evaluate import Judge, guard, mean_interval
-from rlcm.processes.memory_retry import BatchSize
-from rlcm.policy.noise import image_seed
 from rlcm.pipelines import PipelineDenoiser
-from rlcm.rewards import RewardMix
+from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.processes.memory_retry import BatchSize
+from rlcm.rewards import RewardMix
 from rlcm.studies.study.sets import Group
+from rlcm.training.evaluate import Judge, guard, mean_interval
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlcm.builtin import ANIMALS, article
-from rlcm.training.config import TrainConfig
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines.settings import BUILTIN
+from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import BUILT_IN, PromptSet, load_prompts
 
 Kind = Literal["train", "held-out", "unseen"]

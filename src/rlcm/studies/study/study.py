@@ -12,22 +12,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.training.build import judge_of
-from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.errors import ConfigError
-from rlcm.sharing.export import tuned_weights
-from rlcm.processes.machine import describe_machine
-from rlcm.processes.memory_retry import BatchSize
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
+from rlcm.processes.machine import describe_machine
+from rlcm.processes.memory_retry import BatchSize
 from rlcm.report.reading import final_round
 from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
+from rlcm.sharing.export import tuned_weights
+from rlcm.sharing.tuned import tuned_pipeline
 from rlcm.studies.study.draw import Drawn, draw_set
 from rlcm.studies.study.sets import Group
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.training.build import judge_of
+from rlcm.training.config import CLOCKS, TrainConfig
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
 from rlcm.runs.rundir import RunDirectory
-from rlcm.sharing.export import save_final
 from rlcm.training.config import TrainConfig
+from rlcm.training.final import save_final
 
 
 @dataclass

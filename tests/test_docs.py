@@ -204,7 +204,8 @@ from rlcm.learning.losses import ppo_clip
 from rlcm.pipelines import ModelSettings, PipelineDenoiser, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, Scores, build_reward
 from rlcm.policy.samplers import build_table
-from rlcm.policy.transitions import TransitionTable, transition
+from rlcm.policy.transitions import transition
+from rlcm.types import TransitionTable
 from rlcm.types import Denoiser, Reward
 
 

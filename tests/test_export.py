@@ -11,10 +11,11 @@ from tiny_runs import PROMPTS, largest_difference, lcm_pipeline, stir, tiny_conf
 
 from rlcm.cli.work import draw_images, tuned_pipeline
 from rlcm.pipelines import LoraSettings, load_pipeline, make_denoiser
+from rlcm.policy.adapter import save_lora
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import RunDirectory
-from rlcm.sharing.export import WEIGHTS_NAME, model_card, save_final, save_lora
+from rlcm.training.final import WEIGHTS_NAME, model_card, save_final
 
 SEED = 100
 

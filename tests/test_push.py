@@ -26,11 +26,12 @@ from rlcm.errors import MissingFileError, UsageError
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.report import read_run
 from rlcm.report.words import headline
-from rlcm.sharing.export import WEIGHTS_NAME
-from rlcm.sharing.hub_card import local_usage, settings_of, usage
+from rlcm.sharing.hub_card import settings_of
 from rlcm.sharing.push import prepare, send
 from rlcm.training.config import load_config
+from rlcm.training.final import WEIGHTS_NAME
 from rlcm.training.trainer import Trainer
+from rlcm.training.usage import local_usage, usage
 
 FILES = {"README.md", WEIGHTS_NAME, "config.yaml", "eval.json", "before-after.png", "curve.png"}
 REPO = "me/small-animals"

@@ -23,15 +23,16 @@ from rlcm.errors import (
     RunDirectoryError,
     SamplerError,
 )
+from rlcm.policy.adapter import save_lora
 from rlcm.report import write_report
 from rlcm.report.reading import read_run
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.serialization import load_state
-from rlcm.sharing.export import WEIGHTS_NAME, save_lora, tuned_weights
 from rlcm.training import trainer as module
 from rlcm.training.config import load_config
+from rlcm.training.final import WEIGHTS_NAME, tuned_weights
 from rlcm.training.trainer import Trainer
 
 TIMES = ("seconds", "images_per_second", "time/", "reward_wait_share")

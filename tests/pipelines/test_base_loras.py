@@ -12,8 +12,9 @@ from tiny_pipelines import PROMPTS, generators, schedule, stable_diffusion
 from tiny_runs import largest_difference, stir, tiny_config
 
 from rlcm.pipelines import LoraSettings, ModelSettings, SamplerSettings, load_pipeline, make_denoiser
+from rlcm.policy.adapter import save_lora
 from rlcm.policy.policy import ADAPTER, AdapterSettings, Policy
-from rlcm.sharing.export import WEIGHTS_NAME, save_lora
+from rlcm.training.final import WEIGHTS_NAME
 from rlcm.training.trainer import Trainer
 
 SAMPLER = SamplerSettings(steps=3, guidance=1.0)

@@ -27,7 +27,6 @@ from rlcm.report.words import counted
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.runs.rundir import disk_errors, grid
-from rlcm.sharing.export import WEIGHTS_NAME
 from rlcm.sharing.formats import ExportPrecision, Format, export_run
 from rlcm.sharing.push import prepare, send
 from rlcm.sharing.tuned import tuned_pipeline
@@ -38,6 +37,7 @@ from rlcm.studies.reproduce.plan import SHARES
 from rlcm.studies.study import StudySettings, check_steps, default_rewards, prompt_sets, study
 from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.final import WEIGHTS_NAME
 from rlcm.training.prompts import load_prompts
 from rlcm.training.trainer import Trainer
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from rlcm.builtin import is_part
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN_GUIDANCE, ModelSettings, SamplerSettings
-from rlcm.policy.transitions import TransitionTable
-from rlcm.types import Conditioning
+from rlcm.types import Conditioning, TransitionTable
 
 NEGATIVE = "negative_"
 PROMPTS_AT_ONCE = 8

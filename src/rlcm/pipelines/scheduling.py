@@ -12,7 +12,7 @@ from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.loading import bare_scheduler, pipeline_class
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.samplers import BUILDERS, NOT_TABLES, build_table, check_replay
-from rlcm.policy.transitions import TransitionTable
+from rlcm.types import TransitionTable
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {"clip_sample": False}),

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rlcm.policy.noise import draw, image_seed, stream
 from rlcm.policy.policy import Policy
-from rlcm.policy.transitions import TransitionTable, transition
+from rlcm.policy.transitions import transition
 from rlcm.settings import Settings
-from rlcm.types import Conditioning, Denoiser, Trajectory
+from rlcm.types import Conditioning, Denoiser, Trajectory, TransitionTable
 
 
 class RolloutSettings(Settings):

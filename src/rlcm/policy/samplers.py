@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from rlcm.errors import SamplerError
-from rlcm.policy.transitions import TransitionTable, transition
+from rlcm.policy.transitions import transition
+from rlcm.types import TransitionTable
 
 REPLAY_TOLERANCE = 1e-5
 """Largest accepted relative difference between a table and `scheduler.step`, in fp32."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.recipe.data import HELD_OUT_SEED, JUDGE_SEED, TRAIN_SEED
-from rlcm.recipe.main import PICTURES, SEEDS, STAGES
 from rlcm.recipe.measure import STUDENT_GUIDANCE, TEACHER_GUIDANCE
+from rlcm.recipe.stages import PICTURES, SEEDS, STAGES
 from rlcm.report.templating import render
 
 

@@ -14,20 +14,10 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from rlcm.builtin import WEIGHTS
 from rlcm.builtin.renderer import DEFAULT_FONT
-from rlcm.distillation.fit import Fit, device
+from rlcm.distillation.fit import device
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.recipe import data, generators, pack, perception
-
-PICTURES = 30_000
-STAGES: dict[str, Fit] = {
-    "autoencoder": Fit(2000, muon_lr=0.02),
-    "clip": Fit(500, lr=1e-3, muon_lr=0.01),
-    "teacher": Fit(2000, lr=1e-3, muon_lr=0.01),
-    "student": Fit(1000, lr=3e-4, warmup=50, ema=0.99),
-    "judge": Fit(1200),
-}
-"""In this order; each uses the ones before it."""
-SEEDS = {"autoencoder": 11, "clip": 13, "teacher": 14, "student": 15, "judge": 12}
+from rlcm.recipe.stages import PICTURES, SEEDS, STAGES
 
 
 def train_all(work: Path, weights: str | None, font: str | None, stages: Sequence[str], threads: int | None) -> None:

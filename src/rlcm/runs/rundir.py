@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,31 +20,12 @@ from torch import Tensor
 
 from rlcm.errors import RunDirectoryError
 from rlcm.runs.serialization import write_bytes, write_json
-from rlcm.training.evaluate import Evaluation
+from rlcm.types import Drawn
 
 EXTREMES = 64
 """Prompts whose best, median and worst image are kept."""
 THUMBNAIL = 192
 """Longest side of such an image, in pixels."""
-
-
-class Drawn(Protocol):
-    """Images, what they show and what they are worth: an `Evaluation`, or a set of a study."""
-
-    @property
-    def images(self) -> Tensor: ...
-
-    @property
-    def prompts(self) -> list[str]: ...
-
-    @property
-    def seeds(self) -> list[int]: ...
-
-    @property
-    def rewards(self) -> dict[str, Tensor]: ...
-
-    @property
-    def judge(self) -> dict[str, Tensor] | None: ...
 
 
 @contextmanager
@@ -185,7 +166,7 @@ class RunDirectory:
             rows.append(row)
         return rows
 
-    def add_samples(self, round_number: int, evaluation: Evaluation, count: int) -> None:
+    def add_samples(self, round_number: int, evaluation: Drawn, count: int) -> None:
         """Write the first `count` images of an evaluation as a grid, and beside it what is in its cells."""
         count = min(count, len(evaluation.prompts))
         columns = min(8, math.ceil(math.sqrt(count)))

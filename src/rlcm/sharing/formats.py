@@ -15,11 +15,12 @@ from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
 from rlcm.pipelines.loading import pipeline_class
 from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
+from rlcm.policy.adapter import Factors, add_lora, read_lora
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.sharing.export import WEIGHTS_NAME, add_lora, finished_run, read_lora
-from rlcm.sharing.lora_keys import Factors, kohya_flux, kohya_sdxl, kohya_unet, tensors_of
+from rlcm.sharing.lora_keys import kohya_flux, kohya_sdxl, kohya_unet, tensors_of
 from rlcm.training.config import TrainConfig
+from rlcm.training.final import WEIGHTS_NAME, finished_run
 
 Format = Literal["diffusers", "kohya", "comfyui", "merged"]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]
@@ -70,7 +71,7 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
     if form == "diffusers":
         tensors, metadata = {key: value.to(dtype) for key, value in load_file(weights).items()}, {"format": "pt"}
     else:
-        tensors, metadata = _renamed(config, read_lora(config, weights), kind, form, dtype)
+        tensors, metadata = _renamed(config, read_lora(config.lora, weights), kind, form, dtype)
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, to_bytes(tensors, metadata=metadata))
@@ -87,7 +88,7 @@ def merged_pipeline(config: TrainConfig, weights: Path, precision: ExportPrecisi
     changes: dict[str, Any] = {"precision": precision, "device": "cpu", "loras": loras, "offload_text_encoders": False}
     model = ModelSettings.model_validate(config.model.model_dump() | changes)
     denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
-    add_lora(denoiser.module, read_lora(config, weights))
+    add_lora(denoiser.module, read_lora(config.lora, weights))
     return denoiser.pipeline
 
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from rlcm import __version__
-from rlcm.pipelines.scheduling import SCHEDULERS
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.reading import Run
 from rlcm.report.steps import step_tables
 from rlcm.report.templating import render
 from rlcm.report.words import comparison, duration, headline
 from rlcm.training.config import TrainConfig
-
-DEFAULT_ETA = {"ddim": 1.0, "tcd": 0.3}
-"""What rlcm takes where `sampler.eta` is left out, and diffusers takes another."""
-WITHOUT_LOADER = ("PixArtAlphaPipeline", "PixArtSigmaPipeline", "ConsistencyModelPipeline")
-"""Pipelines into which diffusers loads no LoRA, so that one on the Hub would be of no use."""
+from rlcm.training.usage import own_name, usage
 
 
 def card(
@@ -41,7 +35,7 @@ def card(
         "sharing/templates/hub_card.md.jinja",
         header=header(config, base_model, licence),
         title=repo.split("/")[1],
-        base=base_model or _own_name(config),
+        base=base_model or own_name(config),
         builtin=config.model.path in BUILTIN,
         on_hub=base_model is not None,
         licence=licence,
@@ -90,96 +84,3 @@ def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
     if config.evaluation.final == "best":
         found["Weights"] = f"those of the evaluation that was best by `{config.evaluation.best}`"
     return found
-
-
-def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, prompt: str) -> str:
-    """Return the Python that draws a picture with the adapter, in plain diffusers, as the run sampled."""
-    sampler, model = config.sampler, config.model
-    scheduler = SCHEDULERS.get(sampler.scheduler)
-    lines = [f"from diffusers import DiffusionPipeline{f', {scheduler[0]}' if scheduler else ''}"]
-    if model.path in BUILTIN:
-        lines += ["from rlcm.builtin import model_path", "", f'base = model_path("{BUILTIN[model.path]}")']
-        lines.append("pipe = DiffusionPipeline.from_pretrained(base)")
-    else:
-        where = {"revision": model.revision, "variant": model.variant}
-        lines += ["", f"pipe = DiffusionPipeline.from_pretrained({_call([base_model or _own_name(config)], where)})"]
-    if scheduler:
-        changes = "".join(f", {key}={value!r}" for key, value in scheduler[1].items())
-        lines.append(f"pipe.scheduler = {scheduler[0]}.from_config(pipe.scheduler.config{changes})")
-    for number, lora in enumerate(model.loras):
-        where = {"weight_name": lora.weight_name, "revision": lora.revision, "adapter_name": f"base_{number}"}
-        lines.append(f"pipe.load_lora_weights({_call([lora.path], where)})")
-    lines.append(f"pipe.load_lora_weights({_call([repo], {'adapter_name': 'tuned' if model.loras else None})})")
-    if model.loras:
-        names = [*(f"base_{number}" for number in range(len(model.loras))), "tuned"]
-        lines.append(f"pipe.set_adapters({_quoted(names)}, {[*(lora.scale for lora in model.loras), 1.0]})")
-    lines.append(_picture(config, kind, prompt))
-    return "\n".join(lines)
-
-
-def local_usage(config: TrainConfig, kind: str) -> str:
-    """Return the Python that draws a picture with the weights in `final/` of a run, started in the run's folder."""
-    loras = tuple(lora.model_copy(update={"path": _whole_path(lora.path)}) for lora in config.model.loras)
-    path = config.model.path if config.model.path in BUILTIN else _whole_path(config.model.path)
-    config = config.model_copy(update={"model": config.model.model_copy(update={"path": path, "loras": loras})})
-    if kind not in WITHOUT_LOADER:
-        return usage(config, "final", kind, path, "a fox")
-    return "\n".join(
-        [
-            f"# Diffusers loads no LoRA into a {kind}, so write the whole pipeline first, in this folder:",
-            "#     rlcm export . --format merged",
-            "from diffusers import DiffusionPipeline",
-            "",
-            'pipe = DiffusionPipeline.from_pretrained("export/merged")',
-            _picture(config, kind, "a fox"),
-        ]
-    )
-
-
-def _whole_path(path: str) -> str:
-    """Return the absolute path of a folder or file of this machine, and any other name as it is."""
-    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
-
-
-def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
-    """Return the line that draws and saves a picture."""
-    return f'pipe({_call([prompt], _sampling(config, kind))}).images[0].save("picture.png")'
-
-
-def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
-    """Return the arguments of a call of the pipeline that samples as the run does."""
-    sampler = config.sampler
-    timesteps = None if sampler.timesteps is None else list(sampler.timesteps)
-    if timesteps is not None and kind not in ("FluxPipeline", "SanaSprintPipeline"):
-        timesteps = [int(t) for t in timesteps]
-    steps: int | None = sampler.calls
-    if timesteps is not None:
-        steps = len(timesteps) - 1 if kind == "SanaSprintPipeline" else None
-    return {
-        "num_inference_steps": steps,
-        "sigmas" if kind == "FluxPipeline" else "timesteps": timesteps,
-        "guidance_scale": sampler.guidance,
-        "negative_prompt": sampler.negative_prompt or None,
-        "eta": sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
-        "original_inference_steps": sampler.original_inference_steps if kind.startswith("LatentConsistency") else None,
-        "height": config.model.height,
-        "width": config.model.width,
-    }
-
-
-def _call(given: Sequence[str], named: Mapping[str, Any]) -> str:
-    """Return the arguments of a call as Python, those that are None left out."""
-    named = {key: value for key, value in named.items() if value is not None}
-    return ", ".join([*map(_quoted, given), *(f"{key}={_quoted(value)}" for key, value in named.items())])
-
-
-def _quoted(value: Any) -> str:
-    """Return a value as Python, texts in double quotes."""
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return "[" + ", ".join(map(_quoted, value)) + "]" if isinstance(value, list) else repr(value)
-
-
-def _own_name(config: TrainConfig) -> str:
-    """Return the base model's name without the folders of this machine."""
-    return config.model.path.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]

@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """One layer's low-rank change.
-
-    change of the weight = (alpha / r) up down
-    """
-
-    down: Tensor
-    """[r, in] of a linear layer, [r, in, k, k] of a convolution."""
-    up: Tensor
-    """[out, r], or [out, r, 1, 1]."""
-    alpha: float
-
-    def change(self) -> Tensor:
-        """Return the change of the layer's weight, fp32: [out, in], or [out, in, k, k]."""
-        up, down = self.up.float().flatten(1), self.down.float()
-        return (self.alpha / len(down)) * torch.einsum("or,r...->o...", up, down)
-
-
-Lora = Mapping[str, Factors]
-"""A LoRA: the factors of every layer, by the layer's name."""
+from rlcm.policy.adapter import Factors, Lora
 
 _RESNET = {
     "conv1": "in_layers.2",

@@ -20,9 +20,10 @@ from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.reading import STUDY
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.sharing.export import WEIGHTS_NAME, finished_run
-from rlcm.sharing.hub_card import WITHOUT_LOADER, card
+from rlcm.sharing.hub_card import card
 from rlcm.training.config import TrainConfig
+from rlcm.training.final import WEIGHTS_NAME, finished_run
+from rlcm.training.usage import WITHOUT_LOADER
 
 _CREDENTIALS = re.compile(r"\w+://[^/\s]*@")
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from rlcm.pipelines import PipelineDenoiser, load_pipeline, make_denoiser
+from rlcm.policy.adapter import Factors, add_lora, read_lora
 from rlcm.policy.policy import AdapterSettings, Policy
-from rlcm.sharing.export import add_lora, read_lora, tuned_weights
-from rlcm.sharing.lora_keys import Factors
 from rlcm.training.config import TrainConfig
+from rlcm.training.final import tuned_weights
 
 
 def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = False) -> Any:
@@ -29,7 +29,7 @@ def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = Fals
         return load_pipeline(config.model)
     weights = tuned_weights(run)
     denoiser = make_denoiser(load_pipeline(config.model), config.sampler, config.model)
-    lora = read_lora(config, weights)
+    lora = read_lora(config.lora, weights)
     if beside and denoiser.dtype != torch.float32:
         _put_beside(denoiser, lora, config.lora)
     else:

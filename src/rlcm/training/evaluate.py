@@ -16,12 +16,11 @@ from rlcm.errors import RewardError
 from rlcm.policy.noise import image_seed
 from rlcm.policy.policy import Policy
 from rlcm.policy.rollout import decode_images, sample_latents
-from rlcm.policy.transitions import TransitionTable
 from rlcm.processes.distributed import World
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.rewards import RawScores, RewardMix, RewardSettings
 from rlcm.settings import Settings
-from rlcm.types import Conditioning
+from rlcm.types import Conditioning, TransitionTable
 
 Judge = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]
 """From images and prompts to named booleans [B]; NaN-free, see `rlcm.builtin.judging`."""

@@ -19,12 +19,12 @@ from rlcm.rewards import RewardSettings
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from rlcm.runs.rundir import RunDirectory, default_name
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
-from rlcm.sharing.export import WEIGHTS_NAME, save_best, save_final
-from rlcm.sharing.hub_card import local_usage
 from rlcm.training.build import Parts, build
 from rlcm.training.config import CLOCKS, TrainConfig, load_config
+from rlcm.training.final import WEIGHTS_NAME, save_best, save_final
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.learner import Learner
+from rlcm.training.usage import local_usage
 from rlcm.training.watch import Watch, flat_summary
 
 

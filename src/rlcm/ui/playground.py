@@ -22,12 +22,12 @@ from rlcm.report.encoding import data_uri
 from rlcm.report.reading import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
-from rlcm.sharing.export import tuned_weights
 from rlcm.sharing.tuned import tuned_pipeline
 from rlcm.studies.study.study import sampler_at
 from rlcm.training.build import judge_of
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.evaluate import Judge
+from rlcm.training.final import tuned_weights
 
 STRONGEST = 2.0
 """Greatest strength of an adapter."""

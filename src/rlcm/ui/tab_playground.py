@@ -10,7 +10,7 @@ import gradio as gr
 
 from rlcm.errors import RLCMError
 from rlcm.report.templating import render
-from rlcm.sharing.export import WEIGHTS_NAME
+from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk
 from rlcm.ui.playground import STRONGEST

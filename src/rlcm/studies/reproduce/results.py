@@ -14,11 +14,11 @@ from rlcm.processes.machine import describe_machine
 from rlcm.report.reading import finite, mapping, mean_and_half, read_run
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_json
-from rlcm.sharing.export import WEIGHTS_NAME
 from rlcm.studies.compare import Method, at, compare, curve_of, read_methods, write_comparison
 from rlcm.studies.intervals import mean_over_seeds
 from rlcm.studies.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, UNTRAINED_ANIMALS, VARIANTS, Plan
 from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.final import WEIGHTS_NAME
 
 
 def config_of(folder: Path, wanted: TrainConfig) -> TrainConfig:

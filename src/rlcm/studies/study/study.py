@@ -22,12 +22,12 @@ from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
-from rlcm.sharing.export import tuned_weights
 from rlcm.sharing.tuned import tuned_pipeline
 from rlcm.studies.study.draw import Drawn, draw_set
 from rlcm.studies.study.sets import Group
 from rlcm.training.build import judge_of
 from rlcm.training.config import CLOCKS, TrainConfig
+from rlcm.training.final import tuned_weights
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""

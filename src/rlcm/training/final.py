@@ -1,23 +1,17 @@
-"""The result in the form other tools take: a LoRA file in diffusers' format, and a model card beside it."""
+"""What a run leaves as its result: the tuned LoRA in `final/` with a model card, and the best so far in `best/`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import get_peft_model_state_dict
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
-
 from rlcm.errors import MissingFileError
-from rlcm.policy.policy import ADAPTER, Policy
+from rlcm.policy.adapter import save_lora
+from rlcm.policy.policy import Policy
 from rlcm.report.templating import render
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.sharing.lora_keys import Factors
 from rlcm.training.config import TrainConfig, load_config
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
@@ -69,28 +63,6 @@ def tuned_weights(run: Path) -> Path:
     return weights
 
 
-def read_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
-    """Return the factors of a run's LoRA by layer, with the alpha that it was trained with.
-
-    The file has alpha / rank multiplied into its up matrices; here it is taken out of them again.
-    """
-    tensors: dict[str, Tensor] = load_file(weights)
-    downs = {key.split(".", 1)[1].removesuffix(".lora_A.weight"): key for key in tensors if key.endswith(".lora_A.weight")}
-    scale = config.lora.alpha / config.lora.rank
-    return {
-        name: Factors(tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")] / scale, config.lora.alpha)
-        for name, key in downs.items()
-    }
-
-
-@torch.no_grad()
-def add_lora(network: nn.Module, lora: Mapping[str, Factors]) -> None:
-    """Add a LoRA to the weights of a network: the sum is taken in fp32, and rounded to their precision."""
-    for name, factors in lora.items():
-        weight: Any = network.get_submodule(name).weight
-        weight.copy_(weight.float() + factors.change().to(weight.device))
-
-
 def _save_present(policy: Policy, folder: Path) -> Path:
     with run_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -99,29 +71,13 @@ def _save_present(policy: Policy, folder: Path) -> Path:
     return folder
 
 
-def save_lora(policy: Policy, file: Path) -> None:
-    """Write the adapter in diffusers' LoRA format.
-
-    The factor alpha / rank is multiplied into the up matrices, so that the adapter comes out at full strength in every
-    loader, those that ignore alpha or take it to be the rank included.
-    """
-    scale = policy.settings.alpha / policy.settings.rank
-    network = getattr(policy.denoiser, "network", "unet")
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in get_peft_model_state_dict(policy.denoiser.module, adapter_name=ADAPTER).items():
-        value = tensor.detach().float().cpu()
-        tensors[f"{network}.{name}"] = (value * scale if ".lora_B." in name else value).contiguous()
-    with run_errors(file):
-        write_bytes(file, to_bytes(tensors, metadata={"format": "pt"}))
-
-
 def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]], code: str = "") -> str:
     """Return the model card of a run as Markdown.
 
     Args:
         config: of the run.
         evaluations: from the untrained model's to that of the weights.
-        code: Python that draws a picture with them, of `rlcm.sharing.hub_card.local_usage`; nothing leaves it out.
+        code: Python that draws a picture with them, of `rlcm.training.usage.local_usage`; nothing leaves it out.
     """
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
     return render("training/templates/model_card.md.jinja", config=config, before=before, after=after, code=code)

@@ -14,7 +14,7 @@ from rlcm.rewards.jpeg import Compressibility
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.trainer import Trainer
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "minimal_rlcm.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_rlcm.py"
 ROUNDS = 3
 # Five prompts and twelve images a round: two passes and a bit, so that some prompts use their own statistics and some do not.
 PROMPTS = ["a cat", "an ant", "a fox", "a bee", "a cow"]

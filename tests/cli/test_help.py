@@ -22,7 +22,7 @@ from rlcm.cli import commands as cli
 from rlcm.cli import completion
 from rlcm.training.config import TrainConfig, read_values
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHORT = ["run.rounds=1", "rollout.batch_size=8", "evaluation.images=4", "evaluation.every=0"]
 ADDED = {
     "train": SHORT,

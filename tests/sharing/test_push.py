@@ -141,7 +141,7 @@ def test_the_cards_code_draws_the_tuned_pictures(case, tmp_path, monkeypatch):
 
 def test_the_code_of_the_first_steps_is_the_cards():
     """That code is run above; the page's last step must not drift from it."""
-    page = (Path(__file__).parents[1] / "docs" / "first-steps.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "first-steps.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)\n```", page, flags=re.DOTALL)
     assert code == usage(load_config(DEMO), "runs/demo/final", "LatentConsistencyModelPipeline", None, "a fox")
 

@@ -18,7 +18,7 @@ from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.prompts import load_prompts
 from rlcm.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"), key=lambda path: path.stem)
 NAMES = [path.stem for path in CONFIGS if "rollout" in yaml.safe_load(path.read_text(encoding="utf-8"))]
 

@@ -25,7 +25,7 @@ from rlcm.distillation.distill import DistillConfig
 from rlcm.settings import Settings
 from rlcm.training.config import TrainConfig, parse_settings, read_values
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # All commands and settings on docs/mistakes.md are wrong on purpose; its own test runs them.

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rlcm.cli import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 from benchmarks.tutorial import NOT_RUN, PAGE, blocks  # noqa: E402
 

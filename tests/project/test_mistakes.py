@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parent.parent / "benchmarks" / "mistakes.py"
+FILE = Path(__file__).parents[2] / "benchmarks" / "mistakes.py"
 SPEC = importlib.util.spec_from_file_location("mistakes", FILE)
 mistakes = sys.modules["mistakes"] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(mistakes)

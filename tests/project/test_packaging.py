@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import rlcm
 from rlcm.cli import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("versions", ROOT / "benchmarks" / "versions.py")
 versions = importlib.util.module_from_spec(SPEC)
 

@@ -302,7 +302,7 @@ def test_the_results_are_those_of_the_plan_alone(model, tmp_path, monkeypatch):
 
 
 def results_page():
-    file = Path(__file__).parents[1] / "benchmarks" / "results_page.py"
+    file = Path(__file__).parents[2] / "benchmarks" / "results_page.py"
     specification = importlib.util.spec_from_file_location("results_page", file)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)

@@ -12,9 +12,9 @@ import torch
 from rlcm.learning import advantages
 from rlcm.learning.losses import ppo_clip
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
+from rlcm.policy import AdapterSettings, Policy
 from rlcm.policy.gaussian import log_ratio
 from rlcm.policy.noise import image_seed
-from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.rollout import rollout
 
 

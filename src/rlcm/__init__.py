@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rlcm._moved import keep_former_names
+
 if TYPE_CHECKING:
     from rlcm.training.config import TrainConfig, load_config
     from rlcm.training.trainer import Trainer
@@ -21,3 +23,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'rlcm' has no attribute {name!r}")
+
+
+keep_former_names()

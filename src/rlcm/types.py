@@ -183,7 +183,8 @@ class Experience:
     prompt_index: Tensor
     """[N] rows of the conditioning."""
     old_means: Tensor
-    """[N, *latent] fp32 means of the policy that drew the actions."""
+    """[N, *latent] fp32 means of the policy that drew the actions, which the ratio is taken to: as sampling computed them, or
+    as learning does, see `sampling_means`."""
     actions: Tensor
     """[N, K, *latent] fp32."""
     advantages: Tensor
@@ -192,15 +193,28 @@ class Experience:
     """[N] importance of each state; 1 for plain rollouts."""
     targets: Tensor | None = None
     """[N, K, *latent] the x_0 that each action led to, for a consistency loss."""
+    sampling_means: Tensor | None = None
+    """[N, *latent] fp32 means as sampling computed them, once `old_means` are those of the computation that learns."""
 
     def __len__(self) -> int:
         return len(self.states)
 
     def take(self, index: Tensor) -> Experience:
         """Return the states `index` [M] with all that belongs to them."""
-        columns = {name: getattr(self, name) for name in self.__slots__}
-        taken: dict[str, Any] = {name: None if column is None else column[index] for name, column in columns.items()}
-        return Experience(**taken)
+        places = {device: index.to(device) for device in {column.device for column in self._columns().values()}}
+        return replace(self, **{name: column[places[column.device]] for name, column in self._columns().items()})
+
+    def part(self, start: int, stop: int) -> Experience:
+        """Return the states from `start` up to `stop`, as views."""
+        return replace(self, **{name: column[start:stop] for name, column in self._columns().items()})
+
+    def to(self, device: torch.device | str) -> Experience:
+        """Return it with everything on `device`."""
+        return replace(self, **{name: column.to(device) for name, column in self._columns().items()})
+
+    def _columns(self) -> dict[str, Tensor]:
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: column for name, column in columns.items() if column is not None}
 
 
 class Drawn(Protocol):

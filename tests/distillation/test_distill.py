@@ -10,8 +10,9 @@ from PIL import Image
 from tiny_pipelines import schedule, sdxl, stable_diffusion
 from tiny_runs import largest_difference, lcm_pipeline
 
+from rlcm.distillation import fit
 from rlcm.distillation.distill import CaptionedPictures, DistillConfig, distill, run_distillation
-from rlcm.distillation.loss import Distiller, fit
+from rlcm.distillation.loss import Distiller
 from rlcm.errors import ConfigError, MissingFileError
 
 CAPTIONS = ["a cat", "a dog", "a fox", "two bees"]

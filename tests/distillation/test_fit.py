@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from rlcm.distillation import fit as module
 from rlcm.distillation.fit import Fit, Muon, fit
-from rlcm.distillation.loss import fit as module
 
 
 class Model(nn.Module):

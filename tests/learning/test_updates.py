@@ -99,10 +99,10 @@ def clipped_surrogate(log_ratio, advantage):
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
 
 
-def assert_same_gradient(found, wanted):
+def assert_same_gradient(found, wanted, accuracy=1e-5):
     scale = max(float(g.abs().max()) for g in wanted)
     assert scale > 1e-5
-    assert max(largest_difference(f, w) for f, w in zip(found, wanted, strict=True)) < 1e-5 * scale
+    assert max(largest_difference(f, w) for f, w in zip(found, wanted, strict=True)) < accuracy * scale
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 64])
@@ -207,7 +207,7 @@ def test_the_weight_of_the_kl_follows_its_target_and_never_falls_below_the_setti
     loss, metrics = update.loss(fresh.args[0], fresh.args[2])
     plain, _ = updater(fresh.policy).loss(fresh.args[0], fresh.args[2])
     weighted = ((loss - plain) / fresh.args[0].weights).mean().item()
-    assert weighted == pytest.approx(update.leash.coefficient * metrics["kl"], rel=1e-3)
+    assert weighted == pytest.approx(update.leash.coefficient * metrics["kl"].item(), rel=1e-3)
 
 
 def test_every_trajectory_is_in_one_minibatch_of_every_epoch(fresh, monkeypatch):
@@ -216,9 +216,9 @@ def test_every_trajectory_is_in_one_minibatch_of_every_epoch(fresh, monkeypatch)
     taken = []
     real = update._optimiser_step
 
-    def step(minibatch, owners, *rest, **named):
+    def step(experience, rows, owners, *rest, **named):
         taken.append(owners.tolist())
-        return real(minibatch, owners, *rest, **named)
+        return real(experience, rows, owners, *rest, **named)
 
     monkeypatch.setattr(update, "_optimiser_step", step)
     learn(update, experience, whose, conditioning)
@@ -356,7 +356,8 @@ def test_rebels_gradient_is_that_of_the_loss_on_pairs(micro_batch_size, branches
     wanted = pairs_loss(policy, experience, whose, conditioning, 0.01, torch.Generator().manual_seed(3))
     wanted.backward()
     assert reported == pytest.approx(wanted.item(), rel=1e-4)
-    assert_same_gradient(found, [p.grad for p in policy.parameters])
+    # A pair's two log-ratios nearly cancel, and their difference is divided by eta = .01: some digits of fp32 are lost.
+    assert_same_gradient(found, [p.grad for p in policy.parameters], accuracy=3e-5)
 
 
 def test_rebel_without_a_pair_learns_nothing(fresh):

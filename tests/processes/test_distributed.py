@@ -270,7 +270,8 @@ def test_a_round_on_two_processes_is_that_of_one(tmp_path):
         for key in ("network_calls", "reward_queries", "skipped_updates", "clip_fraction"):
             assert state["metrics"][key] == single["metrics"][key]
         for name, value in single["adapter"].items():
-            assert (state["adapter"][name] - value).abs().max() < 1e-6
+            # Where a gradient is nearly 0, Adam makes much of its rounding, which differs between kinds of CPU.
+            assert (state["adapter"][name] - value).abs().max() < 5e-6
     assert single["metrics"]["grad_norm"] > 0
 
 
@@ -415,10 +416,10 @@ FAILURES = {  # in this order: after the last one the processes have lost each o
 def _fails_in_round_two(made, error: Exception, real):
     """Return `real`, but that it raises the error in round 2 on the second process."""
 
-    def call(*arguments):
+    def call(*arguments, **named):
         if made.round_number == 1 and made.world.rank == 1:
             raise error
-        return real(*arguments)
+        return real(*arguments, **named)
 
     return call
 

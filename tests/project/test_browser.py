@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 import pytest
-from test_compare import write_run
+from compared_runs import write_run
 
 from rlcm.report import write_report
 from rlcm.studies.compare import compare, read_methods, write_comparison

@@ -130,9 +130,9 @@ def test_ddpo_is_the_same_run_with_another_model_and_sampler_and_plain_trajector
     assert differing == {"model", "sampler", "rollout", "algorithm", "run"}
     assert ddpo.run.model_copy(update={"time_limit_minutes": None, "save_every": rlcm.run.save_every}) == rlcm.run
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta) == ("ddim", 50, 1.0)
-    assert (ddpo.rollout.branches, ddpo.rollout.batch_size) == (1, rlcm.policy.rollout.batch_size)
-    published = TrainConfig().algorithm.model_copy(update={"kl_coefficient": rlcm.learning.algorithm.kl_coefficient})
-    assert ddpo.algorithm == published.model_copy(update={"kl_target": rlcm.learning.algorithm.kl_target})
+    assert (ddpo.rollout.branches, ddpo.rollout.batch_size) == (1, rlcm.rollout.batch_size)
+    published = TrainConfig().algorithm.model_copy(update={"kl_coefficient": rlcm.algorithm.kl_coefficient})
+    assert ddpo.algorithm == published.model_copy(update={"kl_target": rlcm.algorithm.kl_target})
 
 
 def test_the_doctor_passes_branched_rollouts_on_a_tiny_model(tmp_path):
@@ -178,7 +178,7 @@ def test_ddpo_counterparts_differ_in_model_and_sampler(task):
     rlcm, ddpo = (load_config(f"configs/{name}-dreamshaper-v7-{task}.yaml") for name in ("lcm", "ddpo"))
     differing = {key for key in TrainConfig.model_fields if getattr(rlcm, key) != getattr(ddpo, key)}
     assert differing == {"model", "sampler", "rollout", "run"}
-    assert ddpo.rollout.model_copy(update={"sample_batch_size": rlcm.policy.rollout.sample_batch_size}) == rlcm.policy.rollout
+    assert ddpo.rollout.model_copy(update={"sample_batch_size": rlcm.rollout.sample_batch_size}) == rlcm.rollout
     assert ddpo.run.model_copy(update={"micro_batch_size": rlcm.run.micro_batch_size}) == rlcm.run
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta, ddpo.sampler.guidance) == ("ddim", 50, 1.0, 5.0)
 

@@ -331,7 +331,7 @@ LAUNCHERS = {
 
 
 def launched(launcher, arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(module.__file__).parents[1])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(module.__file__).parents[2])}
     return subprocess.run(
         [sys.executable, "-m", *LAUNCHERS[launcher], *arguments], env=environment, capture_output=True, text=True, timeout=600
     )

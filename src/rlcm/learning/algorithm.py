@@ -18,6 +18,13 @@ class AlgorithmSettings(Settings):
     """`ppo_clip`: PPO's clipped surrogate. `reinforce`: the plain score function, for one update a round. `rebel`: regression of
     relative rewards on pairs of images of one prompt. `reward_backprop`: the gradient of the reward itself, for rewards that
     have one."""
+    old_policy: Literal["auto", "sampling", "learning"] = "auto"
+    """What computes the mean of the old policy, to which the ratio is taken. `sampling`: the pass that sampled. `learning`: the
+    pass that learns, in its own batch shapes, so that the ratio begins at exactly 1 whatever the precision. `auto` is `sampling`
+    in fp32 on a CPU, where both are the same to the last bit, and `learning` everywhere else."""
+    importance_cap: float | None = Field(default=None, gt=0)
+    """Where set, every action is weighed by the ratio of the policy that learns to the one that sampled, at most this (truncated
+    importance sampling, on the scale of `log_prob_reduction`): what they differ by in rounding is then made up for."""
     clip_range: float = Field(default=1e-4, gt=0)
     """PPO's epsilon, on the scale of `log_prob_reduction`."""
     log_prob_reduction: Reduction = "mean"
@@ -93,6 +100,11 @@ class AlgorithmSettings(Settings):
                 "algorithm.kl_form=reward charges single actions, but algorithm.loss=rebel compares whole trajectories; set "
                 "algorithm.kl_form=loss."
             )
+        if self.importance_cap is not None and self.loss == "rebel":
+            raise ValueError(
+                f"algorithm.importance_cap={self.importance_cap} corrects a mean over actions, but algorithm.loss=rebel is a "
+                "regression, which holds wherever its actions come from; leave it out, or use ppo_clip."
+            )
         if self.loss == "reward_backprop":
             self._without_actions()
         return self
@@ -104,6 +116,7 @@ class AlgorithmSettings(Settings):
             "dense_every": self.dense_every > 0,
             "consistency_coefficient": self.consistency_coefficient > 0,
             "stop_kl": self.stop_kl is not None,
+            "importance_cap": self.importance_cap is not None,
             "kl_form": self.kl_form == "reward",
         }
         found = [name for name, is_set in needless.items() if is_set]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from rlcm.errors import PreflightError
 from rlcm.learning import losses
 from rlcm.learning.algorithm import AlgorithmSettings, Leash
+from rlcm.learning.micro_batches import MicroBatches
+from rlcm.learning.mismatch import Mismatch, computes_alike
 from rlcm.learning.optimisation import Optimisation
 from rlcm.policy import gaussian
 from rlcm.processes.memory_retry import BatchSize
@@ -23,14 +25,31 @@ CONSISTENCY = {"huber": losses.consistency_huber, "l2": losses.consistency_l2}
 class PolicyGradient:
     """Turns a round's experience into optimiser steps.
 
+    The old mean of a state, to which the ratio is taken, comes from the computation that gives the new one, wherever that
+    may round otherwise than sampling does (`algorithm.old_policy`): before the first update of a round it IS the new mean.
+    So the ratio is 1 there by construction, in every precision, on every device and at every pair of batch sizes.
+
     Args:
         micro_batch_size: states a forward and backward pass takes; memory grows with it, the result does not depend on it.
+        planned: states of a minibatch of this process, if no image is dropped; see `MicroBatches`.
     """
 
-    def __init__(self, optimisation: Optimisation, algorithm: AlgorithmSettings, leash: Leash, micro_batch_size: int) -> None:
+    def __init__(
+        self,
+        optimisation: Optimisation,
+        algorithm: AlgorithmSettings,
+        leash: Leash,
+        micro_batch_size: int,
+        planned: int | None = None,
+    ) -> None:
         self.optimisation, self.policy, self.world = optimisation, optimisation.policy, optimisation.world
         self.algorithm, self.leash = algorithm, leash
         self.micro_batch = BatchSize(micro_batch_size, "run.micro_batch_size", is_fixed=self.world.is_lockstep)
+        alike = computes_alike(self.policy.denoiser)
+        self.is_recomputed = algorithm.old_policy == "learning" or (algorithm.old_policy == "auto" and not alike)
+        """Whether old means come from the computation that learns, and not from the one that sampled."""
+        self.parts = MicroBatches(self.micro_batch, planned, is_padded=not alike)
+        self.mismatch = Mismatch(algorithm)
         self.consistency_coefficient = algorithm.consistency_coefficient
 
     def update(
@@ -60,11 +79,16 @@ class PolicyGradient:
         rising = settings.consistency_schedule == "linear"
         self.consistency_coefficient = settings.consistency_coefficient * (progress if rising else 1.0)
         planned = settings.inner_epochs * settings.minibatches
+        experience = experience.to(self.policy.denoiser.device)
+        is_open = self.is_recomputed and experience.sampling_means is None
+        if is_open:
+            experience = replace(experience, sampling_means=experience.old_means, old_means=experience.old_means.clone())
         totals: dict[str, list[float]] = defaultdict(list)
         for taken, chosen in enumerate(self._minibatches(trajectories, rng)):
             rows = torch.isin(whose, chosen).nonzero().squeeze(1)
+            others = torch.isin(whose, chosen, invert=True).nonzero().squeeze(1) if is_open and not taken else None
             self.optimisation.begin(lr)
-            metrics = self._optimiser_step(experience.take(rows), whose[rows], conditioning, rng, first=taken == 0)
+            metrics = self._optimiser_step(experience, rows, whose[rows], conditioning, rng, first=taken == 0, others=others)
             for key, value in metrics.items():
                 totals[key].append(value)
             if self._is_too_far(metrics):
@@ -81,107 +105,188 @@ class PolicyGradient:
         return limit is not None and metrics.get("kl_from_sampling", 0.0) > limit
 
     def _optimiser_step(
-        self, minibatch: Experience, whose: Tensor, conditioning: Conditioning, rng: torch.Generator, first: bool
+        self,
+        experience: Experience,
+        rows: Tensor,
+        whose: Tensor,
+        conditioning: Conditioning,
+        rng: torch.Generator,
+        *,
+        first: bool,
+        others: Tensor | None,
     ) -> dict[str, float]:
+        """Take an optimiser step along a minibatch, unless it must be left out, and return the metrics.
+
+        Args:
+            experience: of the round, on the device; where its old means are to be recomputed, the first step fills them in.
+            rows: [n] of the minibatch, as `whose` is.
+            first: whether it is the round's first step, when the policy is still the one that sampled.
+            others: rows that are not in the first minibatch, whose old means are still those of sampling.
+        """
+        minibatch = experience.take(rows)
         count = int(self.world.sum(torch.tensor([len(minibatch)])))
+        longest = self._longest(experience.take(others)) if others is not None else None
         if not count:  # the images of this minibatch were all dropped
+            self._fill_in(experience, others, longest, conditioning)
             return {"skipped_updates": 1.0}
         extra: dict[str, float] = {}
         if self.algorithm.loss == "rebel":
             extra["rebel_loss"] = self._judge_by_pairs(minibatch, whose, conditioning, rng, count, first)
-        longest = self._longest(minibatch)
+        most = self._longest(minibatch)
         with self.world.together():
-            sums, deviation = self.micro_batch.fit(lambda: self._gradients(minibatch, longest, conditioning, count))
+            sums, worst, means = self.micro_batch.fit(lambda: self._gradients(minibatch, most, conditioning, count, first))
+        if first and self.is_recomputed:
+            experience.old_means[rows.to(means.device)] = means
+        self._fill_in(experience, others, longest, conditioning)
         norm = self.optimisation.gather_gradients()
-        deviation = self.world.largest(deviation)
+        largest = {key: self.world.largest(worst[key]) for key in sorted(worst)}
         keys = sorted(sums)
         reduced = self.world.sum(torch.tensor([sums[key] for key in keys], dtype=torch.float64)) / count
-        metrics = dict(zip(keys, reduced.tolist(), strict=True)) | {"ratio_deviation_max": deviation} | extra
+        metrics = dict(zip(keys, reduced.tolist(), strict=True)) | largest | extra
+        if first:
+            self.mismatch.require_agreement(metrics, minibatch.states[0].numel() if len(minibatch) else 1)
         if self._is_too_far(metrics):
             return metrics
         taken = self.optimisation.step(metrics["loss"], norm)
         return metrics | taken if not taken["skipped_updates"] else taken
 
     def _gradients(
-        self, minibatch: Experience, longest: int, conditioning: Conditioning, count: int
-    ) -> tuple[dict[str, float], float]:
-        """Leave a minibatch's gradients in the parameters; return the sums of the metrics and the ratio's largest deviation.
+        self, minibatch: Experience, longest: int | None, conditioning: Conditioning, count: int, first: bool
+    ) -> tuple[dict[str, float], dict[str, float], Tensor]:
+        """Leave a minibatch's gradients in the parameters; return sums and maxima of the metrics, and the old means used.
+
+        Nothing in it waits for the device but the reading of the metrics at the end.
 
         Args:
-            longest: states of the process that has the most; see `_parts`.
+            longest: see `MicroBatches.over`.
             count: states of all processes.
         """
         self.optimisation.begin()
-        sums = dict.fromkeys(self._watched(), 0.0)  # the same keys on all processes, those without rows included
-        deviation = 0.0
-        for part, size in self._parts(minibatch, longest):
-            loss, found = self.loss(part, conditioning)
+        sizes: list[int] = []
+        found: list[Tensor] = []
+        old_means = [minibatch.old_means[:0]]
+        watched, extreme = self._watched(first), self._extreme(first)
+        for part in self.parts.over(minibatch, longest):
+            loss, metrics = self.loss(part.experience, conditioning, size=part.size, first=first)
             (loss.sum() / count).backward()
-            if size:
-                deviation = max(deviation, found.pop("ratio_deviation_max"))
-                for key, value in found.items():
-                    sums[key] += value * size
-                sums["loss"] += float(loss.detach().sum())
-        return sums, deviation
+            if part.size:
+                old_means.append(metrics.pop("old_means")[: part.size])
+                metrics["loss"] = loss.detach().sum()
+                found.append(torch.stack([metrics[key].float() for key in (*watched, *extreme)]))
+                sizes.append(part.size)
+        # The same keys on all processes, those without rows included.
+        sums, worst = dict.fromkeys(watched, 0.0), dict.fromkeys(extreme, 0.0)
+        for size, values in zip(sizes, torch.stack(found).tolist() if found else [], strict=True):
+            of_part = dict(zip((*watched, *extreme), values, strict=True))
+            for key in watched:
+                sums[key] += of_part[key] * (1 if key == "loss" else size)
+            for key in extreme:
+                worst[key] = max(worst[key], of_part[key])
+        return sums, worst, torch.cat(old_means)
 
-    def _longest(self, experience: Experience) -> int:
-        return int(self.world.largest(len(experience))) if self.world.is_lockstep else len(experience)
+    def _fill_in(self, experience: Experience, rows: Tensor | None, longest: int | None, conditioning: Conditioning) -> None:
+        """Put the means of the computation that learns in place of the old means of the given rows."""
+        if rows is not None:
+            with self.world.together():
+                means = self.micro_batch.fit(lambda: self._means(experience.take(rows), longest, conditioning))
+            experience.old_means[rows.to(means.device)] = means
 
-    def _parts(self, experience: Experience, longest: int) -> Iterator[tuple[Experience, int]]:
-        """Yield micro-batches and their sizes.
+    def _means(self, experience: Experience, longest: int | None, conditioning: Conditioning) -> Tensor:
+        """Return the policy's means [N, *latent] as learning computes them: in its shapes, and by the pass with gradient."""
+        parts = self.parts.over(experience, longest)
+        found = [self._means_of(part.experience, conditioning)[: part.size] for part in parts]
+        return torch.cat([experience.old_means[:0], *found])
 
-        Where the processes share the network, all of them go through as many as the one with the most states; what it has
-        more is made up for by a state that weighs nothing, of size 0.
-        """
-        for start in range(0, longest, self.micro_batch.size):
-            rows = torch.arange(len(experience))[start : start + self.micro_batch.size]
-            yield (experience.take(rows), len(rows)) if len(rows) else (_weightless(experience), 0)
+    @torch.enable_grad()
+    def _means_of(self, part: Experience, conditioning: Conditioning) -> Tensor:
+        # With gradient, although nobody asks for one: compiled networks and some kernels compute otherwise without.
+        return self.policy.step(part.states, part.steps, conditioning.take(part.prompt_index))[1].detach()
 
-    def _watched(self) -> list[str]:
+    def _longest(self, experience: Experience) -> int | None:
+        """Return the states of the process that has the most, where all must go through as many micro-batches."""
+        return int(self.world.largest(len(experience))) if self.world.is_lockstep else None
+
+    def _watched(self, first: bool) -> list[str]:
+        """Return the metrics that are means over states; the loss is a sum."""
         kl = self.leash.coefficient and self.algorithm.kl_form == "loss"
-        optional = {"kl": kl, "consistency": self.algorithm.consistency_coefficient}
+        optional = {
+            "kl": kl,
+            "consistency": self.algorithm.consistency_coefficient,
+            "importance": self.algorithm.importance_cap,
+            "mismatch_kl": first,
+        }
         return ["loss", "clip_fraction", "ratio_deviation", "kl_from_sampling", *(k for k, used in optional.items() if used)]
 
-    def loss(self, part: Experience, conditioning: Conditioning) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of every state [n], carrying grad, and the means of what is worth watching."""
+    def _extreme(self, first: bool) -> list[str]:
+        """Return the metrics of which the largest counts."""
+        return ["ratio_deviation_max", *(["mismatch_ratio_max"] if first else [])]
+
+    def loss(
+        self, part: Experience, conditioning: Conditioning, *, size: int | None = None, first: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of every state [n], carrying grad, and the means of what is worth watching, on the device.
+
+        Args:
+            size: how many rows are real, all of them where left out; the others do not count in what is watched.
+            first: before the first update of a round: the old means are then the new ones, where they are recomputed.
+        """
         settings, policy = self.algorithm, self.policy
-        device = policy.denoiser.device
-        states, steps, old_means = part.states.to(device), part.steps.to(device), part.old_means.to(device)
+        part = part.to(policy.denoiser.device)
         conditions = conditioning.take(part.prompt_index)
-        predictions, means, stds = policy.step(states, steps, conditions)
-        log_ratio = gaussian.log_ratio(part.actions.to(device), old_means, means, stds, settings.log_prob_reduction)
-        advantages, weights = part.advantages.to(device), part.weights.to(device)
+        predictions, means, stds = policy.step(part.states, part.steps, conditions)
+        sampled = part.old_means if part.sampling_means is None else part.sampling_means
+        old_means = means.detach() if first and self.is_recomputed else part.old_means
+        scale, real = settings.log_prob_reduction, slice(size or None)
+        log_ratio = gaussian.log_ratio(part.actions, old_means, means, stds, scale)
         if settings.loss == "ppo_clip":
-            per_action = losses.ppo_clip(log_ratio, advantages, clip_range=settings.clip_range)
+            per_action = losses.ppo_clip(log_ratio, part.advantages, clip_range=settings.clip_range)
         else:  # REBEL's gradient has this form too, see `_judge_by_pairs`
-            per_action = losses.reinforce(log_ratio, advantages)
-        loss = per_action.mean(1)
-        deviations = log_ratio.detach().expm1().abs()
+            per_action = losses.reinforce(log_ratio, part.advantages)
+        deviations = log_ratio.detach()[real].expm1().abs()
         metrics = {
-            "clip_fraction": (deviations > settings.clip_range).float().mean().item(),
-            "ratio_deviation": deviations.mean().item(),
-            "ratio_deviation_max": deviations.max().item(),
-            "kl_from_sampling": gaussian.kl(means.detach(), old_means, stds, settings.log_prob_reduction).mean().item(),
+            "old_means": old_means,
+            "clip_fraction": (deviations > settings.clip_range).float().mean(),
+            "ratio_deviation": deviations.mean(),
+            "ratio_deviation_max": deviations.max(),
+            "kl_from_sampling": gaussian.kl(means.detach()[real], old_means[real], stds[real], scale).mean(),
         }
+        if first:
+            metrics |= self.mismatch.of(part.actions[real], sampled[real], means.detach()[real], stds[real])
+        if settings.importance_cap is not None:
+            # Before the first update the policy that learns is at the new means: `old_means` are those of sampling, or the same.
+            weights = self.mismatch.weights(part.actions, sampled, means.detach() if first else old_means, stds)
+            per_action = per_action * weights
+            metrics["importance"] = weights[real].mean()
+        loss = per_action.mean(1)
         if self.leash.coefficient and settings.kl_form == "loss":
-            kl = gaussian.kl(means, self._reference_means(states, steps, conditions), stds, settings.log_prob_reduction)
+            kl = gaussian.kl(means, self._reference_means(part.states, part.steps, conditions), stds, scale)
             loss = loss + losses.kl_penalty(kl, coefficient=self.leash.coefficient)
-            metrics["kl"] = kl.detach().mean().item()
+            metrics["kl"] = kl.detach()[real].mean()
         if settings.consistency_coefficient:
             if part.targets is None:
                 raise ValueError("a consistency loss needs experience with targets")
-            targets = part.targets.to(device)
+            targets = part.targets
             repeated = predictions.unsqueeze(1).expand_as(targets).flatten(0, 1)
             distance = CONSISTENCY[settings.consistency_distance](repeated, targets.flatten(0, 1))
             distance = distance.unflatten(0, targets.shape[:2]).mean(1)
             loss = loss + self.consistency_coefficient * distance
-            metrics["consistency"] = distance.detach().mean().item()
-        return loss * weights, metrics
+            metrics["consistency"] = distance.detach()[real].mean()
+        return loss * part.weights, metrics
 
     @torch.no_grad()
     def _reference_means(self, states: Tensor, steps: Tensor, conditions: Conditioning) -> Tensor:
         with self.policy.reference():
             return self.policy.step(states, steps, conditions)[1]
+
+    def settled(self, experience: Experience, conditioning: Conditioning) -> Experience:
+        """Return a round's experience with old means that the computation which learns gives, where they must come from there."""
+        if not self.is_recomputed or experience.sampling_means is not None:
+            return experience
+        longest = self._longest(experience)
+        with self.world.together():
+            experience = experience.to(self.policy.denoiser.device)
+            means = self.micro_batch.fit(lambda: self._means(experience, longest, conditioning))
+        return replace(experience, sampling_means=experience.old_means, old_means=means)
 
     @torch.no_grad()
     def reference_log_ratios(self, experience: Experience, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
@@ -191,20 +296,21 @@ class PolicyGradient:
         does not depend on the action, so its own gradient would be lost there.
 
         Args:
-            experience: [N] states of the present policy.
+            experience: [N] states of the present policy, as `settled` returns them.
 
         Returns:
             [N, K] and [N], on the CPU.
         """
         scale, device = self.algorithm.log_prob_reduction, self.policy.denoiser.device
-        ratios, divergences = [torch.zeros(0, experience.actions.shape[1])], [torch.zeros(0)]
-        for part, size in self._parts(experience, self._longest(experience)):
-            states, steps, means = part.states.to(device), part.steps.to(device), part.old_means.to(device)
-            reference = self._reference_means(states, steps, conditioning.take(part.prompt_index))
-            stds = self.policy.table.std[steps]
-            ratios.append(-gaussian.log_ratio(part.actions.to(device), means, reference, stds, scale).cpu()[:size])
-            divergences.append(gaussian.kl(means, reference, stds, scale).cpu()[:size])
-        return torch.cat(ratios), torch.cat(divergences)
+        experience = experience.to(device)
+        ratios, divergences = [experience.advantages[:0]], [experience.weights[:0]]
+        for part in self.parts.over(experience, self._longest(experience)):
+            now, real = part.experience, slice(part.size)
+            reference = self._reference_means(now.states, now.steps, conditioning.take(now.prompt_index))
+            stds = self.policy.table.std[now.steps]
+            ratios.append(-gaussian.log_ratio(now.actions, now.old_means, reference, stds, scale)[real])
+            divergences.append(gaussian.kl(now.old_means, reference, stds, scale)[real])
+        return torch.cat(ratios).cpu(), torch.cat(divergences).cpu()
 
     def _judge_by_pairs(
         self,
@@ -223,13 +329,14 @@ class PolicyGradient:
         loss on pairs. A pair then need not fit into one micro-batch, nor be on one process. Pairs are two trajectories of one
         prompt, or two branches of one trajectory.
         """
-        log_ratio = torch.zeros_like(minibatch.advantages) if first else self._log_ratios(minibatch, conditioning)
+        worths, index = minibatch.advantages.cpu(), minibatch.prompt_index.cpu()
+        log_ratio = torch.zeros_like(worths) if first else self._log_ratios(minibatch, conditioning)
         gather = self.world.gather_rows
         owners, inverse = gather(whose).unique(return_inverse=True)
         actions = log_ratio.shape[1]
         totals = torch.zeros(len(owners), actions).index_add_(0, inverse, gather(log_ratio)).requires_grad_()
-        worth = torch.zeros(len(owners), actions).index_copy_(0, inverse, gather(minibatch.advantages))
-        prompts = torch.zeros(len(owners), dtype=torch.long).index_copy_(0, inverse, gather(minibatch.prompt_index))
+        worth = torch.zeros(len(owners), actions).index_copy_(0, inverse, gather(worths))
+        prompts = torch.zeros(len(owners), dtype=torch.long).index_copy_(0, inverse, gather(index))
         comparable = torch.arange(len(owners)).repeat_interleave(actions) if actions > 1 else prompts
         one, other = losses.pair_by_prompt(comparable, rng).unbind(1)
         flat, rewards = totals.flatten(), worth.flatten()
@@ -237,58 +344,73 @@ class PolicyGradient:
         loss = loss / max(len(one), 1)
         (gradient,) = torch.autograd.grad(loss, totals)
         mine = torch.searchsorted(owners, whose)
-        minibatch.advantages = -gradient[mine] * count * actions
+        minibatch.advantages = (-gradient[mine] * count * actions).to(minibatch.advantages.device)
         return float(loss.detach())
 
     @torch.no_grad()
     def _log_ratios(self, experience: Experience, conditioning: Conditioning) -> Tensor:
         """Return log pi - log pi_old of all actions [N, K], on the CPU."""
-        scale, device = self.algorithm.log_prob_reduction, self.policy.denoiser.device
-        found = [torch.zeros(0, experience.actions.shape[1])]
-        for part, size in self._parts(experience, self._longest(experience)):
-            conditions = conditioning.take(part.prompt_index)
-            _, means, stds = self.policy.step(part.states.to(device), part.steps.to(device), conditions)
-            ratios = gaussian.log_ratio(part.actions.to(device), part.old_means.to(device), means, stds, scale)
-            found.append(ratios.cpu()[:size])
-        return torch.cat(found)
+        found = [experience.advantages[:0]]
+        for part in self.parts.over(experience, self._longest(experience)):
+            now = part.experience
+            _, means, stds = self.policy.step(now.states, now.steps, conditioning.take(now.prompt_index))
+            ratios = gaussian.log_ratio(now.actions, now.old_means, means, stds, self.algorithm.log_prob_reduction)
+            found.append(ratios[: part.size])
+        return torch.cat(found).cpu()
 
-    def check(self, part: Experience, conditioning: Conditioning) -> dict[str, float]:
-        """Check, before the first update, that the ratio is 1 and that gradients reach the adapter; change nothing.
+    def check(self, experience: Experience, conditioning: Conditioning) -> dict[str, float]:
+        """Check, before the first update, what must hold on the first micro-batch, and change nothing.
 
-        A process without states only takes part in what concerns all, and returns nothing.
+        The ratio is 1 where the same states go through the network again, gradients reach the adapter, and the policy that
+        learns is close to the one that sampled. A process without states only takes part in what concerns all, and returns
+        nothing.
+
+        Args:
+            experience: [N] states of this process.
 
         Raises:
-            PreflightError: if either does not hold.
+            PreflightError: if one of them does not hold.
         """
-        if not len(part) and not self.world.is_lockstep:
+        if not len(experience) and not self.world.is_lockstep:
             return {}
+        experience = experience.to(self.policy.denoiser.device)
+        part = next(self.parts.over(experience, max(len(experience), 1)))
+        now, real = part.experience, slice(part.size)
+        if self.is_recomputed:
+            now = replace(now, sampling_means=now.old_means, old_means=self._means_of(now, conditioning))
         self.optimisation.begin()
-        loss, metrics = self.loss(part if len(part) else _weightless(part), conditioning)
+        loss, metrics = self.loss(now, conditioning, size=part.size)
         if loss.requires_grad:
             loss.sum().backward()
-        reached = [name for name, p in self.policy.named_parameters.items() if p.grad is not None and bool(p.grad.any())]
+        gradients = {name: p.grad for name, p in self.policy.named_parameters.items() if p.grad is not None}
+        reached = sum(torch.stack([gradient.any() for gradient in gradients.values()]).tolist()) if gradients else 0
         self.optimisation.begin()
-        if not len(part):
+        if not part.size:
             return {}
-        deviation = metrics["ratio_deviation_max"]
+        deviation = float(metrics["ratio_deviation_max"])
         if not deviation <= 1e-5:
-            raise PreflightError(
-                f"before the first update the ratio of new to old policy is off 1 by {deviation:.2e} (accepted: 1e-5), so "
-                "sampling and learning do not compute the same thing. Use model.precision=fp32, and switch dropout and other "
-                "randomness in the network off."
-            )
-        if not reached and bool(part.advantages.any()):
+            raise PreflightError(self._not_the_same(deviation))
+        if not reached and bool(now.advantages[real].any()):
             raise PreflightError(
                 "no gradient reaches the adapter, so nothing would be learnt; check lora.target_modules and that the network's "
                 "forward pass is not inside torch.no_grad()."
             )
-        return {"ratio_deviation": deviation, "parameters_with_gradient": float(len(reached))}
+        found = {"ratio_deviation": deviation, "parameters_with_gradient": float(reached)}
+        if now.sampling_means is not None:
+            stds = self.policy.table.std[now.steps]
+            apart = self.mismatch.of(now.actions[real], now.sampling_means[real], now.old_means[real], stds[real])
+            found |= {key: float(value) for key, value in apart.items()}
+            self.mismatch.require_agreement(found, now.states[0].numel(), PreflightError)
+        return found
 
-
-def _weightless(experience: Experience) -> Experience:
-    """Return a state of zeros that weighs nothing, shaped as those of `experience`, which may have none."""
-    columns: dict[str, Any] = {}
-    for name in Experience.__slots__:
-        column = getattr(experience, name)
-        columns[name] = None if column is None else torch.zeros(1, *column.shape[1:], dtype=column.dtype)
-    return Experience(**columns)
+    def _not_the_same(self, deviation: float) -> str:
+        if self.is_recomputed:
+            return (
+                f"the network answers the same states twice with means that take the ratio off 1 by {deviation:.2e} (accepted: "
+                "1e-5), so no ratio can be trusted. Switch dropout and other randomness in the network off."
+            )
+        return (
+            f"before the first update the ratio of new to old policy is off 1 by {deviation:.2e} (accepted: 1e-5), so sampling and "
+            "learning do not compute the same thing. Use algorithm.old_policy=learning if they only round otherwise; "
+            "switch dropout and other randomness in the network off."
+        )

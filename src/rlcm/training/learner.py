@@ -60,7 +60,7 @@ class Learner:
         self.optimisation = Optimisation(parts.policy, config.optimizer, world)
         self.leash = Leash(config.algorithm, config.optimizer.max_pace)
         micro = config.run.micro_batch_size
-        self.update = PolicyGradient(self.optimisation, config.algorithm, self.leash, micro)
+        self.update = PolicyGradient(self.optimisation, config.algorithm, self.leash, micro, self._states_of_a_minibatch())
         self.backprop = RewardBackprop(self.optimisation, config.algorithm, self.leash, parts.rewards, micro)
         backprop = config.algorithm.loss == "reward_backprop"
         uneven = world.is_lockstep and config.rollout.batch_size % world.size
@@ -176,6 +176,7 @@ class Learner:
         learned: dict[str, float] = {}
         charges = None
         if self.leash.coefficient and config.algorithm.kl_form == "reward":
+            experience = self.update.settled(experience, self.parts.conditioning)
             charges = self._charges(experience, whose, (count, actions), learned)
         returns = self.credit.returns(scores.total.view(count, -1), actions, potentials, charges)
         prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
@@ -215,6 +216,13 @@ class Learner:
         scores = self.parts.rewards.mix(gather_scores(self.world, [raw], len(mine)))
         learned |= {"lr": lr, "time/update": time.perf_counter() - started}
         return Learnt(scores, len(prompt_index), len(prompt_index) * len(self.parts.policy.table), learned)
+
+    def _states_of_a_minibatch(self) -> int:
+        """Return the states that this process has in a minibatch, if no image is dropped; at most, where others share it."""
+        rollouts = self.config.rollout
+        count = rollouts.batch_size // rollouts.branches
+        each = 1 if rollouts.branches > 1 else len(self.parts.policy.table.noisy_steps())
+        return each * min(-(-count // self.config.algorithm.minibatches), max(len(self.world.share(count)), 1))
 
     def _require_something_to_learn(self, number: int, scores: Scores, raw: RawScores) -> None:
         if not scores.valid.any():
@@ -283,17 +291,16 @@ class Learner:
         return experience.take(kept), whose[kept]
 
     def _preflight(self, experience: Experience, scores: Scores) -> None:
-        def check() -> dict[str, float]:
-            first = experience.take(torch.arange(min(len(experience), self.update.micro_batch.size)))
-            return self.update.check(first, self.parts.conditioning)
-
         with self.world.together():
-            found = self.update.micro_batch.fit(check)
+            found = self.update.micro_batch.fit(lambda: self.update.check(experience, self.parts.conditioning))
         if not found:
             return
         total = len(self.parts.policy.named_parameters)
+        mismatch = ""
+        if "mismatch_kl" in found:
+            mismatch = f", sampling and learning apart by a KL of {found['mismatch_kl']:.1e} an action"
         self._note(
-            f"checked: ratio off 1 by {found['ratio_deviation']:.1e}; gradients reach "
+            f"checked: ratio off 1 by {found['ratio_deviation']:.1e}{mismatch}; gradients reach "
             f"{found['parameters_with_gradient']:.0f} of {total} adapter tensors; reward {scores.total[scores.valid].mean():.4g} "
             f"+- {scores.total[scores.valid].std():.2g}"
         )

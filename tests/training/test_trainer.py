@@ -30,6 +30,7 @@ from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.serialization import load_state
+from rlcm.training import keeping
 from rlcm.training import trainer as module
 from rlcm.training.config import load_config
 from rlcm.training.final import WEIGHTS_NAME, tuned_weights
@@ -42,7 +43,7 @@ TIMES = ("seconds", "images_per_second", "time/", "reward_wait_share")
 def _no_report(request, monkeypatch):
     """Leave the report out, which takes longer than a tiny run; one test has it."""
     if "with_report" not in request.fixturenames:
-        monkeypatch.setattr(module, "write_report", lambda folder: folder / "report.html")
+        monkeypatch.setattr(keeping, "write_report", lambda folder: folder / "report.html")
 
 
 @pytest.fixture

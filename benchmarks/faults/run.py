@@ -33,7 +33,7 @@ from page import fill
 from safetensors.torch import load_file
 
 from rlcm.cli import commands as cli
-from rlcm.cli import work as commands
+from rlcm.cli.saying import quiet
 from rlcm.learning import optimisation, updates
 from rlcm.processes.machine import describe_machine
 from rlcm.runs import checkpoint as checkpoints
@@ -472,7 +472,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    commands.quiet()
+    quiet()
     before = json.loads(RESULT.read_text())["cases"] if RESULT.exists() and arguments.only else []
     rows = {row["fault"]: row for row in before}
     with tempfile.TemporaryDirectory() as folder:

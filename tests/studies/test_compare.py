@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from rlcm.cli.work import compare_runs
+from rlcm.cli.work.studies import compare_runs
 from rlcm.errors import ConfigError, UsageError
 from rlcm.report.reading import Metric
 from rlcm.studies.compare import Method, compare, read_methods, write_comparison

@@ -11,8 +11,9 @@ from PIL import Image
 from tiny_pipelines import pixart, pixel
 from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, stir, tiny_config, tiny_denoiser
 
-from rlcm.cli import work as commands
-from rlcm.cli.work import draw_images, print_study
+from rlcm.cli.work import evaluate as commands
+from rlcm.cli.work.evaluate import print_study
+from rlcm.cli.work.sample import draw_images
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy

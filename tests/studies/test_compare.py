@@ -10,7 +10,7 @@ from PIL import Image
 
 from rlcm.cli.work.studies import compare_runs
 from rlcm.errors import ConfigError, UsageError
-from rlcm.report.reading import Metric
+from rlcm.report.metric import Metric
 from rlcm.studies.compare import Method, compare, read_methods, write_comparison
 from rlcm.studies.compare.methods import Curve
 from rlcm.studies.compare.page import final_table, headline, speedup_tables, strips

@@ -24,8 +24,7 @@ from rlcm.errors import (
     SamplerError,
 )
 from rlcm.policy.adapter import save_lora
-from rlcm.report import write_report
-from rlcm.report.reading import read_run
+from rlcm.report import read_run, write_report
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.rundir import RunDirectory

@@ -19,7 +19,7 @@ from rlcm.errors import RewardError, UsageError
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.report.encoding import data_uri
-from rlcm.report.reading import Metric
+from rlcm.report.metric import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
 from rlcm.sharing.tuned import tuned_pipeline

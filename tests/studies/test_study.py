@@ -23,8 +23,8 @@ from rlcm.report import write_report
 from rlcm.report.steps import lines_of, rewards_of, step_tables, write_plots
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings
 from rlcm.sharing.tuned import tuned_pipeline
-from rlcm.studies.study import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
-from rlcm.studies.study.study import sampler_at
+from rlcm.studies.evaluation import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
+from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.evaluate import mean_interval
 from rlcm.training.trainer import Trainer
 
@@ -81,7 +81,7 @@ def test_a_batch_that_is_too_large_is_halved_and_the_images_stay(monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return sample_latents(denoiser, table, conditioning, seeds)
 
-    monkeypatch.setattr("rlcm.studies.study.draw.sample_latents", narrow)
+    monkeypatch.setattr("rlcm.studies.evaluation.draw.sample_latents", narrow)
     told = []
     sampling = BatchSize(8, "rollout.sample_batch_size", told.append)
     # Seconds of the batches of 2, of which the last is a single image: the first takes 1 s, the others take 2, 4, 8, 16.

@@ -23,7 +23,7 @@ from rlcm.report.metric import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
 from rlcm.sharing.tuned import tuned_pipeline
-from rlcm.studies.study.study import sampler_at
+from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.build import judge_of
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.evaluate import Judge

@@ -19,7 +19,7 @@ from rlcm.report.steps import step_tables, write_plots
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.runs.rundir import disk_errors
-from rlcm.studies.study import StudySettings, check_steps, default_rewards, prompt_sets, study
+from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, prompt_sets, study
 from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig
 

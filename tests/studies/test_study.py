@@ -22,7 +22,7 @@ from rlcm.processes.memory_retry import BatchSize
 from rlcm.report import write_report
 from rlcm.report.steps import lines_of, rewards_of, step_tables, write_plots
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.evaluate import mean_interval

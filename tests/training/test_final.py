@@ -15,7 +15,7 @@ from rlcm.policy.adapter import save_lora
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import RunDirectory
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.sharing import tuned_pipeline
 from rlcm.training.final import WEIGHTS_NAME, model_card, save_final
 
 SEED = 100

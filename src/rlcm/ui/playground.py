@@ -22,7 +22,7 @@ from rlcm.report.encoding import data_uri
 from rlcm.report.metric import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.build import judge_of
 from rlcm.training.config import TrainConfig, load_config

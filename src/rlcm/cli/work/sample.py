@@ -17,7 +17,7 @@ from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.report.words import counted
 from rlcm.runs.rundir import disk_errors, grid
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.sharing import tuned_pipeline
 from rlcm.training.prompts import load_prompts
 
 

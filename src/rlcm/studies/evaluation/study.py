@@ -22,7 +22,7 @@ from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group
 from rlcm.training.build import judge_of

@@ -98,7 +98,7 @@ def test_every_layer_of_a_unet_has_its_name(kind, tmp_path):
     assert largest_difference(run.base, run.tuned) > 20 * SEEN
     file = export_run(run.path, "kohya")
     layers = [name for name in load_file(file) if name.endswith(".alpha")]
-    assert len(layers) == len(read_lora(run.config, run.path / "final" / WEIGHTS_NAME)) > 50
+    assert len(layers) == len(read_lora(run.config.lora, run.path / "final" / WEIGHTS_NAME)) > 50
     assert largest_difference(by_key_map(run, file, comfyui_unet_map), run.tuned) < CLOSE
     assert largest_difference(by_diffusers(run, file), run.tuned) < CLOSE
 
@@ -190,7 +190,7 @@ def test_a_pixel_model_is_merged(tmp_path):
     config = tiny_config(tmp_path, model={"path": str(tmp_path / "model")}, sampler={"guidance": None}, prompts=["1", "2"])
     run = save_run(stir(Policy(make_denoiser(load_pipeline(config.model), config.sampler, config.model), config.lora)), config)
     merged = diffusers.DiffusionPipeline.from_pretrained(export_run(run.path, "merged"))
-    lora, base = read_lora(config, run.path / "final" / WEIGHTS_NAME), load_pipeline(config.model)
+    lora, base = read_lora(config.lora, run.path / "final" / WEIGHTS_NAME), load_pipeline(config.model)
     assert lora
     for name, factors in lora.items():
         found = merged.unet.get_submodule(name).weight - base.unet.get_submodule(name).weight

@@ -30,6 +30,7 @@ class Group(WithExample, click.Group):
     group_class = type
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that was typed; with --debug an error shows where it came from."""
         try:
             return super().main(*args, **kwargs)
         except RLCMError as error:
@@ -46,6 +47,7 @@ class WithSettings(WithExample):
     """A command that takes KEY=VALUE: says so to those who write a setting like an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the arguments in; an unknown option is answered with the setting that may be meant."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:

@@ -20,7 +20,7 @@ import torch
 from faults.page import fill
 
 from rlcm import Trainer
-from rlcm.cli.work import quiet
+from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.training.config import TrainConfig, parse_settings
 

@@ -22,7 +22,7 @@ from playwright.sync_api import sync_playwright
 
 from rlcm import Trainer
 from rlcm.builtin import DEMO
-from rlcm.cli.work import quiet
+from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.training.config import load_config
 from rlcm.ui import fragments

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.multiprocessing import get_context
 
 from rlcm import Trainer
-from rlcm.cli.work import quiet
+from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards import RawScores
 from rlcm.training.config import TrainConfig, parse_settings

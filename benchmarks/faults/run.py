@@ -33,12 +33,12 @@ from page import fill
 from safetensors.torch import load_file
 
 from rlcm.cli import commands as cli
-from rlcm.cli import work as commands
+from rlcm.cli.saying import quiet
 from rlcm.learning import optimisation, updates
 from rlcm.processes.machine import describe_machine
 from rlcm.runs import checkpoint as checkpoints
 from rlcm.training import build as building
-from rlcm.training import evaluate, trainer
+from rlcm.training import evaluate, keeping, trainer
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "faults.json"
@@ -229,7 +229,7 @@ CASES = [
     Case("SIGTERM while the model is loaded", around(building, "load_pipeline", 1, own_signal(signal.SIGTERM)), (-15,)),
     Case("SIGTERM in an update", around(optimisation.Optimisation, "step", 1, own_signal(signal.SIGTERM)), (0,)),
     Case("SIGTERM while a checkpoint is written", around(checkpoints, "save_state", 1, own_signal(signal.SIGTERM)), (0,)),
-    Case("SIGTERM while the tuned LoRA is written", around(trainer, "save_final", 1, own_signal(signal.SIGTERM)), (0,)),
+    Case("SIGTERM while the tuned LoRA is written", around(keeping, "save_final", 1, own_signal(signal.SIGTERM)), (0,)),
     Case("SIGTERM twice in round 1", in_reward(2, own_signal(signal.SIGTERM, 2)), (-15,)),
     Case("kill -9 while a checkpoint is written", around(checkpoints, "save_state", 2, own_signal(signal.SIGKILL)), (-9,)),
     Case("the newest checkpoint is cut short", nothing, (0,), before=truncated),
@@ -357,7 +357,7 @@ def examine(case: Case, work: Path, undisturbed: Path) -> dict[str, Any]:
     command = ["train", *SETTINGS, f"output={output}", *case.settings]
     if case.before is not None:
         finish(
-            [play([*command, "run.rounds=3"], log, around(trainer, "save_final", 1, own_signal(signal.SIGKILL)))],
+            [play([*command, "run.rounds=3"], log, around(keeping, "save_final", 1, own_signal(signal.SIGKILL)))],
             time.monotonic(),
         )
         case.before(run)
@@ -472,7 +472,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    commands.quiet()
+    quiet()
     before = json.loads(RESULT.read_text())["cases"] if RESULT.exists() and arguments.only else []
     rows = {row["fault"]: row for row in before}
     with tempfile.TemporaryDirectory() as folder:

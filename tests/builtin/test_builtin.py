@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, WEIGHTS, Scene, caption, is_held_out, model_path
 from rlcm.builtin.judging import PromptJudge, named
 from rlcm.builtin.renderer import SIZE, Renderer, _background, random_scenes
-from rlcm.cli.work import draw_images
+from rlcm.cli.work.sample import draw_images
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings

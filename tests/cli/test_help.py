@@ -33,8 +33,8 @@ ADDED = {
 """What is added to examples that would take minutes: fewer rounds, images and prompts."""
 STOOD_IN = {
     "rewards serve": "rlcm.rewards.commands.serve_rewards",  # serves until told to stop
-    "ui": "rlcm.cli.work.serve_ui",  # the same
-    "reproduce": "rlcm.cli.work.reproduce",  # trains for minutes even so
+    "ui": "rlcm.cli.work.ui.serve_ui",  # the same
+    "reproduce": "rlcm.cli.work.studies.reproduce",  # trains for minutes even so
     "distill": "rlcm.distillation.distill.run_distillation",  # trains for minutes
     "builtin train": "rlcm.recipe.main.train_all",  # trains for an hour
     "builtin evaluate": "rlcm.recipe.main.evaluate_all",  # needs the emoji font

@@ -9,9 +9,9 @@ import torch
 from click.testing import CliRunner
 from tiny_pipelines import flux, schedule, stable_diffusion
 
-import rlcm.doctor.doctor
 from rlcm.cli import main
-from rlcm.doctor.doctor import diagnose, duration
+from rlcm.doctor import diagnose
+from rlcm.doctor.first_round import duration
 from rlcm.errors import RLCMError
 from rlcm.training.config import load_config
 from rlcm.training.trainer import Trainer
@@ -175,7 +175,7 @@ def test_a_target_that_binds_nothing_beside_one_that_does():
 
 def test_too_little_memory_is_said_before_sampling(monkeypatch):
     pipeline = stable_diffusion(diffusers.LCMScheduler(**schedule()))
-    monkeypatch.setattr(rlcm.doctor.doctor, "available_memory", lambda device: 1000)
+    monkeypatch.setattr("rlcm.doctor.machine.available_memory", lambda device: 1000)
     diagnosis = diagnose(load_config(None, changes()), model=pipeline, rewards=[bright])
     assert not by_name(diagnosis)["memory"].ok
     assert "rollout.sample_batch_size" in diagnosis.verdict()

@@ -10,7 +10,7 @@ import yaml
 from tiny_pipelines import flux, pixel, sana, schedule, sdxl, stable_diffusion
 
 from rlcm.builtin import DEMO
-from rlcm.doctor.doctor import diagnose
+from rlcm.doctor import diagnose
 from rlcm.pipelines import unpinned
 from rlcm.rewards.build import BUILT_IN
 from rlcm.rewards.settings import is_address

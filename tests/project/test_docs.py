@@ -198,7 +198,7 @@ from torch import Tensor
 
 from rlcm import TrainConfig, Trainer, load_config
 from rlcm.training.config import RunSettings
-from rlcm.doctor.doctor import Diagnosis, diagnose
+from rlcm.doctor import Diagnosis, diagnose
 from rlcm.errors import RLCMError
 from rlcm.learning.losses import ppo_clip
 from rlcm.pipelines import ModelSettings, PipelineDenoiser, SamplerSettings, load_pipeline, make_denoiser

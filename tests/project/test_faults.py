@@ -23,7 +23,7 @@ from rlcm.runs import checkpoint as checkpoints
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.serialization import load_state
 from rlcm.runs.trackers import Tracker
-from rlcm.training import learner
+from rlcm.training import keeping, learner
 from rlcm.training import trainer as module
 from rlcm.training.evaluate import Evaluator
 from rlcm.training.trainer import Trainer
@@ -34,7 +34,7 @@ LORA = "final/pytorch_lora_weights.safetensors"
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch):
     """Leave the report out, which takes longer than a tiny run."""
-    monkeypatch.setattr(module, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(keeping, "write_report", lambda folder: folder / "report.html")
 
 
 def trainer(output, *, functions=(brightness,), watcher=None, **changes):
@@ -51,7 +51,7 @@ def resume(run, *, functions=(brightness,), watcher=None):
 def undisturbed(tmp_path_factory):
     """The files of a run of two rounds that nobody disturbed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "write_report", lambda folder: folder / "report.html")
+        patch.setattr(keeping, "write_report", lambda folder: folder / "report.html")
         return trainer(tmp_path_factory.mktemp("undisturbed")).train()
 
 
@@ -95,7 +95,7 @@ PHASES = {
     "an evaluation on the way": (Evaluator, "__call__", 2, 1),
     "a checkpoint": (checkpoints, "save_state", 1, 1),
     "the last round": (Optimisation, "step", 2, 2),
-    "the end": (module, "save_final", 1, 2),
+    "the end": (keeping, "save_final", 1, 2),
 }
 
 

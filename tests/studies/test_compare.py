@@ -7,9 +7,9 @@ import pytest
 import yaml
 from compared_runs import DISPLAY, write_run
 
-from rlcm.cli.work import compare_runs
+from rlcm.cli.work.studies import compare_runs
 from rlcm.errors import ConfigError, UsageError
-from rlcm.report.reading import Metric
+from rlcm.report.metric import Metric
 from rlcm.studies.compare import Method, compare, read_methods, write_comparison
 from rlcm.studies.compare.methods import Curve
 from rlcm.studies.compare.page import final_table, headline, speedup_tables, strips

@@ -11,8 +11,9 @@ from PIL import Image
 from tiny_pipelines import pixart, pixel
 from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, stir, tiny_config, tiny_denoiser
 
-from rlcm.cli import work as commands
-from rlcm.cli.work import draw_images, print_study
+from rlcm.cli.work import evaluate as commands
+from rlcm.cli.work.evaluate import print_study
+from rlcm.cli.work.sample import draw_images
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
@@ -21,9 +22,9 @@ from rlcm.processes.memory_retry import BatchSize
 from rlcm.report import write_report
 from rlcm.report.steps import lines_of, rewards_of, step_tables, write_plots
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings
-from rlcm.sharing.tuned import tuned_pipeline
-from rlcm.studies.study import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
-from rlcm.studies.study.study import sampler_at
+from rlcm.sharing import tuned_pipeline
+from rlcm.studies.evaluation import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
+from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.evaluate import mean_interval
 from rlcm.training.trainer import Trainer
 
@@ -80,7 +81,7 @@ def test_a_batch_that_is_too_large_is_halved_and_the_images_stay(monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return sample_latents(denoiser, table, conditioning, seeds)
 
-    monkeypatch.setattr("rlcm.studies.study.draw.sample_latents", narrow)
+    monkeypatch.setattr("rlcm.studies.evaluation.draw.sample_latents", narrow)
     told = []
     sampling = BatchSize(8, "rollout.sample_batch_size", told.append)
     # Seconds of the batches of 2, of which the last is a single image: the first takes 1 s, the others take 2, 4, 8, 16.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcm.report.reading import Run
+from rlcm.report.run import Run
 from rlcm.ui.advice import advice_on
 
 GUARD = {"diversity": 0.3, "saturated": 0.02, "near_black": 0.0, "near_white": 0.0, "high_frequency": 0.001}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rlcm.report.reading import Metric, Run
+from rlcm.report.metric import Metric
+from rlcm.report.run import Run
 from rlcm.ui import fragments
 from rlcm.ui.desk import changed, run_menu
 from rlcm.ui.folder import RunsFolder

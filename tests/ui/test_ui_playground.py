@@ -13,7 +13,7 @@ from rlcm.cli import commands as cli
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.rewards import RewardSettings
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.sharing import tuned_pipeline
 from rlcm.training.config import load_config
 from rlcm.ui.playground import Studio, Studios
 

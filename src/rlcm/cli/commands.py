@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from rlcm import __version__
+from rlcm.cli.builtin_commands import builtin
 from rlcm.cli.completion import complete_settings
-from rlcm.errors import RLCMError
+from rlcm.cli.kinds import Group, WithSettings
+from rlcm.cli.reward_commands import rewards
 
 if TYPE_CHECKING:
     from rlcm.sharing.formats import ExportPrecision, Format
 
 
-class _WithExample(click.Command):
-    """Prints the last paragraph of its docstring, `Example:  rlcm ...`, below the options, on one line."""
-
-    def __init__(self, name: str | None, *, help: str | None = None, **kwargs: Any) -> None:
-        text, _, self.example = inspect.cleandoc(help or "").rpartition("\n\nExample:  ")
-        super().__init__(name, help=text, **kwargs)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example unwrapped, so that it can be copied."""
-        formatter.write(f"\nExample:  {self.example}\n")
-
-
-class _Group(_WithExample, click.Group):
-    """Prints the product's own errors as one paragraph and exits with their code."""
-
-    command_class = _WithExample
-    group_class = type
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().main(*args, **kwargs)
-        except RLCMError as error:
-            if "--debug" in sys.argv:
-                raise
-            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            click.echo(str(error), err=True)
-            sys.exit(error.exit_code)
-        except BrokenPipeError:
-            sys.exit(1)
-
-
-class _Settings(_WithExample):
-    """A command that takes KEY=VALUE: says so to those who write a setting like an option."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            from rlcm.training.config import key_like
-
-            setting = key_like(error.option_name.lstrip("-").replace("-", "_")) or "optimizer.lr"
-            raise click.UsageError(
-                f"there is no option {error.option_name}; settings are written without dashes as KEY=VALUE, such as {setting}=...",
-                ctx,
-            ) from None
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rlcm")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
@@ -74,7 +28,7 @@ def main(debug: bool) -> None:
     """
 
 
-@main.command(cls=_Settings)
+@main.command(cls=WithSettings)
 @click.argument("config", required=False, shell_complete=complete_settings)
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_settings)
 @click.option(
@@ -94,12 +48,12 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> N
             "--resume goes on with the run's own configuration; leave CONFIG out, or start a new run with it: "
             "rlcm train CONFIG name=NEW"
         )
-    from rlcm.cli.work import train as run
+    from rlcm.cli.work.train import train as run
 
     run(config, changes, resume)
 
 
-@main.command(cls=_Settings)
+@main.command(cls=WithSettings)
 @click.argument("config", required=False, shell_complete=complete_settings)
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_settings)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
@@ -110,10 +64,8 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 
     Example:  rlcm doctor configs/builtin-ddpo.yaml
     """
-    from rlcm.cli.work import quiet
-    from rlcm.doctor.doctor import run_doctor
+    from rlcm.cli.work.doctor import run_doctor
 
-    quiet()
     sys.exit(0 if run_doctor(*_without_config(config, changes), as_json) else 1)
 
 
@@ -140,7 +92,7 @@ def sample(
 
     Example:  rlcm sample builtin --prompt "a fox on a blue striped background" --n 4 -o foxes.png
     """
-    from rlcm.cli.work import sample as run
+    from rlcm.cli.work.sample import sample as run
 
     run(model, prompts, file, steps, guidance, seed, count, Path(output))
 
@@ -177,7 +129,7 @@ def evaluate(
 
     Example:  rlcm eval runs/demo --steps 1,4 --rewards jpeg_compressibility --rewards alignment
     """
-    from rlcm.cli.work import evaluate as run
+    from rlcm.cli.work.evaluate import evaluate as run
 
     run(model, steps, rewards, prompts, each, limit, seed, base, output)
 
@@ -196,7 +148,7 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
 
     Example:  rlcm compare runs/ddpo-0 runs/ddpo-1 runs/rlcm-0 runs/rlcm-1 -o comparison.html
     """
-    from rlcm.cli.work import compare_runs
+    from rlcm.cli.work.studies import compare_runs
 
     compare_runs(runs, baseline, reward, Path(output))
 
@@ -254,7 +206,7 @@ def reproduce_command(
 
     Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5
     """
-    from rlcm.cli.work import run_reproduction
+    from rlcm.cli.work.studies import run_reproduction
 
     run_reproduction(only, tasks, methods, seeds, budget, images, threads, clock, Path(output))
 
@@ -279,7 +231,7 @@ def export_command(run: Path, form: Format, precision: ExportPrecision, output: 
 
     Example:  rlcm export runs/demo --format kohya -o demo.safetensors
     """
-    from rlcm.cli.work import export_result
+    from rlcm.cli.work.share import export_result
 
     export_result(run, form, output, precision)
 
@@ -301,7 +253,7 @@ def push_command(
 
     Example:  rlcm push runs/demo me/small-animals --dry-run
     """
-    from rlcm.cli.work import push_result
+    from rlcm.cli.work.share import push_result
 
     push_result(run, repo, dry_run, private, base_model, licence, output)
 
@@ -332,12 +284,12 @@ def ui(runs: Path, host: str, port: int, password_env: str) -> None:
 
     Example:  rlcm ui runs
     """
-    from rlcm.cli.work import serve_ui
+    from rlcm.cli.work.ui import serve_ui
 
     serve_ui(runs, host, port, password_env)
 
 
-@main.command(cls=_Settings)
+@main.command(cls=WithSettings)
 @click.argument("config", type=click.Path())
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
 def distill(config: str, changes: tuple[str, ...]) -> None:
@@ -345,7 +297,7 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
 
     Example:  rlcm distill configs/distill/builtin.yaml data=my-pictures
     """
-    from rlcm.cli.work import quiet
+    from rlcm.cli.saying import quiet
 
     quiet()
     from rlcm.distillation.distill import run_distillation
@@ -364,112 +316,8 @@ def settings() -> None:
     click.echo(commented_yaml(), nl=False)
 
 
-@main.group()
-def rewards() -> None:
-    """Rewards: which there are, what they say of pictures, and serving them to other machines.
-
-    Example:  rlcm rewards list
-    """
-
-
-@rewards.command("list")
-@click.argument("name", required=False)
-def rewards_list(name: str | None) -> None:
-    """Print the built-in rewards, or the arguments of one.
-
-    Example:  rlcm rewards list jpeg_compressibility
-    """
-    from rlcm.rewards.commands import list_rewards
-
-    list_rewards(name)
-
-
-@rewards.command("try")
-@click.argument("names", nargs=-1, required=True, metavar="REWARD...")
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="A picture, or a folder of pictures.")
-@click.option("--prompts", multiple=True, help="One for all, one a picture, or a text file.")
-def rewards_try(names: tuple[str, ...], images: Path, prompts: tuple[str, ...]) -> None:
-    """Print what rewards say of pictures, as a table.
-
-    Example:  rlcm rewards try jpeg_compressibility sharpness --images runs/demo/samples
-    """
-    from rlcm.rewards.commands import try_rewards
-
-    try_rewards(names, images, prompts)
-
-
-@rewards.command("serve")
-@click.option("--rewards", "names", multiple=True, required=True, metavar="REWARD", help="May be given several times.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option(
-    "--token-env", default="RLCM_REWARD_TOKEN", show_default=True, help="Environment variable with the clients' token."
-)
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Requests scored at the same time.")
-def rewards_serve(names: tuple[str, ...], host: str, port: int, token_env: str, workers: int) -> None:
-    """Serve rewards over HTTP until told to stop.
-
-    Example:  rlcm rewards serve --rewards jpeg_compressibility --port 8000
-    """
-    from rlcm.rewards.commands import serve_rewards
-
-    serve_rewards(names, host, port, token_env, workers)
-
-
-@rewards.command("prefetch")
-@click.argument("config", type=click.Path())
-def rewards_prefetch(config: str) -> None:
-    """Download everything that a configuration needs, its model included, for machines without network.
-
-    Example:  rlcm rewards prefetch configs/builtin.yaml
-    """
-    from rlcm.cli.work import prefetch
-
-    prefetch(config)
-
-
-@main.group()
-def builtin() -> None:
-    """The built-in model: how it was made, and how good it is.
-
-    Example:  rlcm builtin evaluate --work /tmp/builtin
-    """
-
-
-@builtin.command("train")
-@click.option("--work", default="builtin-work", show_default=True, help="Folder of renders, checkpoints and logs.")
-@click.option("--weights", help="Where the weights go; default: into the package.")
-@click.option("--font", help="Path of Noto Color Emoji; default: where Debian puts it.")
-@click.option("--stage", "stages", multiple=True, help="Only these stages; default all.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default all cores.")
-def builtin_train(work: str, weights: str | None, font: str | None, stages: tuple[str, ...], threads: int | None) -> None:
-    """Train the built-in model from nothing; an interrupted call goes on where it was.
-
-    Example:  rlcm builtin train --work /tmp/builtin
-    """
-    from rlcm.cli.work import quiet
-
-    quiet()
-    from rlcm.recipe.main import train_all
-
-    train_all(Path(work), weights, font, stages, threads)
-
-
-@builtin.command("evaluate")
-@click.option("--work", default="builtin-work", show_default=True, help="Folder of renders.")
-@click.option("--weights", help="Where the weights are; default: in the package.")
-@click.option("--font", help="Path of Noto Color Emoji; default: where Debian puts it.")
-def builtin_evaluate(work: str, weights: str | None, font: str | None) -> None:
-    """Measure the built-in model by its held-out judge and write the figures into its model card.
-
-    Example:  rlcm builtin evaluate --work /tmp/builtin
-    """
-    from rlcm.cli.work import quiet
-
-    quiet()
-    from rlcm.recipe.main import evaluate_all
-
-    evaluate_all(Path(work), weights, font)
+main.add_command(rewards)
+main.add_command(builtin)
 
 
 def _without_config(config: str | None, changes: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:

@@ -14,7 +14,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from rlcm.report.reading import Run, finite, mapping, mean_and_half
+from rlcm.report.run import Run
+from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.report.words import meaning_of
 
 ACCENT, INK, MUTED, LINE = "#1f5fbf", "#1d2126", "#6a727c", "#d9dde2"

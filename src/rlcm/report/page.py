@@ -12,9 +12,12 @@ import numpy as np
 from rlcm.errors import RunDirectoryError
 from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards, round_charts
 from rlcm.report.encoding import data_uris
-from rlcm.report.reading import STUDY, WEIGHTS, Run, Shot, finite, read_run, read_text
+from rlcm.report.reading import read_run, read_text
+from rlcm.report.run import STUDY, WEIGHTS, Run
+from rlcm.report.samples import Shot
 from rlcm.report.steps import study_section
 from rlcm.report.templating import render
+from rlcm.report.values import finite
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.runs.serialization import write_bytes
 

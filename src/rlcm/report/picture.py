@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rlcm.errors import RunDirectoryError
 from rlcm.report.drawing import ACCENT, INK, LARGE, MUTED, STYLE, draw_chart, learning_curve
-from rlcm.report.reading import Pair, Run, read_run
+from rlcm.report.reading import read_run
+from rlcm.report.run import Run
+from rlcm.report.samples import Pair
 from rlcm.report.words import decimals, headline, with_unit
 
 

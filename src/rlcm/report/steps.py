@@ -12,7 +12,7 @@ from PIL import Image
 
 from rlcm.report.drawing import LARGE, MUTED, PALETTE, STYLE, Line, draw_chart, svg_chart
 from rlcm.report.encoding import data_uris
-from rlcm.report.reading import finite, mapping, mean_and_half
+from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.report.words import written
 
 SPEED = "images per second, sampling and decoding"

@@ -6,7 +6,8 @@ import math
 from statistics import fmean
 from typing import Any
 
-from rlcm.report.reading import Run, finite, mapping, mean_and_half
+from rlcm.report.run import Run
+from rlcm.report.values import finite, mapping, mean_and_half
 
 NBSP = "\N{NO-BREAK SPACE}"
 MEANINGS = {

@@ -9,7 +9,7 @@ import yaml
 
 from rlcm import __version__
 from rlcm.pipelines.settings import BUILTIN
-from rlcm.report.reading import Run
+from rlcm.report.run import Run
 from rlcm.report.steps import step_tables
 from rlcm.report.templating import render
 from rlcm.report.words import comparison, duration, headline

@@ -17,7 +17,7 @@ from rlcm.errors import MissingFileError, RLCMError, UsageError
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report import before_after_picture, curve_picture, read_run
-from rlcm.report.reading import STUDY
+from rlcm.report.run import STUDY
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.sharing.hub_card import card

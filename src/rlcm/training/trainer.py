@@ -1,4 +1,4 @@
-"""The loop over rounds, and what is kept of it: evaluations, checkpoints, the run's folder."""
+"""The loop over rounds, with its evaluations and its end."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlcm.errors import CheckpointError, ConfigError, MissingFileError, PreflightError, RunDirectoryError
+from rlcm.errors import CheckpointError, ConfigError
 from rlcm.pipelines.precision import resolve
-from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
-from rlcm.report import write_report
-from rlcm.report.reading import final_round as round_in_final
-from rlcm.rewards import RewardSettings
-from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from rlcm.runs.rundir import RunDirectory, default_name
+from rlcm.runs.checkpoint import Checkpoint
+from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
+from rlcm.training.beginning import resolved, stopped_run
 from rlcm.training.build import Parts, build
-from rlcm.training.config import CLOCKS, TrainConfig, load_config
-from rlcm.training.final import WEIGHTS_NAME, save_best, save_final
+from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
+from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
-from rlcm.training.usage import local_usage
 from rlcm.training.watch import Watch, flat_summary
 
 
@@ -90,23 +86,22 @@ class Trainer:
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
         self.parts: Parts = build(config, pipeline=model, rewards=rewards, prompts=prompts)
-        config = _resolved(config, self.parts, model, rewards, prompts)
+        config = resolved(config, self.parts, model, rewards, prompts)
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
             shard(self.parts.policy, self.world)
         self._clock = CLOCKS[config.run.clock]
         self.learner = Learner(self.parts, config, self.world, self._note)
+        self._kept = Keeper(self.parts, config, self.world, self._note)
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}
         self.evaluations: list[dict[str, Any]] = []
         look = config.evaluation
         self.watch = Watch(look.best, look.patience, look.least)
         self.stop_reason: str | None = None
-        self.directory: RunDirectory | None = None
         self.interrupted = False
         """Whether `train` was asked to stop, by Ctrl-C or SIGTERM, also where the run came to its end all the same."""
         self._whole: dict[str, Any] | None = None  # the state before the present round
-        self._round_in_final: int | None = None  # the round whose weights final/ has; those of an earlier end until the next
 
     @classmethod
     def resume(cls, run: Path | str, changes: Sequence[str] = (), **objects: Any) -> Trainer:
@@ -125,19 +120,7 @@ class Trainer:
             RunDirectoryError: if another process is training it.
         """
         run = Path(run)
-        if not (run / "config.yaml").is_file():
-            raise MissingFileError(
-                f"{run} holds no run to go on with; give the folder that `rlcm train` printed, such as runs/NAME."
-            )
-        config = load_config(run / "config.yaml", changes)
-        for change in changes:
-            if not change.startswith(("run.", "evaluation.final=")) or change.startswith("run.clock="):
-                raise ConfigError(
-                    f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
-                    f"others, such as run.rounds=200, but for run.clock. Start a new run: rlcm train {run}/config.yaml name=NEW "
-                    f"{change}"
-                )
-        checkpoint, damaged = newest_checkpoint(run)
+        config, checkpoint, damaged = stopped_run(run, changes)
         trainer = cls(config, **objects)
         with trainer.world.guarded():
             trainer._go_on(run, checkpoint, damaged, bool(changes))
@@ -153,20 +136,7 @@ class Trainer:
             )
         if checkpoint is not None:
             self._load_state(checkpoint.state)
-        directory = self.directory = RunDirectory(run)
-        with self.world.together():
-            if self.world.is_main:
-                directory.hold().release()  # for all that follows: refused while another process trains it
-                directory.make_folders()
-                if changed:
-                    directory.write_text("config.yaml", self.config.dump())
-                directory.keep_rounds(self.round_number)
-                if (run / "final" / WEIGHTS_NAME).is_file():
-                    self._round_in_final = round_in_final(run)
-                if self.evaluations:
-                    self._write_evaluations(directory)
-                else:
-                    directory.remove("eval.json")
+        self._kept.take_up(run, self.round_number, self.evaluations, changed=changed)
         for text in damaged:
             self._note(f"{text}; going on from checkpoint-{number:06d} instead")
         after = f"after round {number} of {self.config.run.rounds}" if checkpoint else "from the beginning: no checkpoint yet"
@@ -181,7 +151,7 @@ class Trainer:
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
         with Interrupts() as interrupts, self.world.guarded(), ExitStack() as stack:
-            directory = self.directory = self.directory or self._new_directory()
+            directory = self._kept.directory or self._kept.begin()
             with self.world.together():
                 if self.world.is_main:
                     stack.callback(directory.hold().release)
@@ -194,28 +164,13 @@ class Trainer:
                 if finished and self.evaluations[-1]["round"] < self.round_number:
                     self._evaluate("tuned")
             except Exception as error:
-                self._keep_whole_rounds(directory, error)
+                self._kept.whole_rounds(directory, error, lambda: self._whole or self._state())
                 raise
             if finished:
-                self._checkpoint()
-                with self.world.together():
-                    if self.world.is_main:
-                        code = local_usage(self.config, type(getattr(self.parts.policy.denoiser, "pipeline", None)).__name__)
-                        save_final(self.parts.policy, self.config, self.evaluations_to_final, directory, code)
-                        self._round_in_final = self.final_round
-                        self._write_evaluations(directory)
-                        write_report(directory.path)
+                self._kept.checkpoint(self._state)
+                self._kept.result(directory, self.final_round, self.evaluations)
             self.interrupted = interrupts.wanted
         return directory.path
-
-    def _new_directory(self) -> RunDirectory:
-        with self.world.together():
-            if self.world.is_main:
-                RunDirectory.create(Path(self.config.output), self.config.name).write_text("config.yaml", self.config.dump())
-        folder = Path(self.config.output) / self.config.name
-        for text in (f"in {folder}; after an interruption, go on with: rlcm train --resume {folder}", *self.parts.notes):
-            self._note(text)
-        return RunDirectory(folder)
 
     def _rounds(self, directory: RunDirectory, interrupts: Interrupts) -> bool:
         """Run the rounds that are left and return True, or False after an interrupt, with a checkpoint."""
@@ -230,7 +185,7 @@ class Trainer:
         with closing(make_tracker(settings.tracker if self.world.is_main else "none", tracked)) as tracker:
             while not self._is_over():
                 if self.world.any(interrupts.wanted):
-                    self._checkpoint()
+                    self._kept.checkpoint(self._state)
                     self._note(f"stopped after round {self.round_number}; go on with: rlcm train --resume {directory.path}")
                     return False
                 self._whole = deepcopy(self._state()) if self.world.is_main else None
@@ -248,7 +203,7 @@ class Trainer:
                 if self.watcher and self.world.is_main:
                     self.watcher.round(metrics, settings.rounds)
                 if settings.save_every and self.round_number % settings.save_every == 0 and not self._is_over():
-                    self._checkpoint()
+                    self._kept.checkpoint(self._state)
         return True
 
     def _is_due(self) -> bool:
@@ -291,16 +246,16 @@ class Trainer:
         verdict = self.watch.look(summary, self.round_number)
         described = {"round": self.round_number, "name": name, "seconds": self.counters["seconds"]}
         self.evaluations.append(described | {"steps": len(self.parts.evaluator.table)} | summary)
-        with self.world.together():
-            if self.world.is_main and self.directory is not None:
-                self.directory.add_samples(self.round_number, evaluation, self.config.evaluation.grid)
-                self._write_evaluations(self.directory)
-                if verdict.is_best:
-                    save_best(self.parts.policy, self.directory)
+        self._kept.evaluation(evaluation, self.round_number, self.evaluations, is_best=verdict.is_best)
         if verdict.stop:
             self.stop_reason = verdict.stop
             self._note(f"stopped after round {self.round_number}: {verdict.stop}")
         return {f"eval/{key}": value for key, value in flat_summary(summary).items()}
+
+    @property
+    def directory(self) -> RunDirectory | None:
+        """The run's folder, once it is there."""
+        return self._kept.directory
 
     @property
     def final_round(self) -> int:
@@ -311,35 +266,11 @@ class Trainer:
     @property
     def evaluations_to_final(self) -> list[dict[str, Any]]:
         """The evaluations from the untrained model's to that of the weights in `final/`."""
-        return [found for found in self.evaluations if found["round"] <= self.final_round]
-
-    def _write_evaluations(self, directory: RunDirectory) -> None:
-        ended = {} if self._round_in_final is None else {"final_round": self._round_in_final}
-        found = {"primary_metric": self.parts.rewards.primary_metric, "evaluations": self.evaluations}
-        directory.write_json("eval.json", found | ended)
+        return up_to(self.final_round, self.evaluations)
 
     def _note(self, text: str) -> None:
         if self.watcher and self.world.is_main:
             self.watcher.note(text)
-
-    def _checkpoint(self) -> None:
-        with self.world.together():
-            if self.world.is_main and self.directory is not None:
-                save_checkpoint(self.directory.path, self.round_number, self._state(), self.config.run.keep_last)
-
-    def _keep_whole_rounds(self, directory: RunDirectory, error: Exception) -> None:
-        """Write a checkpoint of the last whole round, before an error ends the run."""
-        if isinstance(error, (PreflightError, RunDirectoryError)):  # nothing was learnt yet, or nothing can be written
-            return
-        if self.world.is_main:
-            state = self._whole or self._state()
-            try:
-                save_checkpoint(directory.path, state["round"], state, self.config.run.keep_last)
-                self._note(f"kept everything up to round {state['round']}; go on with: rlcm train --resume {directory.path}")
-            except RunDirectoryError as refused:
-                self._note(str(refused))
-        if self.world.is_shared(error):
-            self.world.barrier()  # the first process to end takes the others with it
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -361,34 +292,3 @@ class Trainer:
                 f"the checkpoint does not fit the run's configuration ({error}); resume with the config.yaml, the model and the "
                 "rewards of the first run."
             ) from error
-
-
-def _resolved(
-    config: TrainConfig,
-    parts: Parts,
-    pipeline: Any,
-    rewards: Sequence[Callable[..., Any]] | None,
-    prompts: Sequence[str] | None,
-) -> TrainConfig:
-    """Return the configuration with its name, and with what was passed as an object in place of what it replaced.
-
-    What cannot be loaded again is named so that a resumed run which lacks the object says so, and takes no other.
-    """
-    changes: dict[str, Any] = {}
-    if not config.name:
-        changes["name"] = default_name(parts.rewards.parts[0].label)
-    if config.sampler.guidance is None and pipeline is None and config.model.path in BUILTIN:
-        changes["sampler"] = config.sampler.model_copy(update={"guidance": BUILTIN_GUIDANCE})
-    if pipeline is not None:
-        path = getattr(pipeline, "name_or_path", None) or type(pipeline).__name__
-        changes["model"] = config.model.model_copy(update={"path": str(path)})
-    if prompts is not None:
-        changes["prompts"] = parts.prompts.prompts
-    if rewards is not None:
-        changes["rewards"] = [RewardSettings(name=_place_of(part.reward), label=part.label) for part in parts.rewards.parts]
-    return config.model_copy(update=changes)
-
-
-def _place_of(reward: Callable[..., Any]) -> str:
-    function = getattr(reward, "__qualname__", None)
-    return f"{reward.__module__}:{function or type(reward).__qualname__ + '()'}"

@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from rlcm.errors import ConfigError
-from rlcm.report.reading import Run, finite, mapping, mean_and_half
+from rlcm.report.run import Run
+from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.report.words import NBSP, recognised_less, written
 from rlcm.training.watch import Watch
 

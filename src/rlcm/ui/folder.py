@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlcm.errors import MissingFileError, RunDirectoryError, UsageError
 from rlcm.report import read_run
-from rlcm.report.reading import STUDY, WEIGHTS, Run
+from rlcm.report.run import STUDY, WEIGHTS, Run
 
 PATIENCE = 20
 """A run is read again at the earliest after this many times the seconds that reading it took."""

@@ -12,8 +12,10 @@ from PIL import Image
 
 from rlcm.report.drawing import curves, guards
 from rlcm.report.encoding import data_uri, data_uris
+from rlcm.report.metric import Metric
 from rlcm.report.page import render_page
-from rlcm.report.reading import WEIGHTS, Metric, Run, Samples, Shot
+from rlcm.report.run import WEIGHTS, Run
+from rlcm.report.samples import Samples, Shot
 from rlcm.report.templating import render
 from rlcm.report.words import decimals, duration, headline, signed_change, summary, with_unit, written
 from rlcm.studies.compare import compare, read_methods

@@ -19,11 +19,11 @@ from rlcm.errors import RewardError, UsageError
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.report.encoding import data_uri
-from rlcm.report.reading import Metric
+from rlcm.report.metric import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
-from rlcm.sharing.tuned import tuned_pipeline
-from rlcm.studies.study.study import sampler_at
+from rlcm.sharing import tuned_pipeline
+from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.build import judge_of
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.evaluate import Judge

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from rlcm.report.reading import WEIGHTS, Run, finite, mapping
+from rlcm.report.run import WEIGHTS, Run
+from rlcm.report.values import finite, mapping
 from rlcm.report.words import decimals, duration, signed_change, with_unit, written
 from rlcm.ui.advice import advice_on
 from rlcm.ui.jobs import Job

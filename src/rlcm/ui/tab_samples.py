@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from rlcm.errors import RLCMError
-from rlcm.report.reading import Run, Samples
+from rlcm.report.run import Run
+from rlcm.report.samples import Samples
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk, in_words, run_menu
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import UsageError
-from rlcm.report.reading import Metric, Run, finite, mapping, mean_and_half, read_run
+from rlcm.report import read_run
+from rlcm.report.metric import Metric
+from rlcm.report.run import Run
+from rlcm.report.values import finite, mapping, mean_and_half
 
 APART = ("seed", "name", "output")
 """Settings in which the runs of one method differ."""

@@ -10,8 +10,11 @@ from urllib.parse import quote
 
 from rlcm.report.drawing import LARGE, PALETTE, Line, svg_chart
 from rlcm.report.encoding import data_uris
+from rlcm.report.metric import Metric
 from rlcm.report.page import render_page
-from rlcm.report.reading import Metric, Run, Samples, finite
+from rlcm.report.run import Run
+from rlcm.report.samples import Samples
+from rlcm.report.values import finite
 from rlcm.report.words import counted, decimals, duration, meaning_of, with_unit, written
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json

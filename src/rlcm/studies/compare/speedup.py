@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rlcm.report.reading import finite, mapping, mean_and_half
+from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.studies.compare.methods import Curve, Method
 from rlcm.studies.intervals import mean_over_seeds, ratio_over_seeds
 

@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any
 
 from rlcm.processes.machine import describe_machine
-from rlcm.report.reading import finite, mapping, mean_and_half, read_run
+from rlcm.report import read_run
+from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_json
 from rlcm.studies.compare import Method, at, compare, curve_of, read_methods, write_comparison

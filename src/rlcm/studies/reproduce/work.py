@@ -18,6 +18,7 @@ from rlcm.rewards import RewardSettings
 from rlcm.runs.rundir import disk_errors, take_lock
 from rlcm.runs.serialization import write_json
 from rlcm.settings import merge
+from rlcm.studies.evaluation import StudySettings, prompt_sets, study
 from rlcm.studies.reproduce.plan import DDPO, PUBLISHED, Job, Plan, values_of
 from rlcm.studies.reproduce.results import (
     FAILED,
@@ -29,7 +30,6 @@ from rlcm.studies.reproduce.results import (
     last_steps,
 )
 from rlcm.studies.reproduce.variance import gradient_variance
-from rlcm.studies.study import StudySettings, prompt_sets, study
 from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.trainer import Trainer, Watcher

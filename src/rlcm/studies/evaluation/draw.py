@@ -17,7 +17,7 @@ from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.rewards import RewardMix
-from rlcm.studies.study.sets import Group
+from rlcm.studies.evaluation.sets import Group
 from rlcm.training.evaluate import Judge, guard, mean_interval
 
 

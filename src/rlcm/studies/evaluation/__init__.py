@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlcm.studies.study.draw import Drawn, draw_set
-from rlcm.studies.study.sets import Group, prompt_sets
-from rlcm.studies.study.study import StudySettings, check_steps, default_rewards, study
+from rlcm.studies.evaluation.draw import Drawn, draw_set
+from rlcm.studies.evaluation.sets import Group, prompt_sets
+from rlcm.studies.evaluation.study import StudySettings, check_steps, default_rewards, study
 
 __all__ = ["Drawn", "Group", "StudySettings", "check_steps", "default_rewards", "draw_set", "prompt_sets", "study"]

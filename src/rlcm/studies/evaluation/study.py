@@ -22,9 +22,9 @@ from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
-from rlcm.sharing.tuned import tuned_pipeline
-from rlcm.studies.study.draw import Drawn, draw_set
-from rlcm.studies.study.sets import Group
+from rlcm.sharing import tuned_pipeline
+from rlcm.studies.evaluation.draw import Drawn, draw_set
+from rlcm.studies.evaluation.sets import Group
 from rlcm.training.build import judge_of
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.final import tuned_weights

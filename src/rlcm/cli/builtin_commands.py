@@ -1,0 +1,53 @@
+"""`rlcm builtin ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rlcm.cli.kinds import Group
+
+
+@click.group(cls=Group)
+def builtin() -> None:
+    """The built-in model: how it was made, and how good it is.
+
+    Example:  rlcm builtin evaluate --work /tmp/builtin
+    """
+
+
+@builtin.command("train")
+@click.option("--work", default="builtin-work", show_default=True, help="Folder of renders, checkpoints and logs.")
+@click.option("--weights", help="Where the weights go; default: into the package.")
+@click.option("--font", help="Path of Noto Color Emoji; default: where Debian puts it.")
+@click.option("--stage", "stages", multiple=True, help="Only these stages; default all.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; default all cores.")
+def builtin_train(work: str, weights: str | None, font: str | None, stages: tuple[str, ...], threads: int | None) -> None:
+    """Train the built-in model from nothing; an interrupted call goes on where it was.
+
+    Example:  rlcm builtin train --work /tmp/builtin
+    """
+    from rlcm.cli.saying import quiet
+
+    quiet()
+    from rlcm.recipe.main import train_all
+
+    train_all(Path(work), weights, font, stages, threads)
+
+
+@builtin.command("evaluate")
+@click.option("--work", default="builtin-work", show_default=True, help="Folder of renders.")
+@click.option("--weights", help="Where the weights are; default: in the package.")
+@click.option("--font", help="Path of Noto Color Emoji; default: where Debian puts it.")
+def builtin_evaluate(work: str, weights: str | None, font: str | None) -> None:
+    """Measure the built-in model by its held-out judge and write the figures into its model card.
+
+    Example:  rlcm builtin evaluate --work /tmp/builtin
+    """
+    from rlcm.cli.saying import quiet
+
+    quiet()
+    from rlcm.recipe.main import evaluate_all
+
+    evaluate_all(Path(work), weights, font)

@@ -1,0 +1,60 @@
+"""Kinds of commands: with an example below the help, with KEY=VALUE, and groups that say an error in one paragraph."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import click
+
+from rlcm.errors import RLCMError
+
+
+class WithExample(click.Command):
+    """Prints the last paragraph of its docstring, `Example:  rlcm ...`, below the options, on one line."""
+
+    def __init__(self, name: str | None, *, help: str | None = None, **kwargs: Any) -> None:
+        text, _, self.example = inspect.cleandoc(help or "").rpartition("\n\nExample:  ")
+        super().__init__(name, help=text, **kwargs)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example unwrapped, so that it can be copied."""
+        formatter.write(f"\nExample:  {self.example}\n")
+
+
+class Group(WithExample, click.Group):
+    """Prints the product's own errors as one paragraph and exits with their code."""
+
+    command_class = WithExample
+    group_class = type
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that was typed; with --debug an error shows where it came from."""
+        try:
+            return super().main(*args, **kwargs)
+        except RLCMError as error:
+            if "--debug" in sys.argv:
+                raise
+            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.exit(1)
+
+
+class WithSettings(WithExample):
+    """A command that takes KEY=VALUE: says so to those who write a setting like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the arguments in; an unknown option is answered with the setting that may be meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from rlcm.training.config import key_like
+
+            setting = key_like(error.option_name.lstrip("-").replace("-", "_")) or "optimizer.lr"
+            raise click.UsageError(
+                f"there is no option {error.option_name}; settings are written without dashes as KEY=VALUE, such as {setting}=...",
+                ctx,
+            ) from None

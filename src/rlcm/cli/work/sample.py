@@ -1,0 +1,70 @@
+"""What `rlcm sample` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from rlcm.cli.saying import quiet
+from rlcm.cli.work.models import config_of
+from rlcm.errors import ConfigError
+from rlcm.pipelines import make_denoiser
+from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.report.words import counted
+from rlcm.runs.rundir import disk_errors, grid
+from rlcm.sharing import tuned_pipeline
+from rlcm.training.prompts import load_prompts
+
+
+def sample(
+    model: str,
+    prompts: Sequence[str],
+    file: str | None,
+    steps: int | None,
+    guidance: float | None,
+    seed: int,
+    count: int,
+    output: Path,
+) -> None:
+    """Run `rlcm sample`."""
+    quiet()
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ConfigError(f"-o {str(output)!r} is not a picture's name; end it in .png, .jpg or .webp.")
+    texts = list(prompts) + (list(load_prompts(file).prompts) if file else [])
+    base, run = config_of(model)
+    if not texts:
+        texts = list(load_prompts(base.prompts).prompts[: 1 if count > 1 else 16])
+    change: dict[str, Any] = {"final_std": 0.0}
+    change |= {"steps": steps, "timesteps": None} if steps else {}
+    change |= {"guidance": guidance} if guidance is not None else {}
+    pipeline = tuned_pipeline(base, run, beside=True)
+    images = draw_images(pipeline, base.model, base.sampler.model_copy(update=change), texts, seed, count)
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        columns = count if count > 1 else min(8, len(texts))
+        grid(images, columns).save(output)
+    seeds = f"seeds {seed} to {seed + count - 1}" if count > 1 else f"seed {seed}"
+    click.echo(f"{output}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
+
+
+def draw_images(
+    pipeline: Any, model: ModelSettings, sampler: SamplerSettings, prompts: Sequence[str], seed: int, count: int
+) -> torch.Tensor:
+    """Return [len(prompts) * count, 3, h, w] images; image j of every prompt has the seed `seed + j`.
+
+    They are those that the plain pipeline draws with `generator=torch.Generator().manual_seed(seed + j)`.
+    """
+    denoiser = make_denoiser(pipeline, sampler, model)
+    conditioning = denoiser.encode(prompts)
+    index = torch.arange(len(prompts)).repeat_interleave(count)
+    seeds = [seed + j for _ in prompts for j in range(count)]
+    parts = []
+    for rows in torch.arange(len(seeds)).split(64):
+        latents = sample_latents(denoiser, denoiser.table, conditioning.take(index[rows]), [seeds[i] for i in rows.tolist()])
+        parts.append(decode_images(denoiser, latents))
+    return torch.cat(parts)

@@ -1,0 +1,30 @@
+"""What `rlcm export` and `rlcm push` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rlcm.cli.saying import quiet
+from rlcm.sharing.formats import ExportPrecision, Format, export_run
+from rlcm.sharing.push import prepare, send
+
+
+def export_result(run: Path, form: Format, output: Path | None, precision: ExportPrecision) -> None:
+    """Run `rlcm export`."""
+    quiet()
+    click.echo(export_run(run, form, output, precision))
+
+
+def push_result(
+    run: Path, repo: str, dry_run: bool, private: bool, base_model: str | None, licence: str | None, output: Path | None
+) -> None:
+    """Run `rlcm push`."""
+    quiet()
+    upload = prepare(run, repo, output, base_model=base_model, licence=licence)
+    for note in upload.notes:
+        click.echo(f"note: {note}", err=True)
+    for name in upload.files:
+        click.echo(upload.folder / name)
+    click.echo(f"dry run: nothing was sent to {repo}" if dry_run else send(upload, private))

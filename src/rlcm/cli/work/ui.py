@@ -1,0 +1,32 @@
+"""What `rlcm ui` does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from rlcm.cli.saying import quiet
+from rlcm.errors import UsageError
+from rlcm.report.words import counted
+
+
+def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
+    """Run `rlcm ui`."""
+    quiet()
+    try:
+        from rlcm.ui.folder import RunsFolder
+        from rlcm.ui.page import create_app
+        from rlcm.ui.server import address, check_host, listen, serve
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the page needs the package {error.name}; install it with: pip install 'rlcm[ui]'") from error
+    password = os.environ.get(password_env) or None
+    check_host(host, password, password_env)
+    folder = RunsFolder(runs)
+    listener = listen(host, port)
+    app = create_app(folder, host, password)
+    click.echo(
+        f"{folder.path}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; trainings go on)"
+    )
+    serve(app, listener)

@@ -1,0 +1,114 @@
+"""What a small round of the run shows the doctor: reward, ratio, gradients, speed."""
+
+from __future__ import annotations
+
+from rlcm.doctor.findings import Finding
+from rlcm.pipelines.precision import resolve
+from rlcm.training.build import sampled_at_once
+from rlcm.training.config import TrainConfig
+from rlcm.training.trainer import Trainer
+
+IMAGES_ON_CPU = 8
+GROUPS_ON_CPU = 4
+
+
+def small(config: TrainConfig) -> TrainConfig:
+    """Return the configuration with fewer images a round, one update, and everything that decides success as it is."""
+    rollout, algorithm = config.rollout, config.algorithm
+    group = rollout.branches * rollout.images_per_prompt
+    few = IMAGES_ON_CPU if group == 1 else GROUPS_ON_CPU * group
+    enough = sampled_at_once(rollout) if resolve(config.model)[0].type == "cuda" else min(few, rollout.batch_size)
+    images = -(-enough // group) * group
+    return config.model_copy(
+        update={
+            "rollout": rollout.model_copy(update={"batch_size": images}),
+            "algorithm": algorithm.model_copy(update={"minibatches": 1, "inner_epochs": 1}),
+        }
+    )
+
+
+def first_round(trainer: Trainer, config: TrainConfig) -> list[Finding]:
+    """Play one small round (two on a GPU, where the first one warms up) and return what it showed.
+
+    Raises:
+        RLCMError: what would stop the run itself.
+    """
+    found = trainer.round()
+    states = (
+        trainer.config.rollout.batch_size
+        // config.rollout.branches
+        * (1 if config.rollout.branches > 1 else len(trainer.parts.policy.table.noisy_steps()))
+    )
+    # The first round's update comes after a check on its first micro-batch, which takes as long as learning from it.
+    found["time/update"] *= states / (states + min(states, config.run.micro_batch_size))
+    if trainer.parts.policy.denoiser.device.type == "cuda":
+        steady = trainer.round()
+        found |= {key: value for key, value in steady.items() if key.startswith("time/")}
+    images = trainer.config.rollout.batch_size
+    dropped = int(found["dropped_images"])
+    deviation, norm = found.get("ratio_deviation_max", float("nan")), found.get("grad_norm", float("nan"))
+    return [
+        Finding(
+            "reward",
+            f"{found['reward']:.4g} +- {found['reward_std']:.2g} on {images} images"
+            + (f", {dropped} more could not be scored" if dropped else ""),
+            not dropped,
+            f"rewards: {dropped} of {images} images could not be scored; mend the reward or its server.",
+            {"mean": found["reward"], "std": found["reward_std"], "dropped": dropped},
+        ),
+        Finding(
+            "ratio",
+            f"off 1 by {deviation:.1e} at the first minibatch",
+            deviation <= 1e-5,
+            "sampling and learning do not compute the same thing; use model.precision=fp32.",
+            {"deviation": deviation},
+        ),
+        Finding(
+            "gradients",
+            f"norm {norm:.2e}",
+            norm > 0 and not found["skipped_updates"],
+            f"the first update was left out because its gradient is not finite or zero; lower optimizer.lr={config.optimizer.lr} "
+            "or use model.precision=fp32.",
+            {"norm": norm},
+        ),
+        speed(found, images, len(trainer.parts.evaluator.table), config),
+    ]
+
+
+def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig) -> Finding:
+    """Return images per second by phase, and how long the whole run will take at that speed.
+
+    Args:
+        found: a round's metrics.
+        images: that it sampled.
+        steps: network calls of one image in an evaluation, which never branches.
+        config: of the whole run.
+    """
+    sample, update = found["time/sample"] / images, config.algorithm.inner_epochs * found["time/update"] / images
+    a_round = (sample + update + found["time/reward_wait"] / images) * config.rollout.batch_size
+    rounds = config.run.rounds * a_round
+    if config.run.time_limit_minutes is not None:
+        rounds = min(rounds, config.run.time_limit_minutes * 60)
+    looks = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
+    calls = found["network_calls"] / images  # fewer than `steps` where branches share them
+    total = rounds + looks * config.evaluation.images * sample * steps / calls
+    numbers = {
+        "images_per_second": config.rollout.batch_size / a_round,
+        "sampled_per_second": 1 / sample,
+        "learned_per_second": 1 / update,
+        "seconds_a_round": a_round,
+        "seconds_in_all": total,
+    }
+    return Finding(
+        "speed",
+        f"{numbers['images_per_second']:.2g} images/s (sampling {1 / sample:.2g}, learning {1 / update:.2g}); "
+        f"{config.run.rounds} rounds and {looks} evaluations: about {duration(total)}",
+        numbers=numbers,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

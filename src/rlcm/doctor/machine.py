@@ -1,0 +1,96 @@
+"""What the doctor looks at on the machine: versions, device and precision, memory."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import rlcm
+from rlcm.doctor.findings import Finding
+from rlcm.pipelines.precision import resolve
+from rlcm.policy.policy import Policy
+from rlcm.training.build import memory_need
+from rlcm.training.config import TrainConfig
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
+GIB = 2**30
+LESS_MEMORY = (
+    "lower rollout.sample_batch_size and run.micro_batch_size (results stay the same), set model.gradient_checkpointing=true, "
+    "model.offload_text_encoders=true or model.vae_slicing=true, or make smaller images with model.height and model.width."
+)
+
+
+def versions() -> Finding:
+    """Return which versions of Python and of the libraries are installed."""
+    found = {"rlcm": rlcm.__version__, "python": platform.python_version()}
+    missing = []
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    text = ", ".join(f"{name} {number}" for name, number in found.items())
+    return Finding("versions", text, not missing, f"install {', '.join(missing)}: pip install -c constraints.txt -e .")
+
+
+def machine(config: TrainConfig) -> tuple[Finding, Finding]:
+    """Return the device, and the precision of the frozen weights on it.
+
+    Raises:
+        ConfigError: if the machine lacks the device.
+    """
+    device, dtype = resolve(config.model)
+    name = f"{torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    dtype_name = str(dtype).removeprefix("torch.")
+    native = (
+        dtype == torch.float32
+        or (device.type == "cuda" and (dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)))
+        or (device.type == "mps" and dtype == torch.float16)
+        or (device.type == "cpu" and dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
+    )
+    instead = "fp16" if device.type == "cuda" else "fp32"
+    return (
+        Finding("device", f"{device.type} ({name})"),
+        Finding(
+            "precision",
+            f"{dtype_name} weights; latents, transitions and LoRA in float32",
+            native,
+            f"model.precision={config.model.precision}: this {device.type} device does not compute in {dtype_name} and "
+            f"emulates it, up to a hundred times slower; use model.precision={instead} or auto.",
+        ),
+    )
+
+
+def memory(policy: Policy, config: TrainConfig) -> Finding:
+    """Return the estimated need against what the device has; the weights are there already."""
+    denoiser: Any = policy.denoiser
+    need = memory_need(denoiser, config)
+    there = available_memory(denoiser.device) + need.weights
+    return Finding(
+        "memory",
+        f"{need}; {there / GIB:.1f} GiB to be had",
+        need.total <= there,
+        f"the run needs about {need.total / GIB:.1f} GiB and there are {there / GIB:.1f}: {LESS_MEMORY}",
+        {"need_bytes": need.total, "there_bytes": there},
+    )
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process can still take on a device."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if sys.platform == "linux" and limit.is_file() and limit.read_text().strip() != "max":
+        # A container's limit; the files in its cache count as used, which makes the answer a little too small.
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

@@ -1,0 +1,59 @@
+"""Grids of pictures of the fixed prompts and seeds, and single pictures of them with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+
+@dataclass(slots=True)
+class Samples:
+    """A grid of pictures of the fixed prompts and seeds, taken at one round."""
+
+    file: Path
+    round: int
+    columns: int
+    cell: tuple[int, int]
+    prompts: list[str]
+    seeds: list[Any]
+    rewards: dict[str, Any]
+    judge: dict[str, Any]
+    ordered_by: str | None = None
+    """Of the best, median and worst pictures: the label of the reward that says so, `total` for the sum; None: not known."""
+    display: dict[str, Any] = field(default_factory=dict)
+    """How that reward is shown to people, where it says so."""
+
+    def crop(self, indices: Sequence[int]) -> list[Image.Image]:
+        """Return the pictures of some cells."""
+        height, width = self.cell
+        with Image.open(self.file) as picture:
+            sheet = picture.convert("RGB")
+        corners = [(i % self.columns * width, i // self.columns * height) for i in indices]
+        return [sheet.crop((x, y, x + width, y + height)) for x, y in corners]
+
+    def verdicts(self, index: int) -> list[tuple[str, bool]]:
+        """Return what the judge said of a picture, by question."""
+        return [(str(q), bool(v[index])) for q, v in self.judge.items() if isinstance(v, list) and index < len(v)]
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One picture with its number."""
+
+    picture: Image.Image
+    value: float | None
+    verdicts: list[tuple[str, bool]]
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One prompt and seed before and after."""
+
+    prompt: str
+    before: Shot
+    after: Shot

@@ -20,13 +20,13 @@ WINGS = {
     "report": ("templating",),
     "runs": ("checkpoint", "rundir", "serialization", "trackers"),
     "sharing": ("formats", "hub_card", "lora_keys", "push", "tuned"),
-    "studies": ("compare", "intervals", "reproduce", "study"),
+    "studies": ("compare", "intervals", "reproduce"),
     "training": ("build", "config", "evaluate", "interrupts", "learner", "prompts", "trainer", "watch"),
 }
 """The modules that stood beside these folders before there were any, by the folder in which they are now."""
 MOVED = {f"rlcm.{name}": f"rlcm.{wing}.{name}" for wing, names in WINGS.items() for name in names} | {
-    "rlcm.commands": "rlcm.cli.work",
     "rlcm.export": "rlcm.training.final",
+    "rlcm.study": "rlcm.studies.evaluation",
 }
 
 

@@ -221,19 +221,29 @@ class Drawn(Protocol):
     """Images, what they show and what they are worth: an evaluation, or a set of a study."""
 
     @property
-    def images(self) -> Tensor: ...
+    def images(self) -> Tensor:
+        """[B, 3, h, w] in [0, 1]."""
+        ...
 
     @property
-    def prompts(self) -> list[str]: ...
+    def prompts(self) -> list[str]:
+        """B."""
+        ...
 
     @property
-    def seeds(self) -> list[int]: ...
+    def seeds(self) -> list[int]:
+        """B."""
+        ...
 
     @property
-    def rewards(self) -> dict[str, Tensor]: ...
+    def rewards(self) -> dict[str, Tensor]:
+        """[B] every reward by label, and their sum as "total"."""
+        ...
 
     @property
-    def judge(self) -> dict[str, Tensor] | None: ...
+    def judge(self) -> dict[str, Tensor] | None:
+        """[B] booleans by question; None without a judge."""
+        ...
 
 
 Metrics = Mapping[str, float]

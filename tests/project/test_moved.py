@@ -22,13 +22,13 @@ def test_a_former_name_is_the_module_of_today(former, present):
 
 def test_every_form_of_import_takes_a_former_name():
     code = (
-        "import rlcm.study.draw, rlcm.studies.study.draw\n"
+        "import rlcm.study.draw, rlcm.studies.evaluation.draw\n"
         "from rlcm import advantages, losses\n"
         "from rlcm.evaluate import EvaluationSettings\n"
         "from rlcm.policy import AdapterSettings, Policy\n"
         "from rlcm.doctor import diagnose\n"
         "import rlcm.learning.losses\n"
-        "assert rlcm.study.draw is rlcm.studies.study.draw and losses is rlcm.learning.losses\n"
+        "assert rlcm.study.draw is rlcm.studies.evaluation.draw and losses is rlcm.learning.losses\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -14,8 +14,8 @@ from rlcm.rewards import RewardMix
 from rlcm.rewards.builtin import Alignment
 from rlcm.rewards.clip import resize_crop, resize_pad, standardise
 from rlcm.rewards.hub import Source, read_tensors
+from rlcm.rewards.image.pixels import to_uint8
 from rlcm.rewards.learned import Aesthetic, ClipScore, HumanPreference, ImScore, PickScore, from_open_clip
-from rlcm.rewards.pixels import to_uint8
 
 CPU = {"device": "cpu"}
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

@@ -18,8 +18,8 @@ from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards
 from rlcm.rewards.bertscore import BertRecall
 from rlcm.rewards.clip import Network
 from rlcm.rewards.hub import Source
+from rlcm.rewards.served.wire import WireError
 from rlcm.rewards.vlm import LocalVlm, VlmAlignment, VlmRating, VlmSettings, VlmYes, read_completion
-from rlcm.rewards.wire import WireError
 
 
 class Endpoint:

@@ -22,8 +22,8 @@ class BuiltIn(NamedTuple):
 
 
 BUILT_IN: dict[str, BuiltIn] = {
-    "jpeg_compressibility": BuiltIn("rlcm.rewards.jpeg:Compressibility", "minus the size as a JPEG file, kB"),
-    "jpeg_incompressibility": BuiltIn("rlcm.rewards.jpeg:Incompressibility", "the size as a JPEG file, kB"),
+    "jpeg_compressibility": BuiltIn("rlcm.rewards.image:Compressibility", "minus the size as a JPEG file, kB"),
+    "jpeg_incompressibility": BuiltIn("rlcm.rewards.image:Incompressibility", "the size as a JPEG file, kB"),
     "alignment": BuiltIn("rlcm.rewards.builtin:Alignment", "fits the prompt, by the built-in model's CLIP"),
     "colourfulness": BuiltIn("rlcm.rewards.image:Colourfulness", "Hasler and Suesstrunk's measure"),
     "sharpness": BuiltIn("rlcm.rewards.image:Sharpness", "variance of the Laplacian"),
@@ -49,7 +49,7 @@ def build_reward(settings: RewardSettings) -> Callable[..., Any]:
     """
     name = settings.name
     if is_address(name):
-        return _bind(settings, "rlcm.rewards.http:HttpReward", {"address": name, **settings.args})
+        return _bind(settings, "rlcm.rewards.served.http:HttpReward", {"address": name, **settings.args})
     return _bind(settings, place_of(name), settings.args)
 
 

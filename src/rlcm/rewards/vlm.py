@@ -21,11 +21,11 @@ from torch import Tensor
 from rlcm.errors import MissingFileError
 from rlcm.rewards.bertscore import ENCODER, ENCODER_LAYER, BertRecall
 from rlcm.rewards.clip import Lazy, Network
-from rlcm.rewards.http import Servers, ask_each, open_client, post_patiently
 from rlcm.rewards.hub import Source
-from rlcm.rewards.pixels import to_png, to_uint8
+from rlcm.rewards.image.pixels import to_png, to_uint8
+from rlcm.rewards.served.http import Servers, ask_each, open_client, post_patiently
+from rlcm.rewards.served.wire import JSON, WireError
 from rlcm.rewards.settings import OnFailure
-from rlcm.rewards.wire import JSON, WireError
 from rlcm.settings import Settings
 
 logger = logging.getLogger(__name__)

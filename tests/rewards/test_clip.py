@@ -11,11 +11,12 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from rlcm.errors import MissingFileError, RewardError
 from rlcm.rewards import RewardMix
-from rlcm.rewards.builtin import Alignment
-from rlcm.rewards.clip import resize_crop, resize_pad, standardise
-from rlcm.rewards.hub import Source, read_tensors
 from rlcm.rewards.image.pixels import to_uint8
-from rlcm.rewards.learned import Aesthetic, ClipScore, HumanPreference, ImScore, PickScore, from_open_clip
+from rlcm.rewards.learned import Aesthetic, ClipScore, HumanPreference, ImScore, PickScore
+from rlcm.rewards.learned.alignment import Alignment
+from rlcm.rewards.learned.clip import resize_crop, resize_pad, standardise
+from rlcm.rewards.learned.hub import Source, read_tensors
+from rlcm.rewards.learned.open_clip import from_open_clip
 
 CPU = {"device": "cpu"}
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

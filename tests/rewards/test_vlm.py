@@ -15,9 +15,9 @@ from reward_models import bert_folder
 
 from rlcm.errors import ConfigError, RewardError
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards
-from rlcm.rewards.bertscore import BertRecall
-from rlcm.rewards.clip import Network
-from rlcm.rewards.hub import Source
+from rlcm.rewards.learned.bertscore import BertRecall
+from rlcm.rewards.learned.clip import Network
+from rlcm.rewards.learned.hub import Source
 from rlcm.rewards.served.wire import WireError
 from rlcm.rewards.vlm import LocalVlm, VlmAlignment, VlmRating, VlmSettings, VlmYes, read_completion
 

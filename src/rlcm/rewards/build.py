@@ -24,7 +24,7 @@ class BuiltIn(NamedTuple):
 BUILT_IN: dict[str, BuiltIn] = {
     "jpeg_compressibility": BuiltIn("rlcm.rewards.image:Compressibility", "minus the size as a JPEG file, kB"),
     "jpeg_incompressibility": BuiltIn("rlcm.rewards.image:Incompressibility", "the size as a JPEG file, kB"),
-    "alignment": BuiltIn("rlcm.rewards.builtin:Alignment", "fits the prompt, by the built-in model's CLIP"),
+    "alignment": BuiltIn("rlcm.rewards.learned.alignment:Alignment", "fits the prompt, by the built-in model's CLIP"),
     "colourfulness": BuiltIn("rlcm.rewards.image:Colourfulness", "Hasler and Suesstrunk's measure"),
     "sharpness": BuiltIn("rlcm.rewards.image:Sharpness", "variance of the Laplacian"),
     "brightness": BuiltIn("rlcm.rewards.image:Brightness", "minus the distance of the mean luma from a target"),

@@ -19,10 +19,10 @@ from pydantic import Field
 from torch import Tensor
 
 from rlcm.errors import MissingFileError
-from rlcm.rewards.bertscore import ENCODER, ENCODER_LAYER, BertRecall
-from rlcm.rewards.clip import Lazy, Network
-from rlcm.rewards.hub import Source
 from rlcm.rewards.image.pixels import to_png, to_uint8
+from rlcm.rewards.learned.bertscore import ENCODER, ENCODER_LAYER, BertRecall
+from rlcm.rewards.learned.clip import Lazy, Network
+from rlcm.rewards.learned.hub import Source
 from rlcm.rewards.served.http import Servers, ask_each, open_client, post_patiently
 from rlcm.rewards.served.wire import JSON, WireError
 from rlcm.rewards.settings import OnFailure

@@ -19,7 +19,9 @@ from rlcm.rewards.learned.bertscore import BertRecall
 from rlcm.rewards.learned.clip import Network
 from rlcm.rewards.learned.hub import Source
 from rlcm.rewards.served.wire import WireError
-from rlcm.rewards.vlm import LocalVlm, VlmAlignment, VlmRating, VlmSettings, VlmYes, read_completion
+from rlcm.rewards.vlm import VlmAlignment, VlmRating, VlmSettings, VlmYes
+from rlcm.rewards.vlm.answers import read_completion
+from rlcm.rewards.vlm.local import LocalVlm
 
 
 class Endpoint:

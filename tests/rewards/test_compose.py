@@ -10,7 +10,7 @@ import torch
 
 from rlcm.errors import CheckpointError, ConfigError, RewardError
 from rlcm.rewards import RawScores, RewardMix, RewardPart, RewardSettings, build_rewards
-from rlcm.rewards.compose import RunningNorm
+from rlcm.rewards.composition import RunningNorm
 
 
 def red(images, prompts):

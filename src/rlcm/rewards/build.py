@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlcm.errors import ConfigError
-from rlcm.rewards.compose import RewardMix, RewardPart
+from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import RewardSettings, is_address
 from rlcm.rewards.user import bind_arguments, load_callable
 

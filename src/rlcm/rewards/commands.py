@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, UsageError
 from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, place_of
-from rlcm.rewards.compose import RawScores
+from rlcm.rewards.composition import RawScores
 from rlcm.rewards.image.pixels import from_uint8
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.rewards.user import first_problems, load_callable

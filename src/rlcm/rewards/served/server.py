@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 
 from rlcm import __version__
 from rlcm.errors import RewardError, UsageError
-from rlcm.rewards.compose import RewardMix
+from rlcm.rewards.composition import RewardMix
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
 from rlcm.settings import Settings
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from rlcm import TrainConfig, Trainer
 from rlcm.processes.machine import describe_machine
-from rlcm.rewards.http import HttpReward
+from rlcm.rewards.served.http import HttpReward
 from rlcm.training.config import parse_settings
 
 IMAGES = 64

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from tiny_runs import lcm_pipeline
 
 from rlcm.builtin import model_path
-from rlcm.rewards.jpeg import Compressibility
+from rlcm.rewards.image.jpeg import Compressibility
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.trainer import Trainer
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 
-from rlcm.rewards.learned import from_open_clip
+from rlcm.rewards.learned.open_clip import from_open_clip
 
 SIDE, PATCH, WIDTH, HEADS, LAYERS, DIM, CONTEXT = 32, 8, 32, 2, 2, 24, 16
 LETTERS = [letter + end for letter in string.ascii_lowercase for end in ("", "</w>")]

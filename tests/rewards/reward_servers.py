@@ -15,7 +15,7 @@ TOKEN = "a-token-for-tests"
 START = """
 import os, sys
 from rlcm.rewards import RewardSettings, build_rewards
-from rlcm.rewards.server import ServerSettings, serve
+from rlcm.rewards.served.server import ServerSettings, serve
 rewards = build_rewards([RewardSettings(name=name) for name in sys.argv[2:]])
 settings = ServerSettings(port=int(sys.argv[1]), max_mebibytes=8, max_images=64)
 serve(rewards, settings, os.environ["TOKEN"], ready=lambda line: print(line, flush=True))

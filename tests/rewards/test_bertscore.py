@@ -6,8 +6,8 @@ from reward_models import bert_folder
 from transformers import AutoModel, AutoTokenizer
 
 from rlcm.errors import MissingFileError
-from rlcm.rewards.bertscore import BertRecall, greedy_recall
-from rlcm.rewards.clip import Network
+from rlcm.rewards.learned.bertscore import BertRecall, greedy_recall
+from rlcm.rewards.learned.clip import Network
 
 REFERENCES = ["the image contains a cat", "a red dog on the mat", "the image contains a cat"]
 CANDIDATES = ["a cat on a mat", "the image contains a dog", ""]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rlcm.rewards.jpeg import Compressibility, Incompressibility
+from rlcm.rewards.image.jpeg import Compressibility, Incompressibility
 
 
 def published_size(image: torch.Tensor) -> float:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlcm.rewards.pixels import to_png, to_uint8
-from rlcm.rewards.wire import JSON, NPZ, Limits, WireError, decode_answer, decode_request, encode_request
+from rlcm.rewards.image.pixels import to_png, to_uint8
+from rlcm.rewards.served.wire import JSON, NPZ, Limits, WireError, decode_answer, decode_request, encode_request
 
 LIMITS = Limits(images=8, side=64, bytes=12 * 8 * 32 * 32)
 

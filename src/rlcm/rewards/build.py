@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlcm.errors import ConfigError
-from rlcm.rewards.compose import RewardMix, RewardPart
+from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import RewardSettings, is_address
 from rlcm.rewards.user import bind_arguments, load_callable
 
@@ -22,9 +22,9 @@ class BuiltIn(NamedTuple):
 
 
 BUILT_IN: dict[str, BuiltIn] = {
-    "jpeg_compressibility": BuiltIn("rlcm.rewards.jpeg:Compressibility", "minus the size as a JPEG file, kB"),
-    "jpeg_incompressibility": BuiltIn("rlcm.rewards.jpeg:Incompressibility", "the size as a JPEG file, kB"),
-    "alignment": BuiltIn("rlcm.rewards.builtin:Alignment", "fits the prompt, by the built-in model's CLIP"),
+    "jpeg_compressibility": BuiltIn("rlcm.rewards.image:Compressibility", "minus the size as a JPEG file, kB"),
+    "jpeg_incompressibility": BuiltIn("rlcm.rewards.image:Incompressibility", "the size as a JPEG file, kB"),
+    "alignment": BuiltIn("rlcm.rewards.learned.alignment:Alignment", "fits the prompt, by the built-in model's CLIP"),
     "colourfulness": BuiltIn("rlcm.rewards.image:Colourfulness", "Hasler and Suesstrunk's measure"),
     "sharpness": BuiltIn("rlcm.rewards.image:Sharpness", "variance of the Laplacian"),
     "brightness": BuiltIn("rlcm.rewards.image:Brightness", "minus the distance of the mean luma from a target"),
@@ -49,7 +49,7 @@ def build_reward(settings: RewardSettings) -> Callable[..., Any]:
     """
     name = settings.name
     if is_address(name):
-        return _bind(settings, "rlcm.rewards.http:HttpReward", {"address": name, **settings.args})
+        return _bind(settings, "rlcm.rewards.served.http:HttpReward", {"address": name, **settings.args})
     return _bind(settings, place_of(name), settings.args)
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, UsageError
 from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, place_of
-from rlcm.rewards.compose import RawScores
-from rlcm.rewards.pixels import from_uint8
+from rlcm.rewards.composition import RawScores
+from rlcm.rewards.image.pixels import from_uint8
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.rewards.user import first_problems, load_callable
 from rlcm.settings import Settings
@@ -131,7 +131,7 @@ def serve_rewards(
         UsageError: if the server's packages are not installed, or the port cannot be opened.
     """
     try:
-        from rlcm.rewards.server import ServerSettings, serve
+        from rlcm.rewards.served.server import ServerSettings, serve
     except ModuleNotFoundError as error:
         raise UsageError(f'the server needs the package {error.name}; install it with: pip install "rlcm[serve]"') from error
     try:

@@ -24,7 +24,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from rlcm.rewards.pixels import from_uint8, to_png, to_uint8
+from rlcm.rewards.image.pixels import from_uint8, to_png, to_uint8
 
 NPZ, JSON = "application/x-npz", "application/json"
 Encoding = Literal["uint8", "float32", "png"]

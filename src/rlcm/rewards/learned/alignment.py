@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlcm.builtin import model_path
-from rlcm.rewards.clip import ClipEncoder, Lazy, Network, load_clip
+from rlcm.rewards.learned.clip import ClipEncoder, Lazy, Network, load_clip
 
 
 class Alignment:

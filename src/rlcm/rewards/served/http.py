@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rlcm.errors import RewardError
+from rlcm.rewards.served.wire import Encoding, WireError, decode_answer, encode_request
 from rlcm.rewards.settings import OnFailure
-from rlcm.rewards.wire import Encoding, WireError, decode_answer, encode_request
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -217,7 +217,7 @@ def open_client(token: str | None, connections: int) -> httpx.Client:
 
 
 class HttpReward:
-    """A reward that servers started by `rlcm rewards serve` give; see `rlcm.rewards.wire` for the protocol.
+    """A reward that servers started by `rlcm rewards serve` give; see `rlcm.rewards.served.wire` for the protocol.
 
     A batch is cut into requests of `batch_size` pictures, smaller ones if there are more servers than requests, which the
     servers take in turn and side by side.

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rlcm.rewards.pixels import to_uint8
+from rlcm.rewards.image.pixels import to_uint8
 
 SUBSAMPLINGS = ("4:2:0", "4:4:4")
 

@@ -1,7 +1,6 @@
-"""The mix: sums, normalisation, and no fault that passes for a score."""
+"""The mix: sums, normalisation, looks, gradients, and states that are resumed."""
 
 import json
-import logging
 import math
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 import torch
 
 from rlcm.errors import CheckpointError, ConfigError, RewardError
-from rlcm.rewards import RawScores, RewardMix, RewardPart, RewardSettings, build_rewards
-from rlcm.rewards.compose import RunningNorm
+from rlcm.rewards import RawScores, RewardMix
 
 
 def red(images, prompts):
@@ -44,93 +42,6 @@ def test_components_are_parts_of_their_own(images, prompts):
     torch.testing.assert_close(scores.total, 3 * (scores.parts["mine/red"] + scores.parts["mine/length"]))
 
 
-@pytest.mark.parametrize(
-    "convert", [list, np.array, lambda v: torch.tensor(v, dtype=torch.bfloat16), lambda v: [torch.tensor(x) for x in v]]
-)
-def test_kinds_of_answers(images, prompts, convert):
-    scores = RewardMix([("k", lambda images, prompts: convert([1.0, 2.0, 3.0, 4.0, 5.0]))])(images, prompts)
-    assert scores.total.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        (None, "returned None"),
-        ([1.0] * 4, r"shape \[4\] for 5 images"),
-        (torch.ones(5, 1), r"squeeze\(-1\)"),
-        (1.0, r"shape \[\]"),
-        (["a"] * 5, "list, which is no list"),
-        (object(), "object"),
-        ({}, "empty dict"),
-        ({"a": [1.0] * 5, "b": [1.0]}, "mine/b"),
-        (torch.ones(5, dtype=torch.complex64), "complex"),
-        ([0.0, 1.0, float("nan"), 2.0, float("nan")], "nan for image 2 .prompt 'a red fox'., 2 of 5"),
-        ([0.0, 1.0, 1.0, 2.0, -float("inf")], "-inf for image 4 .prompt 'a whale'., 1 of 5"),
-    ],
-)
-def test_wrong_answers_are_errors_that_name_the_reward(images, prompts, answer, text):
-    with pytest.raises(RewardError, match=text) as caught:
-        RewardMix([("good", red), ("mine", lambda images, prompts: answer)])(images, prompts)
-    assert "mine" in str(caught.value)
-
-
-def test_exceptions_are_kept(images, prompts):
-    def broken(images, prompts):
-        raise KeyError("lost")
-
-    with pytest.raises(RewardError, match="reward broken raised KeyError: 'lost'") as caught:
-        RewardMix([("broken", broken)])(images, prompts)
-    assert isinstance(caught.value.__cause__, KeyError)
-
-
-def test_writing_into_the_images_is_noticed(images, prompts):
-    def vandal(images, prompts):
-        images.mul_(2)
-        return [0.0] * 5
-
-    with pytest.raises(RewardError, match=r"vandal wrote into the images"):
-        RewardMix([("vandal", vandal)])(images, prompts)
-
-
-def test_images_that_are_not_finite_are_not_the_rewards_fault(images, prompts):
-    images[3, 1, 2, 2] = float("inf")
-    with pytest.raises(RewardError, match=r"image 3 \(prompt 'two bees'\)"):
-        RewardMix([("red", red)])(images, prompts)
-
-
-@pytest.mark.parametrize("wrong", [(4, None), (5, [{}] * 4)])
-def test_numbers_that_disagree(images, prompts, wrong):
-    count, metadata = wrong
-    with pytest.raises(ValueError, match="do not fit"):
-        RewardMix([("red", red)])(images, prompts[:count], metadata)
-
-
-def test_skip_drops_samples_and_never_scores_them_zero(images, prompts, caplog):
-    def some(images, prompts):
-        return [1.0, math.nan, 1.0, math.inf, 1.0]
-
-    mix = RewardMix([RewardPart("red", red), RewardPart("some", some, 1.0, False, "skip")])
-    with caplog.at_level(logging.WARNING):
-        scores = mix(images, prompts)
-    assert scores.valid.tolist() == [True, False, True, False, True]
-    assert scores.total.isnan().tolist() == [False, True, False, True, False]
-    torch.testing.assert_close(scores.total[scores.valid], red(images, prompts)[scores.valid] + 1)
-    assert scores.parts["some"].isnan().tolist() == [False, True, False, True, False]
-    assert "2 samples drop out" in caplog.text
-    assert len(scores.failures) == 1
-
-
-def test_skip_of_a_reward_that_raises_drops_the_batch(images, prompts):
-    def broken(images, prompts):
-        raise OSError("gone")
-
-    mix = RewardMix([("broken", broken, 1.0, True, "skip"), ("red", red, 1.0, True)])
-    scores = mix(images, prompts)
-    assert not scores.valid.any()
-    assert scores.total.isnan().all()
-    assert mix.norms["red"].count == 0, "dropped samples do not enter the statistics"
-
-
 def test_batches_join_into_a_round(images, prompts):
     answers = iter([[1.0] * 5, None])
 
@@ -149,49 +60,6 @@ def test_components_that_come_and_go_are_noticed():
     two = RawScores({"m/b": torch.ones(2)}, torch.ones(2, dtype=torch.bool))
     with pytest.raises(RewardError, match=r"m/[ab] is in some batches"):
         RawScores.cat([one, two])
-
-
-class TestRunningNorm:
-    def test_matches_the_moments_of_all_values_while_nothing_has_aged(self):
-        norm = RunningNorm()
-        norm.half_life = math.inf
-        values = torch.randn(90, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 + 100
-        for batch in values.split([7, 50, 1, 32]):
-            norm.update(batch)
-        assert norm.mean == pytest.approx(values.mean().item(), abs=1e-12)
-        assert norm.variance == pytest.approx(values.var(unbiased=False).item(), rel=1e-12)
-
-    def test_matches_weighted_moments(self):
-        # Weight of a batch = 2^(-samples after it / half_life): weighted mean and variance written out.
-        norm = RunningNorm()
-        norm.half_life = 10.0
-        batches = [torch.tensor([0.0, 4.0], dtype=torch.float64), torch.tensor([10.0, 11.0, 15.0], dtype=torch.float64)]
-        for batch in batches:
-            norm.update(batch)
-        weights = torch.tensor([0.5 ** (3 / 10)] * 2 + [1.0] * 3, dtype=torch.float64)
-        values = torch.cat(batches)
-        mean = (weights * values).sum() / weights.sum()
-        variance = (weights * (values - mean) ** 2).sum() / weights.sum()
-        assert norm.mean == pytest.approx(mean.item(), rel=1e-12)
-        assert norm.variance == pytest.approx(variance.item(), rel=1e-12)
-
-    def test_forgets(self):
-        norm = RunningNorm()
-        norm.update(torch.full((1000,), -180.0) + torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 30)
-        for seed in range(40):
-            norm.update(torch.randn(1000, generator=torch.Generator().manual_seed(seed)) - 10)
-        assert norm.mean == pytest.approx(-10, abs=0.1)
-        assert norm.variance == pytest.approx(1, abs=0.1)
-
-    def test_equal_values_give_zero(self):
-        norm = RunningNorm()
-        norm.update(torch.full((3,), 0.1))
-        assert norm(torch.full((3,), 0.1)).abs().max() < 1e-6
-
-    def test_a_first_difference_after_equal_values_is_not_blown_up(self):
-        norm = RunningNorm()
-        norm.update(torch.full((7,), 1 / 3))
-        assert norm(torch.tensor([1 / 3 + 1])).item() == pytest.approx(1)
 
 
 def test_scale_and_shift_of_a_normalised_reward_do_not_matter(images, prompts):
@@ -307,29 +175,3 @@ def test_a_false_claim_of_differentiability_is_noticed(images, prompts):
 def test_mixes_that_cannot_be(parts):
     with pytest.raises(ValueError, match=r"labels|finite"):
         RewardMix(parts)
-
-
-def test_build_from_settings(images, prompts):
-    mix = build_rewards(
-        [
-            RewardSettings.model_validate("jpeg_compressibility"),
-            RewardSettings(name="jpeg_incompressibility", args={"subsampling": "4:4:4"}, weight=0.5),
-        ]
-    )
-    scores = mix(images, prompts)
-    parts = scores.parts
-    torch.testing.assert_close(scores.total, parts["jpeg_compressibility"] + 0.5 * parts["jpeg_incompressibility"])
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        (RewardSettings(name="jpeg_compressability"), "did you mean jpeg_compressibility"),
-        (RewardSettings(name="zzzz"), "the built-in ones are jpeg_compressibility"),
-        (RewardSettings(name="jpeg_compressibility", args={"qualty": 3}), "it takes quality, subsampling, threads"),
-        (RewardSettings(name="jpeg_compressibility", args={"quality": 300}), "not in 1 .. 95"),
-    ],
-)
-def test_build_mistakes(settings, text):
-    with pytest.raises(ConfigError, match=text):
-        build_rewards([settings])

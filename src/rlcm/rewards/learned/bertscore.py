@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from rlcm.errors import MissingFileError
-from rlcm.rewards.clip import Network, load_tokenizer
-from rlcm.rewards.hub import MODEL_FILES, Source
+from rlcm.rewards.learned.clip import Network, load_tokenizer
+from rlcm.rewards.learned.hub import MODEL_FILES, Source
 
 ENCODER = Source(
     "microsoft/deberta-xlarge-mnli", "5b07a9086c1dbb79981ff7b05b4d1ad83b3af51c", (*MODEL_FILES, "pytorch_model.bin")

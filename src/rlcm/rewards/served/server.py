@@ -1,4 +1,4 @@
-"""The server of rewards: FastAPI and uvicorn around a `RewardMix`. See `rlcm.rewards.wire` for what travels."""
+"""The server of rewards: FastAPI and uvicorn around a `RewardMix`. See `rlcm.rewards.served.wire` for what travels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from starlette.requests import ClientDisconnect
 
 from rlcm import __version__
 from rlcm.errors import RewardError, UsageError
-from rlcm.rewards.compose import RewardMix
-from rlcm.rewards.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
+from rlcm.rewards.composition import RewardMix
+from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
 from rlcm.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Rewards that are scored elsewhere: the client, the server, and what travels between them."""

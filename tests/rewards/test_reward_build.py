@@ -1,0 +1,33 @@
+"""From the list `rewards:` to the mix."""
+
+import pytest
+import torch
+
+from rlcm.errors import ConfigError
+from rlcm.rewards import RewardSettings, build_rewards
+
+
+def test_build_from_settings(images, prompts):
+    mix = build_rewards(
+        [
+            RewardSettings.model_validate("jpeg_compressibility"),
+            RewardSettings(name="jpeg_incompressibility", args={"subsampling": "4:4:4"}, weight=0.5),
+        ]
+    )
+    scores = mix(images, prompts)
+    parts = scores.parts
+    torch.testing.assert_close(scores.total, parts["jpeg_compressibility"] + 0.5 * parts["jpeg_incompressibility"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (RewardSettings(name="jpeg_compressability"), "did you mean jpeg_compressibility"),
+        (RewardSettings(name="zzzz"), "the built-in ones are jpeg_compressibility"),
+        (RewardSettings(name="jpeg_compressibility", args={"qualty": 3}), "it takes quality, subsampling, threads"),
+        (RewardSettings(name="jpeg_compressibility", args={"quality": 300}), "not in 1 .. 95"),
+    ],
+)
+def test_build_mistakes(settings, text):
+    with pytest.raises(ConfigError, match=text):
+        build_rewards([settings])

@@ -11,23 +11,33 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
 
-WINGS = {
+FOLDERS = {
     "cli": ("completion", "progress"),
     "distillation": ("distill", "fit"),
     "learning": ("advantages", "algorithm", "backprop", "credit", "losses", "optimisation", "updates"),
     "policy": ("gaussian", "noise", "rollout", "samplers", "transitions"),
     "processes": ("distributed", "machine", "memory_retry", "sharding"),
     "report": ("templating",),
+    "rewards/image": ("jpeg", "pixels"),
+    "rewards/learned": ("bertscore", "clip", "hub"),
+    "rewards/served": ("http", "server", "wire"),
     "runs": ("checkpoint", "rundir", "serialization", "trackers"),
     "sharing": ("formats", "hub_card", "lora_keys", "push", "tuned"),
     "studies": ("compare", "intervals", "reproduce"),
     "training": ("build", "config", "evaluate", "interrupts", "learner", "prompts", "trainer", "watch"),
 }
 """The modules that stood beside these folders before there were any, by the folder in which they are now."""
-MOVED = {f"rlcm.{name}": f"rlcm.{wing}.{name}" for wing, names in WINGS.items() for name in names} | {
+MOVED = {
+    ".".join(["rlcm", *folder.split("/")[:-1], name]): ".".join(["rlcm", *folder.split("/"), name])
+    for folder, names in FOLDERS.items()
+    for name in names
+} | {
     "rlcm.export": "rlcm.training.final",
+    "rlcm.rewards.builtin": "rlcm.rewards.learned.alignment",
+    "rlcm.rewards.compose": "rlcm.rewards.composition",
     "rlcm.study": "rlcm.studies.evaluation",
 }
+"""Where each of them is now."""
 
 
 class FormerNames(MetaPathFinder, Loader):

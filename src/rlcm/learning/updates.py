@@ -48,7 +48,7 @@ class PolicyGradient:
         alike = computes_alike(self.policy.denoiser)
         self.is_recomputed = algorithm.old_policy == "learning" or (algorithm.old_policy == "auto" and not alike)
         """Whether old means come from the computation that learns, and not from the one that sampled."""
-        self.parts = MicroBatches(self.micro_batch, planned, is_padded=not alike)
+        self.parts = MicroBatches(self.micro_batch, planned, is_padded=self.is_recomputed)
         self.mismatch = Mismatch(algorithm)
         self.consistency_coefficient = algorithm.consistency_coefficient
 

@@ -7,20 +7,22 @@ Runs that are finished are not done again. Writes benchmarks/results/curves.json
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.shared import results
+from benchmarks.shared.command import parser
+from benchmarks.shared.figures import figure
+from benchmarks.shared.places import IMAGES, RESULTS
 from rlcm import Trainer, load_config
 from rlcm.builtin import DEMO
 from rlcm.processes.machine import describe_machine
-from rlcm.report.drawing import PALETTE, STYLE, Line, draw_chart
+from rlcm.report.drawing import PALETTE, Line, draw_chart
 
-ROOT = Path(__file__).parent.parent
 RUNS = {
     "leashed": [],
     # A weight that pulls at nothing, so that the divergence is still measured.
@@ -62,27 +64,24 @@ def draw(found: dict[str, dict[str, Any]], file: Path) -> None:
     """Draw reward, divergence, judge and diversity of the runs over their rounds."""
     panels = (("reward", "round", "reward: minus kB"), ("kl", "round", "kl"), ("judge", "look", "judge: animals recognised"),
               ("diversity", "look", "guard.diversity"))  # fmt: skip
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 5.4), layout="constrained")
-        for place, (key, abscissa, label) in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    with figure(file, 9, 5.4) as drawn:
+        for place, (key, abscissa, label) in zip(drawn.subplots(2, 2).flat, panels, strict=True):
             lines = [
                 Line(name, values[abscissa], values[key], measured=abscissa == "look", colour=colour)
                 for (name, values), colour in zip(found.items(), PALETTE, strict=False)
             ]
             draw_chart(place, lines, "round", label, floor=None if key == "reward" else 0.0)
-        figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
 def main() -> None:
     """Train, measure and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/curves"))
-    parser.add_argument("--rounds", type=int, default=75)
-    options = parser.parse_args()
-    found = {name: figures(run(name, changes, options.output, options.rounds)) for name, changes in RUNS.items()}
-    results = {"machine": describe_machine(), "runs": found}
-    (ROOT / "benchmarks" / "results" / "curves.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(found, ROOT / "docs" / "images" / "curves.png")
+    options = parser(__doc__)
+    options.add_argument("--output", type=Path, default=Path("runs/curves"))
+    options.add_argument("--rounds", type=int, default=75)
+    arguments = options.parse_args()
+    found = {name: figures(run(name, changes, arguments.output, arguments.rounds)) for name, changes in RUNS.items()}
+    results.write(RESULTS / "curves.json", {"machine": describe_machine(), "runs": found}, indent=1)
+    draw(found, IMAGES / "curves.png")
 
 
 if __name__ == "__main__":

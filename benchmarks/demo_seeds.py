@@ -7,7 +7,6 @@ Writes benchmarks/results/demo.json, docs/demo.md and the README's picture (of t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,10 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared import results as files
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import DOCS, IMAGES, RESULTS, ROOT
 from rlcm.processes.machine import describe_machine
 from rlcm.report import before_after_picture
-
-ROOT = Path(__file__).parent.parent
 
 
 def run(seed: int, output: Path) -> dict[str, Any]:
@@ -71,17 +73,15 @@ Machine: {machine}. Command: `python benchmarks/demo_seeds.py`; the curves are i
 
 def main() -> None:
     """Run all seeds and write the results."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, default=ROOT / "runs" / "demo-seeds")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--keep", type=Path, default=ROOT / "runs" / "demo-seeds")
+    arguments = options.parse_args()
     machine = describe_machine()
     results = [run(seed, arguments.keep) for seed in arguments.seeds]
-    file = ROOT / "benchmarks" / "results" / "demo.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"machine": machine, "runs": results}, indent=2) + "\n")
-    (ROOT / "docs" / "demo.md").write_text(page(results, machine))
-    before_after_picture(arguments.keep / f"seed-{arguments.seeds[0]}", ROOT / "docs" / "images" / "demo.png")
+    files.write(RESULTS / "demo.json", {"machine": machine, "runs": results})
+    (DOCS / "demo.md").write_text(page(results, machine))
+    before_after_picture(arguments.keep / f"seed-{arguments.seeds[0]}", IMAGES / "demo.png")
     print(page(results, machine))
 
 

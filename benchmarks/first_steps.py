@@ -1,6 +1,6 @@
 """The pictures of docs/first-steps.md, from a run of `make demo`.
 
-python benchmarks/first_steps.py runs/demo          needs playwright and a Chromium
+    python benchmarks/first_steps.py runs/demo          needs playwright and a Chromium
 
 Takes the first screen of the run's page, and runs the page's own code for plain diffusers, without and with its line for the LoRA.
 """
@@ -8,26 +8,30 @@ Takes the first screen of the run's page, and runs the page's own code for plain
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
 
-ROOT = Path(__file__).parent.parent
-PAGE, IMAGES = ROOT / "docs" / "first-steps.md", ROOT / "docs" / "images"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared.browser import started_browser
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import DOCS, IMAGES
+
+PAGE = DOCS / "first-steps.md"
 PROMPTS = ("a fox", "a bird", "a whale", "a tiger")
 SIDE, GAP = 180, 8
 LOAD = "pipe.load_lora_weights"
 FIRST_PICTURE = 'pipe("a fox"'
 
 
-def main(run: Path) -> None:
+def main() -> None:
     """Write both pictures."""
+    options = parser(__doc__)
+    options.add_argument("run", type=Path, nargs="?", default=Path("runs/demo"), help="a run of `make demo`")
+    run = options.parse_args().run
     photograph(run / "report.html", IMAGES / "first-steps-report.png")
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)[0].replace(
         '"runs/demo/final"', repr(str(run / "final"))
@@ -45,16 +49,6 @@ def photograph(page: Path, picture: Path) -> None:
         view = browser.new_page(viewport={"width": 1280, "height": 860})
         view.goto(page.resolve().as_uri())
         view.screenshot(path=picture)
-
-
-@contextmanager
-def started_browser() -> Iterator[Browser]:
-    """Start the machine's Chromium and close it in the end."""
-    path = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 def drawn(code: str, prompt: str) -> Image.Image:
@@ -77,4 +71,4 @@ def side_by_side(rows: list[list[Image.Image]]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo"))
+    main()

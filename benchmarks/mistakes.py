@@ -6,7 +6,6 @@ python benchmarks/mistakes.py             # runs them and says where the page di
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import re
@@ -24,9 +23,13 @@ import click
 import huggingface_hub
 from click.testing import CliRunner
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import DOCS
 from rlcm.cli import commands as cli
 
-PAGE = Path(__file__).parent.parent / "docs" / "mistakes.md"
+PAGE = DOCS / "mistakes.md"
 QUICK = """run: {rounds: 1}
 rollout: {batch_size: 8}
 evaluation: {images: 4, every: 0}
@@ -239,9 +242,9 @@ def _cell(text: str, escape: bool = False) -> str:
 
 def main() -> int:
     """Make all mistakes; write the page or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="write the page")
-    write = parser.parse_args().write
+    options = parser(__doc__)
+    options.add_argument("--write", action="store_true", help="write the page")
+    write = options.parse_args().write
     with workplace():
         text = page({mistake.typed: printed(mistake) for mistake in MISTAKES})
     if write:

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared.command import parser
+from benchmarks.shared.pages import put_between
+from benchmarks.shared.places import ROOT
+
 BEGIN, END = "<!-- tree of src/rlcm, written by benchmarks/module_tree.py -->", "<!-- end of tree -->"
 WIDTH = 125
 
@@ -30,8 +36,12 @@ def tree(folder: Path = ROOT / "src" / "rlcm", indent: str = "") -> Iterator[str
 
 def section() -> str:
     """Return the tree with its markers."""
-    lines = "\n".join(tree())
-    return f"{BEGIN}\n```text\n{lines}\n```\n{END}"
+    return f"{BEGIN}\n{listing()}\n{END}"
+
+
+def listing() -> str:
+    """Return the tree as Markdown."""
+    return "```text\n" + "\n".join(tree()) + "\n```"
 
 
 def _meaning(file: Path) -> str:
@@ -47,9 +57,8 @@ def _line(name: str, meaning: str) -> str:
 
 def main() -> None:
     """Write the tree."""
-    page = ROOT / "CONTRIBUTING.md"
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    page.write_text(before + section() + rest.split(END)[1], encoding="utf-8")
+    parser(__doc__).parse_args()
+    put_between(ROOT / "CONTRIBUTING.md", BEGIN, END, listing())
 
 
 if __name__ == "__main__":

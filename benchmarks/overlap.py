@@ -17,7 +17,6 @@ server   a real server process (`rlcm rewards serve`) whose reward sleeps, asked
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -31,6 +30,11 @@ from typing import Any
 
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared import results
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import RESULTS
 from rlcm import TrainConfig, Trainer
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards.served.http import HttpReward
@@ -134,10 +138,10 @@ def server() -> Iterator[str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overlap.json"))
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=7)
+    options.add_argument("--out", type=Path, default=RESULTS / "overlap.json")
+    arguments = options.parse_args()
     set_pause(0)
     here = {str(n): measure(Timed(Wait(str(PAUSE))), n, arguments.repeats) for n in (2, 4, 8)}
     with server() as address:
@@ -151,8 +155,7 @@ def main() -> None:
         "here": here,
         "server": served,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    results.write(arguments.out, result)
     for place, found in (("here", here), ("server", served)):
         for entry in found.values():
             numbers = "  ".join(f"{key} {value:.3f}" for key, value in entry["median"].items())

@@ -5,21 +5,26 @@ python benchmarks/readme_figures.py
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared.command import parser
+from benchmarks.shared.pages import put_between
+from benchmarks.shared.places import RESULTS, ROOT
+from benchmarks.shared.results import read, read_if_there
 from rlcm.report.words import counted, written
 
-ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- figures: written by benchmarks/readme_figures.py -->", "<!-- end of figures -->"
 
 
 def figures() -> str:
     """Return the section's text."""
-    demo = _read(ROOT / "benchmarks" / "results" / "demo.json")
-    speed = _read(ROOT / "benchmarks" / "results" / "speed.json")
-    model = _read(ROOT / "src" / "rlcm" / "builtin" / "weights" / "evaluation.json")
+    demo = read(RESULTS / "demo.json")
+    speed = read(RESULTS / "speed.json")
+    model = read(ROOT / "src" / "rlcm" / "builtin" / "weights" / "evaluation.json")
     runs = demo["runs"]
     falls = [run["jpeg"]["fall"] for run in runs]
     judged = [run["judge_animal"]["after"] for run in runs]
@@ -60,9 +65,8 @@ def figures() -> str:
 
 def _against_ddpo() -> list[tuple[str, str, str]]:
     """Return how much sooner than DDPO each task was learnt, of those that were measured."""
-    file, rows = ROOT / "benchmarks" / "results" / "reproduce.json", []
-    study = _read(file) if file.is_file() else {"curves": {}}
-    for task, found in study["curves"].items():
+    study, rows = read_if_there(RESULTS / "reproduce.json"), []
+    for task, found in study.get("curves", {}).items():
         source = study["sources"]["curves"][task]
         if found["baseline"] != "ddpo" or not found["targets"]:
             continue
@@ -91,16 +95,10 @@ def _sooner(entry: Any) -> str:
     return f"{written(entry['speedup'])} times sooner ({written(low)} to {written(high)})"
 
 
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text())
-
-
 def main() -> None:
     """Write the section."""
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{figures()}\n{END}{after}")
+    parser(__doc__).parse_args()
+    put_between(ROOT / "README.md", BEGIN, END, figures())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ benchmarks/results/soak.json. Bars: memory grows by less than 1 MB per 100 round
 
 from __future__ import annotations
 
-import argparse
-import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,14 +16,19 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from faults.page import fill
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared import results
+from benchmarks.shared.command import parser
+from benchmarks.shared.pages import fill
+from benchmarks.shared.places import RESULTS
 from rlcm import Trainer
 from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.training.config import TrainConfig, parse_settings
 
-RESULT = Path(__file__).parent / "results" / "soak.json"
+RESULT = RESULTS / "soak.json"
 WARM_UP = 200
 """Rounds that are left out of the slope: caches fill in them."""
 LARGEST_SLOPE = 1.0
@@ -79,10 +83,10 @@ def small_run(folder: Path, rounds: int) -> TrainConfig:
 
 def main() -> None:
     """Run it and write what was seen."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=2000)
+    options.add_argument("--threads", type=int, default=1)
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     quiet()
     watch = Watch()
@@ -106,7 +110,7 @@ def main() -> None:
         "passed": slope < LARGEST_SLOPE and files[0] == files[1],
         "rows": [row for row in watch.rows if row["round"] % 50 == 0],
     }
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    results.write(RESULT, found)
     fill(
         "reliability.md",
         "soak",

@@ -9,17 +9,22 @@ published  one step at a time, micro-batches of two, a log-probability a sample,
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared import results
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import RESULTS
 from rlcm import TrainConfig, Trainer
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images
@@ -125,10 +130,10 @@ def seconds(work: object) -> float:
 
 def main() -> None:
     """Measure and print; each pair of timings is taken side by side, so that a slow spell hits both."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--out", type=Path, default=RESULTS / "speed.json")
+    arguments = options.parse_args()
     leashed, plain = Trainer(config(kl=0.1)), Trainer(config(kl=0.0))
     for trainer in (leashed, plain):
         trainer.round()
@@ -152,8 +157,7 @@ def main() -> None:
         "images_per_second_of_a_plain_round": statistics.median(rates),
         **flat,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    results.write(arguments.out, result)
     print(json.dumps(result, indent=2))
 
 

@@ -3,12 +3,11 @@
     python benchmarks/tutorial.py [--folder runs/tutorial]
 
 Every bash line and every Python block is a process of its own. Writes docs/tutorial.md, benchmarks/results/tutorial.json and
-docs/images/tutorial-*.png. `tests/test_tutorial.py` runs the same blocks with fewer rounds.
+docs/images/tutorial-*.png. `tests/project/test_tutorial.py` runs the same blocks with fewer rounds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -24,17 +23,21 @@ from typing import Any
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared import results
+from benchmarks.shared.command import parser
+from benchmarks.shared.pages import replaced
+from benchmarks.shared.places import DOCS, IMAGES, RESULTS
 from rlcm.processes.machine import describe_machine
 from rlcm.report import before_after_picture, curve_picture, read_run
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "tutorial.md"
+PAGE = DOCS / "tutorial.md"
 NOT_RUN = "<!-- not run"
 BLOCK = re.compile(
     r"(?ms)^(?P<note><!--[^\n]*-->\n)?```(?P<language>bash|python)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<code>.*?)^```$"
     r"(?P<between>\n\n```text\n)?"
 )
-TIME = re.compile(r"(?s)(<!-- time -->\n).*?(<!-- /time -->)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +92,9 @@ def time_of(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the page and write its answers into it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/tutorial"))
-    folder = parser.parse_args().folder
+    options = parser(__doc__)
+    options.add_argument("--folder", type=Path, default=Path("runs/tutorial"))
+    folder = options.parse_args().folder
     folder.mkdir(parents=True)
     page = PAGE.read_text(encoding="utf-8")
     started = time.perf_counter()
@@ -109,14 +112,13 @@ def main() -> None:
         "peak_memory_mb": used.ru_maxrss / 1024,
         "evaluations": json.loads((folder / "runs/spotlight/eval.json").read_text())["evaluations"],
     }
-    PAGE.write_text(TIME.sub(lambda match: f"{match[1]}{time_of(found)}\n{match[2]}", page), encoding="utf-8")
-    (ROOT / "benchmarks/results/tutorial.json").write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(replaced(page, "<!-- time -->", "<!-- /time -->", time_of(found)), encoding="utf-8")
+    results.write(RESULTS / "tutorial.json", found, indent=1)
     tuned = folder / "runs" / "spotlight"
-    pictures = ROOT / "docs" / "images"
-    curve_picture(read_run(tuned), pictures / "tutorial-curve.png")
-    with Image.open(before_after_picture(tuned, pictures / "tutorial-before-after.png")) as picture:
+    curve_picture(read_run(tuned), IMAGES / "tutorial-curve.png")
+    with Image.open(before_after_picture(tuned, IMAGES / "tutorial-before-after.png")) as picture:
         small = picture.convert("RGB").quantize(200, dither=Image.Dither.NONE)
-    small.save(pictures / "tutorial-before-after.png", optimize=True)
+    small.save(IMAGES / "tutorial-before-after.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """How long a pair of pictures takes in the playground of `rlcm ui`: the built-in model on a CPU, 4 steps, base and tuned.
 
-python benchmarks/ui_pair.py          writes benchmarks/results/ui_pair.json; needs rlcm[ui], playwright and a Chromium
+    python benchmarks/ui_pair.py          writes benchmarks/results/ui_pair.json; needs rlcm[ui], playwright and a Chromium
 
 Measured twice after a warm-up: drawing, scoring, judging and encoding alone, and from the click to the picture in a browser.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,8 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.shared import results
+from benchmarks.shared.browser import opened, served_runs, started_browser
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import RESULTS
 from rlcm import Trainer
 from rlcm.builtin import DEMO
 from rlcm.cli.saying import quiet
@@ -28,20 +29,19 @@ from rlcm.training.config import load_config
 from rlcm.ui import fragments
 from rlcm.ui.playground import Studios
 
-OUT = Path(__file__).parent / "results" / "ui_pair.json"
+OUT = RESULTS / "ui_pair.json"
 PAIRS, STEPS = 20, 4
 
 
 def main() -> None:
     """Measure and write."""
+    parser(__doc__).parse_args()
     quiet()
     with tempfile.TemporaryDirectory() as folder:
         short = ["name=short", f"output={folder}", "run.rounds=1", "evaluation.images=8", "evaluation.every=0"]
         run = Trainer(load_config(DEMO, short)).train()
         found = {"drawing": drawing(run), "click_to_picture": clicking(Path(folder))}
-    OUT.write_text(
-        json.dumps({"machine": describe_machine(), "steps": STEPS, "pairs": PAIRS, "seconds": found}, indent=2) + "\n"
-    )
+    results.write(OUT, {"machine": describe_machine(), "steps": STEPS, "pairs": PAIRS, "seconds": found})
     print(OUT.read_text())
 
 
@@ -58,30 +58,17 @@ def drawing(run: Path) -> dict[str, float]:
 
 def clicking(folder: Path) -> dict[str, float]:
     """Return the time from a click on Draw until both new pictures stand in the page."""
-    command = [sys.executable, "-m", "rlcm", "ui", str(folder), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
-    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     times = []
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
-            page = browser.new_page(viewport={"width": 1280, "height": 800})
-            page.goto(address)
-            page.wait_for_selector("#runs .card")
-            page.get_by_role("tab", name="Playground").click()
-            page.wait_for_function("document.querySelector('#play-run input').value === 'short'")
-            for seed in range(PAIRS + 2):
-                page.locator("#play-seed input").fill(str(seed))
-                started = time.perf_counter()
-                page.locator("#play-draw").click()
-                page.wait_for_selector(f"#play-view .quiet:has-text('seed {seed},')")
-                times.append(time.perf_counter() - started)
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait()
+    with served_runs(folder) as address, started_browser() as browser:
+        page = opened(browser, address)
+        page.get_by_role("tab", name="Playground").click()
+        page.wait_for_function("document.querySelector('#play-run input').value === 'short'")
+        for seed in range(PAIRS + 2):
+            page.locator("#play-seed input").fill(str(seed))
+            started = time.perf_counter()
+            page.locator("#play-draw").click()
+            page.wait_for_selector(f"#play-view .quiet:has-text('seed {seed},')")
+            times.append(time.perf_counter() - started)
     return described(times[2:])
 
 

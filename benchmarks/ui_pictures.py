@@ -8,42 +8,27 @@ The runs are those of `benchmarks/demo_seeds.py`.
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
-from first_steps import started_browser
 from playwright.sync_api import Page
 
-IMAGES = Path(__file__).parent.parent / "docs" / "images"
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared.browser import opened, served_runs, started_browser
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import IMAGES
+
 RUN, PROMPT, ROUND = "seed-0", "a fox", "45"
 
 
-def main(runs: Path) -> None:
+def main() -> None:
     """Start the page, take its pictures, and end it."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "rlcm", "ui", str(runs), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert server.stdout is not None
-    try:
-        address = next(found[0] for line in server.stdout if (found := re.search(r"http://[\d.]+:\d+", line)))
-        with started_browser() as browser:
-            of_runs(visit(browser.new_page(viewport={"width": 1280, "height": 800}), address))
-            of_samples(visit(browser.new_page(viewport={"width": 1280, "height": 800}), address))
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(60)
-
-
-def visit(page: Page, address: str) -> Page:
-    """Open the page and wait for its cards."""
-    page.goto(address)
-    page.wait_for_selector("#runs .card")
-    return page
+    options = parser(__doc__)
+    options.add_argument("runs", type=Path, nargs="?", default=Path("runs/demo-seeds"), help="a folder of runs")
+    with served_runs(options.parse_args().runs) as address, started_browser() as browser:
+        of_runs(opened(browser, address))
+        of_samples(opened(browser, address))
 
 
 def of_runs(page: Page) -> None:
@@ -73,4 +58,4 @@ def of_samples(page: Page) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo-seeds"))
+    main()

@@ -89,8 +89,8 @@ def test(python: Path, scratch: Path, marker: str) -> dict[str, Any]:
         "-p",
         "no:cacheprovider",
         "--ignore=tests/ui",
-        "--ignore=tests/test_docs.py",
-        "--deselect=tests/test_packaging.py::test_the_floors_are_those_that_were_tested",  # it reads what is written here
+        "--ignore=tests/project/test_docs.py",
+        "--deselect=tests/project/test_packaging.py::test_the_floors_are_those_that_were_tested",  # it reads what is written here
         "-n",
         "2",
         "--dist",

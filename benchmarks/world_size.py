@@ -14,28 +14,33 @@ Writes benchmarks/results/world_size.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import socket
 import statistics
+import sys
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from faults.page import fill
 from torch import Tensor
 from torch.multiprocessing import get_context
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.shared import results
+from benchmarks.shared.command import parser
+from benchmarks.shared.network import free_port
+from benchmarks.shared.pages import fill
+from benchmarks.shared.places import RESULTS
 from rlcm import Trainer
 from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards import RawScores
 from rlcm.training.config import TrainConfig, parse_settings
 
-RESULT = Path(__file__).parent / "results" / "world_size.json"
+RESULT = RESULTS / "world_size.json"
 ROUNDS = 5
 IMAGES_TO, FIRST_TO, LAST_TO, FASTER = 1e-6, 1e-6, 1e-4, 1.7
 
@@ -95,9 +100,7 @@ class Group:
     """Processes that make up one run."""
 
     def __init__(self, count: int, config: TrainConfig) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         context = get_context("spawn")
         self.connections, self.processes = [], []
         for rank in range(count):
@@ -192,12 +195,12 @@ def page(found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run both and write what was found."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=6)
-    parser.add_argument("--skip-speed", action="store_true", help="Keep the figures of speed that are there.")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=6)
+    options.add_argument("--skip-speed", action="store_true", help="Keep the figures of speed that are there.")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
-    found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    found = results.read_if_there(RESULT)
     with tempfile.TemporaryDirectory() as folder:
         found |= {"machine": describe_machine(), "equality": equality(folder)}
         if not arguments.skip_speed:
@@ -207,7 +210,7 @@ def main() -> None:
         for off in found["equality"].values()
     )
     found["passed"] = {"equality": equal, "speed": found.get("speed", {}).get("best_ratio", 0.0) >= FASTER}
-    RESULT.write_text(json.dumps(found, indent=2) + "\n")
+    results.write(RESULT, found)
     fill("distributed.md", "world size", page(found))
     print(json.dumps(found, indent=2))
 

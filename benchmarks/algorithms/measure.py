@@ -12,7 +12,6 @@ whose judge falls below half twice in a row is over.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import hashlib
 import json
@@ -25,6 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.algorithms.methods import METHODS, UNTRAINED, values_of
+from benchmarks.shared.command import parser
+from benchmarks.shared.results import rounded
 from rlcm import TrainConfig, Trainer
 from rlcm.builtin import ANIMALS, model_path
 from rlcm.builtin.judge import Judge
@@ -153,7 +154,7 @@ def measure(key: RunKey, budget: float) -> dict[str, Any]:
 def write(file: Path, result: dict[str, Any]) -> None:
     """Write a result whole or not at all, one row a line."""
     lines = []
-    for name, value in _rounded(result).items():
+    for name, value in rounded(result).items():
         if isinstance(value, list):
             rows = ",\n  ".join(json.dumps(row) for row in value)
             lines.append(f"{json.dumps(name)}: [\n  {rows}\n ]" if value else f"{json.dumps(name)}: []")
@@ -177,26 +178,15 @@ def _thinned(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     return thinned
 
 
-def _rounded(value: Any) -> Any:
-    """Return nested values with floats of six significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(inner) for inner in value]
-    return value
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure one run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task")
-    parser.add_argument("method")
-    parser.add_argument("seed", type=int)
-    parser.add_argument("--budget", type=float, required=True)
-    parser.add_argument("--results", type=Path, required=True)
-    given = parser.parse_args(arguments)
+    options = parser(__doc__)
+    options.add_argument("task")
+    options.add_argument("method")
+    options.add_argument("seed", type=int)
+    options.add_argument("--budget", type=float, required=True)
+    options.add_argument("--results", type=Path, required=True)
+    given = options.parse_args(arguments)
     key = RunKey(given.task, given.method, given.seed)
     write(key.file(given.results), measure(key, given.budget))
 

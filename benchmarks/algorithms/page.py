@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from benchmarks.algorithms.measure import STEPS
 from benchmarks.algorithms.methods import COMMON, METHODS, PLAIN, TASKS
 from benchmarks.algorithms.plots import draw_all
 from benchmarks.algorithms.summary import read_runs, summarise
+from benchmarks.shared import results as files
+from benchmarks.shared.pages import table
 from rlcm.settings import merge
 
 INTRODUCTION = """# Which algorithm
@@ -54,7 +55,7 @@ def write_study(results: Path, root: Path, budget: float) -> None:
     for found in summary["tasks"].values():
         for method in found["methods"].values():
             del method["curves"]  # they are in the runs' own files
-    file.write_text(json.dumps(summary, indent=1) + "\n")
+    files.write(file, summary, indent=1)
     page = root / "docs" / "algorithms" / "study.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text_of(summary, pictures))
@@ -99,7 +100,7 @@ def _choice(summary: Mapping[str, Any]) -> str:
             wish = "one method for all of these tasks, and 2 steps afterwards"
             measured = f"in 2 steps at least {_number(value, 1)} times the gain that plain RLCM has in {steps}"
         rows.append([wish, f"`{method}`", measured] if method else [wish, "none", "no method qualifies"])
-    return _table(["you want", "choose", "measured"], rows)
+    return table(["you want", "choose", "measured"], rows)
 
 
 def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
@@ -138,10 +139,10 @@ def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
 
 ![Reward over time and over reward queries, and the judge over time](../images/{picture})
 
-{_table([*columns, "diversity", "images a CPU second"], learnt)}
+{table([*columns, "diversity", "images a CPU second"], learnt)}
 The same weights, sampled in other numbers of steps:
 
-{_table(["method", *(f"reward, {n} step{'s' if n > 1 else ''}" for n in STEPS), *(f"kept at {n}" for n in others)], sampled)}"""
+{table(["method", *(f"reward, {n} step{'s' if n > 1 else ''}" for n in STEPS), *(f"kept at {n}" for n in others)], sampled)}"""
 
 
 def _settings(methods: Sequence[str]) -> str:
@@ -157,7 +158,7 @@ def _settings(methods: Sequence[str]) -> str:
 
 All: {common}. What a method changes:
 
-{_table(["method", "what it is", "settings"], rows)}
+{table(["method", "what it is", "settings"], rows)}
 The runs, one file each with its whole configuration, are in `benchmarks/results/algorithms/`.
 """
 
@@ -168,11 +169,6 @@ def _flat(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
     for key, value in merge(changes).items():
         flat += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [f"{prefix}{key}={value}"]
     return flat
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _times(spread: Mapping[str, float]) -> str:

@@ -8,7 +8,6 @@ configuration and budget, is not measured again: an interrupted study goes on wh
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -20,8 +19,8 @@ from pathlib import Path
 from benchmarks.algorithms.measure import RunKey
 from benchmarks.algorithms.methods import METHODS, TASKS, UNTRAINED, methods_of
 from benchmarks.algorithms.page import write_study
-
-ROOT = Path(__file__).parent.parent.parent
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import ROOT
 
 
 def wanted(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[RunKey]:
@@ -32,17 +31,15 @@ def wanted(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing and write the study."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.algorithms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--budget", type=float, default=45.0, help="CPU seconds of training a run")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder for benchmarks/results and docs; the repository's")
-    parser.add_argument("--no-runs", action="store_true", help="write summary, plots and page of what is there")
-    given = parser.parse_args(arguments)
+    options = parser(__doc__, prog="python -m benchmarks.algorithms")
+    options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    options.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options.add_argument("--budget", type=float, default=45.0, help="CPU seconds of training a run")
+    options.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    options.add_argument("--root", type=Path, default=ROOT, help="folder for benchmarks/results and docs; the repository's")
+    options.add_argument("--no-runs", action="store_true", help="write summary, plots and page of what is there")
+    given = options.parse_args(arguments)
     results = given.root / "benchmarks" / "results" / "algorithms"
     failed = []
     if not given.no_runs:

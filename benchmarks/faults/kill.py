@@ -15,7 +15,6 @@ Writes benchmarks/results/faults_kill.json, or faults_demo.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -27,11 +26,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from page import fill
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.shared import results
+from benchmarks.shared.command import parser
+from benchmarks.shared.pages import fill
+from benchmarks.shared.places import RESULTS
 from rlcm.processes.machine import describe_machine
 
-RESULTS = Path(__file__).parents[1] / "results"
 SMALL = [
     "name=run",
     "sampler.steps=2",
@@ -119,11 +121,11 @@ def table(kills: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Kill and go on, and write what came of it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--demo", action="store_true")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--kills", type=int, default=20)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--demo", action="store_true")
+    arguments = options.parse_args()
     settings, name = (["name=demo"], "demo") if arguments.demo else (SMALL, "run")
     draw = random.Random(arguments.seed)
     kills: list[dict[str, Any]] = []
@@ -172,7 +174,7 @@ def main() -> None:
         "passed": good == len(kills) > 0,
     }
     place = "demo-kills" if arguments.demo else "kills"
-    (RESULTS / f"faults_{'demo' if arguments.demo else 'kill'}.json").write_text(json.dumps(found, indent=2) + "\n")
+    results.write(RESULTS / f"faults_{'demo' if arguments.demo else 'kill'}.json", found)
     fill("reliability.md", place, table(kills) + f"\n\nMachine: {describe_machine()}.")
     print(f"{good} of {len(kills)} ended byte for byte as the undisturbed run")
 

@@ -221,7 +221,9 @@ def test_importance_weights_take_away_the_bias_of_sampling_elsewhere():
     shift, count = 0.4, 400_000
     actions = torch.randn(count, 1, 1, generator=generator)
     sampling, learning, stds = torch.zeros(count, 1), torch.full((count, 1), shift), torch.ones(count)
-    weights = Mismatch(AlgorithmSettings(importance_cap=1e9, log_prob_reduction="sum")).weights(actions, sampling, learning, stds)
+    weights = Mismatch(AlgorithmSettings(importance_cap=1e9, log_prob_reduction="sum")).weights(
+        actions, sampling, learning, stds
+    )
     score = (actions - shift)[..., 0]
     assert (weights * actions[..., 0] * score).mean().item() == pytest.approx(1.0, abs=0.02)  # d/dmu E[a] = 1
     biased = ((actions[..., 0] ** 2) * score).mean().item()
@@ -243,7 +245,7 @@ def test_randomness_in_the_network_is_found(tmp_path):
     denoiser = made.parts.policy.denoiser
     real = denoiser.denoise
     denoiser.denoise = lambda *arguments: real(*arguments) * (1 + 0.01 * torch.randn(()))
-    with pytest.raises(PreflightError, match="answers the same states twice .* Switch dropout"):
+    with pytest.raises(PreflightError, match=r"answers the same states twice .* Switch dropout"):
         made.train()
 
 

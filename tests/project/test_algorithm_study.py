@@ -1,20 +1,16 @@
 """The study of algorithms: its configurations are valid, its arithmetic is right, and a tiny run leaves a whole result."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.algorithms import measure, methods, run, summary  # noqa: E402
-from benchmarks.algorithms.measure import RunKey  # noqa: E402
-from benchmarks.algorithms.page import write_study  # noqa: E402
-from rlcm.settings import merge  # noqa: E402
-from rlcm.training.config import TrainConfig, parse_settings  # noqa: E402
+from benchmarks.algorithms import measure, methods, run, summary
+from benchmarks.algorithms.measure import RunKey
+from benchmarks.algorithms.page import write_study
+from rlcm.settings import merge
+from rlcm.training.config import TrainConfig, parse_settings
 
 TASK = "jpeg_compressibility"
 BUDGET = 100.0

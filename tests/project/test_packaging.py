@@ -78,7 +78,13 @@ def test_the_sdist_gives_the_same_wheel(sdist, wheel, tmp_path):
     (tree,) = tmp_path.iterdir()
     (tmp_path / "again").mkdir()
     assert contents(build("wheel", tree, tmp_path / "again")) == contents(wheel)
-    wanted = ["tests/project/test_packaging.py", "examples/minimal_rlcm.py", "configs/builtin.yaml", "docs/samplers.md", "CHANGELOG.md"]
+    wanted = [
+        "tests/project/test_packaging.py",
+        "examples/minimal_rlcm.py",
+        "configs/builtin.yaml",
+        "docs/samplers.md",
+        "CHANGELOG.md",
+    ]
     assert {*wanted, "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "constraints.txt"} <= names
     assert not [name for name in names if name.startswith((".ci", "runs/")) or "__pycache__" in name]
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks.tutorial import NOT_RUN, PAGE, blocks
 from rlcm.cli import main
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-from benchmarks.tutorial import NOT_RUN, PAGE, blocks  # noqa: E402
 
 # What the page says, and what is run in its place: the same on fewer images. Nothing else is changed.
 SHORTER = {

@@ -1,10 +1,8 @@
 """The paper's experiments: what is planned, that it resumes, what is collected, and the variance of the gradient."""
 
 import dataclasses
-import importlib.util
 import json
 import re
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -12,6 +10,8 @@ import torch
 import yaml
 from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
 
+from benchmarks import results_page
+from benchmarks.reproduction import reading, sources, verdicts
 from rlcm.builtin import ANIMALS, DEMO
 from rlcm.builtin.judging import named
 from rlcm.errors import RunDirectoryError, TrainingError
@@ -200,7 +200,7 @@ def test_a_whole_small_plan(model, tmp_path, monkeypatch):
     assert [round(r["lr"] / rates[0]["lr"]) for r in rates] == [1, 3, 1, 3]
     assert all(0 <= r["clip_fraction"] <= 1 for r in rates)
     assert (tmp_path / "out" / "curves" / "compressibility" / "comparison.html").is_file()
-    page = results_page().write_page(tmp_path / "page", tmp_path / "out" / "results.json").read_text()
+    page = results_page.write_page(tmp_path / "page", tmp_path / "out" / "results.json").read_text()
     for words in ("## In short", "### Compressibility", "## Reward at equal reward queries", "## Unseen prompts",
                   "## Larger learning rates", "## The last step",
                   "rlcm reproduce --only curves --task compressibility --seeds 1", "## The paper's own figures"):  # fmt: skip
@@ -242,7 +242,7 @@ def test_a_learning_rate_that_diverges_is_a_result(model, tmp_path, monkeypatch)
     assert "the gradient was not finite" in notes[-2] + notes[-1]
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(row["factor"], "failed" in row) for row in found["learning_rates"]["compressibility"]] == [(1, False), (30, True)]
-    page = results_page().write_page(tmp_path / "page", tmp_path / "out" / "results.json").read_text()
+    page = results_page.write_page(tmp_path / "page", tmp_path / "out" / "results.json").read_text()
     assert "| diverged |" in page
 
 
@@ -301,14 +301,6 @@ def test_the_results_are_those_of_the_plan_alone(model, tmp_path, monkeypatch):
     assert len(notes) == 1, "a folder that was moved is not trained again"
 
 
-def results_page():
-    file = Path(__file__).parents[2] / "benchmarks" / "results_page.py"
-    specification = importlib.util.spec_from_file_location("results_page", file)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def method(name, *rewards):
     """A method with a seed for every curve; its evaluations are ten seconds and images apart."""
     curves = [
@@ -346,23 +338,22 @@ SLOW, FAST = method("ddpo", [0, 1, 2], [0, 1, 2]), method("rlcm", [0, 2, 3], [0,
 
 
 def test_committed_results_keep_what_another_call_did_not_do():
-    page = results_page()
     results = merged({}, call("alignment", 20.0, [SLOW]))
-    assert page._minutes(results) == "20"
+    assert sources.minutes(results) == "20"
     results = merged(results, call("compressibility", 60.0, [SLOW]))
     assert list(results["curves"]) == ["compressibility", "alignment"]
     assert [row["task"] for row in results["last_step"]] == ["alignment", "compressibility"]
-    assert page._minutes(results) == "20 (alignment) and 60 (compressibility)"
-    assert page._command(results, "curves", "alignment") == (
+    assert sources.minutes(results) == "20 (alignment) and 60 (compressibility)"
+    assert sources.command(results, "curves", "alignment") == (
         "rlcm reproduce --only curves --task alignment --seeds 2 --budget 20"
     )
-    assert page._command(results, "last-step").splitlines() == [
+    assert sources.command(results, "last-step").splitlines() == [
         "rlcm reproduce --only last-step --task alignment --seeds 2 --budget 20",
         "    rlcm reproduce --only last-step --task compressibility --seeds 2 --budget 60",
     ]
     longer = merged(results, call("alignment", 60.0, [FAST]))
     assert [m["name"] for m in longer["curves"]["alignment"]["methods"]] == ["rlcm"], "DDPO had other minutes"
-    assert page._minutes(longer) == "60"
+    assert sources.minutes(longer) == "60"
     assert len(longer["last_step"]) == 2
 
 
@@ -410,8 +401,8 @@ def test_a_verdict_waits_for_the_tasks_that_may_still_decide_it():
         results = merged({}, call("alignment"))
         for task, own in tasks.items():
             results = merged(results, call(task, methods=[rising("ddpo", 400), own]))
-        (found,) = [v for v in results_page().verdicts(results) if v.claim == "the default is there sooner"]
-        return found.row().split("|")[-2].strip()
+        (found,) = [v for v in verdicts.verdicts(results) if v.claim == "the default is there sooner"]
+        return found.cells()[-1]
 
     twenty, eighty = rising("rlcm", 20), rising("rlcm", 5)
     assert word() == "not measured"
@@ -428,7 +419,7 @@ def test_without_ddpo_no_speed_up_is_told(tmp_path):
     (tmp_path / "results.json").write_text(
         json.dumps(call("alignment", methods=[FAST, method("rlcm-published", [0, 2], [0, 2])]))
     )
-    page = results_page().write_page(tmp_path, tmp_path / "results.json").read_text()
+    page = results_page.write_page(tmp_path, tmp_path / "results.json").read_text()
     assert not re.search(r"\d times sooner", page)
     assert "Tasks whose curves are not complete yet: compressibility, incompressibility, alignment." in page
 
@@ -449,7 +440,7 @@ def told(seconds, interval):
 )
 def test_a_method_is_judged_by_the_smaller_of_equal_reward_and_equal_gain(reward, gain, surely):
     found = {"targets": [{"methods": {"rlcm": reward}}], "equal_gain": {"methods": {"rlcm": gain}}}
-    assert results_page()._surely(found, "rlcm") == surely
+    assert reading.surely(found, "rlcm") == surely
 
 
 def test_rewards_at_equal_queries():

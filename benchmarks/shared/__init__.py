@@ -1,0 +1,1 @@
+"""What several scripts need, one file a thing."""

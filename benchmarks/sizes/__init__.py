@@ -1,0 +1,1 @@
+"""What `full_size.py` is made of: models of published sizes without their weights, counted and measured."""

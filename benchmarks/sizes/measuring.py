@@ -1,0 +1,98 @@
+"""Real rounds of models with random weights: images a second by phase, and peak memory beside the estimate."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoTokenizer
+
+from benchmarks.sizes.counting import parts_of
+from benchmarks.sizes.shapes import Shape
+from rlcm import TrainConfig, Trainer
+from rlcm.builtin import model_path
+from rlcm.pipelines import estimate
+
+
+@contextlib.contextmanager
+def default_precision(dtype: torch.dtype) -> Iterator[None]:
+    """Within it, new networks get this precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def measure(
+    pipeline: Any, shape: Shape, *, compiled: bool, rounds: int, pixels: int | None = None, resident: int = 0
+) -> dict[str, Any]:
+    """Return images a second by phase, the medians of real rounds, and peak memory beside the estimate.
+
+    Args:
+        pixels: height and width of the images; None is the model's own.
+        resident: bytes that the process took before the pipeline was made; counts on a CPU only.
+    """
+    images = 2 * shape.batch
+    config = TrainConfig.model_validate(
+        {
+            "model": {"height": pixels, "width": pixels},
+            "sampler": shape.sampler.model_dump(),
+            "rollout": {"batch_size": images, "sample_batch_size": shape.batch},
+            "run": {"micro_batch_size": shape.micro_batch, "tracker": "none"},
+            "rewards": ["brightness"],  # cheap, and never the same for two images
+            "evaluation": {"images": 2},
+        }
+    )
+    trainer = Trainer(config, model=pipeline)
+    denoiser: Any = trainer.parts.policy.denoiser
+    need = estimate(denoiser, shape.batch, shape.micro_batch, training=True)
+    if compiled:
+        denoiser.module.compile()
+    trainer.round()  # warms up, and is checked before it learns
+    on_gpu = denoiser.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    found = [trainer.round() for _ in range(rounds)]
+
+    def median(key: str) -> float:
+        return sorted(metrics[key] for metrics in found)[rounds // 2]
+
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
+        "compiled": compiled,
+        "pixels": denoiser.height,
+        "threads": torch.get_num_threads(),
+        "images_per_second": {
+            "sampling": images / median("time/sample"),
+            "learning": images / median("time/update"),
+            "round": median("images_per_second"),
+        },
+        "estimated": parts_of(need),
+        "measured_peak": torch.cuda.max_memory_allocated()
+        if on_gpu
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident,
+    }
+
+
+def measure_full_size(shape: Shape, *, compiled: bool, pixels: int | None = None) -> dict[str, Any]:
+    """Return `measure` of a model of this shape with random weights: in bf16 on a GPU, a small round in fp32 on a CPU."""
+    on_gpu = torch.cuda.is_available()
+    tokenizer = AutoTokenizer.from_pretrained(model_path("clip"))
+    tokenizer.model_max_length = 77
+    resident = psutil.Process().memory_info().rss
+    with torch.device("cuda" if on_gpu else "cpu"), default_precision(torch.bfloat16 if on_gpu else torch.float32):
+        pipeline = shape.pipeline(tokenizer, not on_gpu)
+    pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "vae"):
+        pipeline.vae.enable_slicing()
+    if not on_gpu:
+        shape = replace(shape, batch=1, micro_batch=1, sampler=shape.sampler.model_copy(update={"steps": 2}))
+    return measure(pipeline, shape, compiled=compiled, rounds=3 if on_gpu else 1, pixels=pixels, resident=resident)

@@ -1,0 +1,224 @@
+"""Published models as sizes alone: their networks, text encoders and decoders, without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    T5Config,
+    T5EncoderModel,
+)
+
+from rlcm.pipelines import SamplerSettings
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A published model's sizes, without its weights."""
+
+    pipeline: Callable[[Any, bool], Any]
+    """From a tokenizer to the pipeline; whether large text encoders are cut to two layers."""
+    sampler: SamplerSettings
+    embeddings: dict[str, tuple[int, ...]]
+    """What the text encoders would say about one prompt."""
+    batch: int
+    """Images sampled at once."""
+    micro_batch: int
+
+
+def sd15(tokenizer: Any, cut: bool = False) -> Any:
+    """Return Stable Diffusion 1.5 with the guidance input of an LCM: 512x512."""
+    return diffusers.LatentConsistencyModelPipeline(
+        vae=sd_vae(),
+        text_encoder=CLIPTextModel(clip_l()),
+        tokenizer=tokenizer,
+        unet=diffusers.UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            time_cond_proj_dim=256,
+        ),
+        scheduler=diffusers.LCMScheduler(**BETAS),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sdxl(tokenizer: Any, cut: bool = False) -> Any:
+    """Return SDXL: 1024x1024."""
+    big_g = CLIPTextConfig(
+        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280
+    )
+    return diffusers.StableDiffusionXLPipeline(
+        vae=sd_vae(sample_size=1024, scaling_factor=0.13025),
+        text_encoder=CLIPTextModel(clip_l()),
+        text_encoder_2=CLIPTextModelWithProjection(big_g),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=diffusers.UNet2DConditionModel(
+            sample_size=128,
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        ),
+        scheduler=diffusers.LCMScheduler(**BETAS),
+        add_watermarker=False,
+    )
+
+
+def sana_small(tokenizer: Any, cut: bool = False) -> Any:
+    """Return SANA-Sprint 0.6B: 1024x1024 on a latent of 32x32."""
+    sizes = {"num_attention_heads": 36, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72}
+    return sana(tokenizer, cut, num_layers=28, **sizes)
+
+
+def sana_large(tokenizer: Any, cut: bool = False) -> Any:
+    """Return SANA-Sprint 1.6B: 1024x1024 on a latent of 32x32."""
+    sizes = {"num_attention_heads": 70, "num_cross_attention_heads": 20, "cross_attention_head_dim": 112}
+    return sana(tokenizer, cut, num_layers=20, **sizes)
+
+
+def sana(tokenizer: Any, cut: bool, **transformer: int) -> Any:
+    """Return SANA-Sprint with a transformer of these sizes."""
+    gemma = Gemma2Config(
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=2 if cut else 26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        vocab_size=256_000,
+    )
+    return diffusers.SanaSprintPipeline(
+        tokenizer=tokenizer,
+        text_encoder=Gemma2Model(gemma),
+        vae=diffusers.AutoencoderDC(
+            latent_channels=32,
+            encoder_block_types=("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+            decoder_block_types=("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+            encoder_block_out_channels=(128, 256, 512, 512, 1024, 1024),
+            decoder_block_out_channels=(128, 256, 512, 512, 1024, 1024),
+            encoder_layers_per_block=(2, 2, 2, 3, 3, 3),
+            decoder_layers_per_block=(3, 3, 3, 3, 3, 3),
+            encoder_qkv_multiscales=((), (), (), (5,), (5,), (5,)),
+            decoder_qkv_multiscales=((), (), (), (5,), (5,), (5,)),
+            upsample_block_type="interpolate",
+            downsample_block_type="Conv",
+            scaling_factor=0.41407,
+        ),
+        transformer=diffusers.SanaTransformer2DModel(
+            attention_head_dim=32,
+            cross_attention_dim=transformer["num_attention_heads"] * 32,
+            caption_channels=2304,
+            guidance_embeds=True,
+            qk_norm="rms_norm_across_heads",
+            **transformer,
+        ),
+        scheduler=diffusers.SCMScheduler(),
+    )
+
+
+def flux(tokenizer: Any, cut: bool = False) -> Any:
+    """Return FLUX.1 schnell: 1024x1024."""
+    return diffusers.FluxPipeline(
+        vae=sd_vae(sample_size=1024, latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=CLIPTextModel(clip_l()),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(t5_xxl(cut)),
+        tokenizer_2=tokenizer,
+        transformer=diffusers.FluxTransformer2DModel(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
+    )
+
+
+def pixart(tokenizer: Any, cut: bool = False) -> Any:
+    """Return PixArt-LCM (alpha): 1024x1024."""
+    return diffusers.PixArtAlphaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=T5EncoderModel(t5_xxl(cut)),
+        vae=sd_vae(),
+        transformer=diffusers.PixArtTransformer2DModel(sample_size=128, caption_channels=4096),
+        scheduler=diffusers.LCMScheduler(**BETAS),
+    )
+
+
+def pixel(_: Any, cut: bool = False) -> Any:
+    """Return the consistency model of ImageNet on 64x64 pixels."""
+    unet = diffusers.UNet2DModel(
+        sample_size=64,
+        block_out_channels=(192, 384, 576, 768),
+        layers_per_block=3,
+        down_block_types=("ResnetDownsampleBlock2D", *("AttnDownBlock2D",) * 3),
+        up_block_types=(*("AttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+        attention_head_dim=64,
+        downsample_type="resnet",
+        upsample_type="resnet",
+        resnet_time_scale_shift="scale_shift",
+        num_class_embeds=1000,
+    )
+    return diffusers.ConsistencyModelPipeline(unet, diffusers.CMStochasticIterativeScheduler())
+
+
+def t5_xxl(cut: bool) -> T5Config:
+    """Return the configuration of T5 v1.1 XXL's encoder."""
+    layers = 2 if cut else 24
+    return T5Config(d_model=4096, d_kv=64, d_ff=10240, num_layers=layers, num_heads=64, feed_forward_proj="gated-gelu")
+
+
+def clip_l() -> CLIPTextConfig:
+    """Return the configuration of CLIP ViT-L/14's text encoder."""
+    return CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+
+
+def sd_vae(**config: Any) -> Any:
+    """Return the autoencoder of Stable Diffusion and SDXL."""
+    return diffusers.AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        **{"sample_size": 512, "force_upcast": False, **config},
+    )
+
+
+SHAPES = {
+    "sd15": Shape(sd15, SamplerSettings(steps=4, guidance=8.0), {"embeddings": (77, 768)}, 8, 4),
+    "sdxl": Shape(sdxl, SamplerSettings(steps=4, guidance=1.0), {"embeddings": (77, 2048), "pooled": (1280,)}, 4, 2),
+    "sana-0.6b": Shape(sana_small, SamplerSettings(steps=4), {"embeddings": (300, 2304), "mask": (300,)}, 8, 4),
+    "sana-1.6b": Shape(sana_large, SamplerSettings(steps=4), {"embeddings": (300, 2304), "mask": (300,)}, 8, 4),
+    "flux": Shape(flux, SamplerSettings(steps=4), {"embeddings": (512, 4096), "pooled": (768,)}, 2, 1),
+    "pixart": Shape(pixart, SamplerSettings(steps=4, guidance=1.0), {"embeddings": (120, 4096), "mask": (120,)}, 4, 2),
+    "pixel-64": Shape(pixel, SamplerSettings(steps=4), {"labels": ()}, 16, 8),
+}
+
+SHIPPED = {
+    "ddpo-dreamshaper-v7-*": "sd15",
+    "flux-schnell-80gb": "flux",
+    "lcm-dreamshaper-v7-*": "sd15",
+    "pixel-consistency": "pixel-64",
+    "sana-sprint-0.6b": "sana-0.6b",
+    "sana-sprint-1.6b": "sana-1.6b",
+    "sd-turbo": "sd15",
+    "sdxl-lcm-lora-24gb": "sdxl",
+    "sdxl-turbo": "sdxl",
+}
+"""Which shape stands for the model of a shipped configuration; SD-Turbo's network is Stable Diffusion's but for 1 %."""

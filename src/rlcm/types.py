@@ -12,13 +12,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from rlcm.transfer import send
+
 
 class Conditioning(dict[str, Tensor]):
     """What a denoiser is told about its prompts: named tensors, every one of them batch-first."""
 
     def take(self, index: Tensor) -> Conditioning:
         """Return the rows `index` [M] of every tensor."""
-        return Conditioning({key: value[index.to(value.device)] for key, value in self.items()})
+        places = {device: send(index, device) for device in {value.device for value in self.values()}}
+        return Conditioning({key: value[places[value.device]] for key, value in self.items()})
 
     def repeat_interleave(self, repeats: int) -> Conditioning:
         """Return every row `repeats` times in a row."""
@@ -201,7 +204,7 @@ class Experience:
 
     def take(self, index: Tensor) -> Experience:
         """Return the states `index` [M] with all that belongs to them."""
-        places = {device: index.to(device) for device in {column.device for column in self._columns().values()}}
+        places = {device: send(index, device) for device in {column.device for column in self._columns().values()}}
         return replace(self, **{name: column[places[column.device]] for name, column in self._columns().items()})
 
     def part(self, start: int, stop: int) -> Experience:
@@ -210,7 +213,7 @@ class Experience:
 
     def to(self, device: torch.device | str) -> Experience:
         """Return it with everything on `device`."""
-        return replace(self, **{name: column.to(device) for name, column in self._columns().items()})
+        return replace(self, **{name: send(column, device) for name, column in self._columns().items()})
 
     def _columns(self) -> dict[str, Tensor]:
         columns = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from rlcm.doctor.findings import Finding
+from rlcm.learning.mismatch import WORTH_A_WARNING, standard_distance
 from rlcm.pipelines.precision import resolve
 from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig
@@ -60,9 +63,10 @@ def first_round(trainer: Trainer, config: TrainConfig) -> list[Finding]:
             "ratio",
             f"off 1 by {deviation:.1e} at the first minibatch",
             deviation <= 1e-5,
-            "sampling and learning do not compute the same thing; use model.precision=fp32.",
+            "sampling and learning do not compute the same thing; use algorithm.old_policy=auto.",
             {"deviation": deviation},
         ),
+        *_mismatch(found, trainer),
         Finding(
             "gradients",
             f"norm {norm:.2e}",
@@ -72,6 +76,24 @@ def first_round(trainer: Trainer, config: TrainConfig) -> list[Finding]:
             {"norm": norm},
         ),
         speed(found, images, len(trainer.parts.evaluator.table), config),
+    ]
+
+
+def _mismatch(found: dict[str, float], trainer: Trainer) -> list[Finding]:
+    """Return how far the policy that learns is from the one that sampled, where rounding sets them apart."""
+    if "mismatch_kl" not in found:
+        return []
+    distance = standard_distance(found["mismatch_kl"], math.prod(trainer.parts.policy.denoiser.latent_shape))
+    return [
+        Finding(
+            "mismatch",
+            f"sampling and learning are {distance:.1e} standard deviations of an action apart (KL {found['mismatch_kl']:.1e} nats "
+            f"an action, ratio off 1 by {found['mismatch_ratio_max']:.1e})",
+            distance <= WORTH_A_WARNING,
+            f"sampling and learning round so differently that an action's mean moves by {distance:.2g} of its standard deviation "
+            f"(accepted: {WORTH_A_WARNING}); set algorithm.importance_cap=2, use more sampler.steps, or model.precision=fp32.",
+            {"kl": found["mismatch_kl"], "ratio_deviation": found["mismatch_ratio_max"], "standard_distance": distance},
+        )
     ]
 
 

@@ -16,6 +16,7 @@ from rlcm.policy import gaussian
 from rlcm.policy.noise import draw, stream
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.rewards import RawScores, RewardMix
+from rlcm.transfer import send
 from rlcm.types import Conditioning
 
 
@@ -69,7 +70,8 @@ class RewardBackprop:
             """Leave this process's gradients in the parameters; return its scores and the sums of its metrics."""
             self.optimisation.begin(lr)
             scores: list[RawScores] = []
-            sums = dict.fromkeys(("loss", *(["kl"] if self.leash.coefficient else [])), 0.0)
+            watched = ("loss", *(["kl"] if self.leash.coefficient else []))
+            found_sums: list[Tensor] = []
             for rows in torch.arange(len(prompts)).split(self.micro_batch.size):
                 index = rows.tolist()
                 image, kl = self._images(conditioning.take(rows), [seeds[i] for i in index])
@@ -77,13 +79,16 @@ class RewardBackprop:
                     image, [prompts[i] for i in index], [metadata[i] for i in index], update=False
                 )
                 loss = -found.total
+                sums = {}
                 if kl is not None:
                     loss = loss + losses.kl_penalty(kl, coefficient=self.leash.coefficient)
-                    sums["kl"] += float(kl.detach().sum())
+                    sums["kl"] = kl.detach().sum()
                 (loss.sum() / images).backward()
-                sums["loss"] += float(loss.detach().sum())
+                sums["loss"] = loss.detach().sum()
+                found_sums.append(torch.stack([sums[key] for key in watched]))
                 scores.append(RawScores(found.parts, found.valid))
-            return RawScores.cat(scores), sums
+            rows_of_sums = torch.stack(found_sums).tolist() if found_sums else []  # the one time that the device is waited for
+            return RawScores.cat(scores), {key: sum(row[i] for row in rows_of_sums) for i, key in enumerate(watched)}
 
         with self.world.together():
             scores, sums = self.micro_batch.fit(gradients)
@@ -108,9 +113,9 @@ class RewardBackprop:
         calls, scale = len(policy.table), self.algorithm.log_prob_reduction
         through = range(max(0, calls - self.algorithm.backprop_calls), calls)
         streams = [stream(seed) for seed in seeds]
-        x = denoiser.scale_noise(draw(streams, denoiser.latent_shape))
+        x = denoiser.scale_noise(send(draw(streams, denoiser.latent_shape), denoiser.device))
         divergences = []
-        for row, std in enumerate(policy.table.std.tolist()):
+        for row, std in enumerate(policy.stds):
             step = torch.full((len(x),), row, device=x.device)
             with torch.set_grad_enabled(row in through):
                 _, mean, _ = policy.step(x, step, conditioning)
@@ -118,7 +123,7 @@ class RewardBackprop:
                 with torch.no_grad(), policy.reference():
                     _, reference, _ = policy.step(x, step, conditioning)
                 divergences.append(gaussian.kl(mean, reference, torch.full((len(x),), std or 1.0, device=x.device), scale))
-            x = mean + std * draw(streams, denoiser.latent_shape).to(x.device) if std else mean
+            x = mean + std * send(draw(streams, denoiser.latent_shape), x.device) if std else mean
         decoded = denoiser.decode(x)
         # The reward sees what is shown; its gradient passes the clamp, or saturated pixels could never come back.
         images = decoded + (decoded.clamp(0, 1) - decoded).detach()

@@ -17,6 +17,7 @@ from rlcm.learning.mismatch import Mismatch, computes_alike
 from rlcm.learning.optimisation import Optimisation
 from rlcm.policy import gaussian
 from rlcm.processes.memory_retry import BatchSize
+from rlcm.transfer import send
 from rlcm.types import Conditioning, Experience
 
 CONSISTENCY = {"huber": losses.consistency_huber, "l2": losses.consistency_l2}
@@ -136,7 +137,7 @@ class PolicyGradient:
         with self.world.together():
             sums, worst, means = self.micro_batch.fit(lambda: self._gradients(minibatch, most, conditioning, count, first))
         if first and self.is_recomputed:
-            experience.old_means[rows.to(means.device)] = means
+            experience.old_means[send(rows, means.device)] = means
         self._fill_in(experience, others, longest, conditioning)
         norm = self.optimisation.gather_gradients()
         largest = {key: self.world.largest(worst[key]) for key in sorted(worst)}
@@ -189,7 +190,7 @@ class PolicyGradient:
         if rows is not None:
             with self.world.together():
                 means = self.micro_batch.fit(lambda: self._means(experience.take(rows), longest, conditioning))
-            experience.old_means[rows.to(means.device)] = means
+            experience.old_means[send(rows, means.device)] = means
 
     def _means(self, experience: Experience, longest: int | None, conditioning: Conditioning) -> Tensor:
         """Return the policy's means [N, *latent] as learning computes them: in its shapes, and by the pass with gradient."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlcm.builtin import is_part
 from rlcm.errors import ConfigError
+from rlcm.pipelines.acceleration import compile_network
 from rlcm.pipelines.settings import BUILTIN_GUIDANCE, ModelSettings, SamplerSettings
 from rlcm.types import Conditioning, TransitionTable
 
@@ -32,13 +33,15 @@ class PipelineDenoiser:
         table: the sampler's coefficients.
         initial_scale: what standard normal noise is multiplied by to give the first latents.
         sampler: its settings.
-        model: settings of the model, of which only the sizes and `offload_text_encoders` are read.
+        model: settings of the model, of which the sizes, `offload_text_encoders` and `decode_batch_size` are read.
     """
 
     network: ClassVar[str] = "unet"
     """The pipeline's attribute that is trained."""
     schedulers: ClassVar[tuple[str, ...]] = ("lcm", "tcd", "ddim", "ddpm", "euler_ancestral")
     """The samplers this family's network was trained for."""
+    is_compiled = False
+    """Whether the network has been compiled: what it answers then depends on the shape of the batch."""
 
     def __init__(
         self, pipeline: Any, table: TransitionTable, initial_scale: float, sampler: SamplerSettings, model: ModelSettings
@@ -50,6 +53,7 @@ class PipelineDenoiser:
         self.initial_scale = initial_scale
         self.sampler = sampler
         self.offload_text_encoders = model.offload_text_encoders
+        self.decode_batch_size = model.decode_batch_size
         self.height, self.width = image_size(pipeline, model)
         self.guidance = guidance_scale(pipeline, sampler)
         self.latent_shape = self.shape_of_latents()
@@ -122,6 +126,15 @@ class PipelineDenoiser:
         both = {name: torch.cat([conditioning[NEGATIVE + name], value]) for name, value in positive.items()}
         unguided, guided = self.predict(torch.cat([x_in, x_in]), torch.cat([t, t]), both).float().chunk(2)
         return unguided + self.guidance * (guided - unguided)
+
+    def compile(self) -> None:
+        """Compile the network, with the adapters that it has by now.
+
+        Raises:
+            ConfigError: if there is no compiler for its device.
+        """
+        compile_network(self.module, self.device)
+        self.is_compiled = True
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [B, 3, h, w], fp32 and UNCLAMPED: nominally in [0, 1]. Differentiable."""

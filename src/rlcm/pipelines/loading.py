@@ -17,6 +17,7 @@ from torch import nn
 
 from rlcm.builtin import model_path
 from rlcm.errors import ConfigError, MissingFileError, SamplerError
+from rlcm.pipelines.acceleration import order_channels_last, require_compiler, use_tf32
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.precision import resolve
@@ -44,6 +45,9 @@ def load_pipeline(settings: ModelSettings) -> Any:
         ConfigError: if it is no supported pipeline, or a setting does not fit it or this machine.
     """
     device, dtype = resolve(settings)
+    use_tf32(settings.tf32, device)
+    if settings.compile:
+        require_compiler(device)
     name = pipeline_class(settings)
     files = _lora_files(settings, name)
     pipeline = _read_weights(settings, name, dtype)
@@ -57,6 +61,8 @@ def load_pipeline(settings: ModelSettings) -> Any:
             if not any(component is encoder for encoder in waiting):
                 component.to(device)
     _save_memory(pipeline, settings)
+    if settings.channels_last:
+        order_channels_last(pipeline, _network_name(pipeline))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -197,7 +197,8 @@ def _decode(denoiser: PipelineDenoiser, batch: int, micro_batch: int, differenti
     scale = denoiser.height * denoiser.width / reference.positions * (channels or reference.size) / reference.size * GIB
     dtype: torch.dtype = vae.dtype
     if not differentiable:
-        kept, images = reference.sampling, 1 if getattr(vae, "use_slicing", False) else batch
+        at_once = min(denoiser.decode_batch_size or batch, batch)
+        kept, images = reference.sampling, 1 if getattr(vae, "use_slicing", False) else at_once
     else:
         checkpointed = getattr(vae, "is_gradient_checkpointing", False)
         kept, images = reference.checkpointed if checkpointed else reference.saved, micro_batch

@@ -67,6 +67,15 @@ class ModelSettings(Settings):
     """Keep the text encoders in main memory except while prompts are encoded."""
     local_files_only: bool = False
     """Never ask the network."""
+    tf32: bool = False
+    """Let fp32 products and convolutions of NVIDIA GPUs round to TF32: faster, with the digits of fp16. What is in half precision
+    is not touched by it; the LoRA, always fp32, is."""
+    channels_last: bool = False
+    """Lay out the weights of convolutions with the channels last: faster in half precision on tensor cores, for UNets."""
+    compile: bool = False
+    """Compile the network's repeated blocks: slow in the first round, faster in all others."""
+    decode_batch_size: int | None = Field(default=None, ge=1)
+    """Images decoded at once; left out, as many as are sampled at once. Smaller needs less memory; the images are the same."""
 
 
 class SamplerSettings(Settings):

@@ -13,6 +13,7 @@ from rlcm.policy.noise import draw, image_seed, stream
 from rlcm.policy.policy import Policy
 from rlcm.policy.transitions import transition
 from rlcm.settings import Settings
+from rlcm.transfer import send
 from rlcm.types import Conditioning, Denoiser, Trajectory, TransitionTable
 
 
@@ -78,18 +79,18 @@ def rollout(
     device, shape = denoiser.device, denoiser.latent_shape
     streams = [stream(seed) for seed in seeds]
     trunk = torch.arange(len(seeds))  # row of x -> trajectory; a trajectory that has branched has K rows
-    conditions = conditioning.take(prompt_index)
-    x = denoiser.scale_noise(draw(streams, shape))
+    here = conditioning.take(prompt_index)  # `here` has a row for every row of x
+    x = denoiser.scale_noise(send(draw(streams, shape), device))
     kept: list[_Kept] = []
     predictions: list[Tensor] = []
     followed: list[Tensor] = []  # the next call's prediction for every entry of `kept`
     acted: Tensor | None = None  # rows of x that are actions of the call before
-    for step, std in enumerate(policy.table.std.tolist()):
-        prediction, mean, _ = policy.step(x, torch.full((len(x),), step, device=device), conditions.take(trunk))
+    for step, std in enumerate(policy.stds):
+        prediction, mean, _ = policy.step(x, torch.full((len(x),), step, device=device), here)
         if keep_predictions:
             predictions.append(prediction)
         if acted is not None:
-            followed.append(prediction[acted].unflatten(0, (-1, branches)))
+            followed.append(prediction[send(acted, device)].unflatten(0, (-1, branches)))
         acted = None
         if std == 0:
             x = mean
@@ -101,22 +102,29 @@ def rollout(
         if branches > 1 and len(rows):
             splitting = {int(row): _branch_streams(seeds[int(trunk[row])], branches) for row in rows}
             streams = [s for row, own in enumerate(streams) for s in splitting.get(row, [own])]
-        z = draw(streams, shape).to(device)
+        z = send(draw(streams, shape), device)
+        # Which rows of the next x are actions: branches of one state side by side.
+        ours = acting[source].nonzero().squeeze(1)
+        actors, descent = send(ours, device), send(source, device)
         if antithetic and len(rows):
-            of_branches = z[acting[source]].unflatten(0, (len(rows), branches))
+            of_branches = z[actors].unflatten(0, (len(rows), branches))
             of_branches[:, branches // 2 :] = -of_branches[:, : branches // 2]
-            z[acting[source]] = of_branches.flatten(0, 1)
-        before, x, trunk = x, mean[source.to(device)] + std * z, trunk[source]
+            z[actors] = of_branches.flatten(0, 1)
+        before, x = x, mean[descent] + std * z
         if len(rows):
-            actions = x[acting[source]].unflatten(0, (len(rows), branches))
-            kept.append(_Kept(trunk[acting[source]][::branches], before[rows], mean[rows], actions, step))
-            acted = acting[source].nonzero().squeeze(1) if keep_targets == "next" else None
+            at = send(rows, device)
+            actions = x[actors].unflatten(0, (len(rows), branches))
+            kept.append(_Kept(trunk[rows], before[at], mean[at], actions, step))
+            acted = ours if keep_targets == "next" else None
+        if len(source) > len(trunk):
+            here = here.take(descent)
+        trunk = trunk[source]
     if acted is not None:  # no call follows the last one: its own prediction stands in
-        followed.append(prediction[rows].unsqueeze(1).expand(-1, branches, *shape))
+        followed.append(prediction[at].unsqueeze(1).expand(-1, branches, *shape))
     images = decode_images(denoiser, x)
     found = _stacked(kept, len(seeds), followed)
     if keep_targets == "final":
-        ends = prediction[:, None] if len(prediction) == len(x) else prediction[source][:, None]
+        ends = prediction[:, None] if len(prediction) == len(x) else prediction[descent][:, None]
         found["targets"] = ends.unflatten(0, (len(seeds), branches)).transpose(1, 2).expand_as(found["actions"])
     return Trajectory(
         prompt_index=prompt_index,
@@ -145,10 +153,11 @@ def _stacked(kept: list[_Kept], size: int, followed: list[Tensor]) -> dict[str, 
     order = whose.argsort(stable=True)
     steps = torch.cat([torch.full((len(part.trajectories),), part.step) for part in kept])
     columns = {name: torch.cat([getattr(part, name) for part in kept]) for name in ("states", "means", "actions")}
-    columns["steps"] = steps
     if followed:
         columns["targets"] = torch.cat(followed)
-    return {name: column[order.to(column.device)].unflatten(0, (size, -1)) for name, column in columns.items()}
+    place = send(order, columns["states"].device)
+    found = {name: column[place] for name, column in columns.items()} | {"steps": steps[order]}
+    return {name: column.unflatten(0, (size, -1)) for name, column in found.items()}
 
 
 def _branch_streams(seed: int, branches: int) -> list[torch.Generator]:
@@ -164,16 +173,17 @@ def sample_latents(denoiser: Denoiser, table: TransitionTable, conditioning: Con
         conditioning: B rows.
     """
     streams = [stream(seed) for seed in seeds]
-    x = denoiser.scale_noise(draw(streams, denoiser.latent_shape))
+    x = denoiser.scale_noise(send(draw(streams, denoiser.latent_shape), denoiser.device))
     for row, std in enumerate(table.std.tolist()):
         step = torch.full((len(x),), row, device=x.device)
         _, x, _ = transition(table, x, denoiser.denoise(x, step, conditioning), step)
         if std > 0:
-            x = x + std * draw(streams, denoiser.latent_shape).to(x.device)
+            x = x + std * send(draw(streams, denoiser.latent_shape), x.device)
     return x
 
 
 @torch.no_grad()
 def decode_images(denoiser: Denoiser, latents: Tensor) -> Tensor:
-    """Return images [B, 3, h, w] in [0, 1], on the CPU."""
-    return denoiser.decode(latents).clamp(0, 1).cpu()
+    """Return images [B, 3, h, w] in [0, 1], on the CPU, decoded as many at once as the denoiser's `decode_batch_size` says."""
+    at_once = getattr(denoiser, "decode_batch_size", None) or max(len(latents), 1)
+    return torch.cat([denoiser.decode(part).clamp(0, 1).cpu() for part in latents.split(at_once)])

@@ -17,6 +17,7 @@ from rlcm.pipelines import (
     truncated_prompts,
     unpinned,
 )
+from rlcm.pipelines.acceleration import use_tf32
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.rollout import RolloutSettings
@@ -69,6 +70,8 @@ def build(
         _check_before_loading(config, acting=not backprop)
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
+    if pipeline is not None:
+        use_tf32(config.model.tf32, denoiser.device)
     if not backprop:
         require_noise(denoiser.table)
     notes = unpinned(config.model) if pipeline is None else []
@@ -77,6 +80,8 @@ def build(
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
     ]
     policy = Policy(denoiser, config.lora, config.seed)
+    if config.model.compile:
+        denoiser.compile()
     notes.append(f"memory estimate: {memory_need(denoiser, config).total / 1e9:.2f} GB")
     table = denoiser.table
     if config.sampler.final_std:

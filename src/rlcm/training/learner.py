@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from rlcm.learning import advantages
 from rlcm.learning.algorithm import Leash
 from rlcm.learning.backprop import RewardBackprop
 from rlcm.learning.credit import Credit
+from rlcm.learning.mismatch import WORTH_A_WARNING, standard_distance
 from rlcm.learning.optimisation import Optimisation
 from rlcm.learning.updates import PolicyGradient
 from rlcm.policy.noise import image_seed
@@ -55,6 +57,7 @@ class Learner:
 
     def __init__(self, parts: Parts, config: TrainConfig, world: World, note: Callable[[str], None]) -> None:
         self.parts, self.config, self.world, self._note = parts, config, world, note
+        self._has_warned = False
         self.sampling = parts.evaluator.sampling
         self.sampling.is_fixed = world.is_lockstep
         self.optimisation = Optimisation(parts.policy, config.optimizer, world)
@@ -128,7 +131,7 @@ class Learner:
         seeds = [image_seed(config.seed, number, i) for i in range(count)]
         rng = torch.Generator().manual_seed(image_seed(config.seed, number, "learning"))
         branch_steps, weights = self._branch_steps(count, rng)
-        noisy = self.parts.policy.table.noisy_steps().cpu()
+        noisy = self.parts.policy.noisy_steps
         scored = self.credit.scored_states(len(noisy))
 
         mine, played = self.world.rows(count)
@@ -186,6 +189,7 @@ class Learner:
             self._preflight(experience, scores)
         lr, progress = self._lr(number)
         learned |= self.update.update(experience, whose, count, self.parts.conditioning, rng, lr, progress)
+        self._warn_of_mismatch(learned)
         ended = time.perf_counter()
         metrics = {
             **learned,
@@ -221,7 +225,7 @@ class Learner:
         """Return the states that this process has in a minibatch, if no image is dropped; at most, where others share it."""
         rollouts = self.config.rollout
         count = rollouts.batch_size // rollouts.branches
-        each = 1 if rollouts.branches > 1 else len(self.parts.policy.table.noisy_steps())
+        each = 1 if rollouts.branches > 1 else len(self.parts.policy.noisy_steps)
         return each * min(-(-count // self.config.algorithm.minibatches), max(len(self.world.share(count)), 1))
 
     def _require_something_to_learn(self, number: int, scores: Scores, raw: RawScores) -> None:
@@ -251,7 +255,7 @@ class Learner:
         """Return where each trajectory branches and how much it weighs; plain trajectories branch nowhere and weigh 1."""
         if self.config.rollout.branches == 1:
             return None, torch.ones(count)
-        noisy = self.parts.policy.table.noisy_steps().cpu()
+        noisy = self.parts.policy.noisy_steps
         steps, weights = advantages.choose_branch_steps(count, noisy, self.config.rollout.branch_schedule, rng)
         # Plain trajectories average over their steps, so branched ones estimate the average too.
         return steps, weights / len(noisy)
@@ -288,7 +292,7 @@ class Learner:
             targets=None if trajectory.targets is None else trajectory.targets.flatten(0, 1),
         )
         kept = known[whose].nonzero().squeeze(1)
-        return experience.take(kept), whose[kept]
+        return (experience, whose) if len(kept) == len(whose) else (experience.take(kept), whose[kept])
 
     def _preflight(self, experience: Experience, scores: Scores) -> None:
         with self.world.together():
@@ -304,6 +308,17 @@ class Learner:
             f"{found['parameters_with_gradient']:.0f} of {total} adapter tensors; reward {scores.total[scores.valid].mean():.4g} "
             f"+- {scores.total[scores.valid].std():.2g}"
         )
+
+    def _warn_of_mismatch(self, metrics: Mapping[str, float]) -> None:
+        """Tell the user, once, where the policy that learns is noticeably another than the one that sampled."""
+        distance = standard_distance(metrics.get("mismatch_kl", 0.0), math.prod(self.parts.policy.denoiser.latent_shape))
+        if distance > WORTH_A_WARNING and not self._has_warned:
+            self._has_warned = True
+            self._note(
+                f"sampling and learning round so differently that an action's mean moves by {distance:.2g} of its standard deviation "
+                f"(no matter up to {WORTH_A_WARNING}): set algorithm.importance_cap=2, use more sampler.steps, or "
+                "model.precision=fp32."
+            )
 
     def _network_calls(self, count: int, branch_steps: Tensor | None) -> int:
         calls = len(self.parts.policy.table)

@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.optim import optimizer
 from torch.utils import _foreach_utils
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 aten = torch.ops.aten
@@ -160,25 +159,27 @@ class StandIn:
 
     def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Return what an operation gives that has at least one tensor on the device."""
-        leaves, spec = tree_flatten((args, kwargs))
+        leaves: list[Any] = []
+        _collect(args, leaves)
+        _collect(tuple(kwargs.values()), leaves)
         target = kwargs.get("device")
         stays = target is None or torch.device(target).type == self.name
-        self._check_devices(func, args, [leaf for leaf in leaves if isinstance(leaf, Tensor)])
+        self._check_devices(func, args, leaves)
         self._note_waits(func, args, kwargs, stays)
         if func is aten._fused_sdp_choice.default:  # the fused kernels are each device's own
             return SDPBackend.MATH.value
-        plain = [_plain(leaf) for leaf in leaves]
-        plain_args, plain_kwargs = tree_unflatten(plain, spec)
-        result = func(*plain_args, **plain_kwargs)
-        given = {id(after): before for before, after in zip(leaves, plain, strict=True) if isinstance(before, Tensor)}
+        given: dict[int, Any] = {}
+        result = func(*_plain(args, given), **{name: _plain(value, given) for name, value in kwargs.items()})
 
-        def placed(tensor: Tensor) -> Tensor:
+        def placed(tensor: Any) -> Any:
+            if not isinstance(tensor, Tensor):
+                return type(tensor)(map(placed, tensor)) if type(tensor) in (list, tuple) else tensor
             before = given.get(id(tensor))
             if isinstance(before, OnDevice) and (before.shape, before.stride()) != (tensor.shape, tensor.stride()):
                 before.data = OnDevice(tensor)  # resized in place
             return before if before is not None else OnDevice(tensor) if stays else tensor
 
-        return tree_map_only(Tensor, placed, result)
+        return placed(result)
 
     def copy_here(self, source: Tensor, target: OnDevice, non_blocking: bool = False) -> Tensor:
         """Copy a tensor of the CPU to the device, for `torch.tensor(..., device=...)`."""
@@ -281,10 +282,25 @@ def _register() -> None:
         _library.impl(name, lambda *_: NotImplemented, "PrivateUse1")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.device):
-        return torch.device("cpu")
-    return value.plain() if isinstance(value, OnDevice) else value
+def _collect(values: Any, found: list[Any]) -> None:
+    """Add the tensors among an operation's arguments to a list."""
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif type(value) in (list, tuple):
+            _collect(value, found)
+
+
+def _plain(value: Any, given: dict[int, Any]) -> Any:
+    """Return an argument as the CPU takes it; `given` learns which tensor stands for which."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return kind([_plain(part, given) for part in value])
+    if isinstance(value, Tensor):
+        plain = value.plain() if isinstance(value, OnDevice) else value
+        given[id(plain)] = value
+        return plain
+    return torch.device("cpu") if kind is torch.device else value
 
 
 def _own_frames() -> Iterator[tuple[str, str]]:

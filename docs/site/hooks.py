@@ -1,7 +1,7 @@
 """What the site does beyond MkDocs: the README as its front page, the repository's files beside it, and no build with a public
 name that nobody documented.
 
-`undocumented` and `missing_from_site` are what `tests/test_docs.py` calls, too.
+`undocumented` and `missing_from_site` are what `tests/project/test_docs.py` calls, too.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from rlcm import __version__
+from rlcm._version import __version__
 from rlcm.cli.builtin_commands import builtin
 from rlcm.cli.completion import complete_settings
 from rlcm.cli.kinds import Group, WithSettings

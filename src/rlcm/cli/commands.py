@@ -278,7 +278,7 @@ def report(run: str) -> None:
     "--password-env", default="RLCM_UI_PASSWORD", show_default=True, help="Environment variable with the visitors' password."
 )
 def ui(runs: Path, host: str, port: int, password_env: str) -> None:
-    """Look at runs in a browser, draw with them, and start, stop and resume trainings.
+    """Look at runs in a browser, draw with them, and start, stop and resume them.
 
     Serves this machine alone and nothing outside RUNS_DIR, until told to stop.
 

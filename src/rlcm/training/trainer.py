@@ -96,8 +96,8 @@ class Trainer:
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}
         self.evaluations: list[dict[str, Any]] = []
-        look = config.evaluation
-        self.watch = Watch(look.best, look.patience, look.least)
+        kept = config.evaluation
+        self.watch = Watch(kept.best, kept.patience, kept.least)
         self.stop_reason: str | None = None
         self.interrupted = False
         """Whether `train` was asked to stop, by Ctrl-C or SIGTERM, also where the run came to its end all the same."""
@@ -240,7 +240,7 @@ class Trainer:
         }
 
     def _evaluate(self, name: str) -> dict[str, float]:
-        """Look at the policy, keep what is best, and return the figures for the metrics."""
+        """Evaluate the policy, keep what is best, and return the figures for the metrics."""
         evaluation = self.parts.evaluator(self.parts.policy, self.world)
         summary = evaluation.summary()
         verdict = self.watch.look(summary, self.round_number)
@@ -265,7 +265,7 @@ class Trainer:
 
     @property
     def evaluations_to_final(self) -> list[dict[str, Any]]:
-        """The evaluations from the untrained model's to that of the weights in `final/`."""
+        """The evaluations from the base model's to that of the weights in `final/`."""
         return up_to(self.final_round, self.evaluations)
 
     def _note(self, text: str) -> None:

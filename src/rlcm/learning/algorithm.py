@@ -46,10 +46,10 @@ class AlgorithmSettings(Settings):
     stat_min_count: int = Field(default=16, ge=1)
     """Rewards a prompt needs before its own statistics are used instead of the batch's."""
     dense_every: int = Field(default=0, ge=0)
-    """Score the predicted image of the first and every n-th later state as well, so that an action is judged by what it
+    """Score the predicted image of the first and every n-th later state as well, so that an action is credited with what it
     added; 0 scores final images only."""
     dense_lambda: float = Field(default=1.0, ge=0, le=1)
-    """How far ahead an action of a densely rewarded trajectory is judged: 1 up to the final image, 0 by the next prediction."""
+    """How far ahead an action of a densely rewarded trajectory is credited: 1 up to the final image, 0 by the next prediction."""
     minibatches: int = Field(default=1, ge=1)
     """Optimiser steps into which a round's images are divided."""
     inner_epochs: int = Field(default=1, ge=1)

@@ -71,7 +71,7 @@ class Trainer:
             self._assemble(config, model, rewards, prompts)
 
     def _assemble(
-        self, config: TrainConfig, model: Any, rewards: Sequence[Callable[..., Any]] | None, prompts: Sequence[str] | None
+        self, config: TrainConfig, pipeline: Any, rewards: Sequence[Callable[..., Any]] | None, prompts: Sequence[str] | None
     ) -> None:
         if self.world.from_main(config.model_dump(mode="json")) != config.model_dump(mode="json"):
             raise ConfigError(
@@ -79,14 +79,14 @@ class Trainer:
                 "KEY=VALUE, and the same files on every machine."
             )
         if config.run.clock == "cpu":
-            device = resolve(config.model)[0] if model is None else model.device
+            device = resolve(config.model)[0] if pipeline is None else pipeline.device
             if self.world.size > 1 or device.type != "cpu":
                 raise ConfigError(
                     "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
-        self.parts: Parts = build(config, pipeline=model, rewards=rewards, prompts=prompts)
-        config = resolved(config, self.parts, model, rewards, prompts)
+        self.parts: Parts = build(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
+        config = resolved(config, self.parts, pipeline, rewards, prompts)
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
             shard(self.parts.policy, self.world)

@@ -4,7 +4,7 @@
 
 Tunes the built-in model towards pictures that make small JPEG files. This is the algorithm alone, to be read: no leash, no
 evaluation, nothing kept. Every draw has a seed of its own, so `rlcm train` with the same settings gives the same rewards and
-the same weights (`tests/test_minimal_example.py` holds it to that).
+the same weights (`tests/project/test_minimal_example.py` holds it to that).
 """
 
 import argparse

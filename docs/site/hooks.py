@@ -1,7 +1,7 @@
 """What the site does beyond MkDocs: the README as its front page, the repository's files beside it, and no build with a public
 name that nobody documented.
 
-`undocumented` and `missing_from_site` are what `tests/test_docs.py` calls, too.
+`undocumented` and `missing_from_site` are what `tests/project/test_docs.py` calls, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 README_GOES_HERE = "The front page of the site is the [README](../README.md)."
-LINK = re.compile(r"(\]\()([^)\s:]+)(\))")
+LINK = re.compile(r"(?:\[([^\[\]]*))?\]\(([^)\s:]+)\)")
+"""Text and target of a link within the repository; no text where it holds a picture."""
 DIRECTIVE = re.compile(r"(?m)^::: (\S+)$")
 
 
@@ -68,7 +69,10 @@ def _led(text: str, folder: Path, here: PurePosixPath) -> str:
             return match[0]  # MkDocs says what is wrong with it
         if target.is_dir():
             target /= "README.md"
-        return f"{match[1]}{os.path.relpath(_place(target), here.parent)}{hash_sign}{anchor}{match[3]}"
+            if not target.is_file() and match[1]:
+                return match[1]  # a folder is a page on GitHub only
+        text = "" if match[1] is None else f"[{match[1]}"
+        return f"{text}]({os.path.relpath(_place(target), here.parent)}{hash_sign}{anchor})"
 
     return LINK.sub(lead, text)
 

@@ -6,13 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rlcm._moved import keep_former_names
+from rlcm._version import __version__
 
 if TYPE_CHECKING:
     from rlcm.training.config import TrainConfig, load_config
     from rlcm.training.trainer import Trainer
 
-__version__ = "0.1.0"
-"""The version of the package."""
 __all__ = ["TrainConfig", "Trainer", "__version__", "load_config"]
 
 _HOMES = {"Trainer": "rlcm.training.trainer", "TrainConfig": "rlcm.training.config", "load_config": "rlcm.training.config"}

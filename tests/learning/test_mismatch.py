@@ -86,7 +86,7 @@ def test_the_ratio_begins_at_exactly_1(variant, precision, tmp_path, monkeypatch
         assert worst["ratio_deviation_max"] == sums["kl_from_sampling"] == sums["clip_fraction"] == 0
         assert worst["mismatch_ratio_max"] > 0
         assert sums["mismatch_kl"] > 0
-    if variant == "kl as reward":  # before the first update the policy is the untrained model: nothing is charged
+    if variant == "kl as reward":  # before the first update the policy is the base model: nothing is charged
         assert made.evaluations
     assert all(bool(p.isfinite().all()) for p in made.parts.policy.parameters)
 

@@ -141,7 +141,7 @@ def test_runs_without_evaluations_are_refused(runs):
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_run_with_one_evaluation_is_left_out(runs, tmp_path, side):
-    """It knows the untrained model alone, which is no end and no time."""
+    """It knows the base model alone, which is no end and no time."""
     whole, _, _ = read_methods(runs)
     name, steps = (("slow-2", 50), ("fast-2", 4))[side]
     interrupted = write_run(tmp_path, name, [(0, 0, -3.0)], seed=2, steps=steps, final=None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from rlcm import __version__
+from rlcm._version import __version__
 from rlcm.cli.builtin_commands import builtin
 from rlcm.cli.completion import complete_settings
 from rlcm.cli.kinds import Group, WithSettings
@@ -278,7 +278,7 @@ def report(run: str) -> None:
     "--password-env", default="RLCM_UI_PASSWORD", show_default=True, help="Environment variable with the visitors' password."
 )
 def ui(runs: Path, host: str, port: int, password_env: str) -> None:
-    """Look at runs in a browser, draw with them, and start, stop and resume trainings.
+    """Look at runs in a browser, draw with them, and start, stop and resume them.
 
     Serves this machine alone and nothing outside RUNS_DIR, until told to stop.
 

@@ -111,9 +111,9 @@ def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig)
     rounds = config.run.rounds * a_round
     if config.run.time_limit_minutes is not None:
         rounds = min(rounds, config.run.time_limit_minutes * 60)
-    looks = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
+    evaluations = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
     calls = found["network_calls"] / images  # fewer than `steps` where branches share them
-    total = rounds + looks * config.evaluation.images * sample * steps / calls
+    total = rounds + evaluations * config.evaluation.images * sample * steps / calls
     numbers = {
         "images_per_second": config.rollout.batch_size / a_round,
         "sampled_per_second": 1 / sample,
@@ -124,7 +124,7 @@ def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig)
     return Finding(
         "speed",
         f"{numbers['images_per_second']:.2g} images/s (sampling {1 / sample:.2g}, learning {1 / update:.2g}); "
-        f"{config.run.rounds} rounds and {looks} evaluations: about {duration(total)}",
+        f"{config.run.rounds} rounds and {evaluations} evaluations: about {duration(total)}",
         numbers=numbers,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-import rlcm
+from rlcm._version import __version__
 from rlcm.doctor.findings import Finding
 from rlcm.pipelines.precision import resolve
 from rlcm.policy.policy import Policy
@@ -28,7 +28,7 @@ LESS_MEMORY = (
 
 def versions() -> Finding:
     """Return which versions of Python and of the libraries are installed."""
-    found = {"rlcm": rlcm.__version__, "python": platform.python_version()}
+    found = {"rlcm": __version__, "python": platform.python_version()}
     missing = []
     for package in PACKAGES:
         try:

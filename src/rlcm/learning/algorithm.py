@@ -1,4 +1,4 @@
-"""How rewards become a change of the weights: the settings, and the leash that keeps the policy near the untrained model."""
+"""How rewards become a change of the weights: the settings, and the leash that keeps the policy near the base model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AlgorithmSettings(Settings):
     rebel_eta: float = Field(default=1e-3, gt=0)
     """REBEL's step size, on the scale of `log_prob_reduction`: the larger, the further the policy goes for a reward."""
     backprop_calls: int = Field(default=1, ge=1)
-    """`reward_backprop`: how many network calls at the end of the chain the gradient goes through."""
+    """`reward_backprop`: how many network calls at the end of the trajectory the gradient goes through."""
     advantage: Literal["prompt_statistics", "group", "leave_one_out", "batch"] = "prompt_statistics"
     """What a reward is compared with: `prompt_statistics` the running mean and std of its prompt (published); `group` and
     `leave_one_out` the other images of the same prompt or branch point; `batch` all images of the round."""
@@ -46,10 +46,10 @@ class AlgorithmSettings(Settings):
     stat_min_count: int = Field(default=16, ge=1)
     """Rewards a prompt needs before its own statistics are used instead of the batch's."""
     dense_every: int = Field(default=0, ge=0)
-    """Score the predicted image of the first and every n-th later state as well, so that an action is judged by what it
+    """Score the predicted image of the first and every n-th later state as well, so that an action is credited with what it
     added; 0 scores final images only."""
     dense_lambda: float = Field(default=1.0, ge=0, le=1)
-    """How far ahead an action of a densely rewarded trajectory is judged: 1 up to the final image, 0 by the next prediction."""
+    """How far ahead an action of a densely rewarded trajectory is credited: 1 up to the final image, 0 by the next prediction."""
     minibatches: int = Field(default=1, ge=1)
     """Optimiser steps into which a round's images are divided."""
     inner_epochs: int = Field(default=1, ge=1)
@@ -58,7 +58,7 @@ class AlgorithmSettings(Settings):
     """Leave out the remaining optimiser steps of a round once the policy's KL divergence from the one that sampled, per step,
     exceeds this."""
     kl_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of the KL divergence from the untrained model, per step, on the scale of `log_prob_reduction`."""
+    """Weight of the KL divergence from the base model, per step, on the scale of `log_prob_reduction`."""
     kl_form: Literal["loss", "reward"] = "loss"
     """Where the divergence counts: `loss` exactly, by its own gradient; `reward` as log-ratios subtracted from the rewards."""
     kl_target: float | None = Field(default=None, gt=0)
@@ -128,7 +128,7 @@ class AlgorithmSettings(Settings):
 
 
 class Leash:
-    """The weight of the KL divergence from the untrained model and the pace of learning; both follow a target where there is one.
+    """The weight of the KL divergence from the base model and the pace of learning; both follow a target where there is one.
 
     Args:
         settings: kl_coefficient and kl_target.

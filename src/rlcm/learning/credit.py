@@ -12,7 +12,7 @@ from rlcm.learning.algorithm import AlgorithmSettings
 
 
 class Credit:
-    """Judges the actions of a round, those of all processes together.
+    """Gives the actions of a round their advantages, those of all processes together.
 
     Letters: B trajectories of the round, A actions of each, K branches (A = 1 where K > 1).
 

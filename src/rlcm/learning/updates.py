@@ -291,7 +291,7 @@ class PolicyGradient:
 
     @torch.no_grad()
     def reference_log_ratios(self, experience: Experience, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-        """Return how much likelier each action was than under the untrained model, and the exact KL divergence per state.
+        """Return how much likelier each action was than under the base model, and the exact KL divergence per state.
 
         Their expectations are equal. In a reward it must be the log-ratio log pi(a|s) - log pi_ref(a|s): the divergence itself
         does not depend on the action, so its own gradient would be lost there.

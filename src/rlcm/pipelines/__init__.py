@@ -1,4 +1,4 @@
-"""Adapters from diffusers pipelines to a `rlcm.types.Denoiser`.
+"""From diffusers pipelines to a `rlcm.types.Denoiser`, a class a family of models.
 
 pipeline = load_pipeline(ModelSettings(path="builtin"))
 denoiser = make_denoiser(pipeline, SamplerSettings(steps=4))

@@ -1,4 +1,4 @@
-"""What every adapter shares: precision, guidance, text encoders that come and go, and decoding."""
+"""What the denoisers of all families share: precision, guidance, text encoders that come and go, and decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which adapter serves which diffusers pipeline."""
+"""Which denoiser serves which diffusers pipeline."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it, `step` is that of the untrained model: the adapter is off, and LoRAs that the model came with are on."""
+        """Within it, `step` is that of the base model: the adapter is off, and LoRAs that the model came with are on."""
         active = [list(layer.active_adapters) for layer in self.layers]
         for layer, names in zip(self.layers, active, strict=True):
             # peft's set_adapter() would also switch gradients off and on.

@@ -23,7 +23,7 @@ MEANINGS = {
     "loss": "The policy-gradient loss; it need not fall.",
     "lr": "Learning rate.",
     "reward_std": "Spread of the rewards in a round.",
-    "images_per_second": "Images sampled, scored and learned from.",
+    "images_per_second": "Images sampled, scored and learnt from.",
 }
 
 

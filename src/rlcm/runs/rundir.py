@@ -191,7 +191,7 @@ class RunDirectory:
         name: str,
         round_number: int,
         drawn: Drawn,
-        worth: Tensor,
+        rewards: Tensor,
         by: str = "total",
         display: Mapping[str, str] | None = None,
     ) -> None:
@@ -201,11 +201,11 @@ class RunDirectory:
 
         Args:
             name: of the picture and of the description beside it, inside the run.
-            worth: [B] what they are ordered by.
+            rewards: [B] what they are ordered by.
             by: the label of the reward that this is, or `total` for the sum of all.
             display: how that reward is shown to people, where it says so.
         """
-        rows = extremes(drawn.prompts, worth)[:EXTREMES]
+        rows = extremes(drawn.prompts, rewards)[:EXTREMES]
         if not rows:
             return
         index = [i for row in rows for i in row]
@@ -225,18 +225,18 @@ class RunDirectory:
         self.write_json(f"{name}.json", described)
 
 
-def extremes(prompts: Sequence[str], worth: Tensor) -> list[tuple[int, int, int]]:
+def extremes(prompts: Sequence[str], rewards: Tensor) -> list[tuple[int, int, int]]:
     """Return the indices of the best, the median and the worst image of every prompt that has three or more.
 
     Args:
         prompts: B.
-        worth: [B], higher is better; NaN counts as no image.
+        rewards: [B], higher is better; NaN counts as no image.
     """
     images: dict[str, list[int]] = {}
-    for i, (prompt, value) in enumerate(zip(prompts, worth.tolist(), strict=True)):
+    for i, (prompt, value) in enumerate(zip(prompts, rewards.tolist(), strict=True)):
         if not math.isnan(value):
             images.setdefault(prompt, []).append(i)
-    ordered = [sorted(own, key=lambda i: -worth[i].item()) for own in images.values() if len(own) >= 3]
+    ordered = [sorted(own, key=lambda i: -rewards[i].item()) for own in images.values() if len(own) >= 3]
     return [(own[0], own[len(own) // 2], own[-1]) for own in ordered]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from rlcm import __version__
+from rlcm._version import __version__
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.run import Run
 from rlcm.report.steps import step_tables

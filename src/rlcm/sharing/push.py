@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from rlcm import __version__
+from rlcm._version import __version__
 from rlcm.errors import MissingFileError, RLCMError, UsageError
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN

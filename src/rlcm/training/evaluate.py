@@ -1,4 +1,4 @@
-"""Looking at the policy: the same prompts and seeds every time, scored, judged and laid out as a grid."""
+"""Evaluations of the policy: the same prompts and seeds every time, scored, judged and laid out as a grid."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EvaluationSettings(Settings):
 
 @dataclass(slots=True)
 class Evaluation:
-    """What one look at the policy saw."""
+    """What one evaluation found."""
 
     images: Tensor
     """[B, 3, h, w]."""

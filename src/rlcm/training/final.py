@@ -76,7 +76,7 @@ def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]], code:
 
     Args:
         config: of the run.
-        evaluations: from the untrained model's to that of the weights.
+        evaluations: from the base model's to that of the weights.
         code: Python that draws a picture with them, of `rlcm.training.usage.local_usage`; nothing leaves it out.
     """
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)

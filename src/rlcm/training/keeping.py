@@ -120,5 +120,5 @@ class Keeper:
 
 
 def up_to(number: int, evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the evaluations from the untrained model's to that of round `number`."""
+    """Return the evaluations from the base model's to that of round `number`."""
     return [found for found in evaluations if found["round"] <= number]

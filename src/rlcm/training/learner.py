@@ -274,7 +274,7 @@ class Learner:
         return charges
 
     def _experience(self, trajectory: Trajectory, mine: Tensor, weights: Tensor, known: Tensor) -> tuple[Experience, Tensor]:
-        """Return this process's states, flat over images and steps, not yet judged, and which trajectory each belongs to.
+        """Return this process's states, flat over images and steps, without advantages yet, and which trajectory each belongs to.
 
         Args:
             known: [B] bool: trajectories of the round that have a score; the others drop out.

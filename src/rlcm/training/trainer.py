@@ -71,7 +71,7 @@ class Trainer:
             self._assemble(config, model, rewards, prompts)
 
     def _assemble(
-        self, config: TrainConfig, model: Any, rewards: Sequence[Callable[..., Any]] | None, prompts: Sequence[str] | None
+        self, config: TrainConfig, pipeline: Any, rewards: Sequence[Callable[..., Any]] | None, prompts: Sequence[str] | None
     ) -> None:
         if self.world.from_main(config.model_dump(mode="json")) != config.model_dump(mode="json"):
             raise ConfigError(
@@ -79,14 +79,14 @@ class Trainer:
                 "KEY=VALUE, and the same files on every machine."
             )
         if config.run.clock == "cpu":
-            device = resolve(config.model)[0] if model is None else model.device
+            device = resolve(config.model)[0] if pipeline is None else pipeline.device
             if self.world.size > 1 or device.type != "cpu":
                 raise ConfigError(
                     "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
-        self.parts: Parts = build(config, pipeline=model, rewards=rewards, prompts=prompts)
-        config = resolved(config, self.parts, model, rewards, prompts)
+        self.parts: Parts = build(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
+        config = resolved(config, self.parts, pipeline, rewards, prompts)
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
             shard(self.parts.policy, self.world)
@@ -96,8 +96,8 @@ class Trainer:
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}
         self.evaluations: list[dict[str, Any]] = []
-        look = config.evaluation
-        self.watch = Watch(look.best, look.patience, look.least)
+        kept = config.evaluation
+        self.watch = Watch(kept.best, kept.patience, kept.least)
         self.stop_reason: str | None = None
         self.interrupted = False
         """Whether `train` was asked to stop, by Ctrl-C or SIGTERM, also where the run came to its end all the same."""
@@ -240,7 +240,7 @@ class Trainer:
         }
 
     def _evaluate(self, name: str) -> dict[str, float]:
-        """Look at the policy, keep what is best, and return the figures for the metrics."""
+        """Evaluate the policy, keep what is best, and return the figures for the metrics."""
         evaluation = self.parts.evaluator(self.parts.policy, self.world)
         summary = evaluation.summary()
         verdict = self.watch.look(summary, self.round_number)
@@ -265,7 +265,7 @@ class Trainer:
 
     @property
     def evaluations_to_final(self) -> list[dict[str, Any]]:
-        """The evaluations from the untrained model's to that of the weights in `final/`."""
+        """The evaluations from the base model's to that of the weights in `final/`."""
         return up_to(self.final_round, self.evaluations)
 
     def _note(self, text: str) -> None:

@@ -12,7 +12,7 @@ class Verdict(NamedTuple):
     """What an evaluation says about the run."""
 
     is_best: bool
-    """The best so far, and better than the untrained model."""
+    """The best so far, and better than the base model."""
     stop: str | None
     """Why to stop, or None."""
 
@@ -33,7 +33,7 @@ class Watch:
         self.waited = 0
 
     def look(self, summary: Mapping[str, Any], number: int) -> Verdict:
-        """Take in the evaluation after round `number`; the first one is the untrained model's.
+        """Take in the evaluation after round `number`; the first one is the base model's.
 
         Raises:
             ConfigError: if an evaluation has no such metric.

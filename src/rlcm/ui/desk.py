@@ -28,7 +28,7 @@ element.addEventListener('click', event => {
 
 @dataclass(slots=True)
 class Desk:
-    """The runs, their trainings and the loaded models behind a page."""
+    """The runs, their processes and the loaded models behind a page."""
 
     runs: RunsFolder
     jobs: Jobs

@@ -1,4 +1,4 @@
-"""Trainings as processes of their own: they outlive the page, and the page finds them again.
+"""Runs as processes of their own: they outlive the page, and the page finds them again.
 
 What belongs to them lies in `.ui/` of the runs' folder: NAME.config.yaml, what was asked for; NAME.log, what the process wrote;
 NAME.json, which process it is.
@@ -43,7 +43,7 @@ class Job:
 
 
 class Jobs:
-    """The trainings of a folder of runs.
+    """The runs of a folder that go on as processes.
 
     Args:
         folder: of the runs; it is made when the first training starts.
@@ -113,7 +113,7 @@ class Jobs:
             return self._state(name)
 
     def alive(self) -> list[str]:
-        """Return the names of trainings that go on."""
+        """Return the names of runs that go on."""
         names = sorted(file.stem for file in (self.folder / FOLDER).glob("*.json"))
         return [name for name in names if self.state(name).alive]
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
-from rlcm import __version__
+from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.policy.rollout import decode_images, sample_latents

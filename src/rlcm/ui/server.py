@@ -152,14 +152,14 @@ def file_address(name: str, inside: str) -> str:
 
 
 def check_host(host: str, password: str | None, variable: str) -> None:
-    """Refuse to listen where others can reach the page without a password: it starts trainings, which run code.
+    """Refuse to listen where others can reach the page without a password: it starts runs, which execute code.
 
     Raises:
         UsageError: if the host is another than this machine's own and there is no password.
     """
     if host not in LOOPBACK and not password:
         raise UsageError(
-            f"--host {host}: whoever reaches the page can start trainings, which run code on this machine, so it needs a password "
+            f"--host {host}: whoever reaches the page can start runs, which execute code on this machine, so it needs a password "
             f"there: set the environment variable {variable}, or leave --host out for this machine alone."
         )
 

@@ -26,7 +26,5 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     folder = RunsFolder(runs)
     listener = listen(host, port)
     app = create_app(folder, host, password)
-    click.echo(
-        f"{folder.path}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; trainings go on)"
-    )
+    click.echo(f"{folder.path}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; runs go on)")
     serve(app, listener)

@@ -62,7 +62,7 @@ def leave_one_out(rewards: Tensor, group_index: Tensor, *, normalise_std: bool =
         A_i = r_i - mean_{j != i} r_j = n / (n - 1) (r_i - mean)
 
     Kool et al. 2019; RLOO, Ahmadian et al. 2024 (arXiv:2402.14740). The baseline does not depend on the image that it
-    judges, so the policy gradient is unbiased, in scale as well.
+    is subtracted for, so the policy gradient is unbiased, in scale as well.
 
     Args:
         rewards: [B], finite.

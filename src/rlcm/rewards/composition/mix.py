@@ -115,8 +115,8 @@ class RewardMix:
     def look(self, raw: RawScores) -> Scores:
         """Return the weighted sum of what `score` returned for an evaluation; the running statistics are not involved.
 
-        Normalised rewards are on the scale of the first look: they begin at 0 and then tell the gain in standard deviations of
-        the untrained model, so that looks can be compared with each other.
+        Normalised rewards are on the scale of the first evaluation: they begin at 0 and then tell the gain in standard deviations
+        of the base model, so that evaluations can be compared with each other.
         """
         missing = [name for name in raw.parts if name not in self.looks]
         scores = self._scores(raw, self.looks, update=False)

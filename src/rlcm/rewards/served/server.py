@@ -19,7 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from rlcm import __version__
+from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
 from rlcm.rewards.composition import RewardMix
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request

@@ -56,7 +56,7 @@ class Method:
 def read_methods(paths: Sequence[Path], reward: str | None = None) -> tuple[list[Method], Metric, list[str]]:
     """Return the methods of runs, in the order given, how their reward is shown, and what makes them hard to compare.
 
-    A folder given twice is one run. Runs with one evaluation only are left out, with a word on it: they know the untrained
+    A folder given twice is one run. Runs with one evaluation only are left out, with a word on it: they know the base
     model alone, and would pass for runs that learnt nothing in no time.
 
     Args:

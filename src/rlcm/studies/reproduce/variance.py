@@ -34,7 +34,7 @@ def gradient_variance(config: TrainConfig, estimates: int, images: int) -> dict[
 
     Args:
         config: of a plain run whose sampler is LCM with at least two steps.
-        estimates: independent estimates of the gradient of the untrained model, three or more.
+        estimates: independent estimates of the gradient of the base model, three or more.
         images: trajectories of one estimate, two or more.
     """
     parts = build(config)

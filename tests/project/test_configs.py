@@ -1,13 +1,9 @@
 """Every shipped configuration: it loads, names what exists, and runs two rounds on a tiny random model of its classes."""
 
-from pathlib import Path
-from typing import Any
-
-import diffusers
 import pytest
 import torch
 import yaml
-from tiny_pipelines import flux, pixel, sana, schedule, sdxl, stable_diffusion
+from shipped_configs import ROOT, TINY, redness, tiny
 
 from rlcm.builtin import DEMO
 from rlcm.doctor import diagnose
@@ -18,75 +14,13 @@ from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.prompts import load_prompts
 from rlcm.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"), key=lambda path: path.stem)
 NAMES = [path.stem for path in CONFIGS if "rollout" in yaml.safe_load(path.read_text(encoding="utf-8"))]
-
-
-def latent_consistency() -> Any:
-    scheduler = diffusers.LCMScheduler(**schedule(steps_offset=1, clip_sample=False))
-    return stable_diffusion(scheduler, diffusers.LatentConsistencyModelPipeline, time_cond_proj_dim=8)
-
-
-def euler(**changes: Any) -> Any:
-    return diffusers.EulerDiscreteScheduler(**schedule(steps_offset=1, **changes))
-
-
-# What `model.path` of each configuration holds, as far as its classes and its scheduler's settings go.
-TINY = {
-    "builtin": latent_consistency,
-    "builtin-ddpo": lambda: stable_diffusion(diffusers.DDIMScheduler(**schedule(steps_offset=1, clip_sample=False))),
-    **{
-        f"ddpo-dreamshaper-v7-{task}": lambda: stable_diffusion(
-            diffusers.DDIMScheduler(**schedule(steps_offset=1, clip_sample=False))
-        )
-        for task in ("aesthetic", "alignment", "compressibility", "incompressibility")
-    },
-    "flux-schnell-80gb": lambda: flux(diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0), guidance_embeds=False),
-    "lcm-dreamshaper-v7-aesthetic": latent_consistency,
-    "lcm-dreamshaper-v7-alignment": latent_consistency,
-    "lcm-dreamshaper-v7-compressibility": latent_consistency,
-    "lcm-dreamshaper-v7-incompressibility": latent_consistency,
-    "pixel-consistency": lambda: pixel(1000),
-    "sana-sprint-0.6b": sana,
-    "sana-sprint-1.6b": sana,
-    "sd-turbo": lambda: stable_diffusion(euler(timestep_spacing="trailing")),
-    "sdxl-lcm-lora-24gb": lambda: sdxl(euler()),
-    "sdxl-turbo": lambda: sdxl(
-        diffusers.EulerAncestralDiscreteScheduler(**schedule(steps_offset=1, timestep_spacing="trailing"))
-    ),
-    "three-rewards": latent_consistency,
-}
 
 
 @pytest.fixture(autouse=True)
 def _at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)  # where the configurations' prompt files are found from
-
-
-def tiny(name: str, folder: Path) -> TrainConfig:
-    """Return a configuration on a tiny model: its sampler, learning and memory settings, few images, a simple reward."""
-    TINY[name]().save_pretrained(folder / "model")
-    config = load_config(f"configs/{name}.yaml")
-    size = 16 if name.startswith("flux") else None  # FLUX has a size of its own, 256 pixels on this model
-    model = {"path": str(folder / "model"), "revision": None, "variant": None, "loras": (), "height": size, "width": size}
-    rollout = config.rollout
-    group = rollout.branches * rollout.images_per_prompt
-    images = 6 if group == 1 else 2 * group
-    changes: dict[str, Any] = {
-        "output": str(folder),
-        "model": config.model.model_copy(update={**model, "precision": "fp32", "device": "cpu"}),
-        "rollout": rollout.model_copy(update={"batch_size": images}),
-        "algorithm": config.algorithm.model_copy(update={"minibatches": min(config.algorithm.minibatches, 2)}),
-        "evaluation": config.evaluation.model_copy(update={"images": 4}),
-        "prompts": load_prompts(config.prompts).prompts[:3],
-        "run": config.run.model_copy(update={"rounds": 2, "tracker": "none"}),
-    }
-    return TrainConfig.model_validate(config.model_copy(update=changes).model_dump())
-
-
-def redness(images: torch.Tensor, prompts: Any) -> torch.Tensor:
-    return images[:, 0].mean((1, 2)) - images[:, 1].mean((1, 2))
 
 
 def test_every_configuration_has_its_tiny_model():

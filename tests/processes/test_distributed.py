@@ -244,7 +244,7 @@ def test_rounds_do_not_depend_on_the_number_of_processes(tmp_path, count):
     assert largest(single["last"], single["first"]) > 1e-4
 
 
-def _round(folder: Path) -> dict:
+def _round(folder: Path, old_policy: str = "auto") -> dict:
     """Learn from one round of five trajectories in five minibatches: in each, one of two processes has nothing to do."""
     from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
 
@@ -253,7 +253,13 @@ def _round(folder: Path) -> dict:
     config = tiny_config(
         folder,
         rollout={"batch_size": 10, "branches": 2, "branch_schedule": "uniform"},
-        algorithm={"minibatches": 5, "kl_coefficient": 0.1, "advantage": "batch", "clip_range": 0.01},
+        algorithm={
+            "minibatches": 5,
+            "kl_coefficient": 0.1,
+            "advantage": "batch",
+            "clip_range": 0.01,
+            "old_policy": old_policy,
+        },
         optimizer={"lr": 1e-3, "eps": 1e-4},
     )
     made = Trainer(config, model=lcm_pipeline(), rewards=[brightness], prompts=PROMPTS)
@@ -261,10 +267,15 @@ def _round(folder: Path) -> dict:
     return {"metrics": metrics, "adapter": dict(made.parts.policy.named_parameters)}
 
 
+def _round_with_means_of_learning(folder: Path) -> dict:
+    return _round(folder, "learning")
+
+
 @pytest.mark.slow
-def test_a_round_on_two_processes_is_that_of_one(tmp_path):
-    single = _round(tmp_path)
-    for state in on_processes(_round, tmp_path):
+@pytest.mark.parametrize("play", [_round, _round_with_means_of_learning])
+def test_a_round_on_two_processes_is_that_of_one(tmp_path, play):
+    single = play(tmp_path)
+    for state in on_processes(play, tmp_path):
         for key in ("reward", "reward_std", "rewards/brightness", "loss", "grad_norm", "kl", "ratio_deviation_max"):
             assert state["metrics"][key] == pytest.approx(single["metrics"][key], rel=1e-4, abs=1e-6)
         for key in ("network_calls", "reward_queries", "skipped_updates", "clip_fraction"):
@@ -275,10 +286,11 @@ def test_a_round_on_two_processes_is_that_of_one(tmp_path):
     assert single["metrics"]["grad_norm"] > 0
 
 
-def _sharded(folder: Path) -> dict:
+def _sharded(folder: Path, old_policy: str = "auto") -> dict:
     """Train for two rounds with the frozen weights shared out; the batch leaves one process a trajectory less."""
+    everything = EVERYTHING | {"algorithm": EVERYTHING.get("algorithm", {}) | {"old_policy": old_policy}}
     made = _made(
-        folder / "runs", None, **EVERYTHING, rollout={"batch_size": 3}, run={"sharding": "fsdp2", "micro_batch_size": 2}
+        folder / "runs", None, **everything, rollout={"batch_size": 3}, run={"sharding": "fsdp2", "micro_batch_size": 2}
     )
     weights = [getattr(p, "to_local", lambda p=p: p)().numel() for p in made.parts.policy.denoiser.module.parameters()]
     own = sum(p.numel() for p in made.parts.policy.parameters)
@@ -292,10 +304,15 @@ def _sharded(folder: Path) -> dict:
     }
 
 
+def _sharded_with_means_of_learning(folder: Path) -> dict:
+    return _sharded(folder, "learning")
+
+
 @pytest.mark.slow
-def test_sharded_weights_give_the_same_run(tmp_path):
-    single = _sharded(tmp_path / "single")
-    states = on_processes(_sharded, tmp_path)
+@pytest.mark.parametrize("train", [_sharded, _sharded_with_means_of_learning])
+def test_sharded_weights_give_the_same_run(tmp_path, train):
+    single = train(tmp_path / "single")
+    states = on_processes(train, tmp_path)
     for state in states:
         assert state["frozen"] < 0.6 * single["frozen"]
         assert largest(state["adapter"], single["adapter"]) < 1e-5

@@ -19,7 +19,7 @@ def on_an_accelerator(name, folder, old_policy):
     changes = {
         "algorithm": config.algorithm.model_copy(update={"old_policy": old_policy}),
         "rollout": config.rollout.model_copy(update={"sample_batch_size": config.rollout.batch_size}),
-        "run": config.run.model_copy(update={"micro_batch_size": 5}),
+        "run": config.run.model_copy(update={"micro_batch_size": 3}),
         "sampler": config.sampler.model_copy(update={"steps": min(config.sampler.steps, 4)}),
     }
     made = Trainer(TrainConfig.model_validate(config.model_copy(update=changes).model_dump()), rewards=[redness])

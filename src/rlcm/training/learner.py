@@ -222,11 +222,11 @@ class Learner:
         return Learnt(scores, len(prompt_index), len(prompt_index) * len(self.parts.policy.table), learned)
 
     def _states_of_a_minibatch(self) -> int:
-        """Return the states that this process has in a minibatch, if no image is dropped; at most, where others share it."""
+        """Return the most states that a process has in a minibatch, if no image is dropped: the same number on all processes."""
         rollouts = self.config.rollout
         count = rollouts.batch_size // rollouts.branches
         each = 1 if rollouts.branches > 1 else len(self.parts.policy.noisy_steps)
-        return each * min(-(-count // self.config.algorithm.minibatches), max(len(self.world.share(count)), 1))
+        return each * min(-(-count // self.config.algorithm.minibatches), -(-count // self.world.size))
 
     def _require_something_to_learn(self, number: int, scores: Scores, raw: RawScores) -> None:
         if not scores.valid.any():

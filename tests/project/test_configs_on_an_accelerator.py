@@ -9,7 +9,7 @@ from rlcm.errors import PreflightError
 from rlcm.training.config import TrainConfig
 from rlcm.training.trainer import Trainer
 
-FOR_GPUS = [name for name in TINY if not name.startswith("builtin")]
+FOR_GPUS = [name for name in TINY if not name.startswith(("builtin", "three-rewards"))]
 PRECISION = {"sd-turbo": "fp16", "sdxl-turbo": "fp16", "pixel-consistency": "tf32"}
 
 

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ import yaml
 from click.testing import CliRunner
 from pydantic import TypeAdapter
 
+from rlcm._moved import present_name
 from rlcm.builtin import DEMO
 from rlcm.cli import main
 from rlcm.distillation.distill import DistillConfig
@@ -370,6 +372,13 @@ def test_every_import_of_the_package_works(page: Path) -> None:
     for module, names in re.findall(r"(?m)^ *from (rlcm[\w.]*) import ([\w, ]+)$", page.read_text(encoding="utf-8")):
         for name in names.split(", "):
             assert hasattr(importlib.import_module(module), name), f"{page.name}: {module} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_name_of_the_package_is_where_a_page_says(page: Path) -> None:
+    for name in set(re.findall(r"\brlcm(?:\.\w+)+", page.read_text(encoding="utf-8"))):
+        assert not any(present_name(name[: end.start()]) for end in re.finditer(r"\.|$", name)), f"{name} has moved"
+        assert pkgutil.resolve_name(name) is not None
 
 
 @pytest.mark.parametrize("name", ["rewards", "pipelines"])

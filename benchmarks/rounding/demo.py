@@ -20,19 +20,20 @@ PRECISIONS = ("fp32", "bf16")
 SEEDS = (0, 1, 2)
 
 
-def train(precision: str, seed: int, changes: tuple[str, ...] = ()) -> dict[str, Any]:
+def train(precision: str | None, seed: int, changes: tuple[str, ...] = ()) -> dict[str, Any]:
     """Train the demo with a seed and return its final figures.
 
     Args:
-        precision: of the network's output; where it is not fp32, the old means come from the computation that learns.
+        precision: which the network's output is rounded to, and the old means are then those of the computation that learns;
+            None and fp32 leave it as the device computes it.
         changes: of the configuration, as KEY=VALUE.
     """
-    half = precision != "fp32"
+    half = precision not in (None, "fp32")
     with tempfile.TemporaryDirectory() as folder:
         also = ("algorithm.old_policy=learning",) if half else ()
         config = load_config(DEMO, (f"output={folder}", "name=demo", f"seed={seed}", "run.tracker=none", *also, *changes))
         trainer = Trainer(config)
-        with simulated(trainer.parts.policy.denoiser, precision) if half else nullcontext():
+        with simulated(trainer.parts.policy.denoiser, str(precision)) if half else nullcontext():
             run = trainer.train()
         found = json.loads((run / "eval.json").read_text())["evaluations"]
         rounds = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

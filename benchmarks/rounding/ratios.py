@@ -50,7 +50,7 @@ class UnitDenoiser:
     """A `rlcm.types.Denoiser` of a latent consistency model around that network; it has one prompt, and its images are latents."""
 
     def __init__(self, steps: int, size: int, seed: int = 0) -> None:
-        self.latent_shape = (4, size, size)
+        self.latent_shape: tuple[int, ...] = (4, size, size)
         self.table = build_table(diffusers.LCMScheduler(**BETAS), steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -1,1 +1,1 @@
-"""What `full_size.py` is made of: models of published sizes without their weights, counted and measured."""
+"""Models of published sizes without their weights, counted and measured, and tiny ones: for `full_size.py` and `gpu.py`."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,8 @@ from benchmarks.sizes.counting import parts_of
 from benchmarks.sizes.shapes import Shape
 from rlcm import TrainConfig, Trainer
 from rlcm.builtin import model_path
-from rlcm.pipelines import estimate
+from rlcm.learning.mismatch import standard_distance
+from rlcm.pipelines import ModelSettings, estimate
 
 
 @contextlib.contextmanager
@@ -31,19 +33,58 @@ def default_precision(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+class Notes:
+    """A trainer's watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Take a line for the user."""
+        self.notes.append(text)
+
+    def round(self, metrics: dict[str, float], rounds: int) -> None:
+        """Take a finished round's metrics."""
+
+
+def has_setting(name: str) -> bool:
+    """Return whether this version has such a setting of the model."""
+    return name in ModelSettings.model_fields
+
+
 def measure(
-    pipeline: Any, shape: Shape, *, compiled: bool, rounds: int, pixels: int | None = None, resident: int = 0
+    pipeline: Any,
+    shape: Shape,
+    *,
+    compiled: bool,
+    rounds: int,
+    pixels: int | None = None,
+    resident: int = 0,
+    model: Mapping[str, Any] | None = None,
+    prompts: str | list[str] = "animals",
 ) -> dict[str, Any]:
     """Return images a second by phase, the medians of real rounds, and peak memory beside the estimate.
 
+    Also what the check before the first update found, and how far the policy that sampled was from the one that learns.
+
     Args:
+        compiled: by `model.compile` where this version has it.
+        rounds: after the first one.
         pixels: height and width of the images; None is the model's own.
         resident: bytes that the process took before the pipeline was made; counts on a CPU only.
+        model: more settings of the model.
+        prompts: as a configuration names them.
     """
     images = 2 * shape.batch
     config = TrainConfig.model_validate(
         {
-            "model": {"height": pixels, "width": pixels},
+            "model": {
+                "height": pixels,
+                "width": pixels,
+                **({"compile": compiled} if has_setting("compile") else {}),
+                **(model or {}),
+            },
+            "prompts": prompts,
             "sampler": shape.sampler.model_dump(),
             "rollout": {"batch_size": images, "sample_batch_size": shape.batch},
             "run": {"micro_batch_size": shape.micro_batch, "tracker": "none"},
@@ -51,12 +92,13 @@ def measure(
             "evaluation": {"images": 2},
         }
     )
-    trainer = Trainer(config, model=pipeline)
+    notes = Notes()
+    trainer = Trainer(config, model=pipeline, watcher=notes)
     denoiser: Any = trainer.parts.policy.denoiser
     need = estimate(denoiser, shape.batch, shape.micro_batch, training=True)
-    if compiled:
+    if compiled and not has_setting("compile"):
         denoiser.module.compile()
-    trainer.round()  # warms up, and is checked before it learns
+    first = trainer.round()  # warms up, and is checked before it learns
     on_gpu = denoiser.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -65,7 +107,12 @@ def measure(
     def median(key: str) -> float:
         return sorted(metrics[key] for metrics in found)[rounds // 2]
 
+    is_left_out = any(metrics["skipped_updates"] for metrics in (first, *found))
     return {
+        "skipped_updates": is_left_out,
+        "check": next((note for note in notes.notes if note.startswith("checked:")), None),
+        "first_ratio_off_1": first.get("ratio_deviation_max"),
+        "mismatch": None if is_left_out else mismatch(median("mismatch_kl"), found, denoiser.latent_shape),
         "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
         "compiled": compiled,
         "pixels": denoiser.height,
@@ -80,6 +127,12 @@ def measure(
         if on_gpu
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident,
     }
+
+
+def mismatch(kl: float, found: Sequence[Mapping[str, float]], latent: Sequence[int]) -> dict[str, float]:
+    """Return how far the policy that sampled was from the one that learns: nats per action, on the ratio, in stds per entry."""
+    ratio = max(metrics["mismatch_ratio_max"] for metrics in found)
+    return {"kl": kl, "ratio_off_1": ratio, "stds": standard_distance(kl, math.prod(latent))}
 
 
 def measure_full_size(shape: Shape, *, compiled: bool, pixels: int | None = None) -> dict[str, Any]:

@@ -38,7 +38,16 @@ class Shape:
 
 def sd15(tokenizer: Any, cut: bool = False) -> Any:
     """Return Stable Diffusion 1.5 with the guidance input of an LCM: 512x512."""
-    return diffusers.LatentConsistencyModelPipeline(
+    return _stable_diffusion(tokenizer, diffusers.LatentConsistencyModelPipeline, time_cond_proj_dim=256)
+
+
+def sd15_diffusion(tokenizer: Any, cut: bool = False) -> Any:
+    """Return Stable Diffusion 1.5, which is guided by a second call of its network: 512x512."""
+    return _stable_diffusion(tokenizer, diffusers.StableDiffusionPipeline)
+
+
+def _stable_diffusion(tokenizer: Any, kind: Any, **unet: Any) -> Any:
+    return kind(
         vae=sd_vae(),
         text_encoder=CLIPTextModel(clip_l()),
         tokenizer=tokenizer,
@@ -47,7 +56,7 @@ def sd15(tokenizer: Any, cut: bool = False) -> Any:
             block_out_channels=(320, 640, 1280, 1280),
             cross_attention_dim=768,
             attention_head_dim=8,
-            time_cond_proj_dim=256,
+            **unet,
         ),
         scheduler=diffusers.LCMScheduler(**BETAS),
         safety_checker=None,
@@ -209,6 +218,11 @@ SHAPES = {
     "pixart": Shape(pixart, SamplerSettings(steps=4, guidance=1.0), {"embeddings": (120, 4096), "mask": (120,)}, 4, 2),
     "pixel-64": Shape(pixel, SamplerSettings(steps=4), {"labels": ()}, 16, 8),
 }
+
+SD15_DIFFUSION = Shape(
+    sd15_diffusion, SamplerSettings(scheduler="ddim", steps=50, guidance=5.0), {"embeddings": (77, 768)}, 8, 4
+)
+"""For the doctor; its memory is counted as that of sd15."""
 
 SHIPPED = {
     "ddpo-dreamshaper-v7-*": "sd15",

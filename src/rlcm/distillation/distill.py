@@ -71,6 +71,10 @@ def distill(settings: DistillConfig) -> Path:
     Raises:
         ConfigError, MissingFileError: before anything expensive.
     """
+    if settings.model.quantisation != "none":
+        raise ConfigError(
+            f"model.quantisation={settings.model.quantisation}: distillation trains all weights, which takes whole ones; use none."
+        )
     pictures = CaptionedPictures(Path(settings.data))
     pipeline = load_pipeline(settings.model)
     if not hasattr(pipeline, "unet") or not hasattr(pipeline, "vae"):

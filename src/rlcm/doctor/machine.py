@@ -22,7 +22,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safeten
 GIB = 2**30
 LESS_MEMORY = (
     "lower rollout.sample_batch_size and run.micro_batch_size (results stay the same), set model.gradient_checkpointing=true, "
-    "model.offload_text_encoders=true or model.vae_slicing=true, or make smaller images with model.height and model.width."
+    "model.offload_text_encoders=true or model.vae_slicing=true, store the frozen weights in 8 or 4 bits with "
+    "model.quantisation=int8 or nf4, or make smaller images with model.height and model.width."
 )
 
 
@@ -56,12 +57,14 @@ def machine(config: TrainConfig) -> tuple[Finding, Finding]:
         or (device.type == "mps" and dtype == torch.float16)
         or (device.type == "cpu" and dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported())
     )
+    kind = config.model.quantisation
+    quantised = "" if kind == "none" else f", the network's linear layers stored as {kind}"
     instead = "fp16" if device.type == "cuda" else "fp32"
     return (
         Finding("device", f"{device.type} ({name})"),
         Finding(
             "precision",
-            f"{dtype_name} weights; latents, transitions and LoRA in float32",
+            f"{dtype_name} weights{quantised}; latents, transitions and LoRA in float32",
             native,
             f"model.precision={config.model.precision}: this {device.type} device does not compute in {dtype_name} and "
             f"emulates it, up to a hundred times slower; use model.precision={instead} or auto.",

@@ -71,8 +71,8 @@ class PipelineDenoiser:
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the network's weights, adapters apart."""
-        # A layer with an adapter lists its own weights first.
-        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
+        # A layer with an adapter lists its own weights first, but those in 4 bits are no floating-point numbers.
+        return next(p.dtype for name, p in self.module.named_parameters() if p.is_floating_point() and ".lora_" not in name)
 
     @property
     def classifier_free(self) -> bool:

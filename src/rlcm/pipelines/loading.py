@@ -21,6 +21,7 @@ from rlcm.pipelines.acceleration import order_channels_last, require_compiler, u
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.precision import resolve
+from rlcm.pipelines.quantisation import check_quantisation, quantise
 from rlcm.pipelines.settings import BUILTIN, ModelSettings
 from rlcm.policy.samplers import NOT_TABLES
 
@@ -48,12 +49,16 @@ def load_pipeline(settings: ModelSettings) -> Any:
     use_tf32(settings.tf32, device)
     if settings.compile:
         require_compiler(device)
+    check_quantisation(settings, device, dtype)
     name = pipeline_class(settings)
     files = _lora_files(settings, name)
     pipeline = _read_weights(settings, name, dtype)
     if name == "StableDiffusionXLPipeline" and pipeline.vae.dtype == torch.float16 and pipeline.vae.config.force_upcast:
         pipeline.vae.float()  # this VAE's activations overflow in fp16
     apply_loras(pipeline, settings, files)
+    if settings.quantisation != "none":
+        # After LoRAs were added to the weights, which are so rounded once.
+        quantise(getattr(pipeline, _network_name(pipeline)), settings.quantisation)
     waiting = text_encoders(pipeline) if settings.offload_text_encoders else []
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):

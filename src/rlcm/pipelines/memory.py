@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rlcm.pipelines.base import PROMPTS_AT_ONCE, PipelineDenoiser, call_default, text_encoders
+from rlcm.pipelines.quantisation import entries, kept_for_backward, stored_bytes
 
 GIB = 2**30
 
@@ -125,14 +126,17 @@ def estimate(
         raise ValueError(f"batch={batch}, micro_batch={micro_batch}, calls={calls}: use 1 or more.")
     shape = denoiser.latent_shape
     positions = shape[0] if len(shape) == 2 else math.prod(shape[1:])
-    parameters = sum(p.numel() for p in denoiser.module.parameters())
+    parameters = sum(entries(p) for p in denoiser.module.parameters())
     reference = min(REFERENCES[type(denoiser.pipeline).__name__], key=lambda found: abs(math.log(parameters / found.size)))
     scale = positions / reference.positions * math.sqrt(parameters / reference.size) * GIB
     scale *= 2 if denoiser.classifier_free else 1
     wide = denoiser.dtype.itemsize > 2
-    kept = reference.checkpointed if getattr(denoiser.module, "is_gradient_checkpointing", False) else reference.saved
+    checkpointed = getattr(denoiser.module, "is_gradient_checkpointing", False)
+    kept = reference.checkpointed if checkpointed else reference.saved
     sampling = round(batch * reference.sampling[wide] * scale)
     network = round(micro_batch * calls * kept[wide] * scale) if training else 0
+    if training and not checkpointed:
+        network += kept_for_backward(denoiser.module, denoiser.dtype)
     decode = _decode(denoiser, batch, micro_batch, training and differentiable)
     learning = network + (decode if training and differentiable else 0)
     heap = 0
@@ -185,7 +189,7 @@ def _away(denoiser: PipelineDenoiser) -> list[nn.Module]:
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+    return sum(stored_bytes(p) for p in module.parameters())
 
 
 def _decode(denoiser: PipelineDenoiser, batch: int, micro_batch: int, differentiable: bool) -> int:

@@ -9,6 +9,7 @@ from pydantic import Field
 from rlcm.settings import Settings
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Quantisation = Literal["none", "int8", "nf4"]
 SchedulerName = Literal[
     "auto", "lcm", "tcd", "ddim", "ddpm", "euler_ancestral", "consistency", "scm", "flow_lcm", "flow_euler_stochastic"
 ]
@@ -47,6 +48,10 @@ class ModelSettings(Settings):
     precision: Precision = "auto"
     """Precision of the frozen weights. `auto`: bf16 on GPUs that have it, fp16 on older ones, fp32 on CPU and Apple GPUs.
     Latents, transitions and LoRA weights are always fp32."""
+    quantisation: Quantisation = "none"
+    """How the frozen weights of the network's linear layers are stored: `none`, as `precision` says; `int8` in 8 bits, half of
+    bf16, with bf16 or fp32 for computing; `nf4` in 4 bits, on CUDA GPUs and CPUs. Convolutions, the new LoRA, text encoders and VAE
+    stay as they are. For cards with little memory; needs `pip install 'rlcm[quant]'`."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """auto, cpu, mps, cuda or cuda:N."""
     loras: tuple[LoraSettings, ...] = ()

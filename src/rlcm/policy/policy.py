@@ -65,6 +65,7 @@ class Policy:
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+            warnings.filterwarnings("ignore", message=".*get_apply_tensor_subclass")  # for adding a LoRA to 8-bit weights
             torch.manual_seed(seed)
             inject_adapter_in_model(config, module, adapter_name=ADAPTER)
         for layer, names in others.items():

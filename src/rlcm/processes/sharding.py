@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from rlcm.errors import ConfigError
+from rlcm.pipelines.quantisation import is_quantised
 from rlcm.policy.policy import Policy
 from rlcm.processes.distributed import World
 
@@ -21,7 +22,8 @@ def shard(policy: Policy, world: World) -> None:
     everything else works as without sharding. Every process must then call the network equally often: `world.is_lockstep`.
 
     Raises:
-        ConfigError: if the installed torch cannot leave the adapter whole, or the weights are of several precisions.
+        ConfigError: if the installed torch cannot leave the adapter whole, or the weights are quantised or
+            of several precisions.
     """
     if world.size == 1:
         return
@@ -34,6 +36,10 @@ def shard(policy: Policy, world: World) -> None:
             f"run.sharding=fsdp2 needs torch 2.7 or newer, and this is {torch.__version__}; upgrade it or use run.sharding=none."
         )
     network = policy.denoiser.module
+    if any(is_quantised(parameter) for parameter in network.parameters()):
+        raise ConfigError(
+            "run.sharding=fsdp2 cannot share out weights of 8 or 4 bits; use run.sharding=none, or model.quantisation=none."
+        )
     frozen = {parameter.dtype for parameter in network.parameters() if not parameter.requires_grad}
     if len(frozen) > 1:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in frozen))

@@ -86,6 +86,7 @@ def merged_pipeline(config: TrainConfig, weights: Path, precision: ExportPrecisi
     """
     loras = [lora.model_dump() | {"fuse": True} for lora in config.model.loras]
     changes: dict[str, Any] = {"precision": precision, "device": "cpu", "loras": loras, "offload_text_encoders": False}
+    changes["quantisation"] = "none"  # the LoRA is added to whole weights
     model = ModelSettings.model_validate(config.model.model_dump() | changes)
     denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
     add_lora(denoiser.module, read_lora(config.lora, weights))

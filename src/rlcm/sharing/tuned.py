@@ -19,8 +19,9 @@ def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = Fals
     """Return a run's model with its tuned LoRA in it, or the model alone where there is no run.
 
     Args:
-        beside: where the weights are of half precision, keep the LoRA beside them in fp32, as training has it: slower, but
-            small changes are not rounded away. Otherwise, and in fp32 always, it is added to the weights.
+        beside: where the weights are of half precision or quantised, keep the LoRA beside them in fp32, as training has it:
+            slower, but small changes are not rounded away. Otherwise, and in fp32 always, it is added to the weights, which
+            are then not quantised.
 
     Raises:
         MissingFileError: if the run has no tuned weights yet.
@@ -28,9 +29,10 @@ def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = Fals
     if run is None:
         return load_pipeline(config.model)
     weights = tuned_weights(run)
-    denoiser = make_denoiser(load_pipeline(config.model), config.sampler, config.model)
+    model = config.model if beside else config.model.model_copy(update={"quantisation": "none"})
+    denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
     lora = read_lora(config.lora, weights)
-    if beside and denoiser.dtype != torch.float32:
+    if beside and (denoiser.dtype != torch.float32 or model.quantisation != "none"):
         _put_beside(denoiser, lora, config.lora)
     else:
         add_lora(denoiser.module, lora)

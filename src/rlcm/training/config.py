@@ -127,6 +127,11 @@ class TrainConfig(Settings):
                 f"optimizer.max_pace={self.optimizer.max_pace:g} lets the learning rate follow a KL divergence that is to be used; "
                 "set algorithm.kl_target, or this to 1."
             )
+        if self.model.quantisation != "none" and self.run.sharding != "none":
+            raise ValueError(
+                f"run.sharding={self.run.sharding} cannot share out weights of 8 or 4 bits, and model.quantisation="
+                f"{self.model.quantisation}; use run.sharding=none, or model.quantisation=none."
+            )
         normalised = [reward.label for reward in self.rewards if reward.normalise]
         if self.algorithm.loss == "reward_backprop" and normalised:
             raise ValueError(

@@ -112,7 +112,8 @@ class Studio:
 
     def __init__(self, config: TrainConfig, run: Path | None) -> None:
         self.config, self.run = config, run
-        self.pipeline = load_pipeline(config.model)
+        # Weights are blended, which takes whole ones.
+        self.pipeline = load_pipeline(config.model.model_copy(update={"quantisation": "none"}))
         self.strength: Strength | None = None
         if run is not None:
             name = "unet" if hasattr(self.pipeline, "unet") else "transformer"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import PROMPTS, Listener, brightness, lcm_pipeline, stir, tiny_config, tiny_denoiser, tiny_policy
+from tiny_runs import PROMPTS, Listener, brightness, experience_of, lcm_pipeline, stir, tiny_config, tiny_denoiser, tiny_policy
 
 from benchmarks.shared.simulated_accelerator import MANTISSA, rounded, simulated
 from rlcm.errors import ConfigError, PreflightError, TrainingError
@@ -132,20 +132,12 @@ def learning(policy, micro_batch_size=3, **algorithm):
     """Return an update of recomputed old means, and what it learns from: 4 trajectories, 2 actions each."""
     conditioning = policy.denoiser.encode(PROMPTS)
     trajectory = rollout(policy, conditioning, torch.tensor([0, 1, 2, 0]), [1, 2, 3, 4])
-    size, steps = trajectory.actions.shape[:2]
-    experience = Experience(
-        states=trajectory.states.flatten(0, 1),
-        steps=trajectory.steps.flatten(),
-        prompt_index=trajectory.prompt_index.repeat_interleave(steps),
-        old_means=trajectory.means.flatten(0, 1),
-        actions=trajectory.actions.flatten(0, 1),
-        advantages=torch.randn(size * steps, 1, generator=torch.Generator().manual_seed(1)),
-        weights=torch.ones(size * steps),
-    )
+    experience, whose = experience_of(trajectory)
+    experience.weights = torch.ones(len(experience))
     settings = AlgorithmSettings(**{"old_policy": "learning", **algorithm})
     optimisation = Optimisation(policy, OptimizerSettings(), World())
-    update = PolicyGradient(optimisation, settings, Leash(settings), micro_batch_size, planned=size * steps)
-    return update, experience, torch.arange(size).repeat_interleave(steps), conditioning
+    update = PolicyGradient(optimisation, settings, Leash(settings), micro_batch_size, planned=len(experience))
+    return update, experience, whose, conditioning
 
 
 def test_parts_have_one_shape_and_what_fills_them_weighs_nothing():

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rlcm.doctor.faster import faster
 from rlcm.doctor.findings import Diagnosis, Finding
 from rlcm.doctor.first_round import first_round, small
 from rlcm.doctor.machine import LESS_MEMORY, machine, memory, versions
@@ -47,6 +48,8 @@ def diagnose(config: TrainConfig, *, told: Callable[[Finding], None] | None = No
         add(prompts(trainer), sampler(trainer, config), adapter(trainer), memory(policy, config))
         if all(finding.ok for finding in findings):
             add(*first_round(trainer, config))
+            denoiser: Any = policy.denoiser
+            add(*faster(config, denoiser.device, denoiser.dtype, denoiser.module))
     except torch.OutOfMemoryError as error:
         add(Finding("memory", str(error).splitlines()[0], ok=False, remedy=LESS_MEMORY))
     except RLCMError as error:

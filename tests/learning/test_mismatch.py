@@ -272,3 +272,59 @@ def test_a_run_in_half_precision_goes_on_bit_for_bit(branches, tmp_path):
     again.train()
     for one, other in zip(whole.parts.policy.parameters, again.parts.policy.parameters, strict=True):
         assert torch.equal(one, other)
+
+
+def test_with_the_means_of_sampling_importance_weights_are_refused():
+    with pytest.raises(ConfigError, match=r"algorithm\.importance_cap=2\.0 .* use algorithm\.old_policy=learning"):
+        parse_settings(TrainConfig, {"algorithm": {"old_policy": "sampling", "importance_cap": 2.0}})
+    assert parse_settings(TrainConfig, {"algorithm": {"old_policy": "learning", "importance_cap": 2.0}})
+
+
+def test_rebels_later_minibatches_compare_like_with_like(monkeypatch):
+    """A network that answers otherwise where no gradient is asked for: the log-ratios are 0 until something was learnt."""
+    policy = stir(tiny_policy())
+    update, experience, _, conditioning = learning(policy, loss="rebel")
+    real = policy.denoiser.denoise
+    monkeypatch.setattr(
+        policy.denoiser, "denoise", lambda *given: real(*given) + 0.1 * (not torch.is_grad_enabled()), raising=False
+    )
+    settled = update.settled(experience, conditioning)
+    assert not torch.equal(settled.old_means, settled.sampling_means)
+    assert update._log_ratios(settled, conditioning).abs().max() == 0
+
+
+def test_states_that_make_up_the_numbers_are_at_a_noisy_step():
+    policy = tiny_policy()
+    update, experience, _, _ = learning(policy)
+    update.parts.noisy_step = 1
+    (part,) = update.parts.over(experience.part(0, 0), longest=1)
+    assert (part.size, part.experience.steps.unique().tolist(), part.experience.weights.sum()) == (0, [1], 0)
+
+
+def test_means_that_were_settled_in_another_shape_are_taken_again():
+    policy = stir(tiny_policy())
+    update, experience, _, conditioning = learning(policy, micro_batch_size=8, minibatches=2)
+    with simulated(policy.denoiser, "bf16"):
+        settled = update.settled(experience, conditioning)
+        update.micro_batch.size = 3  # what running out of memory does
+        anew = update.parts
+        wanted = torch.cat([update._means_of(part.experience, conditioning)[: part.size] for part in anew.over(settled)])
+        assert not torch.equal(wanted, settled.old_means)
+        update._fill_in(settled, torch.arange(len(settled)), conditioning)
+        assert torch.equal(settled.old_means, wanted)
+
+
+def test_a_mean_that_is_not_finite_leaves_a_step_out_and_is_not_called_perfect(monkeypatch):
+    policy = tiny_policy()
+    update, experience, whose, conditioning = learning(policy)
+    real = policy.denoiser.denoise
+
+    def overflowing(x, step, conditions):
+        return real(x, step, conditions) * torch.where(torch.arange(len(x)) == 1, math.nan, 1.0).view(-1, 1, 1, 1)
+
+    monkeypatch.setattr(policy.denoiser, "denoise", overflowing, raising=False)
+    found = update.update(experience, whose, 4, conditioning, torch.Generator().manual_seed(0), 1e-3)
+    assert found["skipped_updates"] == 1.0
+    sums, worst, _ = update._gradients(experience, None, conditioning, len(experience), True)
+    assert math.isnan(worst["ratio_deviation_max"])
+    assert math.isnan(sums["loss"])

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 from tiny_pipelines import PROMPTS, generators, schedule, stable_diffusion
-from tiny_runs import largest_difference, lcm_pipeline, tiny_config, tiny_denoiser, tiny_policy
+from tiny_runs import brightness, largest_difference, lcm_pipeline, tiny_config, tiny_denoiser, tiny_policy
 
 from rlcm.errors import ConfigError
 from rlcm.learning.mismatch import computes_alike
@@ -144,3 +144,19 @@ def test_a_fused_optimiser_steps_as_the_plain_one():
         results.append(parameter.detach())
     assert largest_difference(results[0], results[2]) < 1e-6
     assert torch.equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("name", ["quantisation", "channels_last"])
+def test_what_acts_on_loading_is_refused_for_a_loaded_pipeline(name, tmp_path):
+    value = {"quantisation": "int8", "channels_last": True}[name]
+    with pytest.raises(
+        ConfigError, match=rf"model\.{name}={str(value).lower()} acts while a model is loaded .* leave the setting out"
+    ):
+        Trainer(tiny_config(tmp_path, model={name: value}), model=lcm_pipeline(), rewards=[brightness], prompts=PROMPTS)
+
+
+def test_a_block_may_be_compiled_more_often_than_torch_allows_by_itself(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *_, **__: None)
+    tiny_denoiser().compile()
+    assert torch._dynamo.config.recompile_limit == acceleration.GRAPHS

@@ -263,6 +263,9 @@ def _round(folder: Path, old_policy: str = "auto") -> dict:
         optimizer={"lr": 1e-3, "eps": 1e-4},
     )
     made = Trainer(config, model=lcm_pipeline(), rewards=[brightness], prompts=PROMPTS)
+    if old_policy == "learning":  # the mismatch of a rounding that does not depend on how the states are shared out
+        denoiser, real = made.parts.policy.denoiser, made.parts.policy.denoiser.denoise
+        denoiser.denoise = lambda x, step, conditions: real(x, step, conditions) + 0.05 * (not torch.is_grad_enabled())
     metrics = made.round()
     return {"metrics": metrics, "adapter": dict(made.parts.policy.named_parameters)}
 

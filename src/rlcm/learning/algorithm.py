@@ -100,6 +100,11 @@ class AlgorithmSettings(Settings):
                 "algorithm.kl_form=reward charges single actions, but algorithm.loss=rebel compares whole trajectories; set "
                 "algorithm.kl_form=loss."
             )
+        if self.importance_cap is not None and self.old_policy == "sampling":
+            raise ValueError(
+                f"algorithm.importance_cap={self.importance_cap} weighs the policy that learns against the one that sampled, but with "
+                "algorithm.old_policy=sampling the ratio does so already; leave it out, or use algorithm.old_policy=learning."
+            )
         if self.importance_cap is not None and self.loss == "rebel":
             raise ValueError(
                 f"algorithm.importance_cap={self.importance_cap} corrects a mean over actions, but algorithm.loss=rebel is a "

@@ -37,10 +37,11 @@ class MicroBatches:
         batch: how many states a pass takes at most.
         planned: states of a minibatch, if no image is dropped; they are shared out evenly, so that little is filled up.
         is_padded: whether all parts have one shape. Otherwise the last one is as small as what is left.
+        noisy_step: a row of the table that draws noise, for states that only make up the numbers.
     """
 
-    def __init__(self, batch: BatchSize, planned: int | None = None, *, is_padded: bool = False) -> None:
-        self.batch, self.planned, self.is_padded = batch, planned, is_padded
+    def __init__(self, batch: BatchSize, planned: int | None = None, *, is_padded: bool = False, noisy_step: int = 0) -> None:
+        self.batch, self.planned, self.is_padded, self.noisy_step = batch, planned, is_padded, noisy_step
 
     @property
     def states(self) -> int:
@@ -62,18 +63,23 @@ class MicroBatches:
             part = minibatch.part(start, start + states)
             size = len(part)
             if not size:
-                part = weightless(minibatch)
+                part = weightless(minibatch, self.noisy_step)
             if self.is_padded and len(part) < states:
                 part = _filled_up(part, states)
             yield Part(part, start, size)
 
 
-def weightless(experience: Experience) -> Experience:
-    """Return a state of zeros that weighs nothing, shaped as those of `experience`, which may have none."""
+def weightless(experience: Experience, step: int) -> Experience:
+    """Return a state of zeros that weighs nothing, shaped as those of `experience`, which may have none.
+
+    Args:
+        step: row of the table, with noise: without, its ratio would be 0 / 0, and 0 times that is no 0.
+    """
     columns: dict[str, Any] = {}
     for field in fields(Experience):
         column = getattr(experience, field.name)
         columns[field.name] = None if column is None else column.new_zeros(1, *column.shape[1:])
+    columns["steps"].fill_(step)
     return Experience(**columns)
 
 

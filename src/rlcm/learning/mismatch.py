@@ -16,8 +16,14 @@ from rlcm.types import Denoiser
 WORTH_A_WARNING = 0.1
 """Distance of the two means, in stds of the action and per latent entry, from which users are told. At a tenth the rounding adds
 a hundredth to the variance of the gradient."""
+LESS_MISMATCH = {
+    True: "use more sampler.steps, or model.precision=fp32",
+    False: "set algorithm.importance_cap=2, use more sampler.steps, or model.precision=fp32",
+}
+"""What to do then, by whether the loss is REBEL's, which takes no weights."""
 TOO_FAR = 0.5
-"""Distance from which a run stops: no rounding goes so far, so the two do not compute the same function."""
+"""Distance from which a run stops: rounding does not go so far where actions have the usual noise, so the two do not compute the
+same function."""
 
 
 class Mismatch:
@@ -70,8 +76,9 @@ class Mismatch:
         if not distance <= TOO_FAR:
             raise kind(
                 f"the policy that learns is {distance:.2g} standard deviations of an action away from the one that sampled, per latent "
-                f"entry (accepted: {TOO_FAR}): that is no rounding, they do not compute the same thing. Use model.precision=fp32 "
-                "and model.tf32=false to see whether the precision is too low; switch dropout and other randomness in the network off."
+                f"entry (accepted: {TOO_FAR}): that is more than rounding, unless the noise is very small. Switch dropout and "
+                "other randomness in the network off; use model.precision=fp32 and model.tf32=false if the precision is too low, or "
+                "a larger sampler.final_std or sampler.eta where one is set."
             )
 
 
@@ -81,8 +88,12 @@ def standard_distance(kl: float, size: int) -> float:
 
 
 def computes_alike(denoiser: Denoiser) -> bool:
-    """Return whether a network answers a state with the same bits in a batch of any shape: in fp32 on a CPU, uncompiled."""
-    if denoiser.device.type != "cpu" or getattr(denoiser, "is_compiled", False):
+    """Return whether a network answers a state with the same bits in a batch of any shape: in fp32 on a CPU, uncompiled.
+
+    Weights in 4 bits are computed with by other functions where a gradient is asked for.
+    """
+    in_4_bits = getattr(denoiser.module, "is_loaded_in_4bit", False)
+    if denoiser.device.type != "cpu" or getattr(denoiser, "is_compiled", False) or in_4_bits:
         return False
     floats = (tensor.dtype for tensor in denoiser.module.state_dict().values() if tensor.is_floating_point())
     return all(dtype.itemsize >= torch.float32.itemsize for dtype in floats)

@@ -50,7 +50,7 @@ def make_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter]) 
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
-        fused=(on_cuda or None) if settings.fused is None else settings.fused,
+        fused=(on_cuda if settings.fused is None else settings.fused) or None,  # False would switch off torch's own choice, too
     )
 
 

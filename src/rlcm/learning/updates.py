@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,7 +50,11 @@ class PolicyGradient:
         alike = computes_alike(self.policy.denoiser)
         self.is_recomputed = algorithm.old_policy == "learning" or (algorithm.old_policy == "auto" and not alike)
         """Whether old means come from the computation that learns, and not from the one that sampled."""
-        self.parts = MicroBatches(self.micro_batch, planned, is_padded=self.is_recomputed)
+        noisy = self.policy.noisy_steps
+        self.parts = MicroBatches(
+            self.micro_batch, planned, is_padded=self.is_recomputed, noisy_step=int(noisy[0]) if len(noisy) else 0
+        )
+        self._settled_in = 0  # states of a part, when a round's old means were all computed before its update
         self.mismatch = Mismatch(algorithm)
         self.consistency_coefficient = algorithm.consistency_coefficient
 
@@ -81,13 +86,14 @@ class PolicyGradient:
         self.consistency_coefficient = settings.consistency_coefficient * (progress if rising else 1.0)
         planned = settings.inner_epochs * settings.minibatches
         experience = experience.to(self.policy.denoiser.device)
-        is_open = self.is_recomputed and experience.sampling_means is None
-        if is_open:
+        if self.is_recomputed and experience.sampling_means is None:
+            self._settled_in = 0
             experience = replace(experience, sampling_means=experience.old_means, old_means=experience.old_means.clone())
         totals: dict[str, list[float]] = defaultdict(list)
         for taken, chosen in enumerate(self._minibatches(trajectories, rng)):
             rows = torch.isin(whose, chosen).nonzero().squeeze(1)
-            others = torch.isin(whose, chosen, invert=True).nonzero().squeeze(1) if is_open and not taken else None
+            opening = self.is_recomputed and taken == 0
+            others = torch.isin(whose, chosen, invert=True).nonzero().squeeze(1) if opening else None
             self.optimisation.begin(lr)
             metrics = self._optimiser_step(experience, rows, whose[rows], conditioning, rng, first=taken == 0, others=others)
             for key, value in metrics.items():
@@ -122,30 +128,29 @@ class PolicyGradient:
             experience: of the round, on the device; where its old means are to be recomputed, the first step fills them in.
             rows: [n] of the minibatch, as `whose` is.
             first: whether it is the round's first step, when the policy is still the one that sampled.
-            others: rows that are not in the first minibatch, whose old means are still those of sampling.
+            others: in the first step, the rows that are not in its minibatch: their old means are filled in before it is taken.
         """
         minibatch = experience.take(rows)
         count = int(self.world.sum(torch.tensor([len(minibatch)])))
-        longest = self._longest(experience.take(others)) if others is not None else None
         if not count:  # the images of this minibatch were all dropped
-            self._fill_in(experience, others, longest, conditioning)
+            self._fill_in(experience, others, conditioning)
             return {"skipped_updates": 1.0}
         extra: dict[str, float] = {}
         if self.algorithm.loss == "rebel":
             extra["rebel_loss"] = self._judge_by_pairs(minibatch, whose, conditioning, rng, count, first)
-        most = self._longest(minibatch)
+        most = self._longest(len(minibatch))
         with self.world.together():
             sums, worst, means = self.micro_batch.fit(lambda: self._gradients(minibatch, most, conditioning, count, first))
         if first and self.is_recomputed:
             experience.old_means[send(rows, means.device)] = means
-        self._fill_in(experience, others, longest, conditioning)
+        self._fill_in(experience, others, conditioning)
         norm = self.optimisation.gather_gradients()
         largest = {key: self.world.largest(worst[key]) for key in sorted(worst)}
         keys = sorted(sums)
         reduced = self.world.sum(torch.tensor([sums[key] for key in keys], dtype=torch.float64)) / count
         metrics = dict(zip(keys, reduced.tolist(), strict=True)) | largest | extra
-        if first:
-            self.mismatch.require_agreement(metrics, minibatch.states[0].numel() if len(minibatch) else 1)
+        if first and math.isfinite(metrics["mismatch_kl"]):  # otherwise the loss is not finite either, and the step is left out
+            self.mismatch.require_agreement(metrics, experience.states.shape[1:].numel())
         if self._is_too_far(metrics):
             return metrics
         taken = self.optimisation.step(metrics["loss"], norm)
@@ -182,12 +187,16 @@ class PolicyGradient:
             for key in watched:
                 sums[key] += of_part[key] * (1 if key == "loss" else size)
             for key in extreme:
-                worst[key] = max(worst[key], of_part[key])
+                worst[key] = max(worst[key], of_part[key], key=lambda value: math.inf if math.isnan(value) else value)
         return sums, worst, torch.cat(old_means)
 
-    def _fill_in(self, experience: Experience, rows: Tensor | None, longest: int | None, conditioning: Conditioning) -> None:
-        """Put the means of the computation that learns in place of the old means of the given rows."""
-        if rows is not None:
+    def _fill_in(self, experience: Experience, rows: Tensor | None, conditioning: Conditioning) -> None:
+        """Put the means of the computation that learns in place of the old means of the given rows.
+
+        Those that `settled` computed stay, unless memory ran out since, so that parts have another shape now.
+        """
+        if rows is not None and self.world.any(self._settled_in != self.parts.states):
+            longest = self._longest(len(rows))
             with self.world.together():
                 means = self.micro_batch.fit(lambda: self._means(experience.take(rows), longest, conditioning))
             experience.old_means[send(rows, means.device)] = means
@@ -203,9 +212,9 @@ class PolicyGradient:
         # With gradient, although nobody asks for one: compiled networks and some kernels compute otherwise without.
         return self.policy.step(part.states, part.steps, conditioning.take(part.prompt_index))[1].detach()
 
-    def _longest(self, experience: Experience) -> int | None:
+    def _longest(self, count: int) -> int | None:
         """Return the states of the process that has the most, where all must go through as many micro-batches."""
-        return int(self.world.largest(len(experience))) if self.world.is_lockstep else None
+        return int(self.world.largest(count)) if self.world.is_lockstep else None
 
     def _watched(self, first: bool) -> list[str]:
         """Return the metrics that are means over states; the loss is a sum."""
@@ -213,7 +222,7 @@ class PolicyGradient:
         optional = {
             "kl": kl,
             "consistency": self.algorithm.consistency_coefficient,
-            "importance": self.algorithm.importance_cap,
+            "importance": self.algorithm.importance_cap is not None and self.is_recomputed,
             "mismatch_kl": first,
         }
         return ["loss", "clip_fraction", "ratio_deviation", "kl_from_sampling", *(k for k, used in optional.items() if used)]
@@ -253,7 +262,7 @@ class PolicyGradient:
         }
         if first:
             metrics |= self.mismatch.of(part.actions[real], sampled[real], means.detach()[real], stds[real])
-        if settings.importance_cap is not None:
+        if settings.importance_cap is not None and self.is_recomputed:
             # Before the first update the policy that learns is at the new means: `old_means` are those of sampling, or the same.
             weights = self.mismatch.weights(part.actions, sampled, means.detach() if first else old_means, stds)
             per_action = per_action * weights
@@ -283,10 +292,11 @@ class PolicyGradient:
         """Return a round's experience with old means that the computation which learns gives, where they must come from there."""
         if not self.is_recomputed or experience.sampling_means is not None:
             return experience
-        longest = self._longest(experience)
+        longest = self._longest(len(experience))
         with self.world.together():
             experience = experience.to(self.policy.denoiser.device)
             means = self.micro_batch.fit(lambda: self._means(experience, longest, conditioning))
+        self._settled_in = self.parts.states
         return replace(experience, sampling_means=experience.old_means, old_means=means)
 
     @torch.no_grad()
@@ -305,7 +315,7 @@ class PolicyGradient:
         scale, device = self.algorithm.log_prob_reduction, self.policy.denoiser.device
         experience = experience.to(device)
         ratios, divergences = [experience.advantages[:0]], [experience.weights[:0]]
-        for part in self.parts.over(experience, self._longest(experience)):
+        for part in self.parts.over(experience, self._longest(len(experience))):
             now, real = part.experience, slice(part.size)
             reference = self._reference_means(now.states, now.steps, conditioning.take(now.prompt_index))
             stds = self.policy.table.std[now.steps]
@@ -352,9 +362,9 @@ class PolicyGradient:
     def _log_ratios(self, experience: Experience, conditioning: Conditioning) -> Tensor:
         """Return log pi - log pi_old of all actions [N, K], on the CPU."""
         found = [experience.advantages[:0]]
-        for part in self.parts.over(experience, self._longest(experience)):
+        for part in self.parts.over(experience, self._longest(len(experience))):
             now = part.experience
-            _, means, stds = self.policy.step(now.states, now.steps, conditioning.take(now.prompt_index))
+            means, stds = self._means_of(now, conditioning), self.policy.table.std[now.steps]
             ratios = gaussian.log_ratio(now.actions, now.old_means, means, stds, self.algorithm.log_prob_reduction)
             found.append(ratios[: part.size])
         return torch.cat(found).cpu()
@@ -377,7 +387,7 @@ class PolicyGradient:
         experience = experience.to(self.policy.denoiser.device)
         part = next(self.parts.over(experience, max(len(experience), 1)))
         now, real = part.experience, slice(part.size)
-        if self.is_recomputed:
+        if self.is_recomputed and now.sampling_means is None:
             now = replace(now, sampling_means=now.old_means, old_means=self._means_of(now, conditioning))
         self.optimisation.begin()
         loss, metrics = self.loss(now, conditioning, size=part.size)

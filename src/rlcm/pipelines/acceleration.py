@@ -9,6 +9,9 @@ from torch import nn
 
 from rlcm.errors import ConfigError
 
+GRAPHS = 64
+"""Graphs that one block may be compiled to."""
+
 
 def use_tf32(wanted: bool, device: torch.device) -> None:
     """Let fp32 products and convolutions of NVIDIA GPUs use TF32, or see to it that none of them does.
@@ -55,6 +58,9 @@ def compile_network(module: Any, device: torch.device) -> None:
         ConfigError: if the machine has no compiler for the device.
     """
     require_compiler(device)
+    # A graph for every width of a block, shape of a batch, and with and without gradient or adapter: past the limit torch would go
+    # on uncompiled without a word.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     if getattr(module, "_repeated_blocks", None):
         module.compile_repeated_blocks()
     else:

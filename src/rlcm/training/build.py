@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlcm.errors import ConfigError
 from rlcm.pipelines import (
     MemoryEstimate,
     PipelineDenoiser,
@@ -71,6 +72,7 @@ def build(
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
     if pipeline is not None:
+        _refuse_what_comes_too_late(config)
         use_tf32(config.model.tf32, denoiser.device)
     if not backprop:
         require_noise(denoiser.table)
@@ -113,6 +115,22 @@ def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
     if acting:
         require_noise(table)
     check_targets(bare_network(config.model), config.lora)
+
+
+def _refuse_what_comes_too_late(config: TrainConfig) -> None:
+    """Refuse settings that act while a model is loaded, where a loaded one was passed.
+
+    Raises:
+        ConfigError: if one of them is set.
+    """
+    model = config.model
+    late = {"quantisation": model.quantisation != "none", "channels_last": model.channels_last}
+    for name, is_set in late.items():
+        if is_set:
+            raise ConfigError(
+                f"model.{name}={str(getattr(model, name)).lower()} acts while a model is loaded, and this one was passed as a loaded "
+                "pipeline; pass the path of its folder, or leave the setting out."
+            )
 
 
 def memory_need(denoiser: PipelineDenoiser, config: TrainConfig) -> MemoryEstimate:

@@ -12,6 +12,7 @@ from tiny_pipelines import flux, pixel, sana, schedule, sdxl, stable_diffusion
 from rlcm.builtin import DEMO
 from rlcm.doctor import diagnose
 from rlcm.pipelines import unpinned
+from rlcm.pipelines.quantisation import PACKAGES
 from rlcm.rewards.build import BUILT_IN
 from rlcm.rewards.settings import is_address
 from rlcm.training.config import TrainConfig, load_config
@@ -51,7 +52,7 @@ TINY = {
     "sana-sprint-0.6b": sana,
     "sana-sprint-1.6b": sana,
     "sd-turbo": lambda: stable_diffusion(euler(timestep_spacing="trailing")),
-    "sdxl-lcm-lora-24gb": lambda: sdxl(euler()),
+    **{f"sdxl-lcm-lora-{memory}gb": lambda: sdxl(euler()) for memory in (12, 16, 24)},
     "sdxl-turbo": lambda: sdxl(
         diffusers.EulerAncestralDiscreteScheduler(**schedule(steps_offset=1, timestep_spacing="trailing"))
     ),
@@ -68,6 +69,8 @@ def tiny(name: str, folder: Path) -> TrainConfig:
     """Return a configuration on a tiny model: its sampler, learning and memory settings, few images, a simple reward."""
     TINY[name]().save_pretrained(folder / "model")
     config = load_config(f"configs/{name}.yaml")
+    if config.model.quantisation != "none":
+        pytest.importorskip(PACKAGES[config.model.quantisation])
     size = 16 if name.startswith("flux") else None  # FLUX has a size of its own, 256 pixels on this model
     model = {"path": str(folder / "model"), "revision": None, "variant": None, "loras": (), "height": size, "width": size}
     rollout = config.rollout

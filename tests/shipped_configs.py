@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import pytest
 import torch
 from tiny_pipelines import flux, pixel, sana, schedule, sdxl, stable_diffusion
 
+from rlcm.pipelines.quantisation import PACKAGES
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.prompts import load_prompts
 
@@ -41,7 +43,7 @@ TINY = {
     "sana-sprint-0.6b": sana,
     "sana-sprint-1.6b": sana,
     "sd-turbo": lambda: stable_diffusion(euler(timestep_spacing="trailing")),
-    "sdxl-lcm-lora-24gb": lambda: sdxl(euler()),
+    **{f"sdxl-lcm-lora-{memory}gb": lambda: sdxl(euler()) for memory in (12, 16, 24)},
     "sdxl-turbo": lambda: sdxl(
         diffusers.EulerAncestralDiscreteScheduler(**schedule(steps_offset=1, timestep_spacing="trailing"))
     ),
@@ -53,6 +55,8 @@ def tiny(name: str, folder: Path) -> TrainConfig:
     """Return a configuration on a tiny model: its sampler, learning and memory settings, few images, a simple reward."""
     TINY[name]().save_pretrained(folder / "model")
     config = load_config(f"configs/{name}.yaml")
+    if config.model.quantisation != "none":
+        pytest.importorskip(PACKAGES[config.model.quantisation])
     size = 16 if name.startswith("flux") else None  # FLUX has a size of its own, 256 pixels on this model
     model = {"path": str(folder / "model"), "revision": None, "variant": None, "loras": (), "height": size, "width": size}
     rollout = config.rollout

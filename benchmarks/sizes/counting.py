@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.sizes.shapes import SHAPES, SHIPPED, Shape
 from rlcm.pipelines import MemoryEstimate, ModelSettings, SamplerSettings, estimate, make_denoiser
+from rlcm.pipelines.quantisation import quantise
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.samplers import build_table
 from rlcm.training.config import load_config
@@ -58,7 +59,7 @@ def estimate_shipped(folder: Path = Path("configs")) -> dict[str, float]:
     for pattern, name in SHIPPED.items():
         for file in sorted(folder.glob(f"{pattern}.yaml")):
             config = load_config(str(file))
-            pipeline, denoiser = _on_meta(SHAPES[name], config.sampler, config.model, torch.bfloat16)
+            pipeline, denoiser = on_meta(SHAPES[name], config.sampler, config.model, torch.bfloat16)
             Policy(denoiser, config.lora)
             if config.model.gradient_checkpointing:
                 denoiser.module.enable_gradient_checkpointing()
@@ -70,20 +71,23 @@ def estimate_shipped(folder: Path = Path("configs")) -> dict[str, float]:
     return found
 
 
-def _on_meta(shape: Shape, sampler: SamplerSettings, model: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
+def on_meta(shape: Shape, sampler: SamplerSettings, model: ModelSettings, dtype: torch.dtype) -> tuple[Any, Any]:
     """Return a pipeline without storage, and its denoiser."""
     with torch.device("meta"):
         pipeline = shape.pipeline(None, False)
     for component in pipeline.components.values():
         if isinstance(component, nn.Module):
             component.to(dtype).eval().requires_grad_(False)
-    return pipeline, make_denoiser(pipeline, sampler, model)
+    denoiser = make_denoiser(pipeline, sampler, model)
+    if model.quantisation != "none":
+        quantise(denoiser.module, model.quantisation)
+    return pipeline, denoiser
 
 
 def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16) -> dict[str, Any]:
     """Return parameters, the estimate, and the bytes that the tensors of a round's calls take at their peak."""
     model = ModelSettings(offload_text_encoders=True)
-    pipeline, denoiser = _on_meta(shape, shape.sampler, model, dtype)
+    pipeline, denoiser = on_meta(shape, shape.sampler, model, dtype)
     policy = Policy(denoiser, AdapterSettings())
     if checkpointing:
         for module in _networks(denoiser):

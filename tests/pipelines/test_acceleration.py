@@ -150,7 +150,7 @@ def test_a_fused_optimiser_steps_as_the_plain_one():
 def test_what_acts_on_loading_is_refused_for_a_loaded_pipeline(name, tmp_path):
     value = {"quantisation": "int8", "channels_last": True}[name]
     with pytest.raises(
-        ConfigError, match=rf"model\.{name}={str(value).lower()} acts while a model is loaded .* leave the setting out"
+        ConfigError, match=rf"model\.{name}={str(value).lower()} acts while a model is loaded, .* leave the setting out"
     ):
         Trainer(tiny_config(tmp_path, model={name: value}), model=lcm_pipeline(), rewards=[brightness], prompts=PROMPTS)
 

@@ -88,7 +88,7 @@ def standard_distance(kl: float, size: int) -> float:
 
 
 def computes_alike(denoiser: Denoiser) -> bool:
-    """Return whether a network answers a state with the same bits in a batch of any shape: in fp32 on a CPU, uncompiled.
+    """Return whether a network answers a state alike, but for a last bit, in a batch of any shape: in fp32 on a CPU, uncompiled.
 
     Weights in 4 bits are computed with by other functions where a gradient is asked for.
     """

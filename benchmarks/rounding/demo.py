@@ -70,7 +70,8 @@ def words(runs: dict[str, dict[str, dict[str, Any]]]) -> str:
     threads = sorted({run["threads"] for of in runs.values() for run in of.values()})
     return (
         f"In the end the files have {found['bf16']['mean']:.3f} kB on average in simulated bf16, which is {place} the span of the "
-        f"seeds in fp32 ({found['fp32']['least']:.3f} to {found['fp32']['most']:.3f}, {found['fp32']['mean']:.3f} on average). "
+        f"seeds in fp32: {found['fp32']['least']:.3f} to {found['fp32']['most']:.3f}, {found['fp32']['mean']:.3f} on average. "
+        f"Single seeds in bf16 have {found['bf16']['least']:.3f} to {found['bf16']['most']:.3f}. "
         f"All runs on {' and '.join(map(str, threads))} thread{'s' * (threads != [1])} of the same machine."
     )
 

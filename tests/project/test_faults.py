@@ -242,10 +242,10 @@ OOM = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
 def test_batches_that_do_not_fit_are_halved_and_the_result_is_the_same(tmp_path, monkeypatch, undisturbed):
     def limited(real, argument, most):
-        def call(*arguments):
+        def call(*arguments, **named):
             if len(arguments[argument]) > most:
                 raise torch.OutOfMemoryError(OOM)
-            return real(*arguments)
+            return real(*arguments, **named)
 
         return call
 

@@ -112,7 +112,7 @@ CASES = (
     Case("demo", 60, train_demo),
     _doctor("lcm-dreamshaper-v7-compressibility", 15),
     _rounds("sdxl", "bf16", 25),
-    _doctor("sdxl-lcm-lora-24gb", 25),
+    *(_doctor(f"sdxl-lcm-lora-{memory}gb", 25) for memory in (12, 16, 24)),
     _rounds("sd15", "bf16", 60, compiled=True),
     _doctor("sana-sprint-0.6b", 25),
     _rounds("sana-0.6b", "bf16", 25),

@@ -29,7 +29,7 @@ def faster(config: TrainConfig, device: torch.device, dtype: torch.dtype, networ
         "model.compile=true": not model.compile and config.run.rounds >= LONG,
         "model.channels_last=true": not model.channels_last and convolutions and dtype != torch.float32,
         "model.tf32=true": not model.tf32 and dtype == torch.float32 and torch.cuda.get_device_capability(device)[0] >= 8,
-        "optimizer.fused=true": config.optimizer.fused is False,
+        "optimizer.fused=auto": config.optimizer.fused == "never",
     }
     found = [setting for setting, is_left in left.items() if is_left]
     if not found:

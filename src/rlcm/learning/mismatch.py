@@ -88,12 +88,8 @@ def standard_distance(kl: float, size: int) -> float:
 
 
 def computes_alike(denoiser: Denoiser) -> bool:
-    """Return whether a network answers a state alike, but for a last bit, in a batch of any shape: in fp32 on a CPU, uncompiled.
-
-    Weights in 4 bits are computed with by other functions where a gradient is asked for.
-    """
-    in_4_bits = getattr(denoiser.module, "is_loaded_in_4bit", False)
-    if denoiser.device.type != "cpu" or getattr(denoiser, "is_compiled", False) or in_4_bits:
+    """Return whether a network answers a state alike, but for a last bit, in a batch of any shape: in fp32 on a CPU, uncompiled."""
+    if denoiser.device.type != "cpu" or getattr(denoiser, "is_compiled", False):
         return False
     floats = (tensor.dtype for tensor in denoiser.module.state_dict().values() if tensor.is_floating_point())
     return all(dtype.itemsize >= torch.float32.itemsize for dtype in floats)

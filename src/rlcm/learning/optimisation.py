@@ -34,8 +34,8 @@ class OptimizerSettings(Settings):
     """Added to the denominator."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decay of the weights, decoupled with `adamw`."""
-    fused: bool | None = None
-    """Take a step in one kernel for all weights. Left out, on CUDA devices only, where it is faster."""
+    fused: Literal["auto", "always", "never"] = "auto"
+    """Take a step in one kernel for all weights; `auto` on CUDA devices only, where it is faster."""
     max_grad_norm: float = Field(default=5.0, gt=0)
     """Gradients longer than this are shortened to it."""
 
@@ -50,7 +50,7 @@ def make_optimizer(settings: OptimizerSettings, parameters: list[nn.Parameter]) 
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
-        fused=(on_cuda if settings.fused is None else settings.fused) or None,  # False would switch off torch's own choice, too
+        fused=settings.fused == "always" or (settings.fused == "auto" and on_cuda) or None,
     )
 
 

@@ -292,7 +292,7 @@ class Learner:
             targets=None if trajectory.targets is None else trajectory.targets.flatten(0, 1),
         )
         kept = known[whose].nonzero().squeeze(1)
-        return (experience, whose) if len(kept) == len(whose) else (experience.take(kept), whose[kept])
+        return (experience, whose) if len(kept) == len(experience) else (experience.take(kept), whose[kept])
 
     def _preflight(self, experience: Experience, scores: Scores) -> None:
         with self.world.together():

@@ -15,6 +15,7 @@ from benchmarks.sizes.measuring import has_setting, measure
 from benchmarks.sizes.tiny import PIXELS
 from rlcm.doctor import diagnose
 from rlcm.pipelines.precision import DTYPES, resolve
+from rlcm.pipelines.quantisation import quantise
 from rlcm.training.config import load_config
 from rlcm.training.prompts import load_prompts
 
@@ -75,7 +76,13 @@ def doctor(config: str, is_tiny: bool) -> dict[str, Any]:
     settings = type(settings).model_validate(values)
     pipeline = None
     if shape is not None:
-        pipeline = models.make(shape, is_tiny, resolve(settings.model)[1], settings.model)
+        device, dtype = resolve(settings.model)
+        pipeline = models.make(shape, is_tiny, dtype, settings.model)
+        if settings.model.quantisation != "none":  # which acts on loading, and these weights are made
+            network = getattr(pipeline, "unet", None) or pipeline.transformer
+            quantise(network.to("cpu"), settings.model.quantisation)
+            network.to(device)
+            settings = settings.model_copy(update={"model": settings.model.model_copy(update={"quantisation": "none"})})
     diagnosis = diagnose(settings, **({} if pipeline is None else {"model": pipeline}))
     findings = {finding.name: finding for finding in diagnosis.findings}
     numbers = {name: finding.numbers for name, finding in findings.items() if finding.numbers}

@@ -267,10 +267,10 @@ def test_what_fits_not_even_once_names_the_setting_and_keeps_the_rounds(tmp_path
     made = trainer(tmp_path, run={"save_every": 0})
     real = made.learner.update.loss
 
-    def loss(*arguments):
+    def loss(*arguments, **named):
         if made.round_number == 1:
             raise torch.OutOfMemoryError(OOM)
-        return real(*arguments)
+        return real(*arguments, **named)
 
     made.learner.update.loss = loss
     with pytest.raises(TrainingError, match=r"run.micro_batch_size=1 does not fit either.*model.gradient_checkpointing=true"):

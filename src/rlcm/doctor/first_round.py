@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rlcm.doctor.findings import Finding
-from rlcm.learning.mismatch import LESS_MISMATCH, WORTH_A_WARNING, standard_distance
+from rlcm.learning.mismatch import WORTH_A_WARNING, remedy, standard_distance
 from rlcm.pipelines.precision import resolve
 from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig
@@ -94,7 +94,7 @@ def _mismatch(found: dict[str, float], trainer: Trainer) -> list[Finding]:
             f"an action, ratio off 1 by {found['mismatch_ratio_max']:.1e})",
             distance <= WORTH_A_WARNING,
             f"sampling and learning round so differently that an action's mean moves by {distance:.2g} of its standard deviation "
-            f"(accepted: {WORTH_A_WARNING}): {LESS_MISMATCH[trainer.config.algorithm.loss == 'rebel']}.",
+            f"(accepted: {WORTH_A_WARNING}): {remedy(trainer.config.algorithm)}.",
             {"kl": found["mismatch_kl"], "ratio_deviation": found["mismatch_ratio_max"], "standard_distance": distance},
         )
     ]

@@ -16,11 +16,6 @@ from rlcm.types import Denoiser
 WORTH_A_WARNING = 0.1
 """Distance of the two means, in stds of the action and per latent entry, from which users are told. At a tenth the rounding adds
 a hundredth to the variance of the gradient."""
-LESS_MISMATCH = {
-    True: "use more sampler.steps, or model.precision=fp32",
-    False: "set algorithm.importance_cap=2, use more sampler.steps, or model.precision=fp32",
-}
-"""What to do then, by whether the loss is REBEL's, which takes no weights."""
 TOO_FAR = 0.5
 """Distance from which a run stops: rounding does not go so far where actions have the usual noise, so the two do not compute the
 same function."""
@@ -85,6 +80,12 @@ class Mismatch:
 def standard_distance(kl: float, size: int) -> float:
     """Return the root mean square distance of two means in stds per latent entry, of a KL divergence in nats: sqrt(2 KL / D)."""
     return math.sqrt(2 * kl / size)
+
+
+def remedy(algorithm: AlgorithmSettings) -> str:
+    """Return what to do about a mismatch that is worth a warning; REBEL takes no importance weights."""
+    weights = "" if algorithm.loss == "rebel" else "set algorithm.importance_cap=2, "
+    return f"{weights}use more sampler.steps, or model.precision=fp32"
 
 
 def computes_alike(denoiser: Denoiser) -> bool:

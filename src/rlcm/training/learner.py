@@ -17,7 +17,7 @@ from rlcm.learning import advantages
 from rlcm.learning.algorithm import Leash
 from rlcm.learning.backprop import RewardBackprop
 from rlcm.learning.credit import Credit
-from rlcm.learning.mismatch import LESS_MISMATCH, WORTH_A_WARNING, standard_distance
+from rlcm.learning.mismatch import WORTH_A_WARNING, remedy, standard_distance
 from rlcm.learning.optimisation import Optimisation
 from rlcm.learning.updates import PolicyGradient
 from rlcm.policy.noise import image_seed
@@ -316,7 +316,7 @@ class Learner:
             self._has_warned = True
             self._note(
                 f"sampling and learning round so differently that an action's mean moves by {distance:.2g} of its standard deviation "
-                f"(no matter up to {WORTH_A_WARNING}): {LESS_MISMATCH[self.config.algorithm.loss == 'rebel']}."
+                f"(no matter up to {WORTH_A_WARNING}): {remedy(self.config.algorithm)}."
             )
 
     def _network_calls(self, count: int, branch_steps: Tensor | None) -> int:

@@ -54,7 +54,7 @@ def test_the_mark_of_differentiability(file):
 
 def test_every_list_of_rewards_is_valid():
     blocks = re.findall(r"(?m)^    rewards:\n(?:^      .*\n)+", PAGE)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         assert TypeAdapter(RewardList).validate_python(yaml.safe_load(block)["rewards"])
 
@@ -67,7 +67,11 @@ def test_gradients_are_where_the_table_says():
     rows = dict(re.findall(r"(?m)^\| `(\w+)` \|.*\|.*\| (yes)? ?\|$", PAGE.partition("## What is built in")[2]))
     assert set(rows) == set(BUILT_IN)
     for name, yes in rows.items():
-        args = {"imscore": {"revision": "0"}, "vlm": {"model": "m", "endpoint": "http://h/v1"}}.get(name.partition("_")[0], {})
+        args = {
+            "imscore": {"revision": "0"},
+            "composition": {"model": "."},
+            "vlm": {"model": "m", "endpoint": "http://h/v1"},
+        }.get(name.partition("_")[0], {})
         if not name.startswith("vlm"):
             assert build_rewards([RewardSettings(name=name, args=args)]).is_differentiable == bool(yes), name
         else:

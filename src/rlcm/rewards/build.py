@@ -25,6 +25,10 @@ BUILT_IN: dict[str, BuiltIn] = {
     "jpeg_compressibility": BuiltIn("rlcm.rewards.image:Compressibility", "minus the size as a JPEG file, kB"),
     "jpeg_incompressibility": BuiltIn("rlcm.rewards.image:Incompressibility", "the size as a JPEG file, kB"),
     "alignment": BuiltIn("rlcm.rewards.learned.alignment:Alignment", "fits the prompt, by the built-in model's CLIP"),
+    "composition": BuiltIn(
+        "rlcm.rewards.verified.composition:Composition", "the right objects, counts, colours and places, by a detector"
+    ),
+    "ocr": BuiltIn("rlcm.rewards.verified.ocr:Ocr", "the words in quotes in the prompt can be read in the picture"),
     "colourfulness": BuiltIn("rlcm.rewards.image:Colourfulness", "Hasler and Suesstrunk's measure"),
     "sharpness": BuiltIn("rlcm.rewards.image:Sharpness", "variance of the Laplacian"),
     "brightness": BuiltIn("rlcm.rewards.image:Brightness", "minus the distance of the mean luma from a target"),

@@ -209,7 +209,9 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _remedy(module: str | None) -> str:
-    extra = {"httpx": "remote", "fastapi": "serve", "uvicorn": "serve", "imscore": "imscore"}.get(module or "")
+    extra = {"httpx": "remote", "fastapi": "serve", "uvicorn": "serve", "imscore": "imscore", "rapidocr": "ocr"}.get(
+        module or ""
+    )
     return f'install it with: pip install "rlcm[{extra}]"' if extra else "install it, or correct the import."
 
 

@@ -64,6 +64,9 @@ def build(
     looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts)
     mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
     held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
+    for scores, scored in ((mix, training), (mix, looked_at), (held_out, looked_at)):
+        if scores is not None:
+            scores.check_prompts(scored.prompts, scored.metadata)
     backprop = config.algorithm.loss == "reward_backprop"
     if backprop:
         mix.require_differentiable()

@@ -95,6 +95,20 @@ class RewardMix:
                 raw.parts[name] = values
         return raw
 
+    def check_prompts(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
+        """Ask every reward that has a method `check_prompts` whether it can score pictures of all prompts.
+
+        Raises:
+            ConfigError: as a reward says it; the text names the reward.
+        """
+        for part in self.parts:
+            check = getattr(part.reward, "check_prompts", None)
+            try:
+                if check is not None:
+                    check(list(prompts), [dict(entry) for entry in metadata])
+            except ConfigError as error:
+                raise ConfigError(f"reward {part.label}: {error}") from error
+
     def score_in_parts(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None, size: int
     ) -> RawScores:

@@ -65,7 +65,7 @@ def dino(path):
     (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", "model_max_length": 40}))
     processor = {
         "image_processor_type": "GroundingDinoImageProcessor", "processor_class": "GroundingDinoProcessor",
-        "size": {"shortest_edge": 64, "longest_edge": 64},
+        "size": {"shortest_edge": 128, "longest_edge": 128},
     }  # fmt: skip
     (path / "preprocessor_config.json").write_text(json.dumps(processor))
     return path

@@ -22,6 +22,7 @@ from rlcm.pipelines import (
     preview_table,
     unpinned,
 )
+from rlcm.pipelines import hub as hub_files
 from rlcm.training.build import build
 
 COMMIT = "0123456789" * 4
@@ -187,7 +188,7 @@ def hub(folders, monkeypatch):
             raise EntryNotFoundError(name)
         return str(file)
 
-    monkeypatch.setattr(loading, "hf_hub_download", download)
+    monkeypatch.setattr(hub_files, "hf_hub_download", download)
     return asked
 
 

@@ -44,6 +44,7 @@ def load_pipeline(settings: ModelSettings) -> Any:
     Raises:
         MissingFileError: if the model, or a file that it needs, is not there.
         ConfigError: if it is no supported pipeline, or a setting does not fit it or this machine.
+        WeightsError: if weights of the model or of a LoRA are damaged, missing, or those of another network.
     """
     device, dtype = resolve(settings)
     use_tf32(settings.tf32, device)
@@ -51,7 +52,7 @@ def load_pipeline(settings: ModelSettings) -> Any:
         require_compiler(device)
     check_quantisation(settings, device, dtype)
     name = pipeline_class(settings)
-    loras = _read_loras(settings, name)
+    loras = read_loras(settings, name)
     pipeline = _read_weights(settings, name, dtype)
     if name == "StableDiffusionXLPipeline" and pipeline.vae.dtype == torch.float16 and pipeline.vae.config.force_upcast:
         pipeline.vae.float()  # this VAE's activations overflow in fp16
@@ -296,8 +297,17 @@ def _dtype_argument(kind: Any) -> str:
     return "dtype" if renamed else "torch_dtype"
 
 
-def _read_loras(settings: ModelSettings, name: str) -> list[BoundLora]:
-    """Return the settings' LoRAs, each of whose tensors has its layer; what does not fit is refused before weights are read."""
+def read_loras(settings: ModelSettings, name: str) -> list[BoundLora]:
+    """Return the settings' LoRAs, each of whose tensors has found its layer; of the model, only small files are read.
+
+    Args:
+        name: the pipeline's class.
+
+    Raises:
+        MissingFileError: if one of them is not there.
+        WeightsError: if one is damaged, or does not fit the model as a whole.
+        ConfigError: if it is not clear which file is meant, or diffusers takes no LoRA for such a model.
+    """
     found = []
     for number, lora in enumerate(settings.loras):
         setting = f"model.loras.{number}.path"

@@ -149,5 +149,7 @@ def _foreign(weights: Path, reason: str) -> WeightsError:
 
 
 def _remedy(weights: Path) -> str:
-    run = shlex.quote(str(weights.parent.parent))
-    return f"Where the run has a checkpoint, its LoRA is written anew by: rlcm train --resume {run}"
+    resume = f"rlcm train --resume {shlex.quote(str(weights.parent.parent))}"
+    if weights.parent.name == "best":
+        return f"To have the weights of the last round as the result: {resume} evaluation.final=last"
+    return f"Where the run has a checkpoint, its LoRA is written anew by: {resume}"

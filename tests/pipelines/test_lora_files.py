@@ -145,8 +145,9 @@ def test_kohyas_names_of_sdxl_and_flux(models, tmp_path):
     unet, transformer = models.pipelines["xl"].unet, models.pipelines["flux"].transformer
     xl, fx = factors_for(unet, *TO, "conv1", "proj_in"), factors_for(transformer, "to_q", "to_v", "proj_mlp", "to_out.0")
     shapes = unet.config.layers_per_block, unet.config.up_block_types
+    inside = {f"text_model.{name.removeprefix('text_model.')}": part for name, part in models.text.items()}
     files = {
-        "xl": tensors_of(kohya_sdxl(xl, *shapes), torch.float32) | kohya(models.text, "lora_te1_text_model_"),
+        "xl": tensors_of(kohya_sdxl(xl, *shapes), torch.float32) | kohya(inside, "lora_te1_"),
         "flux": tensors_of(kohya_flux(fx, 32), torch.float32),
     }
     for name, lora, component in (("xl", xl, "unet"), ("flux", fx, "transformer")):
@@ -255,6 +256,7 @@ def test_files_that_cannot_be_read(models, tmp_path):
         refused(models, tmp_path / f"{name}.safetensors", match)
     (tmp_path / "x.bin").write_bytes(b"PK\x03\x04")
     refused(models, tmp_path, "is a pickle of PyTorch", weight_name="x.bin")
+    refused(models, tmp_path / "a.safetensors", r"is a file itself, and not x\.bin", ConfigError, weight_name="x.bin")
     refused(models, tmp_path / "nowhere.safetensors", "neither a file, a folder nor a Hub id", MissingFileError)
 
 

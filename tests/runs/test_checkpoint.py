@@ -44,11 +44,12 @@ def test_only_the_newest_are_kept(run):
 
 
 def test_a_whole_checkpoint_of_the_same_round_is_left_alone_and_a_damaged_one_replaced(run):
-    save_checkpoint(run, 3, state(30), keep_last=3)
-    assert newest_checkpoint(run)[0].state["round"] == 3
+    other = state(3) | {"adapter": {"w": torch.full((64,), 30.0)}}
+    save_checkpoint(run, 3, other, keep_last=3)
+    assert newest_checkpoint(run)[0].state["adapter"]["w"][0] == 3
     damage(run / "checkpoint-000003", "bit flipped")
-    save_checkpoint(run, 3, state(30), keep_last=3)
-    assert newest_checkpoint(run)[0].state["round"] == 30
+    save_checkpoint(run, 3, other, keep_last=3)
+    assert newest_checkpoint(run)[0].state["adapter"]["w"][0] == 30
 
 
 def damage(path, how):

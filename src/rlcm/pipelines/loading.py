@@ -176,7 +176,7 @@ def local_folder(settings: ModelSettings) -> Path | None:
     if folder.is_file():
         raise MissingFileError(
             f"model.path={settings.path!r} is a file; make a folder of it once, by diffusers' from_single_file(...) and "
-            "save_pretrained(...) of the model's pipeline, and give that folder."
+            "save_pretrained(...) of the model's pipeline, and give that folder. A LoRA goes into model.loras, beside a model."
         )
     raise MissingFileError(
         f"model.path={settings.path!r} is neither a folder nor a Hub id; give builtin, builtin-teacher, the folder of a "
@@ -279,7 +279,7 @@ def _read_networks(settings: ModelSettings, folder: Path, trained: str, dtype: t
     if settings.variant is not None and not with_variant:
         raise ValueError(f"no file of it is of the variant {settings.variant}")
     for part, kind in parts.items():
-        options = {_dtype_argument(kind): dtype}
+        options: dict[str, Any] = {_dtype_argument(kind): dtype}
         if part in with_variant:
             options["variant"] = settings.variant
         found[part] = load_whole(

@@ -43,6 +43,8 @@ def locate(lora: LoraSettings, setting: str, *, local_files_only: bool) -> tuple
             raise MissingFileError(f"{absent}; correct weight_name or leave it out.")
         return file, _config_beside(file)
     if place.exists():
+        if lora.weight_name not in (None, place.name):
+            raise ConfigError(f"{setting}={lora.path!r} is a file itself, and not {lora.weight_name}; leave weight_name out.")
         return place, _config_beside(place)
     if not HUB_ID.fullmatch(lora.path):
         raise MissingFileError(f"{setting}={lora.path!r} is neither a file, a folder nor a Hub id; correct the path.")
@@ -143,7 +145,9 @@ def read_file(file: Path, setting: str, beside: Path | None = None) -> LoraFile:
     strengths: dict[str, Strength] = {}
     if _IN_METADATA in metadata:
         known = _json(metadata[_IN_METADATA], f"{setting}: its metadata")
-        for component in sorted({key.partition(".")[0] for key in known}):
+        if "lora_alpha" in known:
+            strengths[""] = _strength(known, f"{setting}: its metadata")
+        for component in sorted({key.partition(".")[0] for key in known if "." in key}):
             own = {key.partition(".")[2]: value for key, value in known.items() if key.startswith(f"{component}.")}
             strengths[component] = _strength(own, f"{setting}: its metadata")
     elif beside is not None:
@@ -182,7 +186,7 @@ def _strength(config: Mapping[str, Any], place: str) -> Strength:
             f"{place} says that this is {name}, which rlcm cannot add; give a plain LoRA, or merge it beforehand."
         )
     alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
-    numbers = [alpha, *patterns.values()] if isinstance(patterns, dict) else ["?"]
+    numbers: list[Any] = [alpha, *patterns.values()] if isinstance(patterns, dict) else ["?"]
     if not all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in numbers):
         raise ConfigError(f"{place}: lora_alpha={alpha!r}, alpha_pattern={patterns!r} are no numbers; save the LoRA again.")
     try:

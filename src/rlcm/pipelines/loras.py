@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +25,15 @@ logger = logging.getLogger(__name__)
 BASE_ADAPTER = "base"
 _TEXT = ("text_encoder", "lora_te")
 _KINDS = {
-    ("lora_magnitude_vector", "dora_scale"): "a DoRA",
-    ("hada_",): "a LoHa of LyCORIS",
-    ("lokr_",): "a LoKr of LyCORIS",
-    ("oft_", ".lora_mid.", ".diff", "glora", "on_input"): "a LyCORIS other than a plain LoRA",
-    ("ip_adapter", "image_proj"): "an IP-Adapter",
-    ("controlnet", "control_model"): "a ControlNet",
-    ("emb_params", "string_to_param", "clip_l", "clip_g"): "a textual inversion",
+    r"lora_magnitude_vector|dora_scale": "a DoRA",
+    r"\.hada_": "a LoHa of LyCORIS",
+    r"\.lokr_": "a LoKr of LyCORIS",
+    r"\.(oft_\w+|lora_mid\.weight|diff|diff_b|[wb]_norm|[ab][12]\.weight|on_input)$": "a LyCORIS other than a plain LoRA",
+    r"^(ip_adapter|image_proj)\.": "an IP-Adapter",
+    r"controlnet|control_model": "a ControlNet",
+    r"^(emb_params|string_to_param|clip_[lg])": "a textual inversion",
 }
-"""What files are whose tensors' names have one of these parts."""
+"""What files are that hold a tensor of such a name."""
 _MADE_FOR = {
     ("lora_te2_", "text_encoder_2", "_blocks_4_1_", "_blocks_5_1_", "_blocks_7_1_", "_blocks_8_1_", "middle_block_1_"): "SDXL",
     ("double_blocks", "single_transformer_blocks", "single_blocks"): "FLUX",
@@ -123,13 +124,14 @@ def apply_loras(pipeline: Any, loras: Iterable[BoundLora]) -> None:
 
 
 def _refuse_other_kinds(keys: Iterable[str], setting: str) -> None:
-    for parts, kind in _KINDS.items():
-        if key := next((key for key in keys if any(part in key for part in parts)), None):
+    for pattern, kind in _KINDS.items():
+        if key := next((key for key in keys if re.search(pattern, key)), None):
             raise WeightsError(
                 f"{setting} is {kind} (it holds {key}), which rlcm cannot add to a model; give a plain LoRA, or merge it into the "
                 "model beforehand and set model.path to the merged one."
             )
-    if not any((key := read_key(name)) is not None and key.role != "alpha" for name in keys):
+    said = [read_key(name) for name in keys]
+    if not any(one is not None and one.role != "alpha" for one in said):
         names = sorted(keys)
         whole = any(name.endswith((".weight", ".bias")) for name in names)
         raise WeightsError(
@@ -155,7 +157,7 @@ def _factors(
     name = next(iter(given.values()))[0]
     if not {"down", "up"} <= given.keys():
         raise WeightsError(f"{setting}: {name} lacks its other factor, so the file is not whole; copy or save the LoRA again.")
-    down, up = given["down"][1], given["up"][1]
+    down, up = given["down"][1].float(), given["up"][1].float()
     inputs, rows = weights[0].shape[1:], [len(weight) for weight in weights]
     rank = len(down) if down.dim() else 0
     fits = rank and down.numel() == rank * math.prod(inputs) and up.dim() and len(up) == sum(rows)
@@ -186,8 +188,8 @@ def _load_beside(pipeline: Any, lora: BoundLora, adapter: str) -> None:
     state: dict[str, Tensor] = {}
     for component, own in lora.factors.items():
         for layer, part in own.items():
-            state[f"{component}.{layer}.lora_A.weight"] = part.down.float()
-            state[f"{component}.{layer}.lora_B.weight"] = part.up.float() * (part.alpha / len(part.down))
+            state[f"{component}.{layer}.lora_A.weight"] = part.down
+            state[f"{component}.{layer}.lora_B.weight"] = part.up * (part.alpha / len(part.down))
     pipeline.load_lora_weights(state, adapter_name=adapter)
     for component, own in lora.factors.items():
         network = getattr(pipeline, component)

@@ -104,10 +104,8 @@ def _state(path: Path, number: int) -> dict[str, Any]:
         expected = json.loads(sums.read_text(encoding="utf-8"))["state.safetensors"] if sums.is_file() else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         expected = None
-    if expected is None:
-        raise CheckpointError("its checksums.json is missing or says nothing of its state")
-    if not file.is_file() or _digest(path) != expected:
-        raise CheckpointError("its state does not match its checksum")
+    if expected is None or not file.is_file() or _digest(path) != expected:
+        raise CheckpointError(f"{path} does not match its checksum")
     state = load_state(file)
     if state.get("round") != number:
         raise CheckpointError(f"its state is that of round {state.get('round')!r}, so the folder was renamed or copied")

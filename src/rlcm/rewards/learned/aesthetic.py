@@ -69,8 +69,9 @@ def aesthetic_head(state: Mapping[str, Tensor]) -> nn.Module:
     if set(named.values()) != set(state) or not layers:
         raise RewardError(f"these are not the tensors of an aesthetic predictor: {', '.join(sorted(state)[:4])} ...")
     try:
-        head = nn.Sequential(*(nn.Linear(*reversed(state[f"layers.{layer}.weight"].shape)) for layer in layers))
+        shapes = [state[f"layers.{layer}.weight"].shape for layer in layers]
+        head = nn.Sequential(*(nn.Linear(inputs, outputs) for outputs, inputs in shapes))
         head.load_state_dict({ours: state[theirs].float() for ours, theirs in named.items()})
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, ValueError) as error:
         raise RewardError(f"these are not the tensors of an aesthetic predictor: {error}") from error
     return head.requires_grad_(False).eval()

@@ -53,7 +53,9 @@ def damages(run, file):
         "which no training by rlcm writes": save(kohya(lora)),
         "it holds alpha, which": save(good | {"alpha": torch.ones(1)}),
         "one of its two factors only": save({key: tensor for key, tensor in good.items() if key != up}),
-        r"are not of the run's lora\.rank=4": save({k: t[:2] if ".lora_A." in k else t[:, :2] for k, t in good.items()}),
+        r"are not of the run's lora\.rank=4": save(
+            {k: (t[:2] if ".lora_A." in k else t[:, :2]).contiguous() for k, t in good.items()}
+        ),
         rf"has nothing for {layer}": save(without),
         r"is for odd, which the run does not train": save(
             good | {"unet.odd.lora_A.weight": torch.ones(4, 8), "unet.odd.lora_B.weight": torch.ones(8, 4)}

@@ -82,7 +82,9 @@ def load_whole(kind: Any, folder: Path, *, spare: Sequence[str] = (), exact: boo
     """
     try:
         model, found = kind.from_pretrained(folder, output_loading_info=True, **options)
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, ValueError) as error:
+        if isinstance(error, ValueError) and "shape" not in str(error):  # diffusers' word for weights of another size
+            raise
         raise WeightsError(
             f"{folder}: its weights are damaged, or are not those of its config.json ({_first_line(error)}); copy or download the "
             "folder again."

@@ -67,6 +67,8 @@ def damages(run, file):
 def test_nothing_but_the_runs_own_lora_is_taken(run, final, monkeypatch, tmp_path):
     monkeypatch.setattr(tuned, "load_pipeline", lambda _: pytest.fail("the model was loaded"))
     monkeypatch.setattr(formats, "load_pipeline", lambda _: pytest.fail("the model was loaded"))
+    network = tuned.bare_network(run.config.model)
+    monkeypatch.setattr(tuned, "bare_network", lambda _: network)
     groups = prompt_sets(run.config, True, [], 1)
     users = [
         lambda: tuned_pipeline(run.config, run.path, beside=True),

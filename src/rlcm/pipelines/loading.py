@@ -11,7 +11,6 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
-from packaging.version import Version
 from torch import nn
 
 from rlcm.builtin import model_path
@@ -291,7 +290,7 @@ def _read_networks(settings: ModelSettings, folder: Path, trained: str, dtype: t
 def _dtype_argument(kind: Any) -> str:
     """Return what the library of a network calls the precision: diffusers ignores an unknown argument in silence."""
     if kind.__module__.startswith("transformers."):
-        renamed = Version(transformers.__version__) >= Version("4.56")
+        renamed = tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56)
     else:
         renamed = hasattr(getattr(diffusers.utils, "deprecation_utils", None), "_resolve_dtype")
     return "dtype" if renamed else "torch_dtype"

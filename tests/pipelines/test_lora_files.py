@@ -153,6 +153,8 @@ def test_kohyas_names_of_sdxl_and_flux(models, tmp_path):
     for name, lora, component in (("xl", xl, "unet"), ("flux", fx, "transformer")):
         wanted = expected(models, name, component, lora)
         assert same(tuned(models, name, wrote(tmp_path / name, files[name]), component), wanted)
+    twice = files["flux"] | peft({name: part for name, part in fx.items() if name.endswith("to_q")}, "transformer.")
+    refused(models, wrote(tmp_path / "twice", twice), r"two LoRAs in one: .*to_q is in it twice", name="flux")
     plain = kohya(xl)  # with diffusers' names of the layers, as LCM-LoRA for SDXL has them
     assert same(
         load_pipeline(model(models, "xl", wrote(tmp_path / "own", plain))).unet.state_dict(), expected(models, "xl", "unet", xl)

@@ -93,12 +93,14 @@ def bind(
         given[key.role] = (name, tensor)
     if left:
         raise WeightsError(_what_is_left(left, len(file.tensors), setting, kind))
+    layers = {name: adaptable_layers(module) for name, module in networks.items()}
     factors: dict[str, dict[str, Factors]] = {}
     for place, given in found.items():
-        layers = adaptable_layers(networks[place.component])
-        weights = [layers[name].weight for name in place.layers]
-        parts = _factors(file, setting, kind, place, given, weights)
-        factors.setdefault(place.component, {}).update(zip(place.layers, parts, strict=True))
+        own = factors.setdefault(place.component, {})
+        if taken := own.keys() & set(place.layers):
+            raise WeightsError(f"{setting} holds two LoRAs in one: {min(taken)} is in it twice; save one of them alone.")
+        weights = [layers[place.component][name].weight for name in place.layers]
+        own.update(zip(place.layers, _factors(file, setting, kind, place, given, weights), strict=True))
     if not any(_changes(part) for own in factors.values() for part in own.values()):
         logger.warning("%s changes nothing: all of its factors are zero, as those of a LoRA that was never trained.", setting)
     return factors

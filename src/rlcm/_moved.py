@@ -22,7 +22,7 @@ FOLDERS = {
     "rewards/learned": ("bertscore", "clip", "hub"),
     "rewards/served": ("http", "server", "wire"),
     "runs": ("checkpoint", "rundir", "serialization", "trackers"),
-    "sharing": ("formats", "hub_card", "lora_keys", "push", "tuned"),
+    "sharing": ("formats", "hub_card", "push", "tuned"),
     "studies": ("compare", "intervals", "reproduce"),
     "training": ("build", "config", "evaluate", "interrupts", "learner", "prompts", "trainer", "watch"),
 }
@@ -33,8 +33,10 @@ MOVED = {
     for name in names
 } | {
     "rlcm.export": "rlcm.training.final",
+    "rlcm.lora_keys": "rlcm.pipelines.lora_keys",
     "rlcm.rewards.builtin": "rlcm.rewards.learned.alignment",
     "rlcm.rewards.compose": "rlcm.rewards.composition",
+    "rlcm.sharing.lora_keys": "rlcm.pipelines.lora_keys",
     "rlcm.study": "rlcm.studies.evaluation",
 }
 """Where each of them is now."""

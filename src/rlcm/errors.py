@@ -23,6 +23,10 @@ class MissingFileError(UsageError):
     """A file, folder, font or model that a setting names is not there."""
 
 
+class WeightsError(UsageError):
+    """A file of weights is damaged, empty, or made for another network."""
+
+
 class SamplerError(UsageError):
     """The sampler cannot be written as a table of Gaussian transitions, or has no noise to learn from."""
 

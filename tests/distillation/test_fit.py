@@ -8,6 +8,8 @@ from torch import nn
 
 from rlcm.distillation import fit as module
 from rlcm.distillation.fit import Fit, Muon, fit
+from rlcm.errors import CheckpointError
+from rlcm.runs.serialization import load_state, save_state
 
 
 class Model(nn.Module):
@@ -107,3 +109,24 @@ def test_muon_steps_are_of_one_size_in_every_direction():
     sizes = torch.linalg.svdvals(parameter.detach()) / (12 / 8) ** 0.5
     assert 0.5 < sizes.min() <= sizes.max() < 1.5
     assert (parameter.detach() * parameter.grad).sum() < 0
+
+
+@pytest.mark.parametrize("what", ["shape", "number", "missing", "no state"])
+def test_work_of_another_model_is_refused(tmp_path, what):
+    fit("stage", Model(), task(Model())[0], Fit(updates=2), tmp_path, seed=1)
+    file = tmp_path / "stage.safetensors"
+    state = load_state(file)
+    if what == "shape":
+        state["weights"][0] = torch.ones(1)  # would be stretched over the whole weight
+    elif what == "number":
+        state["average"] = state["average"][1:]
+    elif what == "missing":
+        del state["companion"]
+    else:
+        state = {"round": 3}
+    save_state(file, state)
+    with pytest.raises(CheckpointError, match=r"is that of another model.*delete it"):
+        fit("stage", Model(), task(Model())[0], Fit(updates=4), tmp_path, seed=1)
+    file.unlink()
+    fit("stage", Model(), task(Model())[0], Fit(updates=4), tmp_path, seed=1)
+    assert load_state(file)["updates"] == 4

@@ -8,6 +8,8 @@ import diffusers
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError
+from lora_spellings import factors_for, peft
+from safetensors.torch import save_file
 from tiny_pipelines import flux, pixart, pixel, sana, schedule, sdxl, stable_diffusion
 from tiny_runs import tiny_config
 
@@ -22,6 +24,7 @@ from rlcm.pipelines import (
     preview_table,
     unpinned,
 )
+from rlcm.pipelines import hub as hub_files
 from rlcm.training.build import build
 
 COMMIT = "0123456789" * 4
@@ -187,7 +190,7 @@ def hub(folders, monkeypatch):
             raise EntryNotFoundError(name)
         return str(file)
 
-    monkeypatch.setattr(loading, "hf_hub_download", download)
+    monkeypatch.setattr(hub_files, "hf_hub_download", download)
     return asked
 
 
@@ -201,14 +204,25 @@ def test_of_a_model_on_the_hub_only_small_files_are_downloaded_first(hub, tmp_pa
     assert {name for _, name, _ in hub} == {"model_index.json", "scheduler/scheduler_config.json", "unet/config.json"}
 
 
-def test_loras_on_the_hub_come_from_their_revision_and_before_the_model(hub, folders, tmp_path):
-    (folders / "lora").mkdir()
-    (folders / "lora" / "pytorch_lora_weights.safetensors").touch()
+def test_loras_on_the_hub_come_from_their_revision_and_before_the_model(hub, folders, tmp_path, monkeypatch):
+    lora = peft(factors_for(bare_network(ModelSettings(path=str(folders / "lcm"))), "to_q"))
+    for name in ("lora/pytorch_lora_weights.safetensors", "odd/style.safetensors", "peft/adapter_model.safetensors"):
+        (folders / name).parent.mkdir()
+        save_file(lora, folders / name)
     with pytest.raises(WeightsRead):
         start(folders / "lcm", tmp_path, model={"loras": [{"path": "hub/lora", "revision": COMMIT}]})
     assert hub == [("hub/lora", "pytorch_lora_weights.safetensors", COMMIT)]
     with pytest.raises(MissingFileError, match=r"model\.loras\.0\.path='hub/lora' has no file b\.safetensors"):
         start(folders / "lcm", tmp_path, model={"loras": [{"path": "hub/lora", "weight_name": "b.safetensors"}]})
+    monkeypatch.setattr(hub_files, "list_repo_files", lambda path, revision: [f.name for f in (folders / path[4:]).iterdir()])
+    for name, asked in (("odd", ["style.safetensors"]), ("peft", ["adapter_model.safetensors", "adapter_config.json"])):
+        hub.clear()
+        with pytest.raises(WeightsRead):
+            start(folders / "lcm", tmp_path, model={"loras": [{"path": f"hub/{name}", "revision": COMMIT}]})
+        assert [file for _, file, _ in hub] == ["pytorch_lora_weights.safetensors", *asked]
+    save_file(lora, folders / "odd" / "other.safetensors")
+    with pytest.raises(ConfigError, match=r"other\.safetensors, style\.safetensors; name one"):
+        start(folders / "lcm", tmp_path, model={"loras": [{"path": "hub/odd", "revision": COMMIT}]})
 
 
 def test_what_the_hub_may_change_is_noted():

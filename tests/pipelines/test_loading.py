@@ -10,7 +10,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from tiny_pipelines import PROMPTS, pixart, pixel, schedule, sdxl, stable_diffusion
 
-from rlcm.errors import ConfigError, MissingFileError, SamplerError
+from rlcm.errors import ConfigError, MissingFileError, SamplerError, WeightsError
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.pipelines.precision import resolve_device, resolve_dtype
 from rlcm.pipelines.settings import LoraSettings
@@ -108,7 +108,7 @@ def test_loras_that_cannot_be_applied(saved, tmp_path):
     sdxl_folder = tmp_path / "xl"
     sdxl(diffusers.LCMScheduler(**schedule())).save_pretrained(sdxl_folder)
     lora_file(tmp_path / "lora")
-    with pytest.raises(ConfigError, match="does not fit"):  # SDXL's text embeddings are wider
+    with pytest.raises(WeightsError, match="does not fit"):  # SDXL's text embeddings are wider
         load_pipeline(ModelSettings(path=str(sdxl_folder), device="cpu", loras=(LoraSettings(path=str(tmp_path / "lora")),)))
     pixart(diffusers.LCMScheduler(**schedule())).save_pretrained(tmp_path / "pixart")
     with pytest.raises(ConfigError, match="no LoRA loader"):

@@ -1,17 +1,21 @@
 """Rewards on CLIP against the network written out in `reward_models`, and against the originals' preprocessing."""
 
 import math
+import shutil
 
 import pytest
 import torch
 from PIL import Image
 from reward_models import CONTEXT, SIDE, clip_config, clip_folder, clip_state, image_embedding, text_embedding, tokenizer_files
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-from rlcm.errors import MissingFileError, RewardError
+from rlcm.builtin import model_path
+from rlcm.errors import MissingFileError, RewardError, WeightsError
 from rlcm.rewards import RewardMix
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.rewards.learned import Aesthetic, ClipScore, HumanPreference, PickScore
+from rlcm.rewards.learned.aesthetic import aesthetic_head
 from rlcm.rewards.learned.alignment import Alignment
 from rlcm.rewards.learned.clip import standardise
 from rlcm.rewards.learned.open_clip import from_open_clip
@@ -211,6 +215,34 @@ def test_translation_keeps_every_tensor():
 def test_a_folder_without_a_model(tmp_path, pictures, prompts):
     with pytest.raises(MissingFileError, match="no CLIP model"):
         Alignment(path=str(tmp_path), **CPU)(pictures, prompts)
+
+
+def test_a_folder_without_all_weights(tmp_path, pictures, prompts):
+    folder = shutil.copytree(model_path("clip"), tmp_path / "clip")
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    assert Alignment(path=str(folder), **CPU)(pictures, prompts).isfinite().all()
+    for match, changed in {
+        r"lacks weights of its CLIPModel, which would be random: visual_projection": {
+            key: tensor for key, tensor in tensors.items() if "visual_projection" not in key
+        },
+        "NaN": tensors | {"logit_scale": torch.tensor(torch.nan, dtype=tensors["logit_scale"].dtype)},
+        r"damaged, or are not those of its config\.json": tensors | {"logit_scale": torch.ones(3, 3)},
+    }.items():
+        save_file(changed, file, metadata={"format": "pt"})
+        with pytest.raises(WeightsError, match=match):
+            Alignment(path=str(folder), **CPU)(pictures, prompts)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(WeightsError, match="damaged"):
+        Alignment(path=str(folder), **CPU)(pictures, prompts)
+
+
+@pytest.mark.parametrize("shape", [(24,), (1, 24, 2)])
+def test_layers_of_another_kind_are_no_predictor(shape):
+    with pytest.raises(RewardError, match="not the tensors of an aesthetic predictor"):
+        aesthetic_head({"layers.0.weight": torch.ones(shape), "layers.0.bias": torch.ones(1)})
+    with pytest.raises(RewardError, match="not the tensors of an aesthetic predictor"):
+        aesthetic_head({"layers.0.weight": torch.ones(1, 24), "layers.0.bias": torch.ones(shape)})
 
 
 def test_the_packaged_model_loads(prompts):

@@ -23,10 +23,10 @@ from tiny_runs import largest_difference, stir, tiny_config
 
 from rlcm.errors import MissingFileError, UsageError
 from rlcm.pipelines import FAMILIES, load_pipeline, make_denoiser
+from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, tensors_of
 from rlcm.policy.adapter import Factors, read_lora
 from rlcm.policy.policy import Policy
 from rlcm.sharing.formats import AVAILABLE, export_run, merged_pipeline
-from rlcm.sharing.lora_keys import kohya_flux, kohya_sdxl, tensors_of
 from rlcm.training.final import WEIGHTS_NAME
 
 FULL_STRENGTH = [(4, 8), (16, 16), (8, 2)]

@@ -9,7 +9,7 @@ import yaml
 from short_runs import metrics_of, resume, trainer, without_times
 from tiny_runs import PROMPTS, Listener, brightness, lcm_pipeline
 
-from rlcm.errors import CheckpointError, ConfigError, MissingFileError, RunDirectoryError
+from rlcm.errors import CheckpointError, ConfigError, MissingFileError, RunDirectoryError, WeightsError
 from rlcm.report import read_run, write_report
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.rundir import RunDirectory
@@ -122,6 +122,68 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
     (run / "config.yaml").write_text(text.replace("ema_decay: 0.0", "ema_decay: 0.5"))
     with pytest.raises(CheckpointError, match="does not fit the run's configuration"):
         resume(run)
+
+
+def edited(state, *path, value):
+    """Return a state with another value at a place, or without it where the value is None."""
+    first, *rest = path
+    changed = {key: item for key, item in state.items() if key != first or value is not None or rest}
+    if rest:
+        changed[first] = edited(state[first], *rest, value=value)
+    elif value is not None:
+        changed[first] = value
+    return changed
+
+
+def test_states_that_do_not_fit_are_refused(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 1}).train()
+    whole = load_state(run / "checkpoint-000001" / "state.safetensors")
+    name = next(iter(whole["adapter"]))
+    cases = [
+        edited(whole, "adapter", value=None),
+        edited(whole, "adapter", value=[1]),
+        edited(whole, "adapter", name, value=None),
+        edited(whole, "adapter", name, value=torch.ones(1)),  # would be stretched over the whole matrix
+        edited(whole, "adapter", "more", value=torch.ones(1)),
+        edited(whole, "adapter", name, value=whole["adapter"][name] * torch.nan),
+        edited(whole, "optimizer", value={}),
+        edited(whole, "optimizer", "state", 0, "exp_avg", value=torch.ones(3)),
+        edited(whole, "counters", value=[]),
+        edited(whole, "counters", "seconds", value="long"),
+        edited(whole, "evaluations", value=[3]),
+        edited(whole, "evaluations", value=[{"round": "first"}]),
+        edited(whole, "watch", value=7),
+        edited(whole, "statistics", "buffers", value={"a": ["much"]}),
+        edited(whole, "kl_coefficient", value="much"),
+        edited(whole, "rewards", value=None),
+        edited(whole, "batch_sizes", value=[]),
+    ]
+    fresh = trainer(tmp_path)
+    for state in cases:
+        with pytest.raises((CheckpointError, WeightsError), match=r"does not fit the run's configuration|holds NaN"):
+            fresh._load_state(state)
+    fresh._load_state(whole)
+
+
+def test_a_damaged_result_is_written_anew(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 1}).train()
+    file = run / "final" / WEIGHTS_NAME
+    whole = file.read_bytes()
+    file.write_bytes(whole[:50])
+    resume(run).train()
+    assert file.read_bytes() == whole
+
+
+def test_damaged_best_weights_are_no_result(tmp_path):
+    run = trainer(tmp_path, run={"rounds": 2}, evaluation={"every": 1}).train()
+    last = (run / "final" / WEIGHTS_NAME).read_bytes()
+    (run / "best").mkdir(exist_ok=True)
+    (run / "best" / WEIGHTS_NAME).write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"is empty.*evaluation\.final=last"):
+        resume(run, changes=["evaluation.final=best"]).train()
+    assert (run / "final" / WEIGHTS_NAME).read_bytes() == last
+    resume(run, changes=["evaluation.final=last"]).train()
+    assert (run / "final" / WEIGHTS_NAME).read_bytes() == last
 
 
 def test_a_finished_run_goes_on_for_longer(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rlcm.errors import CheckpointError
 from rlcm.runs.serialization import load_state, save_state
 
 Loss = Callable[[torch.Generator, float], dict[str, torch.Tensor]]
@@ -55,6 +56,9 @@ def fit(
     Args:
         companion: a module without gradients that changes during training (a slow copy) and is part of the checkpoint.
         work: gets `<name>.safetensors`, from which an interrupted stage goes on, and `<name>.jsonl`, its log.
+
+    Raises:
+        CheckpointError: if the work to go on with is damaged, or that of another model.
     """
     copy = list(companion.parameters()) if companion is not None else []
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -65,14 +69,20 @@ def fit(
     seconds = 0.0
     if file.exists():
         state = load_state(file)
-        done, seconds = state["updates"], state["seconds"]
-        for optimiser, stored in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(stored)
-        for i, (p, a) in enumerate(zip(parameters, average, strict=True)):
-            p.data.copy_(state["weights"][i])
-            a.copy_(state["average"][i])
-        for c, stored in zip(copy, state["companion"], strict=True):
-            c.data.copy_(stored)
+        try:
+            done, seconds = int(state["updates"]), float(state["seconds"])
+            for optimiser, stored in zip(optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(stored)
+            for ours, kind in ((parameters, "weights"), (average, "average"), (copy, "companion")):
+                for p, tensor in zip(ours, state[kind], strict=True):
+                    if p.shape != tensor.shape:  # copying would stretch a smaller one in silence
+                        raise ValueError(f"a weight is {tuple(tensor.shape)} in place of {tuple(p.shape)}")
+                    p.data.copy_(tensor)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{file} is that of another model or of other settings ({error}); delete it to begin the stage anew, or go on with "
+                "the settings that it began with."
+            ) from error
 
     def save() -> None:
         save_state(

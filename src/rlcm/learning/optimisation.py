@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from rlcm.errors import TrainingError
 from rlcm.policy.policy import Policy
@@ -63,6 +64,18 @@ class Optimisation:
         self.policy, self.settings, self.world = policy, settings, world
         self.optimizer = make_optimizer(settings, policy.parameters)
         self.skipped_in_a_row = 0
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a state of the optimiser.
+
+        Raises:
+            ValueError: if it is that of other weights; torch would find out in the next step.
+        """
+        self.optimizer.load_state_dict(dict(state))
+        for parameter, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                if isinstance(moment, Tensor) and moment.dim() and moment.shape != parameter.shape:
+                    raise ValueError(f"the optimiser's {name} is {tuple(moment.shape)}, its weight {tuple(parameter.shape)}")
 
     def begin(self, lr: float | None = None) -> None:
         """Forget the last gradients; take up the round's learning rate where one is given."""

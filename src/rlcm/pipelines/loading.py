@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 
 from rlcm.builtin import model_path
@@ -20,10 +18,14 @@ from rlcm.errors import ConfigError, MissingFileError, SamplerError
 from rlcm.pipelines.acceleration import order_channels_last, require_compiler, use_tf32
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
+from rlcm.pipelines.hub import HUB_ID, download, hub_message
+from rlcm.pipelines.lora_files import locate, read_file
+from rlcm.pipelines.loras import BoundLora, apply_loras, bind
 from rlcm.pipelines.precision import resolve
 from rlcm.pipelines.quantisation import check_quantisation, quantise
 from rlcm.pipelines.settings import BUILTIN, ModelSettings
 from rlcm.policy.samplers import NOT_TABLES
+from rlcm.runs.weights import load_whole
 
 # What is loaded only to reject or to mark images has no place in training.
 LEFT_OUT: dict[str, dict[str, Any]] = {
@@ -31,11 +33,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "LatentConsistencyModelPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     "StableDiffusionXLPipeline": {"add_watermarker": False},
 }
-BASE_ADAPTER = "base"
-LORA_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers calls a LoRA's file, and is looked for where the settings name none."""
+NOT_NEEDED = ("safety_checker", "feature_extractor")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_pipeline(settings: ModelSettings) -> Any:
@@ -44,6 +43,7 @@ def load_pipeline(settings: ModelSettings) -> Any:
     Raises:
         MissingFileError: if the model, or a file that it needs, is not there.
         ConfigError: if it is no supported pipeline, or a setting does not fit it or this machine.
+        WeightsError: if weights of the model or of a LoRA are damaged, missing, or those of another network.
     """
     device, dtype = resolve(settings)
     use_tf32(settings.tf32, device)
@@ -51,11 +51,11 @@ def load_pipeline(settings: ModelSettings) -> Any:
         require_compiler(device)
     check_quantisation(settings, device, dtype)
     name = pipeline_class(settings)
-    files = _lora_files(settings, name)
+    loras = read_loras(settings, name)
     pipeline = _read_weights(settings, name, dtype)
     if name == "StableDiffusionXLPipeline" and pipeline.vae.dtype == torch.float16 and pipeline.vae.config.force_upcast:
         pipeline.vae.float()  # this VAE's activations overflow in fp16
-    apply_loras(pipeline, settings, files)
+    apply_loras(pipeline, loras)
     if settings.quantisation != "none":
         # After LoRAs were added to the weights, which are so rounded once.
         quantise(getattr(pipeline, _network_name(pipeline)), settings.quantisation)
@@ -114,10 +114,34 @@ def bare_network(settings: ModelSettings) -> nn.Module:
     Raises:
         MissingFileError, ConfigError: as `load_pipeline`.
     """
-    name, config = _component(settings, FAMILIES[pipeline_class(settings)].network, "config.json")
-    with torch.device("meta"):
-        network: nn.Module = getattr(diffusers, name).from_config(config)
+    part = FAMILIES[pipeline_class(settings)].network
+    _component(settings, part, "config.json")
+    network = _bare(settings, part)
+    if network is None:
+        raise ConfigError(f"model.path={settings.path!r}: its model_index.json names no {part} that diffusers knows.")
     return network
+
+
+def _bare(settings: ModelSettings, part: str) -> nn.Module | None:
+    """Return a network of the pipeline without storage for its weights; None where the pipeline has none of that name."""
+    kind = _network_class(settings, part)
+    if kind is None:
+        return None
+    _, config = _component(settings, part, "config.json")
+    with torch.device("meta"):
+        bare: nn.Module = (
+            kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class.from_dict(config))
+        )
+    return bare
+
+
+def _network_class(settings: ModelSettings, part: str) -> Any:
+    """Return the class of a component of the pipeline, None where it is no network or there is none of that name."""
+    entry = _index(settings).get(part)
+    if not isinstance(entry, list) or not isinstance(entry[-1], str):
+        return None
+    kind = getattr(diffusers, entry[-1], None) or getattr(transformers, entry[-1], None)
+    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
 
 
 def unpinned(settings: ModelSettings) -> list[str]:
@@ -126,7 +150,7 @@ def unpinned(settings: ModelSettings) -> list[str]:
     if local_folder(settings) is None and not _COMMIT.fullmatch(settings.revision or ""):
         found.append(("model.revision", settings.path, settings.revision))
     for number, lora in enumerate(settings.loras):
-        if not _is_local(lora.path) and not _COMMIT.fullmatch(lora.revision or ""):
+        if not Path(lora.path).expanduser().exists() and not _COMMIT.fullmatch(lora.revision or ""):
             found.append((f"model.loras.{number}.revision", lora.path, lora.revision))
     return [
         f"unpinned: {path} is taken from the Hub as its {'branch or tag ' + revision if revision else 'main branch'} is today; "
@@ -146,12 +170,12 @@ def local_folder(settings: ModelSettings) -> Path | None:
     folder = Path(settings.path).expanduser()
     if folder.is_dir():
         return folder
-    if _HUB_ID.fullmatch(settings.path) and not settings.path.startswith("."):
+    if HUB_ID.fullmatch(settings.path):
         return None
     if folder.is_file():
         raise MissingFileError(
             f"model.path={settings.path!r} is a file; make a folder of it once, by diffusers' from_single_file(...) and "
-            "save_pretrained(...) of the model's pipeline, and give that folder."
+            "save_pretrained(...) of the model's pipeline, and give that folder. A LoRA goes into model.loras, beside a model."
         )
     raise MissingFileError(
         f"model.path={settings.path!r} is neither a folder nor a Hub id; give builtin, builtin-teacher, the folder of a "
@@ -187,7 +211,11 @@ def _component(settings: ModelSettings, name: str, file: str) -> tuple[str, dict
 def _read_json(settings: ModelSettings, name: str) -> dict[str, Any]:
     """Return the content of one small file of a model, which alone is downloaded if it is on the Hub."""
     folder = local_folder(settings)
-    file = _download(settings.path, name, settings.revision, settings, "model.path") if folder is None else folder / name
+    file = (
+        folder / name
+        if folder is not None
+        else download(settings.path, name, settings.revision, "model.path", local_files_only=settings.local_files_only)
+    )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -200,33 +228,10 @@ def _read_json(settings: ModelSettings, name: str) -> dict[str, Any]:
     return content
 
 
-def _download(path: str, name: str, revision: str | None, settings: ModelSettings, setting: str) -> Path:
-    """Return a file of the Hub, from its cache or the network.
-
-    Raises:
-        EntryNotFoundError: if the repository is there, the file is not.
-        MissingFileError: if it cannot be had for another reason.
-    """
-    try:
-        return Path(hf_hub_download(path, name, revision=revision, local_files_only=settings.local_files_only))
-    except EntryNotFoundError as error:
-        if isinstance(error, LocalEntryNotFoundError):
-            raise MissingFileError(_hub_message(path, error, setting)) from error
-        raise
-    # The hub client raises errors of huggingface_hub, httpx or requests, and OSError, depending on its version.
-    except Exception as error:
-        raise MissingFileError(_hub_message(path, error, setting)) from error
-
-
 def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) -> None:
     """Refuse a local pipeline that lacks a component, or whose network is not in safetensors."""
     for name, entry in index.items():
-        if (
-            name.startswith("_")
-            or not isinstance(entry, list)
-            or entry[0] is None
-            or name in ("safety_checker", "feature_extractor")
-        ):
+        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None or name in NOT_NEEDED:
             continue
         if not (folder / name).is_dir():
             raise MissingFileError(f"model.path={settings.path!r} lacks its component {name!r}; copy the whole folder again.")
@@ -237,107 +242,82 @@ def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) 
             )
 
 
-def _hub_message(path: str, error: BaseException, setting: str = "model.path") -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"{setting}={path!r} is no local folder and cannot be had from the Hugging Face Hub "
-        f"({type(error).__name__}: {reason}); check the id, the revision, the network, and access to gated models "
-        "(`hf auth login`), or download it once and give its folder."
-    )
-
-
 def _read_weights(settings: ModelSettings, name: str, dtype: torch.dtype) -> Any:
     folder = local_folder(settings)
     try:
+        whole = folder or Path(
+            DiffusionPipeline.download(
+                settings.path,
+                revision=settings.revision,
+                variant=settings.variant,
+                local_files_only=settings.local_files_only,
+                use_safetensors=True,
+                **LEFT_OUT.get(name, {}),
+            )
+        )
+        networks = _read_networks(settings, whole, FAMILIES[name].network, dtype)
         return DiffusionPipeline.from_pretrained(
-            settings.path if folder is None else folder,
-            revision=settings.revision if folder is None else None,
-            variant=settings.variant,
-            local_files_only=settings.local_files_only or folder is not None,
-            use_safetensors=True,
-            **{_dtype_argument(): dtype},
-            **LEFT_OUT.get(name, {}),
+            whole, use_safetensors=True, local_files_only=True, **networks, **LEFT_OUT.get(name, {})
         )
     except (OSError, ValueError) as error:
         if folder is None:
-            raise MissingFileError(_hub_message(settings.path, error)) from error
+            raise MissingFileError(hub_message(settings.path, error)) from error
         raise MissingFileError(
             f"model.path={settings.path!r} cannot be loaded ({error}); check that the folder is complete, that its weights are "
             f"safetensors, and that model.variant={settings.variant!r} is among them."
         ) from error
 
 
-def _dtype_argument() -> str:
-    """Return what this version of diffusers calls the precision: an unknown argument would be ignored in silence."""
-    renamed = hasattr(getattr(diffusers.utils, "deprecation_utils", None), "_resolve_dtype")
+def _read_networks(settings: ModelSettings, folder: Path, trained: str, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """Return the networks of a pipeline by name, none of which has a weight that was not in its file."""
+    found = {}
+    mark = f".{settings.variant}."
+    kinds = {part: _network_class(settings, part) for part in _index(settings) if part not in NOT_NEEDED}
+    parts = {part: kind for part, kind in kinds.items() if kind is not None and (folder / part).is_dir()}
+    with_variant = [part for part in parts if any(mark in file.name for file in (folder / part).iterdir())]
+    if settings.variant is not None and not with_variant:
+        raise ValueError(f"no file of it is of the variant {settings.variant}")
+    for part, kind in parts.items():
+        options: dict[str, Any] = {_dtype_argument(kind): dtype}
+        if part in with_variant:
+            options["variant"] = settings.variant
+        found[part] = load_whole(
+            kind, folder / part, exact=part == trained, use_safetensors=True, local_files_only=True, **options
+        )
+    return found
+
+
+def _dtype_argument(kind: Any) -> str:
+    """Return what the library of a network calls the precision: diffusers ignores an unknown argument in silence."""
+    if kind.__module__.startswith("transformers."):
+        renamed = tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56)
+    else:
+        renamed = hasattr(getattr(diffusers.utils, "deprecation_utils", None), "_resolve_dtype")
     return "dtype" if renamed else "torch_dtype"
 
 
-def _lora_files(settings: ModelSettings, name: str) -> list[str | None]:
-    """Return the file of each LoRA, None where diffusers is to find it; one that is missing is refused before weights are read."""
-    files = []
+def read_loras(settings: ModelSettings, name: str) -> list[BoundLora]:
+    """Return the settings' LoRAs, each of whose tensors has found its layer; of the model, only small files are read.
+
+    Args:
+        name: the pipeline's class.
+
+    Raises:
+        MissingFileError: if one of them is not there.
+        WeightsError: if one is damaged, or does not fit the model as a whole.
+        ConfigError: if it is not clear which file is meant, or diffusers takes no LoRA for such a model.
+    """
+    found = []
     for number, lora in enumerate(settings.loras):
         setting = f"model.loras.{number}.path"
         if not hasattr(getattr(diffusers, name), "load_lora_weights"):
             raise ConfigError(f"{setting}={lora.path!r}: diffusers has no LoRA loader for {name}; merge it beforehand.")
-        file = lora.weight_name
-        if not _is_local(lora.path):
-            if not _HUB_ID.fullmatch(lora.path) or lora.path.startswith("."):
-                raise MissingFileError(f"{setting}={lora.path!r} is neither a file, a folder nor a Hub id; correct the path.")
-            try:
-                file = _download(lora.path, lora.weight_name or LORA_FILE, lora.revision, settings, setting).name
-            except EntryNotFoundError as error:
-                if lora.weight_name:
-                    raise MissingFileError(
-                        f"{setting}={lora.path!r} has no file {lora.weight_name}; correct weight_name or leave it out."
-                    ) from error
-        files.append(file)
-    return files
-
-
-def _is_local(path: str) -> bool:
-    return Path(path).expanduser().exists()
-
-
-def apply_loras(pipeline: Any, settings: ModelSettings, files: Sequence[str | None]) -> None:
-    """Add the settings' LoRAs to a pipeline: fused ones into its weights, the others beside them as adapters of their own.
-
-    Args:
-        files: the file of each, None where diffusers is to find it.
-
-    Raises:
-        ConfigError: if one of them does not fit the pipeline.
-        MissingFileError: if one of them is not there.
-    """
-    scales: dict[str, float] = {}
-    # Fused ones first: taking away what is left of them takes away every adapter.
-    for number, lora in sorted(enumerate(settings.loras), key=lambda pair: not pair[1].fuse):
-        adapter = f"{BASE_ADAPTER}_{number}"
-        try:
-            pipeline.load_lora_weights(
-                str(Path(lora.path).expanduser()) if _is_local(lora.path) else lora.path,
-                weight_name=files[number],
-                revision=lora.revision,
-                adapter_name=adapter,
-                use_safetensors=True,
-                local_files_only=settings.local_files_only,
-            )
-            if lora.fuse:
-                pipeline.fuse_lora(lora_scale=lora.scale, adapter_names=[adapter], safe_fusing=True)
-                pipeline.unload_lora_weights()
-            else:
-                scales[adapter] = lora.scale
-        except (OSError, ImportError) as error:
-            raise MissingFileError(
-                f"model.loras.{number}.path={lora.path!r} (weight_name={lora.weight_name!r}) cannot be read ({error}); "
-                "give a folder or Hub id that holds LoRA weights in safetensors, and the file's name if it has several."
-            ) from error
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise ConfigError(
-                f"model.loras.{number}.path={lora.path!r} does not fit {type(pipeline).__name__} ({error})."
-            ) from error
-    if scales:
-        pipeline.set_adapters(list(scales), list(scales.values()))
+        file, beside = locate(lora, setting, local_files_only=settings.local_files_only)
+        said = f"{setting}={lora.path!r}" + (f" ({file.name})" if file.name != Path(lora.path).name else "")
+        read = read_file(file, said, beside)
+        factors = bind(read, said, name, FAMILIES[name].network, lambda part: _bare(settings, part))
+        found.append(BoundLora(lora, number, factors))
+    return found
 
 
 def _network_name(pipeline: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -132,10 +132,37 @@ class Policy:
             self.load(present)
 
     @torch.no_grad()
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Put the given adapter weights in place."""
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Put the given adapter weights in place.
+
+        Raises:
+            ValueError: if they are not the adapter's, name by name and shape by shape; then nothing is changed.
+        """
+        check_shapes(weights, self.named_parameters)
         for name, parameter in self.named_parameters.items():
             parameter.copy_(weights[name].to(parameter.device))
+
+
+def check_shapes(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Check that weights are those that are wanted; copying would stretch smaller ones in silence.
+
+    Raises:
+        ValueError: if a name or a shape differs.
+    """
+    if weights.keys() != wanted.keys():
+        raise ValueError(f"the adapter's weights are others: {min(weights.keys() ^ wanted.keys())} is in one of the two only")
+    for name, tensor in wanted.items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(f"{name} is {tuple(weights[name].shape)} in place of {tuple(tensor.shape)}")
+
+
+def targets(module: nn.Module, settings: AdapterSettings) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Return the layers of a network that get an adapter, by name; a network without storage for its weights will do."""
+    return {
+        name: layer
+        for name, layer in adaptable_layers(module).items()
+        if any(_ends(name, end) for end in settings.target_modules)
+    }
 
 
 def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
@@ -144,18 +171,22 @@ def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
     Raises:
         ConfigError: if no layer of the network matches `target_modules`.
     """
-    layers = [
-        name.removesuffix(".base_layer")
-        for name, layer in module.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".lora_" not in name
-    ]
-    if any(_ends(name, target) for name in layers for target in settings.target_modules):
+    if targets(module, settings):
         return
-    kinds = sorted({name.rsplit(".", 1)[-1] for name in layers if not name.rsplit(".", 1)[-1].isdigit()})
+    kinds = sorted({name.rsplit(".", 1)[-1] for name in adaptable_layers(module) if not name.rsplit(".", 1)[-1].isdigit()})
     raise ConfigError(
         f"lora.target_modules={list(settings.target_modules)} matches no layer of {type(module).__name__}, so nothing "
         f"would be trained; layers of this network end in {', '.join(kinds[:20])}."
     )
+
+
+def adaptable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Return the layers of a network that a LoRA can change, by name."""
+    return {
+        name.removesuffix(".base_layer"): layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and ".lora_" not in name
+    }
 
 
 def _ends(name: str, target: str) -> bool:

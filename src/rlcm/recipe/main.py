@@ -18,6 +18,7 @@ from rlcm.distillation.fit import device
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.recipe import data, generators, pack, perception
 from rlcm.recipe.stages import PICTURES, SEEDS, STAGES
+from rlcm.runs.weights import load_whole
 
 
 def train_all(work: Path, weights: str | None, font: str | None, stages: Sequence[str], threads: int | None) -> None:
@@ -73,7 +74,7 @@ class Recipe:
         """Distill the consistency student."""
         from diffusers import UNet2DConditionModel
 
-        teacher = UNet2DConditionModel.from_pretrained(self._ready("teacher")).to(device())
+        teacher = load_whole(UNet2DConditionModel, self._ready("teacher")).to(device())
         unet = generators.train_student(teacher, self._batches(), self.work, STAGES["student"], SEEDS["student"])
         pack.pack_generator("student", unet, self._vae(), self._clip(), self._tokenizer(), self.weights)
 
@@ -89,10 +90,12 @@ class Recipe:
         return generators.LatentBatches(latents, pictures.scenes, self._tokenizer(), encoder)
 
     def _vae(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(self._ready("autoencoder")).eval()
+        vae: AutoencoderKL = load_whole(AutoencoderKL, self._ready("autoencoder")).eval()
+        return vae
 
     def _clip(self) -> CLIPModel:
-        return CLIPModel.from_pretrained(self._ready("clip")).float().eval()
+        clip: CLIPModel = load_whole(CLIPModel, self._ready("clip")).float().eval()
+        return clip
 
     def _tokenizer(self) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(self.work / "tokenizer")

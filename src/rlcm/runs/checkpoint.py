@@ -16,7 +16,7 @@ from rlcm.errors import CheckpointError
 from rlcm.runs.rundir import run_errors
 from rlcm.runs.serialization import load_state, save_state, write_json
 
-_NAME = re.compile(r"checkpoint-(\d{6,})")
+_NAME = re.compile(r"checkpoint-([0-9]{6,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def save_checkpoint(run: Path, round_number: int, state: Mapping[str, Any], keep
     """Write `checkpoint-<round>` of a run and delete all but the newest `keep_last`.
 
     The folder is written under another name, flushed to disk and renamed, so that it is whole or absent. A whole one of the
-    same round stays as it is: it says the same.
+    same round stays as it is: it says the same. Folders of later rounds, which another run may have left, stay as they are.
 
     Raises:
         RunDirectoryError: if the operating system refuses; older checkpoints are then intact.
@@ -40,7 +40,7 @@ def save_checkpoint(run: Path, round_number: int, state: Mapping[str, Any], keep
     final = run / f"checkpoint-{round_number:06d}"
     partial = run / f".{final.name}.partial"
     with run_errors(final):
-        if not (final.exists() and _is_whole(final)):
+        if not _is_sound(final, round_number):
             for left_over in run.glob(".checkpoint-*.partial"):
                 shutil.rmtree(left_over, ignore_errors=True)
             partial.mkdir()
@@ -48,16 +48,21 @@ def save_checkpoint(run: Path, round_number: int, state: Mapping[str, Any], keep
                 save_state(partial / "state.safetensors", state)
                 write_json(partial / "checksums.json", {"state.safetensors": _digest(partial)})
                 _flush_folder(partial)
-                if final.exists():
-                    shutil.rmtree(final)
+                _remove(final)
                 os.replace(partial, final)
                 _flush_folder(run)
             except OSError:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-    for _, path in _found(run)[:-keep_last]:
+    earlier = [path for number, path in _found(run) if number < round_number]
+    for path in earlier[: max(0, len(earlier) - keep_last + 1)]:
         shutil.rmtree(path, ignore_errors=True)
     return final
+
+
+def rounds_kept(run: Path) -> list[int]:
+    """Return the rounds after which a run has checkpoints, in order."""
+    return [number for number, _ in _found(run)]
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -75,9 +80,7 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
         ) from error
     for number, path in reversed(candidates):
         try:
-            if not _is_whole(path):
-                raise CheckpointError(f"{path} does not match its checksum")
-            return Checkpoint(path, number, load_state(path / "state.safetensors")), damaged
+            return Checkpoint(path, number, _state(path, number)), damaged
         except (OSError, CheckpointError) as error:
             damaged.append(f"{path.name} is damaged ({error})")
     if damaged:
@@ -88,17 +91,39 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, damaged
 
 
-def _is_whole(path: Path) -> bool:
-    """Return whether a checkpoint's state matches its checksum.
+def _state(path: Path, number: int) -> dict[str, Any]:
+    """Return the state in a checkpoint's folder.
 
     Raises:
-        OSError: if the state cannot be read.
+        CheckpointError: if it is not whole, or not that of round `number`.
+        OSError: if it cannot be read.
     """
+    file, sums = path / "state.safetensors", path / "checksums.json"
     try:
-        expected = json.loads((path / "checksums.json").read_text(encoding="utf-8"))["state.safetensors"]
-    except (OSError, ValueError, LookupError, TypeError):
+        # Looked at first, because opening a pipe would wait for ever.
+        expected = json.loads(sums.read_text(encoding="utf-8"))["state.safetensors"] if sums.is_file() else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        expected = None
+    if expected is None or not file.is_file() or _digest(path) != expected:
+        raise CheckpointError(f"{path} does not match its checksum")
+    state = load_state(file)
+    if state.get("round") != number:
+        raise CheckpointError(f"its state is that of round {state.get('round')!r}, so the folder was renamed or copied")
+    return state
+
+
+def _is_sound(path: Path, number: int) -> bool:
+    try:
+        return bool(_state(path, number))
+    except (OSError, CheckpointError):
         return False
-    return (path / "state.safetensors").is_file() and _digest(path) == expected
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def _digest(path: Path) -> str:

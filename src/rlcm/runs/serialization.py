@@ -39,11 +39,14 @@ def load_state(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             structure = json.loads((file.metadata() or {})["structure"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        state = _restore(structure, tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__} in place of a dict")
+    # What a program of another kind wrote can be wrong in any way.
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is missing or damaged ({error}); use an earlier checkpoint, or start the run anew."
         ) from error
-    state: dict[str, Any] = _restore(structure, tensors)
     return state
 
 

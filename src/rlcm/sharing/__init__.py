@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from rlcm.sharing.formats import export_run
-from rlcm.sharing.tuned import tuned_pipeline
+from rlcm.sharing.tuned import tuned_lora, tuned_pipeline
 
-__all__ = ["export_run", "tuned_pipeline"]
+__all__ = ["export_run", "tuned_lora", "tuned_pipeline"]

@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from rlcm.errors import UsageError
 from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
 from rlcm.pipelines.loading import pipeline_class
+from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, kohya_unet, tensors_of
 from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
-from rlcm.policy.adapter import Factors, add_lora, read_lora
+from rlcm.policy.adapter import Factors, add_lora
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.sharing.lora_keys import kohya_flux, kohya_sdxl, kohya_unet, tensors_of
+from rlcm.runs.weights import read_weights
+from rlcm.sharing.tuned import tuned_lora
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import WEIGHTS_NAME, finished_run
 
@@ -50,6 +51,7 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
 
     Raises:
         MissingFileError: if the run has not ended, or its model is not there.
+        WeightsError: if its LoRA is damaged, or another run's.
         UsageError: if the format does not exist for this model, or the output cannot be what is asked for.
         RunDirectoryError: if the output cannot be written.
     """
@@ -68,10 +70,11 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
     file = output or run / "export" / form
     file = file if file.suffix == ".safetensors" else file / name
     dtype = DTYPES[precision]
+    lora = tuned_lora(config, weights)
     if form == "diffusers":
-        tensors, metadata = {key: value.to(dtype) for key, value in load_file(weights).items()}, {"format": "pt"}
+        tensors, metadata = {key: value.to(dtype) for key, value in read_weights(weights)[0].items()}, {"format": "pt"}
     else:
-        tensors, metadata = _renamed(config, read_lora(config.lora, weights), kind, form, dtype)
+        tensors, metadata = _renamed(config, lora, kind, form, dtype)
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, to_bytes(tensors, metadata=metadata))
@@ -88,8 +91,9 @@ def merged_pipeline(config: TrainConfig, weights: Path, precision: ExportPrecisi
     changes: dict[str, Any] = {"precision": precision, "device": "cpu", "loras": loras, "offload_text_encoders": False}
     changes["quantisation"] = "none"  # the LoRA is added to whole weights
     model = ModelSettings.model_validate(config.model.model_dump() | changes)
+    lora = tuned_lora(config, weights)
     denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
-    add_lora(denoiser.module, read_lora(config.lora, weights))
+    add_lora(denoiser.module, lora)
     return denoiser.pipeline
 
 

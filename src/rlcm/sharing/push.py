@@ -16,11 +16,13 @@ from rlcm._version import __version__
 from rlcm.errors import MissingFileError, RLCMError, UsageError
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
+from rlcm.policy.adapter import read_lora
 from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.run import STUDY
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.sharing.hub_card import card
+from rlcm.sharing.tuned import tuned_lora
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import WEIGHTS_NAME, finished_run
 from rlcm.training.usage import WITHOUT_LOADER
@@ -55,6 +57,7 @@ def prepare(
     Raises:
         UsageError: if a name is not one of the Hub's, no tool could load the LoRA, or the configuration holds a password.
         MissingFileError: if the run has not ended.
+        WeightsError: if its LoRA is damaged, or another run's.
         RunDirectoryError: if the folder cannot be written.
     """
     _check_name(repo, "REPO")
@@ -62,6 +65,7 @@ def prepare(
         _check_name(base_model, "--base-model")
     config, weights = finished_run(run)
     _check_secrets(config.model_dump(mode="json"))
+    _check_lora(config, weights)
     on_hub, kind = local_folder(config.model) is None, _pipeline_class(config)
     if kind in WITHOUT_LOADER:
         raise UsageError(
@@ -137,6 +141,15 @@ def _pipeline_class(config: TrainConfig) -> str:
         return pipeline_class(config.model.model_copy(update={"local_files_only": True}))
     except MissingFileError:
         return ""
+
+
+def _check_lora(config: TrainConfig, weights: Path) -> None:
+    """Refuse weights that are not the run's, as far as this machine knows its model; the network is not asked."""
+    here = config.model_copy(update={"model": config.model.model_copy(update={"local_files_only": True})})
+    try:
+        tuned_lora(here, weights)
+    except MissingFileError:
+        read_lora(config.lora, weights)
 
 
 def _check_name(name: str, setting: str) -> None:

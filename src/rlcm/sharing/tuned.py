@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlcm.pipelines import PipelineDenoiser, load_pipeline, make_denoiser
-from rlcm.policy.adapter import Factors, add_lora, read_lora
-from rlcm.policy.policy import AdapterSettings, Policy
+from rlcm.pipelines import bare_network, load_pipeline, make_denoiser
+from rlcm.policy.adapter import Factors, adapter_weights, add_lora, check_lora, read_lora
+from rlcm.policy.policy import Policy
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import tuned_weights
+
+logger = logging.getLogger(__name__)
+
+
+def tuned_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
+    """Return the LoRA that a run has learnt, by layer; nothing but small files of its model are read to check it.
+
+    Args:
+        config: of the run.
+        weights: the file in its `final/`.
+
+    Raises:
+        MissingFileError: if the file, or the model, is not there.
+        WeightsError: if the file is damaged, or is not the LoRA of this run's model and settings.
+    """
+    lora = read_lora(config.lora, weights)
+    check_lora(bare_network(config.model), lora, config.lora, weights)
+    if not any(factors.up.any() for factors in lora.values()):
+        logger.warning("%s changes nothing: its factors are zero, as before the first round.", weights)
+    return lora
 
 
 def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = False) -> Any:
@@ -25,26 +45,17 @@ def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = Fals
 
     Raises:
         MissingFileError: if the run has no tuned weights yet.
+        WeightsError: if they are damaged, or another run's.
     """
     if run is None:
         return load_pipeline(config.model)
-    weights = tuned_weights(run)
+    lora = tuned_lora(config, tuned_weights(run))
     model = config.model if beside else config.model.model_copy(update={"quantisation": "none"})
     denoiser = make_denoiser(load_pipeline(model), config.sampler, model)
-    lora = read_lora(config.lora, weights)
     if beside and (denoiser.dtype != torch.float32 or model.quantisation != "none"):
-        _put_beside(denoiser, lora, config.lora)
+        policy = Policy(denoiser, config.lora)
+        policy.load(adapter_weights(policy, lora))
+        denoiser.module.requires_grad_(False)
     else:
         add_lora(denoiser.module, lora)
     return denoiser.pipeline
-
-
-def _put_beside(denoiser: PipelineDenoiser, lora: Mapping[str, Factors], settings: AdapterSettings) -> None:
-    """Give a network the adapter of a training, with the weights of its LoRA."""
-    policy = Policy(denoiser, settings)
-    weights = {}
-    for parameter in policy.named_parameters:
-        layer, _, matrix = parameter.partition(".lora_")
-        weights[parameter] = lora[layer].down if matrix.startswith("A.") else lora[layer].up
-    policy.load(weights)
-    denoiser.module.requires_grad_(False)

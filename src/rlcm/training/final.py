@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import MissingFileError
-from rlcm.policy.adapter import save_lora
+from rlcm.policy.adapter import check_lora, read_lora, save_lora
 from rlcm.policy.policy import Policy
 from rlcm.report.templating import render
+from rlcm.runs.checkpoint import rounds_kept
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.training.config import TrainConfig, load_config
@@ -20,9 +21,14 @@ WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 def save_final(
     policy: Policy, config: TrainConfig, evaluations: Sequence[dict[str, Any]], directory: RunDirectory, code: str = ""
 ) -> Path:
-    """Write `final/` of a run: the tuned LoRA (averaged, where the run keeps an average) and its model card; see `model_card`."""
+    """Write `final/` of a run: the tuned LoRA (averaged, where the run keeps an average) and its model card; see `model_card`.
+
+    Raises:
+        WeightsError: if the best weights are to be the result, and their file is damaged.
+    """
     best = directory.path / "best" / WEIGHTS_NAME
     if config.evaluation.final == "best" and best.is_file():
+        check_lora(policy.denoiser.module, read_lora(config.lora, best), config.lora, best)
         folder = directory.path / "final"
         with run_errors(folder):
             folder.mkdir(exist_ok=True)
@@ -57,7 +63,7 @@ def tuned_weights(run: Path) -> Path:
     """
     weights = run / "final" / WEIGHTS_NAME
     if not weights.is_file():
-        rounds = max((int(path.name.partition("-")[2]) for path in run.glob("checkpoint-[0-9]*")), default=0)
+        rounds = max(rounds_kept(run) if run.is_dir() else [], default=0)
         end = f", or end it at once with `rlcm train --resume {run} run.rounds={rounds}`" if rounds else ""
         raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `rlcm train --resume {run}`{end}.")
     return weights

@@ -21,9 +21,11 @@ from rlcm.learning.mismatch import WORTH_A_WARNING, remedy, standard_distance
 from rlcm.learning.optimisation import Optimisation
 from rlcm.learning.updates import PolicyGradient
 from rlcm.policy.noise import image_seed
+from rlcm.policy.policy import check_shapes
 from rlcm.policy.rollout import decode_images, rollout
 from rlcm.processes.distributed import World
 from rlcm.rewards import RawScores, Scores
+from rlcm.runs.weights import require_finite
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig
 from rlcm.training.evaluate import gather_scores
@@ -110,15 +112,22 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` returned; batch sizes that did not fit then are not tried again."""
+        """Take up what `state_dict` returned; batch sizes that did not fit then are not tried again.
+
+        Raises:
+            LookupError, TypeError, ValueError, AttributeError, RuntimeError: if it is not that of such a learner.
+            WeightsError: if a weight in it is not finite.
+        """
         policy = self.parts.policy
+        require_finite(state["adapter"].items(), "the checkpoint")
         policy.load(state["adapter"])
         if policy.average is not None:
+            check_shapes(state["average"], policy.average)
             for name, tensor in policy.average.items():
                 tensor.copy_(state["average"][name])
-        self.optimisation.optimizer.load_state_dict(state["optimizer"])
-        self.optimisation.skipped_in_a_row = state["skipped_in_a_row"]
-        self.leash.coefficient, self.leash.pace = state["kl_coefficient"], state.get("pace", 1.0)
+        self.optimisation.load(state["optimizer"])
+        self.optimisation.skipped_in_a_row = int(state["skipped_in_a_row"])
+        self.leash.coefficient, self.leash.pace = float(state["kl_coefficient"]), float(state.get("pace", 1.0))
         for size in self._batch_sizes:
             size.size = min(size.size, state["batch_sizes"][size.setting])
         self.credit.statistics.load_state_dict(state["statistics"])

@@ -283,11 +283,13 @@ class Trainer:
 
     def _load_state(self, state: dict[str, Any]) -> None:
         try:
-            self.round_number, self.counters, self.evaluations = state["round"], state["counters"], state["evaluations"]
+            self.round_number = state["round"]
+            self.counters = {key: type(value)(state["counters"][key]) for key, value in self.counters.items()}
+            self.evaluations = [{**found, "round": int(found["round"])} for found in state["evaluations"]]
             self.watch.load_state_dict(state["watch"])
             self.stop_reason = state["stop_reason"]
             self.learner.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit the run's configuration ({error}); resume with the config.yaml, the model and the "
                 "rewards of the first run."

@@ -112,12 +112,13 @@ class Studio:
 
     def __init__(self, config: TrainConfig, run: Path | None) -> None:
         self.config, self.run = config, run
+        tuned = None if run is None else tuned_pipeline(config, run)
         # Weights are blended, which takes whole ones.
         self.pipeline = load_pipeline(config.model.model_copy(update={"quantisation": "none"}))
         self.strength: Strength | None = None
-        if run is not None:
+        if tuned is not None:
             name = "unet" if hasattr(self.pipeline, "unet") else "transformer"
-            self.strength = Strength(getattr(self.pipeline, name), getattr(tuned_pipeline(config, run), name))
+            self.strength = Strength(getattr(self.pipeline, name), getattr(tuned, name))
         self.rewards: RewardMix | None = None
         self.metric = Metric()
         self.judge: Judge | None = judge_of(config)

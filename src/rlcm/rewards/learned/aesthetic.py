@@ -64,11 +64,14 @@ def aesthetic_head(state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         RewardError: if the tensors are not those of such a predictor.
     """
-    layers = sorted({int(found[1]) for name in state if (found := re.fullmatch(r"layers\.(\d+)\.weight", name))})
-    shapes = [state[f"layers.{layer}.weight"].shape for layer in layers]
-    head = nn.Sequential(*(nn.Linear(inputs, outputs) for outputs, inputs in shapes))
+    layers = sorted({int(found[1]) for name in state if (found := re.fullmatch(r"layers\.([0-9]+)\.weight", name))})
     named = {f"{place}.{kind}": f"layers.{layer}.{kind}" for place, layer in enumerate(layers) for kind in ("weight", "bias")}
     if set(named.values()) != set(state) or not layers:
         raise RewardError(f"these are not the tensors of an aesthetic predictor: {', '.join(sorted(state)[:4])} ...")
-    head.load_state_dict({ours: state[theirs].float() for ours, theirs in named.items()})
+    try:
+        shapes = [state[f"layers.{layer}.weight"].shape for layer in layers]
+        head = nn.Sequential(*(nn.Linear(inputs, outputs) for outputs, inputs in shapes))
+        head.load_state_dict({ours: state[theirs].float() for ours, theirs in named.items()})
+    except (RuntimeError, ValueError) as error:
+        raise RewardError(f"these are not the tensors of an aesthetic predictor: {error}") from error
     return head.requires_grad_(False).eval()

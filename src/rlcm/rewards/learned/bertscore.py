@@ -14,10 +14,13 @@ from transformers import AutoModel
 from rlcm.errors import MissingFileError
 from rlcm.rewards.learned.clip import Network, load_tokenizer
 from rlcm.rewards.learned.hub import MODEL_FILES, Source
+from rlcm.runs.weights import load_whole
 
 ENCODER = Source(
     "microsoft/deberta-xlarge-mnli", "5b07a9086c1dbb79981ff7b05b4d1ad83b3af51c", (*MODEL_FILES, "pytorch_model.bin")
 )
+UNUSED = ("pooler.",)
+"""What encoders have after their layers, and some are published without."""
 ENCODER_LAYER = 40
 """The layer that agrees best with people's judgements, as the authors of BERTScore recommend."""
 
@@ -50,13 +53,14 @@ class BertRecall:
 
     Raises:
         MissingFileError: if the folder holds no such model.
+        WeightsError: if weights are damaged or missing.
         ValueError: if the encoder has no such layer.
     """
 
     def __init__(self, path: Path, layer: int, network: Network) -> None:
         self.tokenizer = load_tokenizer(path)
         try:
-            self.model = AutoModel.from_pretrained(path).requires_grad_(False).eval()
+            self.model = load_whole(AutoModel, path, spare=UNUSED).requires_grad_(False).eval()
         except (OSError, ValueError, KeyError) as error:
             raise MissingFileError(f"{path} holds no encoder in transformers format ({error}).") from error
         self.model.to(network.torch_device, network.torch_dtype)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel
 
 from rlcm.errors import MissingFileError
+from rlcm.runs.weights import load_whole
 
 T = TypeVar("T")
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -174,9 +175,10 @@ def load_clip(path: Path, tokenizer: Path, prepare: Callable[[Tensor, int], Tens
 
     Raises:
         MissingFileError: if the files are not there or are no CLIP model.
+        WeightsError: if weights are damaged or missing.
     """
     try:
-        model = CLIPModel.from_pretrained(path)
+        model = load_whole(CLIPModel, path)
     except (OSError, ValueError, KeyError) as error:
         raise MissingFileError(f"{path} holds no CLIP model in transformers format ({error}).") from error
     return ClipEncoder(model, load_tokenizer(tokenizer), prepare, network)

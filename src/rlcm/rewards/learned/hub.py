@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlcm.errors import MissingFileError, RewardError
+from rlcm.runs.weights import read_weights, require_finite
 
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 """What a transformers model needs, in repositories that hold safetensors."""
@@ -83,19 +84,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file, or of a PyTorch file read with weights only.
 
     Raises:
+        WeightsError: if a .safetensors file is damaged or empty.
         RewardError: if the file is not such a file.
     """
+    if path.suffix.lower() == ".safetensors":
+        return read_weights(path)[0]
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise RewardError(f"{path} cannot be read as tensors ({type(error).__name__}: {error}).") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RewardError(f"{path} does not hold a dict of tensors.")
+    require_finite(state.items(), str(path))
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 

@@ -14,6 +14,7 @@ from rlcm.rewards.learned.clip import Network
 from rlcm.rewards.learned.hub import Source
 from rlcm.rewards.vlm.answers import WORDS, Answer
 from rlcm.rewards.vlm.settings import VlmSettings
+from rlcm.runs.weights import load_whole
 
 
 class LocalVlm:
@@ -25,6 +26,7 @@ class LocalVlm:
 
     Raises:
         MissingFileError: if there is no such model.
+        WeightsError: if weights are damaged or missing.
     """
 
     def __init__(self, source: Source, settings: VlmSettings) -> None:
@@ -33,7 +35,7 @@ class LocalVlm:
         path = source.fetch()
         try:
             self.processor = AutoProcessor.from_pretrained(path)
-            self.model = AutoModelForImageTextToText.from_pretrained(path).requires_grad_(False).eval()
+            self.model = load_whole(AutoModelForImageTextToText, path).requires_grad_(False).eval()
         except (OSError, ValueError, KeyError) as error:
             raise MissingFileError(f"{path} holds no vision-language model in transformers format ({error}).") from error
         self.processor.tokenizer.padding_side = "left"

@@ -22,7 +22,7 @@ from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
-from rlcm.sharing import tuned_pipeline
+from rlcm.sharing import tuned_lora, tuned_pipeline
 from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group
 from rlcm.training.build import judge_of
@@ -73,10 +73,11 @@ def study(
 
     Raises:
         MissingFileError: if the run has no tuned weights.
+        WeightsError: if they are damaged, or another run's.
         RunDirectoryError: if the folder cannot be written.
     """
     if run is not None:
-        tuned_weights(run)  # that they are there, before anything is drawn
+        tuned_lora(config, tuned_weights(run))  # that it is there and whole, before anything is drawn
     mix, judge = build_rewards(rewards), judge_of(config)
     own = config.sampler.calls
     steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,12 +44,13 @@ _FLUX_FUSED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "single_transformer_blocks": {"linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")},
 }
+_FLUX_PLACES = {"transformer_blocks": "double_blocks", "single_transformer_blocks": "single_blocks"}
 _MLP_RATIO = 4
 
 
 def kohya_unet(lora: Lora) -> dict[str, Factors]:
     """Return a LoRA of Stable Diffusion 1 or 2 under kohya's names, which are diffusers' own with underscores."""
-    return {_underscored(name): factors for name, factors in lora.items()}
+    return {underscored(name): factors for name, factors in lora.items()}
 
 
 def kohya_sdxl(lora: Lora, layers_per_block: int, up_block_types: Sequence[str]) -> dict[str, Factors]:
@@ -62,7 +63,7 @@ def kohya_sdxl(lora: Lora, layers_per_block: int, up_block_types: Sequence[str])
     Raises:
         ValueError: if that implementation has no such layer.
     """
-    return {_underscored(_sgm_name(name, layers_per_block, up_block_types)): factors for name, factors in lora.items()}
+    return {underscored(sgm_name(name, layers_per_block, up_block_types)): factors for name, factors in lora.items()}
 
 
 def kohya_flux(lora: Lora, hidden: int) -> dict[str, Factors]:
@@ -81,12 +82,12 @@ def kohya_flux(lora: Lora, hidden: int) -> dict[str, Factors]:
     found: dict[str, Factors] = {}
     for name in lora:
         kind, number, layer = _flux_parts(name)
-        place = {"transformer_blocks": "double_blocks", "single_transformer_blocks": "single_blocks"}[kind] + f".{number}."
+        place = f"{_FLUX_PLACES[kind]}.{number}."
         if layer in _FLUX[kind]:
-            found[_underscored(place + _FLUX[kind][layer])] = lora[name]
+            found[underscored(place + _FLUX[kind][layer])] = lora[name]
             continue
         whole, layers = next((w, parts) for w, parts in _FLUX_FUSED[kind].items() if layer in parts)
-        if (target := _underscored(place + whole)) not in found:
+        if (target := underscored(place + whole)) not in found:
             rows = [hidden * (_MLP_RATIO if part == "proj_mlp" else 1) for part in layers]
             found[target] = _side_by_side([lora.get(f"{kind}.{number}.{part}") for part in layers], rows)
     return found
@@ -102,11 +103,17 @@ def tensors_of(lora: Lora, dtype: torch.dtype) -> dict[str, Tensor]:
     return tensors
 
 
-def _underscored(name: str) -> str:
+def underscored(name: str) -> str:
+    """Return a layer's name as kohya's scripts write it."""
     return "lora_unet_" + name.replace(".", "_")
 
 
-def _sgm_name(name: str, layers_per_block: int, up_block_types: Sequence[str]) -> str:
+def sgm_name(name: str, layers_per_block: int, up_block_types: Sequence[str]) -> str:
+    """Return what the first implementation of SDXL's UNet calls a layer.
+
+    Raises:
+        ValueError: if it has no such layer.
+    """
     if name in _AROUND:
         return _AROUND[name]
     if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
@@ -123,6 +130,21 @@ def _sgm_name(name: str, layers_per_block: int, up_block_types: Sequence[str]) -
         return f"output_blocks.{each * (block + 1) - 1}.{2 if 'Attn' in up_block_types[block] else 1}.{rest}"
     place = f"input_blocks.{1 + each * block + number}" if side == "down" else f"output_blocks.{each * block + number}"
     return f"{place}.1.{rest}" if kind == "attentions" else f"{place}.0.{_RESNET[rest]}"
+
+
+def flux_layers(blocks: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the layers of FLUX.1's first implementation, and those of diffusers whose outputs each has, in order.
+
+    Args:
+        blocks: how many blocks the network has of each kind, by diffusers' names.
+    """
+    for kind, place in _FLUX_PLACES.items():
+        for number in range(blocks[kind]):
+            ours, theirs = f"{kind}.{number}.", f"{place}.{number}."
+            for layer, name in _FLUX[kind].items():
+                yield theirs + name, (ours + layer,)
+            for name, layers in _FLUX_FUSED[kind].items():
+                yield theirs + name, tuple(ours + layer for layer in layers)
 
 
 def _flux_parts(name: str) -> tuple[str, str, str]:

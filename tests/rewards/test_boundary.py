@@ -148,6 +148,23 @@ def test_a_constructor_that_never_returns(tmp_path):
         build_rewards([RewardSettings(name=f"{tmp_path / 'mine.py'}:Mine", timeout_seconds=0.2)])
 
 
+def test_what_a_reward_says_of_itself_is_user_code_too():
+    class Mine:
+        @property
+        def display(self):
+            raise SystemExit(0)
+
+        differentiable = display
+
+        def __call__(self, images, prompts):
+            return [0.0] * len(prompts)
+
+    mix = RewardMix([("mine", Mine())])
+    for ask in (lambda: mix.display, lambda: mix.is_differentiable):
+        with pytest.raises(ConfigError, match=r"reward mine: its attribute (display|differentiable) raised SystemExit: 0"):
+            ask()
+
+
 def test_a_class_without_a_signature_is_no_reward():
     with pytest.raises(ConfigError, match="no __call__"):
         build_rewards([RewardSettings(name="builtins:dict")])

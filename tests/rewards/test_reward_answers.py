@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcm.errors import RewardError
@@ -133,12 +133,14 @@ anything = st.recursive(
 PICTURES = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
+@settings(max_examples=50)
 @given(st.lists(numbers, min_size=5, max_size=5), st.sampled_from([list, tuple, iter, lambda v: np.array(v, dtype=object)]))
 def test_five_numbers_of_any_kind_are_five_scores(values, convert):
     found = RewardMix([("k", lambda images, prompts: convert(values))]).score(PICTURES, ["p"] * 5).parts["k"]
     np.testing.assert_allclose(found.numpy(), [float(value) for value in values], rtol=1e-6, atol=1e-6)
 
 
+@settings(max_examples=50)
 @given(anything)
 def test_whatever_a_reward_returns_is_scores_or_an_error_with_its_name(answer):
     try:

@@ -23,7 +23,7 @@ from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, place_of
 from rlcm.rewards.composition import RawScores
 from rlcm.rewards.image.pixels import from_uint8
 from rlcm.rewards.settings import RewardList, RewardSettings
-from rlcm.rewards.user import first_problems, load_callable
+from rlcm.rewards.user import first_problems, load_callable, signature_of
 from rlcm.settings import Settings
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -172,7 +172,8 @@ def _load(settings: RewardSettings, load: Callable[[], Any]) -> None:
 
 def _arguments(target: Any) -> list[str]:
     """Return the arguments that `args` may hold, with their defaults; `more_arguments` names a settings class with further ones."""
-    own = [p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY or not inspect.isclass(target)]
+    signature = signature_of(target) or inspect.Signature()
+    own = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY or not inspect.isclass(target)]
     fixed = {"images", "prompts", "metadata", "on_failure", "address"}
     found = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in own if p.name not in fixed]
     more: type[Settings] | None = getattr(target, "more_arguments", None)

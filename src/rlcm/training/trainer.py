@@ -152,6 +152,7 @@ class Trainer:
         """
         with Interrupts() as interrupts, self.world.guarded(), ExitStack() as stack:
             for mix in filter(None, (self.parts.rewards, self.parts.evaluator.held_out)):
+                stack.callback(setattr, mix, "stop_wanted", mix.stop_wanted)
                 mix.stop_wanted = lambda: interrupts.wanted
             directory = self._kept.directory or self._kept.begin()
             with self.world.together():

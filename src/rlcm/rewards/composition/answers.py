@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlcm.errors import RewardError, RLCMError
+from rlcm.errors import ConfigError, RewardError, RLCMError
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.composition.scores import RewardPart
 from rlcm.rewards.user import call_reward
@@ -72,6 +72,18 @@ def ask(
             f"reward {part.label} {error}. It was asked about {len(prompts)} images, of {shown}{more}; "
             "`rlcm rewards try` calls a reward alone."
         ) from error.__cause__
+
+
+def attribute(part: RewardPart, name: str) -> Any:
+    """Return what a reward says of itself by an attribute, which may be the user's code, too; None where it has none.
+
+    Raises:
+        ConfigError: if it raises or does not answer.
+    """
+    try:
+        return UserCode(f"reward {part.label}", part.timeout_seconds).run(lambda: getattr(part.reward, name, None))
+    except UserCodeError as error:
+        raise ConfigError(f"reward {part.label}: its attribute {name} {error}.") from error.__cause__
 
 
 def _components(label: str, answer: Any, batch: int) -> dict[str, Tensor]:

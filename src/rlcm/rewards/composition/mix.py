@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlcm.errors import CheckpointError, ConfigError, RewardError
 from rlcm.rewards.boundary import UserCode
-from rlcm.rewards.composition.answers import ask, check_inputs, not_finite
+from rlcm.rewards.composition.answers import ask, attribute, check_inputs, not_finite
 from rlcm.rewards.composition.normalising import RunningNorm, norm_of
 from rlcm.rewards.composition.scores import RawScores, RewardPart, Scores
 
@@ -56,7 +56,7 @@ class RewardMix:
     def display(self) -> dict[str, str] | None:
         """How the sum is shown to people, where it is a single reward that says so by a `display` attribute, and no penalty."""
         first, *others = self.parts
-        return None if others or first.weight < 0 else getattr(first.reward, "display", None)
+        return None if others or first.weight < 0 else attribute(first, "display")
 
     @property
     def primary_metric(self) -> dict[str, Any] | None:
@@ -64,7 +64,7 @@ class RewardMix:
         first, *others = self.parts
         if others or first.weight >= 0:
             return self.display
-        shown = {"label": first.label.replace("_", " ")} | dict(getattr(first.reward, "display", None) or {})
+        shown = {"label": first.label.replace("_", " ")} | dict(attribute(first, "display") or {})
         return shown | {"better": "higher" if shown.get("better") == "lower" else "lower", "penalty": True}
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None) -> Scores:
@@ -238,7 +238,7 @@ class RewardMix:
         return next(part for part in self.parts if part.label == name.partition("/")[0])
 
     def _opaque(self) -> list[str]:
-        return [part.label for part in self.parts if not getattr(part.reward, "differentiable", False)]
+        return [part.label for part in self.parts if not attribute(part, "differentiable")]
 
     def _skip(self, raw: RawScores, label: str, text: str, count: int) -> None:
         logger.warning("reward %s: %d samples drop out of the round: %s", label, count, text)

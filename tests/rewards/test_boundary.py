@@ -332,13 +332,15 @@ def test_a_quiet_reward_and_quieter_warnings_are_left_alone(images, prompts, cap
     assert "changed" not in caplog.text
 
 
-def test_two_calls_at_once_do_not_take_each_others_changes_for_their_own_beginning():
+def test_calls_that_overlap_are_looked_at_when_the_last_has_ended():
     surroundings, before = Surroundings(), os.getcwd()
-    first = surroundings.enter()
+    first = surroundings.enter("a")
     os.chdir("/")
-    second = surroundings.enter()
-    assert surroundings.leave(first) == ["the working folder"]
-    assert surroundings.leave(second) == surroundings.leave(second) == []
+    second = surroundings.enter("b")
+    assert surroundings.leave(first) == ("", [])
+    assert os.getcwd() == "/", "the other may be at it, and take it back by itself"
+    assert surroundings.leave(second) == ("a or b", ["the working folder"])
+    assert surroundings.leave(second) == ("", [])
     assert os.getcwd() == before
 
 

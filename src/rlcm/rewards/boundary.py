@@ -58,13 +58,13 @@ class UserThread(threading.Thread, Generic[T]):
         self.error: BaseException | None = None
         self.text = ""
         """What is said of the error."""
-        self.changed: list[str] = []
+        self.who, self.changed = "", list[str]()
         self.cancel: Callable[[], object] = lambda: None
         """Ends what the thread waits for, where that can be ended."""
 
     def run(self) -> None:
         """Call the user code."""
-        self.visit = _surroundings.enter()
+        self.visit = _surroundings.enter(self.name)
         try:
             self.value = self._work()
         except BaseException as error:
@@ -72,7 +72,7 @@ class UserThread(threading.Thread, Generic[T]):
             self.text = _described(error)
         finally:
             del self._work
-            self.changed = _surroundings.leave(self.visit)
+            self.who, self.changed = _surroundings.leave(self.visit)
 
 
 class UserCode:
@@ -111,7 +111,7 @@ class UserCode:
         except BaseException:
             self._give_up(thread)
             raise
-        self._tell(thread.changed)
+        self._tell(thread.who, thread.changed)
         self.is_known = True
         if isinstance(thread.error, RLCMError):
             raise thread.error
@@ -145,16 +145,16 @@ class UserCode:
         """Leave a thread alone; Python cannot end it."""
         _was_given_up.set()
         thread.cancel()
-        self._tell(_surroundings.leave(thread.visit))
+        self._tell(*_surroundings.leave(thread.visit))
 
-    def _tell(self, changed: list[str]) -> None:
+    def _tell(self, who: str, changed: list[str]) -> None:
         self.meddles = self.meddles or bool(changed)
-        new = [what for what in changed if (self.name, what) not in _told]
-        _told.update((self.name, what) for what in new)
+        new = [what for what in changed if (who, what) not in _told]
+        _told.update((who, what) for what in new)
         if new:
             logger.warning(
                 "%s changed %s, which belongs to the whole process; it was put back. Let it leave this as it found it.",
-                self.name,
+                who,
                 " and ".join(new),
             )
 

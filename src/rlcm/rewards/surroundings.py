@@ -101,33 +101,40 @@ run's noise comes from generators of its own, so that the global ones may be see
 class Surroundings:
     """The state of the process while no user code is at work, against which it is compared.
 
-    Several calls at once are compared with the state before the first of them: so none takes another's change for its own beginning.
+    Calls that overlap are looked at together, when the last of them ends: what one changes for a while, such as the default dtype
+    while a model is loaded, is neither taken for another's beginning nor put back under its feet.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside: set[object] = set()
+        self._names: list[str] = []
         self._before: list[Any] = []
 
-    def enter(self) -> object:
+    def enter(self, name: str) -> object:
         """Take note of the state, where no user code is at work yet; return what `leave` wants to have."""
         visit = object()
         with self._lock:
             if not self._inside:
                 self._before = [trait.read() for trait in TRAITS]
+                self._names = []
             self._inside.add(visit)
+            if name not in self._names:
+                self._names.append(name)
         return visit
 
-    def leave(self, visit: object) -> list[str]:
-        """Put back what has changed, and return what it was; nothing where the visit has ended already."""
+    def leave(self, visit: object) -> tuple[str, list[str]]:
+        """Put back what has changed once nobody is inside; return who may have changed it, and what it was."""
         changed = []
         with self._lock:
-            if visit not in self._inside:
-                return []
+            if visit not in self._inside:  # it was given up
+                return "", []
             self._inside.remove(visit)
+            if self._inside:
+                return "", []
             for trait, before in zip(TRAITS, self._before, strict=True):
                 if trait.is_harmed(before, trait.read()):
                     changed.append(trait.name)
                     with contextlib.suppress(Exception):  # such as a folder that was removed
                         trait.write(before)
-        return changed
+            return " or ".join(self._names), changed

@@ -266,7 +266,7 @@ def test_the_state_of_the_process_is_put_back_and_the_reward_named_once(images, 
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             mix(images, prompts)
-    assert [trait.read() for trait in TRAITS] == before
+    assert not [trait.name for trait, was in zip(TRAITS, before, strict=True) if trait.is_harmed(was, trait.read())]
     assert caplog.text.count(f"reward mine changed {what}, which belongs to the whole process; it was put back") == 1
     assert not mix.may_run_beside
 

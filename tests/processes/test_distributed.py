@@ -428,12 +428,13 @@ def test_processes_without_a_share_or_without_a_score_take_part(tmp_path):
 
 FAILURES = {  # in this order: after the last one the processes have lost each other
     "reward": ("RewardError", "reward brightness raised ZeroDivisionError: on one process only"),
+    "exit": ("RewardError", "reward brightness raised SystemExit: on one process only"),
     "memory": ("TrainingError", "run.micro_batch_size=1 does not fit either"),
     "bug": ("ProcessError", "KeyError: 'on one process only'"),
 }
 
 
-def _fails_in_round_two(made, error: Exception, real):
+def _fails_in_round_two(made, error: BaseException, real):
     """Return `real`, but that it raises the error in round 2 on the second process."""
 
     def call(*arguments, **named):
@@ -452,8 +453,9 @@ def _failing(folder: Path) -> dict:
     for kind in FAILURES:
         made = _made(folder / kind, None, run={"rounds": 3, "save_every": 0, "timeout_seconds": 60})
         text = "on one process only"
-        if kind == "reward":
-            failing = _fails_in_round_two(made, ZeroDivisionError(text), brightness)
+        if kind in ("reward", "exit"):
+            error = ZeroDivisionError(text) if kind == "reward" else SystemExit(text)
+            failing = _fails_in_round_two(made, error, brightness)
             made.parts.rewards = RewardMix(
                 [RewardPart("brightness", lambda images, prompts, call=failing: call(images, prompts))]
             )

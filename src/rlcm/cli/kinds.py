@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import sys
 from typing import Any
 
@@ -28,6 +30,19 @@ class Group(WithExample, click.Group):
 
     command_class = WithExample
     group_class = type
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Be the process: run the command that was typed, and end also where a user's reward has left threads that never end."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit as end:
+            boundary = sys.modules.get("rlcm.rewards.boundary")  # light commands do not load it
+            if boundary is None or not boundary.is_left_running():
+                raise
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command that was typed; with --debug an error shows where it came from."""

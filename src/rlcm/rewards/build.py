@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rlcm.errors import ConfigError
 from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import RewardSettings, is_address
-from rlcm.rewards.user import bind_arguments, load_callable
+from rlcm.rewards.user import bind_arguments, load_callable, signature_of
 
 
 class BuiltIn(NamedTuple):
@@ -76,11 +76,15 @@ def place_of(name: str) -> str:
 
 def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
     """Return the mix of all entries. See `build_reward` for the errors."""
-    return RewardMix([RewardPart(r.label, build_reward(r), r.weight, r.normalise, r.on_failure) for r in rewards])
+    return RewardMix(
+        [RewardPart(r.label, build_reward(r), r.weight, r.normalise, r.on_failure, r.timeout_seconds) for r in rewards]
+    )
 
 
 def _bind(settings: RewardSettings, path: str, args: Mapping[str, Any]) -> Callable[..., Any]:
-    target = load_callable(path)
+    target = load_callable(path, settings.timeout_seconds)
     # Rewards that send many requests want to know whether one of them may fail alone.
-    tells = inspect.isclass(target) and "on_failure" in inspect.signature(target).parameters
-    return bind_arguments(settings.label, target, {**args, "on_failure": settings.on_failure} if tells else args)
+    signature = signature_of(target) if inspect.isclass(target) else None
+    tells = signature is not None and "on_failure" in signature.parameters
+    given = {**args, "on_failure": settings.on_failure} if tells else args
+    return bind_arguments(settings.label, target, given, settings.timeout_seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rlcm.errors import ConfigError, MissingFileError, UsageError
+from rlcm.errors import ConfigError, MissingFileError, RewardError, UsageError
+from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, place_of
 from rlcm.rewards.composition import RawScores
 from rlcm.rewards.image.pixels import from_uint8
 from rlcm.rewards.settings import RewardList, RewardSettings
-from rlcm.rewards.user import first_problems, load_callable
+from rlcm.rewards.user import first_problems, load_callable, signature_of
 from rlcm.settings import Settings
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -146,6 +147,7 @@ def prefetch(rewards: Sequence[RewardSettings], console: Console | None = None) 
 
     Raises:
         MissingFileError: if something cannot be downloaded.
+        RewardError: if the `load` of a reward of the user's own fails.
     """
     console = console or Console()
     for settings in rewards:
@@ -157,13 +159,21 @@ def prefetch(rewards: Sequence[RewardSettings], console: Console | None = None) 
             place = source.fetch()
             console.print(f"{settings.label}: {source.place} is at {place}", markup=False, highlight=False, soft_wrap=True)
         if load := getattr(reward, "load", None):
-            load()
+            _load(settings, load)
             console.print(f"{settings.label}: loads", markup=False, highlight=False)
+
+
+def _load(settings: RewardSettings, load: Callable[[], Any]) -> None:
+    try:
+        UserCode(f"reward {settings.label}", settings.timeout_seconds).run(load)
+    except UserCodeError as error:
+        raise RewardError(f"reward {settings.label}: its load() {error}.") from error.__cause__
 
 
 def _arguments(target: Any) -> list[str]:
     """Return the arguments that `args` may hold, with their defaults; `more_arguments` names a settings class with further ones."""
-    own = [p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY or not inspect.isclass(target)]
+    signature = signature_of(target) or inspect.Signature()
+    own = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY or not inspect.isclass(target)]
     fixed = {"images", "prompts", "metadata", "on_failure", "address"}
     found = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in own if p.name not in fixed]
     more: type[Settings] | None = getattr(target, "more_arguments", None)

@@ -11,6 +11,9 @@ from rlcm.settings import Settings
 
 OnFailure = Literal["stop", "skip"]
 
+TIMEOUT_SECONDS = 600.0
+"""How long a reward may take, if nothing else is said."""
+
 
 class RewardSettings(Settings):
     """One entry of the list `rewards:`; a bare string is short for `name: <string>`."""
@@ -30,6 +33,9 @@ class RewardSettings(Settings):
     on_failure: OnFailure = "stop"
     """When the reward fails for good: `stop` ends the run with its state saved; `skip` drops the samples it could not
     score from the round, and counts them."""
+    timeout_seconds: float = Field(default=TIMEOUT_SECONDS, gt=0)
+    """How long one call of the reward may take, and its import and its construction, before it counts as failed. With several
+    processes it should be less than `run.timeout_seconds`, so that the reward is named and not the process that waits for it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,8 +1,8 @@
-"""Rewards that users write: how they are found, what they are given, and how coroutines are waited for."""
+"""Rewards that users write: how they are found, made and called."""
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import difflib
 import functools
 import hashlib
@@ -10,8 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,16 +19,20 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.rewards.boundary import UserCode, UserCodeError
+from rlcm.rewards.coroutines import event_loop
+from rlcm.rewards.settings import TIMEOUT_SECONDS
 
 AnyReward = Callable[..., Any]
 
 
-def load_callable(path: str) -> AnyReward:
+def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyReward:
     """Return the function, class or object that an import path names.
 
     Args:
         path: `module:name` or `path/to/file.py:name`; a file is imported as a module of its own. A class inside a
             class, or a method of an object, is `module:outer.inner`.
+        timeout_seconds: how long the import may take.
 
     Raises:
         MissingFileError: if the file does not exist.
@@ -38,29 +41,42 @@ def load_callable(path: str) -> AnyReward:
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    # A module that this thread is importing at this moment would be waited for in vain by another.
+    known = sys.modules.get(place)
     try:
-        found = functools.reduce(getattr, name.split("."), module)
-    except AttributeError as error:
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(f"{place} has no function {name!r}; {_nearby(name, names, 'it has')}") from error
+        found = UserCode(place, timeout_seconds).run(lambda: _look_up(place, name, known))
+    except UserCodeError as error:
+        sys.modules.pop(_module_name(Path(place)), None)  # half of it, where it was given up
+        raise ConfigError(f"{place} could not be imported: it {error}.") from error.__cause__
     if not callable(found):
         raise ConfigError(f"{path} is a {type(found).__name__}, not a function; name a function, class or callable object.")
     return found
 
 
-def bind_arguments(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> AnyReward:
+def _look_up(place: str, name: str, known: ModuleType | None) -> Any:
+    """Return what is called `name` in a file or module."""
+    module = known or (_import_file(Path(place)) if place.endswith(".py") else _import_module(place))
+    try:
+        return functools.reduce(getattr, name.split("."), module)
+    except AttributeError as error:
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(f"{place} has no function {name!r}; {_nearby(name, names, 'it has')}") from error
+
+
+def bind_arguments(
+    label: str, target: Callable[..., Any], args: Mapping[str, Any], timeout_seconds: float = TIMEOUT_SECONDS
+) -> AnyReward:
     """Return a reward from what an import path names and the setting `args`.
 
     A class is instantiated with `args`; a function gets them as keyword arguments of every call.
 
+    Args:
+        timeout_seconds: how long the class may take.
+
     Raises:
-        ConfigError: if an argument is unknown, missing, or refused by the class.
+        ConfigError: if an argument is unknown, missing, or refused by the class, or if the class raises.
     """
-    try:
-        signature = inspect.signature(target)
-    except ValueError:  # written in C: it has no signature to check against
-        signature = None
+    signature = signature_of(target)
     if signature is not None:
         given: list[Any] = [] if inspect.isclass(target) else [None, None]
         named: dict[str, Any] = dict(args)
@@ -76,13 +92,17 @@ def bind_arguments(label: str, target: Callable[..., Any], args: Mapping[str, An
                 f"rewards.{label}.args={_given(args)} does not fit ({error}); it takes {', '.join(known) or 'no arguments'}."
             ) from error
     if inspect.isclass(target):
+        setting = f"rewards.{label}.args={_given(args)}"
         try:
-            made = target(**args)
-        except ValidationError as error:
-            remedy = f"`rlcm rewards list {label}` tells what it takes"
-            raise ConfigError(f"rewards.{label}.args={_given(args)}: {first_problems(error)}; {remedy}.") from error
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"rewards.{label}.args={_given(args)}: {error}") from error
+            made = UserCode(f"reward {label}", timeout_seconds).run(lambda: target(**args))
+        except UserCodeError as error:
+            cause = error.__cause__
+            if isinstance(cause, ValidationError):
+                remedy = f"`rlcm rewards list {label}` tells what it takes"
+                raise ConfigError(f"{setting}: {first_problems(cause)}; {remedy}.") from cause
+            if isinstance(cause, (ValueError, TypeError)):
+                raise ConfigError(f"{setting}: {cause}") from cause
+            raise ConfigError(f"{setting}: {target.__name__} {error}.") from cause
         if not callable(made):
             raise ConfigError(f"rewards.{label}: {target.__name__} has no __call__(images, prompts), so it is no reward.")
         return made
@@ -91,6 +111,14 @@ def bind_arguments(label: str, target: Callable[..., Any], args: Mapping[str, An
     bound = functools.partial(target, **args)
     bound.__dict__.update(getattr(target, "__dict__", {}))  # keeps the mark `differentiable`
     return bound
+
+
+def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature of a callable; None of one that has none to look at, such as one written in C."""
+    try:
+        return inspect.signature(target)
+    except (TypeError, ValueError):
+        return None
 
 
 def _given(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,10 +140,10 @@ def takes_metadata(reward: Callable[..., Any]) -> bool:
 
     It does if it has a parameter named `metadata`, or a third positional one without a default.
     """
-    try:
-        parameters = list(inspect.signature(reward).parameters.values())
-    except (TypeError, ValueError):
+    signature = signature_of(reward)
+    if signature is None:
         return False
+    parameters = list(signature.parameters.values())
     if any(parameter.name == "metadata" for parameter in parameters):
         return True
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -127,6 +155,8 @@ def call_reward(
 ) -> Any:
     """Return a reward's answer as it gave it, waiting for it if the function is async.
 
+    It runs in the caller's thread; `rlcm.rewards.composition` calls rewards within the boundary of `rlcm.rewards.boundary`.
+
     Args:
         images: [B, 3, h, w] float RGB in [0, 1].
         prompts: B texts.
@@ -135,34 +165,14 @@ def call_reward(
     arguments: list[Any] = [images, list(prompts)]
     named: dict[str, Any] = {}
     if takes_metadata(reward):
-        given = [dict(entry) for entry in metadata] if metadata is not None else [{} for _ in prompts]
+        given = copy.deepcopy([dict(entry) for entry in metadata]) if metadata is not None else [{} for _ in prompts]
         parameter = inspect.signature(reward).parameters.get("metadata")
         if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
             named["metadata"] = given
         else:
             arguments.append(given)
     answer = reward(*arguments, **named)
-    return _event_loop().wait(answer) if inspect.isawaitable(answer) else answer
-
-
-class _EventLoop:
-    """One loop in a thread of its own for the whole process: sessions that a reward opens stay usable between calls,
-    and rewards can be called where a loop already runs (a notebook)."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True).start()
-
-    def wait(self, answer: Awaitable[Any]) -> Any:
-        async def finish() -> Any:
-            return await answer
-
-        return asyncio.run_coroutine_threadsafe(finish(), self._loop).result()
-
-
-@functools.cache
-def _event_loop() -> _EventLoop:
-    return _EventLoop()
+    return event_loop().wait(answer) if inspect.isawaitable(answer) else answer
 
 
 def _import_module(name: str) -> ModuleType:
@@ -178,8 +188,6 @@ def _import_module(name: str) -> ModuleType:
             f"there is no module {error.name!r} on Python's path; {_nearby(name, files, 'the current folder has')} "
             "A file can be named by its path: path/to/file.py:function."
         ) from error
-    except Exception as error:
-        raise ConfigError(f"{name} could not be imported: {type(error).__name__}: {error}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -188,8 +196,7 @@ def _import_file(path: Path) -> ModuleType:
         folder = path.parent
         files = [file.name for file in folder.glob("*.py")] if folder.is_dir() else []
         raise MissingFileError(f"there is no file {path}; {_nearby(path.name, files, f'{folder} has')}")
-    # A name of its own, so that files of the same name in two folders do not replace each other.
-    name = f"rlcm_reward_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -200,12 +207,18 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise ConfigError(f"{path} could not be imported: it needs the module {error.name!r}; {_remedy(error.name)}") from error
-    except Exception as error:
-        del sys.modules[name]
-        raise ConfigError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    """Return a name of its own for a file, so that files of the same name in two folders do not replace each other."""
+    path = path.expanduser()
+    return f"rlcm_reward_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
 
 
 def _remedy(module: str | None) -> str:

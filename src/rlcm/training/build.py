@@ -24,6 +24,7 @@ from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.policy.transitions import require_noise
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
+from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.training.config import TrainConfig
 from rlcm.training.evaluate import Evaluator, Judge
 from rlcm.training.prompts import PromptSet, load_prompts
@@ -155,12 +156,13 @@ def sampled_at_once(settings: RolloutSettings) -> int:
 
 
 def mix_of(rewards: Sequence[Callable[..., Any]]) -> RewardMix:
-    """Return the plain sum of reward functions, each labelled by its name."""
+    """Return the plain sum of reward functions, each labelled by its name; a time limit is an attribute `timeout_seconds`."""
     parts: list[RewardPart] = []
     for reward in rewards:
         label = getattr(reward, "__name__", type(reward).__name__)
         taken = sum(part.label.split("-")[0] == label for part in parts)
-        parts.append(RewardPart(f"{label}-{taken + 1}" if taken else label, reward))
+        limit = getattr(reward, "timeout_seconds", TIMEOUT_SECONDS)
+        parts.append(RewardPart(f"{label}-{taken + 1}" if taken else label, reward, timeout_seconds=limit))
     return RewardMix(parts)
 
 

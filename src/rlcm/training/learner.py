@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from rlcm.policy.policy import check_shapes
 from rlcm.policy.rollout import decode_images, rollout
 from rlcm.processes.distributed import World
 from rlcm.rewards import RawScores, Scores
+from rlcm.rewards.boundary import Beside, result
 from rlcm.runs.weights import require_finite
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig
@@ -161,16 +162,18 @@ class Learner:
             )
             return part, self._predicted_images(part, noisy[scored]) if scored else None
 
-        # One worker: the scoring of a batch runs beside the sampling of the next.
-        with self.world.together(), ThreadPoolExecutor(1) as scoring:
+        # The scoring of a batch runs beside the sampling of the next, where the rewards leave torch's global state alone.
+        with self.world.together(), Beside() as scoring:
             for part, predicted in self.sampling.over(played, sample, each=rollouts.branches):
                 answer = scoring.submit(self._score, part.images, part.prompt_index)
                 also = None if predicted is None else scoring.submit(self._score, predicted, part.prompt_index)
                 answers.append((answer, also))
                 trajectories.append(part)
+                if not self.parts.rewards.may_run_beside:
+                    result(also or answer)
             sampled = time.perf_counter()
-            images = [answer.result() for answer, _ in answers]
-            states = [answer.result() for _, answer in answers if answer]
+            images = [result(answer) for answer, _ in answers]
+            states = [result(answer) for _, answer in answers if answer]
         raw = gather_scores(self.world, images, len(mine) * rollouts.branches)
         of_states = gather_scores(self.world, states, len(mine) * len(scored)) if scored else None
         scores = self.parts.rewards.mix(raw)

@@ -151,6 +151,9 @@ class Trainer:
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
         with Interrupts() as interrupts, self.world.guarded(), ExitStack() as stack:
+            for mix in filter(None, (self.parts.rewards, self.parts.evaluator.held_out)):
+                stack.callback(setattr, mix, "stop_wanted", mix.stop_wanted)
+                mix.stop_wanted = lambda: interrupts.wanted
             directory = self._kept.directory or self._kept.begin()
             with self.world.together():
                 if self.world.is_main:
@@ -201,7 +204,7 @@ class Trainer:
                             directory.add_metrics(metrics)
                             tracker.log(metrics, self.round_number)
                 if self.watcher and self.world.is_main:
-                    self.watcher.round(metrics, settings.rounds)
+                    self.watcher.round(dict(metrics), settings.rounds)
                 if settings.save_every and self.round_number % settings.save_every == 0 and not self._is_over():
                     self._kept.checkpoint(self._state)
         return True

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rlcm.errors import RewardError, RLCMError
+from rlcm.errors import ConfigError, RewardError, RLCMError
+from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.composition.scores import RewardPart
 from rlcm.rewards.user import call_reward
+
+PROMPTS_SHOWN = 3
+"""Prompts that an error quotes."""
 
 
 def check_inputs(images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None) -> None:
@@ -38,55 +43,108 @@ def check_inputs(images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapp
 
 
 def ask(
-    part: RewardPart, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None
+    part: RewardPart,
+    code: UserCode,
+    images: Tensor,
+    prompts: Sequence[str],
+    metadata: Sequence[Mapping[str, Any]] | None,
+    stop_wanted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Tensor]:
-    """Return the components of one reward's answer, [B] fp32 each, shapes checked; values may still be NaN."""
-    version = images._version
+    """Return the components of one reward's answer, [B] fp32 each, shapes checked; values may still be NaN.
+
+    The reward works on copies, and what comes back is a copy.
+    """
+    own = images.clone()
+
+    def score() -> dict[str, Tensor]:
+        try:
+            answer = call_reward(part.reward, own, prompts, metadata)
+        except RLCMError as error:
+            raise RewardError(f"reward {part.label}: {error}") from error
+        return _components(part.label, answer, len(prompts))
+
     try:
-        answer = call_reward(part.reward, images, prompts, metadata)
-    except RLCMError as error:
-        raise RewardError(f"reward {part.label}: {error}") from error
-    except Exception as error:
-        raise RewardError(f"reward {part.label} raised {type(error).__name__}: {error} ({_place(error)}).") from error
-    if images._version != version:
-        raise RewardError(f"reward {part.label} wrote into the images it was given; let it work on `images.clone()`.")
-    if isinstance(answer, Mapping):
-        if not answer:
-            raise RewardError(f"reward {part.label} returned an empty dict; return at least one component.")
-        return {f"{part.label}/{key}": _as_vector(f"{part.label}/{key}", value, len(prompts)) for key, value in answer.items()}
-    return {part.label: _as_vector(part.label, answer, len(prompts))}
+        return code.run(score, stop_wanted)
+    except UserCodeError as error:
+        shown = ", ".join(repr(textwrap.shorten(prompt, 80)) for prompt in dict.fromkeys(prompts[:PROMPTS_SHOWN]))
+        more = ", ..." if len(set(prompts)) > PROMPTS_SHOWN else ""
+        raise RewardError(
+            f"reward {part.label} {error}. It was asked about {len(prompts)} images, of {shown}{more}; "
+            "`rlcm rewards try` calls a reward alone."
+        ) from error.__cause__
 
 
-def _place(error: Exception) -> str:
-    """Return where an error was raised: the last line that is in no installed package."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
-    return f"{PurePath(frame.filename).name}, line {frame.lineno}; `rlcm rewards try` calls a reward alone"
+def attribute(part: RewardPart, name: str) -> Any:
+    """Return what a reward says of itself by an attribute, which may be the user's code, too; None where it has none.
+
+    Raises:
+        ConfigError: if it raises or does not answer.
+    """
+    try:
+        return UserCode(f"reward {part.label}", part.timeout_seconds).run(lambda: getattr(part.reward, name, None))
+    except UserCodeError as error:
+        raise ConfigError(f"reward {part.label}: its attribute {name} {error}.") from error.__cause__
+
+
+def _components(label: str, answer: Any, batch: int) -> dict[str, Tensor]:
+    """Return what a reward answered by component; it runs within the boundary, as an answer may be of the user's own classes."""
+    if not isinstance(answer, Mapping):
+        return {label: _as_vector(label, answer, batch)}
+    if not answer:
+        raise RewardError(f"reward {label} returned an empty dict; return at least one component.")
+    found = {f"{label}/{key}": _as_vector(f"{label}/{key}", value, batch) for key, value in answer.items()}
+    if len(found) < len(answer):
+        raise RewardError(f"reward {label} returned components of one name: {', '.join(map(str, answer))}.")
+    return found
 
 
 def _as_vector(name: str, answer: Any, batch: int) -> Tensor:
-    """Return an answer as fp32 [B]."""
+    """Return an answer as fp32 [B], a copy."""
     if answer is None:
         raise RewardError(f"reward {name} returned None; does the function lack a `return`?")
     try:
-        values = answer if isinstance(answer, Tensor) else torch.as_tensor(answer)
-        if values.is_complex():
-            raise ValueError("complex numbers")
-    except (ValueError, TypeError, RuntimeError) as error:
+        # A generator may be endless; one number too many is enough to see that there are too many.
+        values = _as_tensor(list(islice(answer, batch + 1)) if isinstance(answer, Iterator) else answer)
+        shape = tuple(values.shape)
+        values = values.to(torch.float32, copy=True)
+    except Exception as error:
         raise RewardError(
             f"reward {name} returned {type(answer).__name__}, which is no list, array or tensor of {batch} numbers ({error})."
         ) from error
-    if values.shape != (batch,):
+    if shape != (batch,):
         hints = {
             (batch, 1): "; return `scores.squeeze(-1)`",
             (): ", not one for all of them: such as `images.mean(dim=(1, 2, 3))`",
         }
-        hint = hints.get(tuple(values.shape), "")
         raise RewardError(
-            f"reward {name} returned the shape {list(values.shape)} for {batch} images; it must return [{batch}], one number "
-            f"an image{hint}."
+            f"reward {name} returned the shape {list(shape)} for {batch} images; it must return [{batch}], one number "
+            f"an image{hints.get(shape, '')}."
         )
-    return values.float()
+    return values
+
+
+def _as_tensor(answer: Any) -> Tensor:
+    """Return numbers as a tensor of their shape: of tensors, arrays, lists of them, and of all that `float` takes but text."""
+    if isinstance(answer, Tensor):
+        if answer.is_complex():
+            raise TypeError("complex numbers")
+        if answer.is_meta:
+            raise TypeError("a tensor on the device meta has no values")
+        return answer if answer.layout == torch.strided else answer.to_dense()
+    if isinstance(answer, np.ndarray):
+        if answer.dtype.kind == "O":
+            return _as_tensor(answer.tolist())
+        if answer.dtype.kind not in "biuf":
+            raise TypeError(f"an array of {answer.dtype}")
+        return torch.from_numpy(np.ma.filled(answer.astype(np.float64), np.nan))  # what is masked is no score
+    if isinstance(answer, (str, bytes, bytearray, complex, np.complexfloating)):
+        raise TypeError(f"{answer!r} is no number")
+    if isinstance(answer, (Mapping, Set)):
+        raise TypeError(f"a {type(answer).__name__} has no order of images")
+    if isinstance(answer, Iterable):
+        entries = [_as_tensor(entry) for entry in answer]
+        return torch.stack(entries) if entries else torch.empty(0)
+    return torch.tensor(float(answer), dtype=torch.float64)
 
 
 def not_finite(name: str, values: Tensor, prompts: Sequence[str]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlcm.errors import CheckpointError, ConfigError, RewardError
-from rlcm.rewards.composition.answers import ask, check_inputs, not_finite
+from rlcm.rewards.boundary import UserCode
+from rlcm.rewards.composition.answers import ask, attribute, check_inputs, not_finite
 from rlcm.rewards.composition.normalising import RunningNorm, norm_of
 from rlcm.rewards.composition.scores import RawScores, RewardPart, Scores
 
@@ -28,7 +29,7 @@ class RewardMix:
         rewards: the parts, as `RewardPart` or as tuples of its leading fields (label, callable, weight, normalise).
 
     Raises:
-        ValueError: if there is no reward, a label is used twice, or a weight is not finite.
+        ValueError: if there is no reward, a label is used twice, a weight is not finite, or a time limit is not positive.
     """
 
     def __init__(self, rewards: Sequence[RewardPart | tuple[Any, ...]]) -> None:
@@ -38,14 +39,24 @@ class RewardMix:
             raise ValueError(f"rewards need distinct labels, and at least one; got {labels}.")
         if not all(math.isfinite(part.weight) for part in self.parts):
             raise ValueError(f"the weights must be finite; got {[part.weight for part in self.parts]}.")
+        if not all(part.timeout_seconds > 0 for part in self.parts):
+            raise ValueError(f"timeout_seconds must be positive; got {[part.timeout_seconds for part in self.parts]}.")
         self.norms: dict[str, RunningNorm] = {}
         self.looks: dict[str, RunningNorm] = {}
+        self.stop_wanted: Callable[[], bool] = lambda: False
+        """Whether the run is to stop. A reward that hangs then ends it by an error, also where its failures are skipped."""
+        self._code = {part.label: UserCode(f"reward {part.label}", part.timeout_seconds) for part in self.parts}
+
+    @property
+    def may_run_beside(self) -> bool:
+        """Whether scoring leaves alone what goes on beside it: all rewards were asked once, and none changed the process's state."""
+        return all(code.is_known and not code.meddles for code in self._code.values())
 
     @property
     def display(self) -> dict[str, str] | None:
         """How the sum is shown to people, where it is a single reward that says so by a `display` attribute, and no penalty."""
         first, *others = self.parts
-        return None if others or first.weight < 0 else getattr(first.reward, "display", None)
+        return None if others or first.weight < 0 else attribute(first, "display")
 
     @property
     def primary_metric(self) -> dict[str, Any] | None:
@@ -53,7 +64,7 @@ class RewardMix:
         first, *others = self.parts
         if others or first.weight >= 0:
             return self.display
-        shown = {"label": first.label.replace("_", " ")} | dict(getattr(first.reward, "display", None) or {})
+        shown = {"label": first.label.replace("_", " ")} | dict(attribute(first, "display") or {})
         return shown | {"better": "higher" if shown.get("better") == "lower" else "lower", "penalty": True}
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None) -> Scores:
@@ -74,16 +85,15 @@ class RewardMix:
         raw = RawScores({}, torch.ones(len(prompts), dtype=torch.bool))
         for part in self.parts:
             try:
-                answer = ask(part, images, prompts, metadata)
+                answer = self._ask(part, images, prompts, metadata)
             except RewardError as error:
-                if part.on_failure == "stop":
+                if part.on_failure == "stop" or self._code[part.label].was_stopped:
                     raise
                 self._skip(raw, part.label, str(error), len(prompts))
                 raw.valid[:] = False
                 continue
             for name, values in answer.items():
-                # A copy: dropped samples are marked in it, and the reward may keep its own.
-                values = values.detach().cpu().clone()
+                values = values.detach().cpu()
                 finite = values.isfinite()
                 if not finite.all():
                     text = not_finite(name, values, prompts)
@@ -177,7 +187,7 @@ class RewardMix:
         check_inputs(images, prompts, metadata)
         parts: dict[str, Tensor] = {}
         for part in self.parts:
-            answer = ask(part, images, prompts, metadata)
+            answer = self._ask(part, images, prompts, metadata)
             for name, values in answer.items():
                 if not values.isfinite().all():
                     raise RewardError(not_finite(name, values, prompts))
@@ -232,12 +242,17 @@ class RewardMix:
             total = total + part.weight * values
         return total
 
+    def _ask(
+        self, part: RewardPart, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None
+    ) -> dict[str, Tensor]:
+        return ask(part, self._code[part.label], images, prompts, metadata, self.stop_wanted)
+
     def _settings(self, name: str) -> RewardPart:
         """Return the part that a label, or label/component, belongs to."""
         return next(part for part in self.parts if part.label == name.partition("/")[0])
 
     def _opaque(self) -> list[str]:
-        return [part.label for part in self.parts if not getattr(part.reward, "differentiable", False)]
+        return [part.label for part in self.parts if not attribute(part, "differentiable")]
 
     def _skip(self, raw: RawScores, label: str, text: str, count: int) -> None:
         logger.warning("reward %s: %d samples drop out of the round: %s", label, count, text)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlcm.errors import RewardError
-from rlcm.rewards.settings import OnFailure
+from rlcm.rewards.settings import TIMEOUT_SECONDS, OnFailure
 
 
 class RewardPart(NamedTuple):
@@ -27,6 +27,8 @@ class RewardPart(NamedTuple):
     """Bring it to unit scale before weighting."""
     on_failure: OnFailure = "stop"
     """What is done where it fails: `stop`, or `skip` the samples."""
+    timeout_seconds: float = TIMEOUT_SECONDS
+    """How long one call may take."""
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from torch import nn
 
 from rlcm.builtin import model_path
 from rlcm.errors import ConfigError, MissingFileError, SamplerError
+from rlcm.paths import existing
 from rlcm.pipelines.acceleration import order_channels_last, require_compiler, use_tf32
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
@@ -143,16 +144,16 @@ def local_folder(settings: ModelSettings) -> Path | None:
     """
     if settings.path in BUILTIN:
         return model_path(BUILTIN[settings.path])
-    folder = Path(settings.path).expanduser()
-    if folder.is_dir():
+    folder = existing(settings.path, "model.path")
+    if folder is not None and folder.is_dir():
         return folder
-    if _HUB_ID.fullmatch(settings.path) and not settings.path.startswith("."):
-        return None
-    if folder.is_file():
+    if folder is not None:
         raise MissingFileError(
             f"model.path={settings.path!r} is a file; make a folder of it once, by diffusers' from_single_file(...) and "
             "save_pretrained(...) of the model's pipeline, and give that folder."
         )
+    if _HUB_ID.fullmatch(settings.path) and not settings.path.startswith("."):
+        return None
     raise MissingFileError(
         f"model.path={settings.path!r} is neither a folder nor a Hub id; give builtin, builtin-teacher, the folder of a "
         "diffusers pipeline, or a Hub id such as SimianLuo/LCM_Dreamshaper_v7."
@@ -240,9 +241,9 @@ def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) 
 def _hub_message(path: str, error: BaseException, setting: str = "model.path") -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"{setting}={path!r} is no local folder and cannot be had from the Hugging Face Hub "
-        f"({type(error).__name__}: {reason}); check the id, the revision, the network, and access to gated models "
-        "(`hf auth login`), or download it once and give its folder."
+        f"{setting}={path!r} is no folder in the working directory and cannot be had from the Hugging Face Hub "
+        f"({type(error).__name__}: {reason}). For a folder, correct the path; for the Hub, check the id, the revision, the network, "
+        "and access to gated models (`hf auth login`), or download it once and give its folder."
     )
 
 
@@ -296,7 +297,7 @@ def _lora_files(settings: ModelSettings, name: str) -> list[str | None]:
 
 
 def _is_local(path: str) -> bool:
-    return Path(path).expanduser().exists()
+    return existing(path, "model.loras") is not None
 
 
 def apply_loras(pipeline: Any, settings: ModelSettings, files: Sequence[str | None]) -> None:
@@ -315,7 +316,7 @@ def apply_loras(pipeline: Any, settings: ModelSettings, files: Sequence[str | No
         adapter = f"{BASE_ADAPTER}_{number}"
         try:
             pipeline.load_lora_weights(
-                str(Path(lora.path).expanduser()) if _is_local(lora.path) else lora.path,
+                str(existing(lora.path, f"model.loras.{number}.path") or lora.path),
                 weight_name=files[number],
                 revision=lora.revision,
                 adapter_name=adapter,

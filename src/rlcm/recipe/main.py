@@ -20,7 +20,7 @@ from rlcm.recipe import data, generators, pack, perception
 from rlcm.recipe.stages import PICTURES, SEEDS, STAGES
 
 
-def train_all(work: Path, weights: str | None, font: str | None, stages: Sequence[str], threads: int | None) -> None:
+def train_all(work: Path, weights: Path | None, font: Path | None, stages: Sequence[str], threads: int | None) -> None:
     """Run the stages (all, or those named) and pack the weights.
 
     Raises:
@@ -33,7 +33,7 @@ def train_all(work: Path, weights: str | None, font: str | None, stages: Sequenc
     if threads:
         torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(work, Path(weights) if weights else WEIGHTS, Path(font or DEFAULT_FONT))
+    recipe = Recipe(work, weights or WEIGHTS, font or DEFAULT_FONT)
     for stage in STAGES:
         if not stages or stage in stages:
             started = time.monotonic()
@@ -105,14 +105,14 @@ class Recipe:
         return self.work / stage
 
 
-def evaluate_all(work: Path, weights: str | None, font: str | None) -> None:
+def evaluate_all(work: Path, weights: Path | None, font: Path | None) -> None:
     """Measure the packed weights and write `evaluation.json` and the model card beside them."""
     from rlcm.recipe.card import write_card
     from rlcm.recipe.measure import measure
 
     work.mkdir(parents=True, exist_ok=True)
-    folder = Path(weights) if weights else WEIGHTS
-    figures: dict[str, Any] = measure(folder, work, Path(font or DEFAULT_FONT))
+    folder = weights or WEIGHTS
+    figures: dict[str, Any] = measure(folder, work, font or DEFAULT_FONT)
     (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
     write_card(figures, folder)
     print(json.dumps(figures, indent=2))

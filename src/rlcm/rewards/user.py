@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.paths import local
 
 AnyReward = Callable[..., Any]
 
@@ -38,7 +40,7 @@ def load_callable(path: str) -> AnyReward:
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    module = _import_file(local(place, "rewards")) if place.endswith(".py") else _import_module(place)
     try:
         found = functools.reduce(getattr, name.split("."), module)
     except AttributeError as error:
@@ -183,8 +185,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    path = path.expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         folder = path.parent
         files = [file.name for file in folder.glob("*.py")] if folder.is_dir() else []
         raise MissingFileError(f"there is no file {path}; {_nearby(path.name, files, f'{folder} has')}")

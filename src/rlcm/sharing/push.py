@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from rlcm._version import __version__
 from rlcm.errors import MissingFileError, RLCMError, UsageError
+from rlcm.paths import command
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report import before_after_picture, curve_picture, read_run
@@ -66,7 +67,7 @@ def prepare(
     if kind in WITHOUT_LOADER:
         raise UsageError(
             f"{run}: diffusers loads no LoRA into a {kind}, so one on the Hub would be of no use; write the whole pipeline by "
-            f"`rlcm export {run} --format merged` and upload that folder."
+            f"`{command('rlcm', 'export', run, '--format', 'merged')}` and upload that folder."
         )
     read, folder = read_run(run), output or run / "hub"
     with disk_errors(folder):

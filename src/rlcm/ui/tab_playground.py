@@ -13,7 +13,6 @@ from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk
-from rlcm.ui.playground import STRONGEST
 
 BASE = "the built-in model, untuned"
 IDEAS = ("a fox", "a llama", "a bee", "a camel on a pink striped background", "a whale")
@@ -36,7 +35,7 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
             strength = gr.Slider(
                 label="Adapter strength",
                 info="0 is the base model, 1 what was trained, above 1 more of it",
-                minimum=0, maximum=STRONGEST, step=0.05, value=1.0, elem_id="play-strength",
+                minimum=0, maximum=2, step=0.05, value=1.0, elem_id="play-strength",
             )  # fmt: skip
             draw = gr.Button("Draw", variant="primary", elem_id="play-draw")
         with gr.Column(scale=5, min_width=310):
@@ -64,7 +63,7 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
         try:
             folder = _folder(desk, name)
             started = time.perf_counter()
-            drawn, metric = desk.studios.draw(folder, prompt.strip(), int(seed or 0), int(steps), float(strength))
+            drawn, metric = desk.studios.draw(folder, prompt.strip(), seed or 0, steps, strength)
         except RLCMError as error:
             return fragments.no_pair("This could not be drawn", str(error))
         return fragments.pair(drawn, metric, time.perf_counter() - started)

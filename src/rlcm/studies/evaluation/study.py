@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlcm.errors import ConfigError
-from rlcm.pipelines import make_denoiser
+from rlcm.pipelines import make_denoiser, preview_table
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.processes.machine import describe_machine
 from rlcm.processes.memory_retry import BatchSize
@@ -28,6 +28,7 @@ from rlcm.studies.evaluation.sets import Group
 from rlcm.training.build import judge_of
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.final import tuned_weights
+from rlcm.training.fitting import check_images
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
@@ -43,11 +44,11 @@ class StudySettings(Settings):
     steps: tuple[int, ...] = ()
     """Numbers of denoising steps; the run's own is always among them. Left out: 1, 2, 4, 8, or 5, 10, 25, 50 for samplers
     of many steps."""
-    each: int = Field(default=4, ge=1)
+    each: int = Field(default=4, ge=1, le=10_000)
     """Images of every prompt, with seeds of their own."""
-    seed: int = Field(default=20_240_404, ge=0)
+    seed: int = Field(default=20_240_404, ge=0, lt=2**63)
     """Seed of all noise."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
     """Images sampled at once; fewer where memory runs out."""
     base: bool = True
     """Whether the base model is looked at beside the tuned one."""
@@ -80,6 +81,8 @@ def study(
     mix, judge = build_rewards(rewards), judge_of(config)
     own = config.sampler.calls
     steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})
+    for count in steps:  # a number that the sampler has not is refused before anything is drawn
+        preview_table(config.model, sampler_at(config.sampler, count))
     directory = RunDirectory(folder)
     sampling = BatchSize(settings.batch_size, "rollout.sample_batch_size", note)
     names = ["base"] if run is None else ["base", "tuned"] if settings.base else ["tuned"]
@@ -88,8 +91,11 @@ def study(
     pictures: list[dict[str, Any]] = []
     for name in names:
         pipeline = tuned_pipeline(config, run if name == "tuned" else None, beside=True)
-        if name == names[0]:  # not before there is something to write
-            _make_room(folder)
+        if name == names[0]:
+            first = make_denoiser(pipeline, sampler_at(config.sampler, own), config.model)
+            check_images("--n", settings.each, first, max(len(group.prompts) for group in groups))
+            del first
+            _make_room(folder)  # not before there is something to write
         shown: dict[str, list[Drawn]] = {}
         for count in steps:
             denoiser = make_denoiser(pipeline, sampler_at(config.sampler, count), config.model)
@@ -136,7 +142,7 @@ def study(
     return found
 
 
-def sampler_at(sampler: SamplerSettings, steps: int) -> SamplerSettings:
+def sampler_at(sampler: SamplerSettings, steps: float) -> SamplerSettings:
     """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only."""
     own = sampler.timesteps is not None and sampler.calls == steps
     return sampler.model_copy(update={"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None}))

@@ -30,7 +30,7 @@ from rlcm.studies.reproduce.results import (
     last_steps,
 )
 from rlcm.studies.reproduce.variance import gradient_variance
-from rlcm.training.build import sampled_at_once
+from rlcm.training.fitting import sampled_at_once
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.trainer import Trainer, Watcher
 

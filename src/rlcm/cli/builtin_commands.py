@@ -21,7 +21,13 @@ def builtin() -> None:
 
 
 @builtin.command("train")
-@click.option("--work", type=LocalPath(file_okay=False), default="builtin-work", show_default=True, help="Folder of renders, checkpoints and logs.")
+@click.option(
+    "--work",
+    type=LocalPath(file_okay=False),
+    default="builtin-work",
+    show_default=True,
+    help="Folder of renders, checkpoints and logs.",
+)
 @click.option("--weights", type=LocalPath(file_okay=False), help="Where the weights go; default: into the package.")
 @click.option("--font", type=LocalPath(dir_okay=False), help="Path of Noto Color Emoji; default: where Debian puts it.")
 @click.option("--stage", "stages", multiple=True, help="Only these stages; default all.")

@@ -82,10 +82,14 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 @click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given several times.")
 @click.option("--prompts", "file", metavar="FILE", help="A .txt or .jsonl file, or a built-in set.")
 @click.option("--steps", type=Setting(TRAINING, "sampler.steps"), help="Sampling steps; default 4, or the run's.")
-@click.option("--guidance", type=Setting(TRAINING, "sampler.guidance", "float"), help="Guidance scale; default the model's, or the run's.")
+@click.option(
+    "--guidance", type=Setting(TRAINING, "sampler.guidance", "float"), help="Guidance scale; default the model's, or the run's."
+)
 @click.option("--seed", type=Setting(DRAWING, "seed"), default=0, show_default=True, help="Seed of the first image.")
 @click.option("--n", "count", type=Setting(DRAWING, "count"), default=1, show_default=True, help="Images of each prompt.")
-@click.option("-o", "--output", type=LocalPath(), default="samples.png", show_default=True, help="Where the grid of images goes.")
+@click.option(
+    "-o", "--output", type=LocalPath(), default="samples.png", show_default=True, help="Where the grid of images goes."
+)
 def sample(
     model: str,
     prompts: tuple[str, ...],
@@ -118,7 +122,9 @@ def sample(
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=48, show_default=True, help="Prompts of a set at most.")
 @click.option("--seed", type=Setting(STUDY, "seed"), default=20_240_404, show_default=True, help="Seed of all noise.")
 @click.option("--base/--no-base", default=True, show_default=True, help="Look at the base model beside the tuned one.")
-@click.option("-o", "--output", type=LocalPath(file_okay=False), help="Folder of what is found; default evaluation/ in the run, or here.")
+@click.option(
+    "-o", "--output", type=LocalPath(file_okay=False), help="Folder of what is found; default evaluation/ in the run, or here."
+)
 def evaluate(
     model: str,
     steps: str,
@@ -143,12 +149,12 @@ def evaluate(
 
 
 @main.command("compare")
-@click.argument(
-    "runs", nargs=-1, required=True, type=LocalPath(exists=True, file_okay=False), metavar="RUN..."
-)
+@click.argument("runs", nargs=-1, required=True, type=LocalPath(exists=True, file_okay=False), metavar="RUN...")
 @click.option("--baseline", metavar="METHOD", help="Whose reward is to be reached; default the first run's method.")
 @click.option("--reward", metavar="LABEL", help="The reward to compare by; default what all runs were trained on.")
-@click.option("-o", "--output", type=LocalPath(), default="comparison.html", show_default=True, help="The page; its JSON goes beside it.")
+@click.option(
+    "-o", "--output", type=LocalPath(), default="comparison.html", show_default=True, help="The page; its JSON goes beside it."
+)
 def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | None, output: Path) -> None:
     """Set runs side by side: reward over time, over reward queries and over network calls.
 
@@ -195,7 +201,14 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
     show_default=True,
     help="What is counted: the time that passes, or computing time, for a machine that does other things, too (then --threads 1).",
 )
-@click.option("-o", "--output", type=LocalPath(file_okay=False), default="runs/reproduce", show_default=True, help="Folder of runs and results.")
+@click.option(
+    "-o",
+    "--output",
+    type=LocalPath(file_okay=False),
+    default="runs/reproduce",
+    show_default=True,
+    help="Folder of runs and results.",
+)
 def reproduce_command(
     only: tuple[str, ...],
     tasks: tuple[str, ...],

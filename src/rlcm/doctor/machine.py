@@ -87,4 +87,3 @@ def memory(policy: Policy, config: TrainConfig) -> Finding:
         f"the run needs about {need.total / GIB:.1f} GiB and there are {there / GIB:.1f}: {LESS_MEMORY}",
         {"need_bytes": need.total, "there_bytes": there},
     )
-

@@ -18,6 +18,8 @@ BUILTIN = {"builtin": "student", "builtin-teacher": "teacher"}
 """The models of the package, by `model.path`."""
 BUILTIN_GUIDANCE = 3.0
 """Where both of them are best; their pipelines' own default is far beyond."""
+STRONGEST = 2.0
+"""Greatest strength with which a page draws what a run has learnt."""
 
 
 class LoraSettings(Settings):
@@ -120,5 +122,5 @@ class DrawSettings(Settings):
     """Seed of the first image; the second has the next one."""
     count: int = Field(default=1, ge=1, le=10_000)
     """Images of the prompt."""
-    strength: float = Field(default=1.0, ge=0, le=2)
+    strength: float = Field(default=1.0, ge=0, le=STRONGEST)
     """Of what a run has learnt: 0 is the base model, 1 what was trained, above 1 more of it."""

@@ -21,8 +21,8 @@ from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.transitions import require_noise
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
 from rlcm.training.config import TrainConfig
-from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
 from rlcm.training.evaluate import Evaluator, Judge
+from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
 from rlcm.training.prompts import PromptSet, load_prompts
 from rlcm.types import Conditioning
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
 from rlcm.pipelines import load_pipeline, make_denoiser
-from rlcm.pipelines.settings import DrawSettings, SamplerSettings
+from rlcm.pipelines.settings import DrawSettings
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.report.encoding import data_uri
 from rlcm.report.metric import Metric
@@ -136,7 +136,7 @@ class Studio:
             ConfigError: if a number is out of the range that it has on the command line.
         """
         asked = parse_settings(DrawSettings, {"seed": seed, "strength": strength})
-        sampler = parse_settings(SamplerSettings, sampler_at(self.config.sampler, steps).model_dump())
+        sampler = sampler_at(self.config.sampler, steps)
         seed, steps, strength = asked.seed, sampler.calls, asked.strength
         pair = [0.0] if self.strength is None else [0.0, strength]
         denoiser = make_denoiser(self.pipeline, sampler, self.config.model)

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from rlcm.errors import RLCMError
+from rlcm.pipelines.settings import STRONGEST
 from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
@@ -35,7 +36,7 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
             strength = gr.Slider(
                 label="Adapter strength",
                 info="0 is the base model, 1 what was trained, above 1 more of it",
-                minimum=0, maximum=2, step=0.05, value=1.0, elem_id="play-strength",
+                minimum=0, maximum=STRONGEST, step=0.05, value=1.0, elem_id="play-strength",
             )  # fmt: skip
             draw = gr.Button("Draw", variant="primary", elem_id="play-draw")
         with gr.Column(scale=5, min_width=310):

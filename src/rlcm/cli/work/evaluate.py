@@ -21,8 +21,8 @@ from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.runs.rundir import disk_errors
 from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, prompt_sets, study
-from rlcm.training.fitting import sampled_at_once
 from rlcm.training.config import TrainConfig
+from rlcm.training.fitting import sampled_at_once
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +27,10 @@ from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group
 from rlcm.training.build import judge_of
-from rlcm.training.config import CLOCKS, TrainConfig
+from rlcm.training.config import CLOCKS, TrainConfig, parse_settings
 from rlcm.training.final import tuned_weights
 from rlcm.training.fitting import check_images
+from rlcm.training.usage import own_name
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
@@ -114,7 +116,7 @@ def study(
         del pipeline, denoiser
         pictures += [_write_pictures(directory, name, place, group, steps, shown) for place, group in enumerate(groups)]
     found = {
-        "model": config.model.path,
+        "model": own_name(config) if os.path.isabs(config.model.path) else config.model.path,
         "run": None if run is None else config.name or run.resolve().name,
         "round": None if run is None else final_round(run),
         "machine": describe_machine(),
@@ -143,9 +145,14 @@ def study(
 
 
 def sampler_at(sampler: SamplerSettings, steps: float) -> SamplerSettings:
-    """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only."""
+    """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only.
+
+    Raises:
+        ConfigError: if the number is out of the range of sampler.steps.
+    """
     own = sampler.timesteps is not None and sampler.calls == steps
-    return sampler.model_copy(update={"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None}))
+    change = {"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None})
+    return parse_settings(SamplerSettings, sampler.model_dump() | change)
 
 
 def default_rewards(config: TrainConfig) -> list[RewardSettings]:

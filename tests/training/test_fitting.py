@@ -70,7 +70,7 @@ def test_batches_that_cannot_be_computed(give, tmp_path):
     give(fits)
     check_memory(policy, policy.denoiser, config)
     give(fits // 8)
-    with pytest.raises(ConfigError, match="an estimated .* The results stay the same") as error:
+    with pytest.raises(ConfigError, match=r"an estimated .* The results stay the same") as error:
         check_memory(policy, policy.denoiser, config)
     name, value = remedy(error)
     assert name == "run.micro_batch_size"

@@ -18,6 +18,7 @@ from rlcm.distillation.fit import device
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.recipe import data, generators, pack, perception
 from rlcm.recipe.stages import PICTURES, SEEDS, STAGES
+from rlcm.runs.rundir import disk_errors
 
 
 def train_all(work: Path, weights: Path | None, font: Path | None, stages: Sequence[str], threads: int | None) -> None:
@@ -32,7 +33,8 @@ def train_all(work: Path, weights: Path | None, font: Path | None, stages: Seque
         raise ConfigError(f"--stage {', '.join(sorted(unknown))}: there is no such stage; use {', '.join(STAGES)}.")
     if threads:
         torch.set_num_threads(threads)
-    work.mkdir(parents=True, exist_ok=True)
+    with disk_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(work, weights or WEIGHTS, font or DEFAULT_FONT)
     for stage in STAGES:
         if not stages or stage in stages:
@@ -106,12 +108,22 @@ class Recipe:
 
 
 def evaluate_all(work: Path, weights: Path | None, font: Path | None) -> None:
-    """Measure the packed weights and write `evaluation.json` and the model card beside them."""
+    """Measure the packed weights and write `evaluation.json` and the model card beside them.
+
+    Raises:
+        MissingFileError: if the folder holds no weights, or the font is missing.
+    """
     from rlcm.recipe.card import write_card
     from rlcm.recipe.measure import measure
 
-    work.mkdir(parents=True, exist_ok=True)
     folder = weights or WEIGHTS
+    if not (folder / "judge").is_dir():
+        raise MissingFileError(
+            f"--weights {str(folder)!r} holds no built-in model; give the folder that rlcm builtin train --weights wrote, or leave "
+            "it out for the packaged one."
+        )
+    with disk_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = measure(folder, work, font or DEFAULT_FONT)
     (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
     write_card(figures, folder)

@@ -25,7 +25,7 @@ class LocalPath(click.Path):
         return path
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType):  # type: ignore[type-arg]  # older versions of click know no arguments
     """A value of a setting, with the type and the range that it has everywhere; what it is of is imported only to check one.
 
     Args:

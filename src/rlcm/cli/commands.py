@@ -81,12 +81,16 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 @click.argument("model", default="builtin", type=click.Path())
 @click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given several times.")
 @click.option("--prompts", "file", metavar="FILE", help="A .txt or .jsonl file, or a built-in set.")
-@click.option("--steps", type=Setting(TRAINING, "sampler.steps"), help="Sampling steps; default 4, or the run's.")
+@click.option("--steps", type=Setting(TRAINING, "sampler.steps"), help="Sampling steps, 1 to 1000; default 4, or the run's.")
 @click.option(
-    "--guidance", type=Setting(TRAINING, "sampler.guidance", "float"), help="Guidance scale; default the model's, or the run's."
+    "--guidance",
+    type=Setting(TRAINING, "sampler.guidance", "float"),
+    help="Guidance scale, 0 to 100; default the model's, or the run's.",
 )
 @click.option("--seed", type=Setting(DRAWING, "seed"), default=0, show_default=True, help="Seed of the first image.")
-@click.option("--n", "count", type=Setting(DRAWING, "count"), default=1, show_default=True, help="Images of each prompt.")
+@click.option(
+    "--n", "count", type=Setting(DRAWING, "count"), default=1, show_default=True, help="Images of each prompt, at most 10000."
+)
 @click.option(
     "-o", "--output", type=LocalPath(), default="samples.png", show_default=True, help="Where the grid of images goes."
 )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rlcm.builtin import ANIMALS, article
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.paths import existing
+from rlcm.paths import command, existing
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import BUILT_IN, PromptSet, load_prompts
@@ -60,7 +60,9 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
     names = [group.name for group in sets]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"--prompts: two sets are called {', '.join(twice)}; name them, as in --prompts other={wanted[-1]}.")
+        raise ConfigError(
+            f"--prompts: two sets are called {', '.join(twice)}; name them, as in {command('--prompts', f'other={wanted[-1]}')}."
+        )
     return sets
 
 

@@ -46,7 +46,13 @@ def house(tmp_path_factory):
     (root / "factor").write_text("2")
     entry = {"name": "./my rewards.py:Score", "args": {"weights": "factor", "note": "factor"}}
     config = tiny_config(
-        "my runs", name="first", model={"path": "my models/lcm/"}, prompts="it's.txt", rewards=[entry], run={"rounds": 1}
+        "my runs",
+        name="first",
+        model={"path": "my models/lcm/"},
+        prompts="it's.txt",
+        rewards=[entry],
+        run={"rounds": 1},
+        evaluation={"held_out": [{**entry, "label": "other"}]},
     )
     (root / "run.yaml").write_text(config.dump())
     before = os.getcwd()
@@ -66,7 +72,7 @@ def test_a_run_names_its_files_by_absolute_paths(house):
     assert config.prompts == str(root / "it's.txt")
     assert config.rewards[0].name == f"{root / 'my rewards.py'}:Score"
     assert config.rewards[0].label == "Score"
-    assert config.rewards[0].args == {"weights": str(root / "factor"), "note": "factor"}
+    assert config.rewards[0].args == config.evaluation.held_out[0].args == {"weights": str(root / "factor"), "note": "factor"}
 
 
 def test_what_a_training_prints_can_be_pasted(house, monkeypatch, tmp_path):

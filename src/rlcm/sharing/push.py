@@ -179,6 +179,9 @@ def _published(config: TrainConfig, base_model: str | None) -> tuple[TrainConfig
             return value if prompts else [without_folders(item, f"{key}.{number}") for number, item in enumerate(value)]
         if not isinstance(value, str) or not os.path.isabs(value):
             return value
+        declared = key.endswith((".path", ".name")) or key in ("prompts", "evaluation.prompts")
+        if not declared and not os.path.exists(value):  # a text that begins with a slash
+            return value
         name = os.path.basename(value.rstrip("/"))
         own.append(f"{key}={name}")
         return name

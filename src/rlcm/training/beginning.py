@@ -42,6 +42,8 @@ def resolved(
         changes["rewards"] = list(map(located, config.rewards))
     else:
         changes["rewards"] = [RewardSettings(name=_place_of(part.reward), label=part.label) for part in parts.rewards.parts]
+    held_out = tuple(map(located, config.evaluation.held_out))
+    changes["evaluation"] = config.evaluation.model_copy(update={"held_out": held_out})
     return config.model_copy(update=changes)
 
 

@@ -72,10 +72,11 @@ def check_images(
     there = available_memory("cpu")
     if count * each <= there:
         return
-    fits = max(1, int(there / 2 / each) // multiple) * multiple
+    fits = int(there / 2 / each) // multiple * multiple
+    remedy = f"use {fits} or less" if fits else "make smaller images by model.height and model.width, or fewer of each prompt"
     raise ConfigError(
         f"{setting}={count}: images of {denoiser.width}x{denoiser.height} pixels take {count * each / GB:,.1f} GB of main "
-        f"memory{where}, and {there / GB:,.1f} GB are to be had; use {fits} or less."
+        f"memory{where}, and {there / GB:,.1f} GB are to be had; {remedy}."
     )
 
 

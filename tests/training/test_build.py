@@ -7,7 +7,8 @@ from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
 from rlcm.errors import ConfigError, MissingFileError, RLCMError
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.training import build as module
-from rlcm.training.build import build, mix_of, sampled_at_once
+from rlcm.training.build import build, mix_of
+from rlcm.training.fitting import sampled_at_once
 
 
 def test_parts_of_a_run(tmp_path):

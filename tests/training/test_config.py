@@ -7,7 +7,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlcm.errors import ConfigError, MissingFileError
+from rlcm.errors import ConfigError, MissingFileError, UsageError
 from rlcm.training.config import TrainConfig, load_config, parse_settings
 
 
@@ -165,7 +165,7 @@ def test_files_that_are_no_mapping(tmp_path, content):
 
 @pytest.mark.parametrize("path", ["nowhere.yaml", ".", "nul\0", "long" * 100])
 def test_files_that_are_not_there(path):
-    with pytest.raises(MissingFileError, match=r"does not exist|is a folder"):
+    with pytest.raises(UsageError, match=r"does not exist|is a folder|is not a path"):
         load_config(path)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from rlcm.cli import commands as cli
-from rlcm.errors import MissingFileError
+from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.rewards import RewardSettings
 from rlcm.sharing import tuned_pipeline
@@ -55,6 +55,30 @@ def test_strengths_in_between_are_those_of_a_scaled_adapter(studio, runs):
     studio.draw("a red cat", 5, 1, 1.5)
     for (name, own), other in zip(studio.pipeline.unet.named_parameters(), scaled.parameters(), strict=True):
         torch.testing.assert_close(own, other, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("seed", "steps", "strength", "message"),
+    [
+        (float("nan"), 1, 1.0, "seed=nan"),
+        (-1, 1, 1.0, "seed=-1: input should be greater than or equal to 0"),
+        (2**70, 1, 1.0, "seed="),
+        (0.5, 1, 1.0, "seed=0.5"),
+        (0, 0, 1.0, "steps=0: input should be greater than or equal to 1"),
+        (0, float("inf"), 1.0, "steps=inf"),
+        (0, 2.5, 1.0, "steps=2.5"),
+        (0, 1, float("nan"), "strength=nan: input should be a finite number"),
+        (0, 1, 2.5, "strength=2.5: input should be less than or equal to 2"),
+        (0, 1, -1, "strength=-1"),
+    ],
+)
+def test_numbers_are_checked_as_on_the_command_line(studio, seed, steps, strength, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        studio.draw("a red cat", seed, steps, strength)
+
+
+def test_whole_numbers_of_a_browser_are_taken(studio):
+    assert studio.draw("a red cat", 2.0**53, 1.0, 2)[0].about["seed"] == 2**53
 
 
 def test_the_order_of_strengths_leaves_no_trace(studio, runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,13 +10,20 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from rlcm._version import __version__
-from rlcm.cli.builtin_commands import builtin
+from rlcm.cli.arguments import LocalPath, Setting
+from rlcm.cli.builtin_commands import THREADS, builtin
 from rlcm.cli.completion import complete_settings
 from rlcm.cli.kinds import Group, WithSettings
 from rlcm.cli.reward_commands import rewards
+from rlcm.paths import shown
 
 if TYPE_CHECKING:
     from rlcm.sharing.formats import ExportPrecision, Format
+
+
+TRAINING = "rlcm.training.config:TrainConfig"
+DRAWING = "rlcm.pipelines.settings:DrawSettings"
+STUDY = "rlcm.studies.evaluation:StudySettings"
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,11 +81,19 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 @click.argument("model", default="builtin", type=click.Path())
 @click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given several times.")
 @click.option("--prompts", "file", metavar="FILE", help="A .txt or .jsonl file, or a built-in set.")
-@click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps; default 4, or the run's.")
-@click.option("--guidance", type=float, help="Guidance scale; default the model's, or the run's.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the first image.")
-@click.option("--n", "count", type=click.IntRange(1), default=1, show_default=True, help="Images of each prompt.")
-@click.option("-o", "--output", default="samples.png", show_default=True, help="Where the grid of images goes.")
+@click.option("--steps", type=Setting(TRAINING, "sampler.steps"), help="Sampling steps, 1 to 1000; default 4, or the run's.")
+@click.option(
+    "--guidance",
+    type=Setting(TRAINING, "sampler.guidance", "float"),
+    help="Guidance scale, 0 to 100; default the model's, or the run's.",
+)
+@click.option("--seed", type=Setting(DRAWING, "seed"), default=0, show_default=True, help="Seed of the first image.")
+@click.option(
+    "--n", "count", type=Setting(DRAWING, "count"), default=1, show_default=True, help="Images of each prompt, at most 10000."
+)
+@click.option(
+    "-o", "--output", type=LocalPath(), default="samples.png", show_default=True, help="Where the grid of images goes."
+)
 def sample(
     model: str,
     prompts: tuple[str, ...],
@@ -86,7 +102,7 @@ def sample(
     guidance: float | None,
     seed: int,
     count: int,
-    output: str,
+    output: Path,
 ) -> None:
     """Draw images with MODEL: `builtin`, a run's folder, a configuration, a diffusers folder or a Hub id.
 
@@ -94,7 +110,7 @@ def sample(
     """
     from rlcm.cli.work.sample import sample as run
 
-    run(model, prompts, file, steps, guidance, seed, count, Path(output))
+    run(model, prompts, file, steps, guidance, seed, count, output)
 
 
 @main.command("eval")
@@ -106,11 +122,13 @@ def sample(
 @click.option(
     "--prompts", multiple=True, metavar="[NAME=]SET", help="A .txt or .jsonl file or a built-in set, beside the trained ones."
 )
-@click.option("--n", "each", type=click.IntRange(1), default=4, show_default=True, help="Images of every prompt.")
-@click.option("--limit", type=click.IntRange(1), default=48, show_default=True, help="Prompts of a set at most.")
-@click.option("--seed", type=click.IntRange(0), default=20_240_404, show_default=True, help="Seed of all noise.")
+@click.option("--n", "each", type=Setting(STUDY, "each"), default=4, show_default=True, help="Images of every prompt.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=48, show_default=True, help="Prompts of a set at most.")
+@click.option("--seed", type=Setting(STUDY, "seed"), default=20_240_404, show_default=True, help="Seed of all noise.")
 @click.option("--base/--no-base", default=True, show_default=True, help="Look at the base model beside the tuned one.")
-@click.option("-o", "--output", help="Folder of what is found; default evaluation/ in the run, or here.")
+@click.option(
+    "-o", "--output", type=LocalPath(file_okay=False), help="Folder of what is found; default evaluation/ in the run, or here."
+)
 def evaluate(
     model: str,
     steps: str,
@@ -120,7 +138,7 @@ def evaluate(
     limit: int,
     seed: int,
     base: bool,
-    output: str | None,
+    output: Path | None,
 ) -> None:
     """Measure a tuned run beside its base model, or a model alone, at several numbers of steps.
 
@@ -135,13 +153,13 @@ def evaluate(
 
 
 @main.command("compare")
-@click.argument(
-    "runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN..."
-)
+@click.argument("runs", nargs=-1, required=True, type=LocalPath(exists=True, file_okay=False), metavar="RUN...")
 @click.option("--baseline", metavar="METHOD", help="Whose reward is to be reached; default the first run's method.")
 @click.option("--reward", metavar="LABEL", help="The reward to compare by; default what all runs were trained on.")
-@click.option("-o", "--output", default="comparison.html", show_default=True, help="The page; its JSON goes beside it.")
-def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | None, output: str) -> None:
+@click.option(
+    "-o", "--output", type=LocalPath(), default="comparison.html", show_default=True, help="The page; its JSON goes beside it."
+)
+def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | None, output: Path) -> None:
     """Set runs side by side: reward over time, over reward queries and over network calls.
 
     Runs that differ in their seed only are one method. The page says how much sooner each reaches the reward of the first.
@@ -150,7 +168,7 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
     """
     from rlcm.cli.work.studies import compare_runs
 
-    compare_runs(runs, baseline, reward, Path(output))
+    compare_runs(runs, baseline, reward, output)
 
 
 @main.command("reproduce")
@@ -173,13 +191,13 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(0, min_open=True),
+    type=Setting(TRAINING, "run.time_limit_minutes", "float"),
     default=60.0,
     show_default=True,
     help="Minutes of training a run of DDPO; others get a part of it.",
 )
-@click.option("--images", type=click.IntRange(8), default=180, show_default=True, help="Images of an evaluation.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default all cores.")
+@click.option("--images", type=click.IntRange(8, 1_000_000), default=180, show_default=True, help="Images of an evaluation.")
+@click.option("--threads", type=THREADS, help="CPU threads; default all cores.")
 @click.option(
     "--clock",
     type=click.Choice(["wall", "cpu"]),
@@ -187,7 +205,14 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
     show_default=True,
     help="What is counted: the time that passes, or computing time, for a machine that does other things, too (then --threads 1).",
 )
-@click.option("-o", "--output", default="runs/reproduce", show_default=True, help="Folder of runs and results.")
+@click.option(
+    "-o",
+    "--output",
+    type=LocalPath(file_okay=False),
+    default="runs/reproduce",
+    show_default=True,
+    help="Folder of runs and results.",
+)
 def reproduce_command(
     only: tuple[str, ...],
     tasks: tuple[str, ...],
@@ -197,7 +222,7 @@ def reproduce_command(
     images: int,
     threads: int | None,
     clock: Literal["wall", "cpu"],
-    output: str,
+    output: Path,
 ) -> None:
     """Repeat the paper's experiments in miniature: RLCM against DDPO, on the built-in models.
 
@@ -208,11 +233,11 @@ def reproduce_command(
     """
     from rlcm.cli.work.studies import run_reproduction
 
-    run_reproduction(only, tasks, methods, seeds, budget, images, threads, clock, Path(output))
+    run_reproduction(only, tasks, methods, seeds, budget, images, threads, clock, output)
 
 
 @main.command("export")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=LocalPath(exists=True, file_okay=False))
 @click.option(
     "--format",
     "form",
@@ -223,7 +248,7 @@ def reproduce_command(
 @click.option(
     "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True, help="Of the weights."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A .safetensors file, or a folder; default RUN/export/.")
+@click.option("-o", "--output", type=LocalPath(), help="A .safetensors file, or a folder; default RUN/export/.")
 def export_command(run: Path, form: Format, precision: ExportPrecision, output: Path | None) -> None:
     """Write what a finished run has learnt in the form that another tool reads.
 
@@ -237,13 +262,13 @@ def export_command(run: Path, form: Format, precision: ExportPrecision, output: 
 
 
 @main.command("push")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=LocalPath(exists=True, file_okay=False))
 @click.argument("repo", metavar="USER/NAME")
 @click.option("--dry-run", is_flag=True, help="Write the folder that would be uploaded, and touch no network.")
 @click.option("--private", is_flag=True, help="Make the repository private, where it is made.")
 @click.option("--base-model", metavar="HUB_ID", help="Name of the base model on the Hub, where the run used a local copy.")
 @click.option("--license", "licence", metavar="ID", help="Licence of the adapter, such as apache-2.0; default none is named.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of what is uploaded; default RUN/hub.")
+@click.option("-o", "--output", type=LocalPath(file_okay=False), help="Folder of what is uploaded; default RUN/hub.")
 def push_command(
     run: Path, repo: str, dry_run: bool, private: bool, base_model: str | None, licence: str | None, output: Path | None
 ) -> None:
@@ -259,19 +284,19 @@ def push_command(
 
 
 @main.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False))
-def report(run: str) -> None:
+@click.argument("run", type=LocalPath(exists=True, file_okay=False))
+def report(run: Path) -> None:
     """Write report.html of a run anew.
 
     Example:  rlcm report runs/demo
     """
     from rlcm.report import write_report
 
-    click.echo(write_report(Path(run)))
+    click.echo(shown(write_report(run)))
 
 
 @main.command()
-@click.argument("runs", default="runs", metavar="[RUNS_DIR]", type=click.Path(path_type=Path))
+@click.argument("runs", default="runs", metavar="[RUNS_DIR]", type=LocalPath())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than this need a password.")
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
@@ -322,6 +347,6 @@ main.add_command(builtin)
 
 def _without_config(config: str | None, changes: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """Return CONFIG and KEY=VALUE as meant: a first KEY=VALUE is no CONFIG."""
-    if config is not None and "=" in config and not Path(config).exists():
+    if config is not None and "=" in config and not os.path.exists(config):
         return None, (config, *changes)
     return config, changes

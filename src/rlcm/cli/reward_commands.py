@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from rlcm.cli.arguments import LocalPath
 from rlcm.cli.kinds import Group
 
 
@@ -31,7 +32,7 @@ def rewards_list(name: str | None) -> None:
 
 @rewards.command("try")
 @click.argument("names", nargs=-1, required=True, metavar="REWARD...")
-@click.option("--images", required=True, type=click.Path(path_type=Path), help="A picture, or a folder of pictures.")
+@click.option("--images", required=True, type=LocalPath(), help="A picture, or a folder of pictures.")
 @click.option("--prompts", multiple=True, help="One for all, one a picture, or a text file.")
 def rewards_try(names: tuple[str, ...], images: Path, prompts: tuple[str, ...]) -> None:
     """Print what rewards say of pictures, as a table.
@@ -50,7 +51,7 @@ def rewards_try(names: tuple[str, ...], images: Path, prompts: tuple[str, ...]) 
 @click.option(
     "--token-env", default="RLCM_REWARD_TOKEN", show_default=True, help="Environment variable with the clients' token."
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Requests scored at the same time.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 1024), help="Requests scored at the same time.")
 def rewards_serve(names: tuple[str, ...], host: str, port: int, token_env: str, workers: int) -> None:
     """Serve rewards over HTTP until told to stop.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from rlcm.distillation.fit import Fit, fit
 from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.paths import local
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.runs.rundir import disk_errors
@@ -34,9 +35,9 @@ class DistillConfig(Settings):
     """Folder of pictures with a metadata.jsonl: one {"file_name": ..., "text": ...} a line."""
     output: str
     """Folder that gets the consistency pipeline, and `work/` with checkpoint and log, from which a second call goes on."""
-    updates: int = Field(default=2000, ge=1)
+    updates: int = Field(default=2000, ge=1, le=1_000_000_000)
     """Optimiser steps."""
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1, le=100_000)
     """Pictures a step."""
     lr: float = Field(default=1e-5, gt=0, le=1)
     """Peak learning rate of AdamW."""
@@ -44,7 +45,7 @@ class DistillConfig(Settings):
     """Range of the guidance scales that the student can be asked for."""
     solver_steps: int = Field(default=50, ge=2, le=1000)
     """Length of the teacher's DDIM grid; `original_inference_steps` of the result."""
-    first_jump: int = Field(default=1, ge=1)
+    first_jump: int = Field(default=1, ge=1, le=1000)
     """Grid cells of a solver jump at the start; it shrinks to 1 over the first half. 1 is the published algorithm."""
     target_decay: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the slow copy that gives the targets."""
@@ -75,7 +76,7 @@ def distill(settings: DistillConfig) -> Path:
         raise ConfigError(
             f"model.quantisation={settings.model.quantisation}: distillation trains all weights, which takes whole ones; use none."
         )
-    pictures = CaptionedPictures(Path(settings.data))
+    output, pictures = local(settings.output, "output").absolute(), CaptionedPictures(local(settings.data, "data"))
     pipeline = load_pipeline(settings.model)
     if not hasattr(pipeline, "unet") or not hasattr(pipeline, "vae"):
         raise ConfigError(
@@ -84,7 +85,7 @@ def distill(settings: DistillConfig) -> Path:
         )
     if pipeline.unet.config.time_cond_proj_dim is not None:
         raise ConfigError(f"model.path={settings.model.path!r} is a consistency model already; distill its diffusion teacher.")
-    output, work = Path(settings.output), Path(settings.output) / "work"
+    work = output / "work"
     with disk_errors(work):
         work.mkdir(parents=True, exist_ok=True)
     # Guidance 1: the denoiser then encodes prompts without their negatives.

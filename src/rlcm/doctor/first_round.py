@@ -7,8 +7,8 @@ import math
 from rlcm.doctor.findings import Finding
 from rlcm.learning.mismatch import WORTH_A_WARNING, remedy, standard_distance
 from rlcm.pipelines.precision import resolve
-from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig
+from rlcm.training.fitting import sampled_at_once
 from rlcm.training.trainer import Trainer
 
 IMAGES_ON_CPU = 8

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from rlcm._version import __version__
 from rlcm.doctor.findings import Finding
+from rlcm.errors import ConfigError
 from rlcm.pipelines.precision import resolve
 from rlcm.policy.policy import Policy
-from rlcm.training.build import memory_need
+from rlcm.processes.machine import available_memory
 from rlcm.training.config import TrainConfig
+from rlcm.training.fitting import check_memory, memory_need
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy")
 GIB = 2**30
@@ -75,6 +74,10 @@ def machine(config: TrainConfig) -> tuple[Finding, Finding]:
 def memory(policy: Policy, config: TrainConfig) -> Finding:
     """Return the estimated need against what the device has; the weights are there already."""
     denoiser: Any = policy.denoiser
+    try:
+        check_memory(policy, denoiser, config)
+    except ConfigError as error:
+        return Finding("memory", "not enough", ok=False, remedy=str(error))
     need = memory_need(denoiser, config)
     there = available_memory(denoiser.device) + need.weights
     return Finding(
@@ -84,16 +87,3 @@ def memory(policy: Policy, config: TrainConfig) -> Finding:
         f"the run needs about {need.total / GIB:.1f} GiB and there are {there / GIB:.1f}: {LESS_MEMORY}",
         {"need_bytes": need.total, "there_bytes": there},
     )
-
-
-def available_memory(device: torch.device) -> int:
-    """Return the bytes that this process can still take on a device."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = psutil.virtual_memory().available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if sys.platform == "linux" and limit.is_file() and limit.read_text().strip() != "max":
-        # A container's limit; the files in its cache count as used, which makes the answer a little too small.
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free

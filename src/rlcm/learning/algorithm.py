@@ -22,49 +22,49 @@ class AlgorithmSettings(Settings):
     """What computes the mean of the old policy, to which the ratio is taken. `sampling`: the pass that sampled. `learning`: the
     pass that learns, in its own batch shapes, so that the ratio begins at exactly 1 whatever the precision. `auto` is `sampling`
     in fp32 on a CPU, where the two differ by a last bit at most, and `learning` everywhere else."""
-    importance_cap: float | None = Field(default=None, gt=0)
+    importance_cap: float | None = Field(default=None, gt=0, le=1_000_000)
     """Where set, every action is weighed by the ratio of the policy that learns to the one that sampled, at most this (truncated
     importance sampling, on the scale of `log_prob_reduction`): what they differ by in rounding is then made up for."""
-    clip_range: float = Field(default=1e-4, gt=0)
+    clip_range: float = Field(default=1e-4, gt=0, le=1_000_000)
     """PPO's epsilon, on the scale of `log_prob_reduction`."""
     log_prob_reduction: Reduction = "mean"
     """What log-probabilities are divided by: `mean` the number D of latent entries (published), `sqrt` its root (the same
     clip range then fits all resolutions), `sum` nothing."""
-    rebel_eta: float = Field(default=1e-3, gt=0)
+    rebel_eta: float = Field(default=1e-3, ge=1e-12, le=1_000_000)
     """REBEL's step size, on the scale of `log_prob_reduction`: the larger, the further the policy goes for a reward."""
-    backprop_calls: int = Field(default=1, ge=1)
+    backprop_calls: int = Field(default=1, ge=1, le=1000)
     """`reward_backprop`: how many network calls at the end of the trajectory the gradient goes through."""
     advantage: Literal["prompt_statistics", "group", "leave_one_out", "batch"] = "prompt_statistics"
     """What a reward is compared with: `prompt_statistics` the running mean and std of its prompt (published); `group` and
     `leave_one_out` the other images of the same prompt or branch point; `batch` all images of the round."""
     normalise_std: bool = True
     """Divide advantages by the standard deviation of what they are compared with."""
-    advantage_clip: float = Field(default=10.0, gt=0)
+    advantage_clip: float = Field(default=10.0, gt=0, le=1_000_000)
     """Advantages are clamped to plus or minus this."""
-    stat_buffer_size: int = Field(default=32, ge=1)
+    stat_buffer_size: int = Field(default=32, ge=1, le=1_000_000)
     """Rewards remembered for a prompt."""
-    stat_min_count: int = Field(default=16, ge=1)
+    stat_min_count: int = Field(default=16, ge=1, le=1_000_000)
     """Rewards a prompt needs before its own statistics are used instead of the batch's."""
-    dense_every: int = Field(default=0, ge=0)
+    dense_every: int = Field(default=0, ge=0, le=1000)
     """Score the predicted image of the first and every n-th later state as well, so that an action is credited with what it
     added; 0 scores final images only."""
     dense_lambda: float = Field(default=1.0, ge=0, le=1)
     """How far ahead an action of a densely rewarded trajectory is credited: 1 up to the final image, 0 by the next prediction."""
-    minibatches: int = Field(default=1, ge=1)
+    minibatches: int = Field(default=1, ge=1, le=1_000_000)
     """Optimiser steps into which a round's images are divided."""
-    inner_epochs: int = Field(default=1, ge=1)
+    inner_epochs: int = Field(default=1, ge=1, le=10_000)
     """Passes over a round's images."""
     stop_kl: float | None = Field(default=None, gt=0)
     """Leave out the remaining optimiser steps of a round once the policy's KL divergence from the one that sampled, per step,
     exceeds this."""
-    kl_coefficient: float = Field(default=0.0, ge=0)
+    kl_coefficient: float = Field(default=0.0, ge=0, le=1_000_000)
     """Weight of the KL divergence from the base model, per step, on the scale of `log_prob_reduction`."""
     kl_form: Literal["loss", "reward"] = "loss"
     """Where the divergence counts: `loss` exactly, by its own gradient; `reward` as log-ratios subtracted from the rewards."""
     kl_target: float | None = Field(default=None, gt=0)
     """Where set, the weight grows while the divergence exceeds this, by up to a tenth a round, and falls back below it, but
     never under `kl_coefficient`."""
-    consistency_coefficient: float = Field(default=0.0, ge=0)
+    consistency_coefficient: float = Field(default=0.0, ge=0, le=1_000_000)
     """Weight of the distance between the predicted image of a state and what its trajectory came to: keeps few-step samples
     good; 0 is off."""
     consistency_target: Literal["final", "next"] = "final"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,8 @@ from rlcm.errors import TrainingError
 from rlcm.policy.policy import Policy
 from rlcm.processes.distributed import World
 from rlcm.settings import Settings
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSettings(Settings):
@@ -29,11 +31,11 @@ class OptimizerSettings(Settings):
     """Factor by which the learning rate may leave its schedule, either way. It starts at 1, grows by up to a ninth a round while
     the divergence from the base model is below its share of `algorithm.kl_target` (which rises evenly over the run), and
     falls by up to an eleventh above it, down to 1/max_pace; 1 is off."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the averages of gradient and squared gradient."""
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=1)
     """Added to the denominator."""
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1000)
     """Decay of the weights, decoupled with `adamw`."""
     fused: Literal["auto", "always", "never"] = "auto"
     """Take a step in one kernel for all weights; `auto` on CUDA devices only, where it is faster."""

@@ -48,7 +48,7 @@ def hub_message(path: str, error: BaseException, setting: str = "model.path") ->
     """Return what to say where something cannot be had from the Hub."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"{setting}={path!r} is no local folder and cannot be had from the Hugging Face Hub "
-        f"({type(error).__name__}: {reason}); check the id, the revision, the network, and access to gated models "
-        "(`hf auth login`), or download it once and give its folder."
+        f"{setting}={path!r} is no folder in the working directory and cannot be had from the Hugging Face Hub "
+        f"({type(error).__name__}: {reason}). For a folder, correct the path; for the Hub, check the id, the revision, the network, "
+        "and access to gated models (`hf auth login`), or download it once and give its folder."
     )

@@ -15,6 +15,7 @@ from torch import nn
 
 from rlcm.builtin import model_path
 from rlcm.errors import ConfigError, MissingFileError, SamplerError
+from rlcm.paths import existing
 from rlcm.pipelines.acceleration import order_channels_last, require_compiler, use_tf32
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
@@ -167,16 +168,16 @@ def local_folder(settings: ModelSettings) -> Path | None:
     """
     if settings.path in BUILTIN:
         return model_path(BUILTIN[settings.path])
-    folder = Path(settings.path).expanduser()
-    if folder.is_dir():
+    folder = existing(settings.path, "model.path")
+    if folder is not None and folder.is_dir():
         return folder
-    if HUB_ID.fullmatch(settings.path):
-        return None
-    if folder.is_file():
+    if folder is not None:
         raise MissingFileError(
             f"model.path={settings.path!r} is a file; make a folder of it once, by diffusers' from_single_file(...) and "
             "save_pretrained(...) of the model's pipeline, and give that folder. A LoRA goes into model.loras, beside a model."
         )
+    if HUB_ID.fullmatch(settings.path):
+        return None
     raise MissingFileError(
         f"model.path={settings.path!r} is neither a folder nor a Hub id; give builtin, builtin-teacher, the folder of a "
         "diffusers pipeline, or a Hub id such as SimianLuo/LCM_Dreamshaper_v7."

@@ -15,6 +15,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, WeightsError
+from rlcm.paths import existing
 from rlcm.pipelines.hub import HUB_ID, download, files_on_hub
 from rlcm.pipelines.settings import LoraSettings
 from rlcm.runs.weights import read_weights
@@ -36,13 +37,13 @@ def locate(lora: LoraSettings, setting: str, *, local_files_only: bool) -> tuple
         MissingFileError: if there is none.
         ConfigError: if there are several.
     """
-    place, absent = Path(lora.path).expanduser(), f"{setting}={lora.path!r} has no file {lora.weight_name}"
-    if place.is_dir():
+    place, absent = existing(lora.path, setting), f"{setting}={lora.path!r} has no file {lora.weight_name}"
+    if place is not None and place.is_dir():
         file = place / (lora.weight_name or choose_file([file.name for file in place.iterdir()], setting, lora.path))
         if not file.is_file():
             raise MissingFileError(f"{absent}; correct weight_name or leave it out.")
         return file, _config_beside(file)
-    if place.exists():
+    if place is not None:
         if lora.weight_name not in (None, place.name):
             raise ConfigError(f"{setting}={lora.path!r} is a file itself, and not {lora.weight_name}; leave weight_name out.")
         return place, _config_beside(place)

@@ -18,6 +18,8 @@ BUILTIN = {"builtin": "student", "builtin-teacher": "teacher"}
 """The models of the package, by `model.path`."""
 BUILTIN_GUIDANCE = 3.0
 """Where both of them are best; their pipelines' own default is far beyond."""
+STRONGEST = 2.0
+"""Greatest strength with which a page draws what a run has learnt."""
 
 
 class LoraSettings(Settings):
@@ -56,9 +58,9 @@ class ModelSettings(Settings):
     """auto, cpu, mps, cuda or cuda:N."""
     loras: tuple[LoraSettings, ...] = ()
     """LoRAs to apply before training, in this order."""
-    height: int | None = Field(default=None, ge=8, multiple_of=8)
+    height: int | None = Field(default=None, ge=8, le=16_384, multiple_of=8)
     """Height of the images in pixels; None is the model's own."""
-    width: int | None = Field(default=None, ge=8, multiple_of=8)
+    width: int | None = Field(default=None, ge=8, le=16_384, multiple_of=8)
     """Width of the images in pixels; None is the model's own."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, several times less memory."""
@@ -79,7 +81,7 @@ class ModelSettings(Settings):
     """Lay out the weights of convolutions with the channels last: faster in half precision on tensor cores, for UNets."""
     compile: bool = False
     """Compile the network's repeated blocks: slow in the first round, faster in all others."""
-    decode_batch_size: int | None = Field(default=None, ge=1)
+    decode_batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
     """Images decoded at once; left out, as many as are sampled at once. Smaller needs less memory; the images are the same."""
 
 
@@ -111,3 +113,14 @@ class SamplerSettings(Settings):
         if self.timesteps is None:
             return self.steps
         return len(self.timesteps) - (self.scheduler == "scm")  # whose last angle is where it ends
+
+
+class DrawSettings(Settings):
+    """What is drawn of a prompt, beside the sampler."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the first image; the second has the next one."""
+    count: int = Field(default=1, ge=1, le=10_000)
+    """Images of the prompt."""
+    strength: float = Field(default=1.0, ge=0, le=STRONGEST)
+    """Of what a run has learnt: 0 is the base model, 1 what was trained, above 1 more of it."""

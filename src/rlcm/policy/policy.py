@@ -25,7 +25,7 @@ class AdapterSettings(Settings):
 
     rank: int = Field(default=16, ge=1, le=1024)
     """Rank r of the adapter's matrices."""
-    alpha: float = Field(default=32, gt=0)
+    alpha: float = Field(default=32, gt=0, le=1_000_000)
     """The adapter's change of a weight is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Ends of the names of the linear or convolution layers that get an adapter."""
@@ -169,9 +169,16 @@ def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
     """Check that the adapter binds to something; a network without storage for its weights will do.
 
     Raises:
-        ConfigError: if no layer of the network matches `target_modules`.
+        ConfigError: if no layer of the network matches `target_modules`, or the rank is beyond what any of those can have.
     """
-    if targets(module, settings):
+    bound = targets(module, settings).values()
+    if bound:
+        most = max(map(_full_rank, bound))
+        if settings.rank > most:
+            raise ConfigError(
+                f"lora.rank={settings.rank} is more than any change of the layers of this {type(module).__name__} can have; use "
+                f"1 .. {most}, such as 16."
+            )
         return
     kinds = sorted({name.rsplit(".", 1)[-1] for name in adaptable_layers(module) if not name.rsplit(".", 1)[-1].isdigit()})
     raise ConfigError(
@@ -191,3 +198,11 @@ def adaptable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
 
 def _ends(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
+
+
+def _full_rank(layer: nn.Linear | nn.Conv2d) -> int:
+    """Return the highest rank that a change of a layer's weights can have."""
+    if isinstance(layer, nn.Linear):
+        return min(layer.in_features, layer.out_features)
+    rows, columns = layer.kernel_size
+    return min(layer.in_channels // layer.groups * rows * columns, layer.out_channels)

@@ -1,10 +1,12 @@
-"""What machine a figure was measured on."""
+"""The machine: what a figure was measured on, and how much memory it can give."""
 
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -17,3 +19,17 @@ def describe_machine() -> str:
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
+
+
+def available_memory(device: torch.device | str) -> int:
+    """Return the bytes that this process can still take on a device."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if sys.platform == "linux" and limit.is_file() and limit.read_text().strip() != "max":
+        # A container's limit; the files in its cache count as used, which makes the answer a little too small.
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free

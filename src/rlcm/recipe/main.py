@@ -18,10 +18,11 @@ from rlcm.distillation.fit import device
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.recipe import data, generators, pack, perception
 from rlcm.recipe.stages import PICTURES, SEEDS, STAGES
+from rlcm.runs.rundir import disk_errors
 from rlcm.runs.weights import load_whole
 
 
-def train_all(work: Path, weights: str | None, font: str | None, stages: Sequence[str], threads: int | None) -> None:
+def train_all(work: Path, weights: Path | None, font: Path | None, stages: Sequence[str], threads: int | None) -> None:
     """Run the stages (all, or those named) and pack the weights.
 
     Raises:
@@ -33,8 +34,9 @@ def train_all(work: Path, weights: str | None, font: str | None, stages: Sequenc
         raise ConfigError(f"--stage {', '.join(sorted(unknown))}: there is no such stage; use {', '.join(STAGES)}.")
     if threads:
         torch.set_num_threads(threads)
-    work.mkdir(parents=True, exist_ok=True)
-    recipe = Recipe(work, Path(weights) if weights else WEIGHTS, Path(font or DEFAULT_FONT))
+    with disk_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(work, weights or WEIGHTS, font or DEFAULT_FONT)
     for stage in STAGES:
         if not stages or stage in stages:
             started = time.monotonic()
@@ -108,14 +110,24 @@ class Recipe:
         return self.work / stage
 
 
-def evaluate_all(work: Path, weights: str | None, font: str | None) -> None:
-    """Measure the packed weights and write `evaluation.json` and the model card beside them."""
+def evaluate_all(work: Path, weights: Path | None, font: Path | None) -> None:
+    """Measure the packed weights and write `evaluation.json` and the model card beside them.
+
+    Raises:
+        MissingFileError: if the folder holds no weights, or the font is missing.
+    """
     from rlcm.recipe.card import write_card
     from rlcm.recipe.measure import measure
 
-    work.mkdir(parents=True, exist_ok=True)
-    folder = Path(weights) if weights else WEIGHTS
-    figures: dict[str, Any] = measure(folder, work, Path(font or DEFAULT_FONT))
+    folder = weights or WEIGHTS
+    if not (folder / "judge").is_dir():
+        raise MissingFileError(
+            f"--weights {str(folder)!r} holds no built-in model; give the folder that rlcm builtin train --weights wrote, or leave "
+            "it out for the packaged one."
+        )
+    with disk_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, Any] = measure(folder, work, font or DEFAULT_FONT)
     (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
     write_card(figures, folder)
     print(json.dumps(figures, indent=2))

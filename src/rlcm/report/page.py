@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from rlcm.errors import RunDirectoryError
+from rlcm.paths import command, local
 from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards, round_charts
 from rlcm.report.encoding import data_uris
 from rlcm.report.reading import read_run, read_text
@@ -41,7 +42,7 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         RunDirectoryError: if there is nothing of a run in `run_dir`, or the page cannot be written.
     """
-    run = read_run(Path(run_dir))
+    run = read_run(local(run_dir, "run_dir"))
     path = run.path / "report.html"
     page = render_page("report/templates/report.html.jinja", _page(run))
     try:
@@ -49,7 +50,7 @@ def write_report(run_dir: Path) -> Path:
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write {path}: {error.strerror or error}; free some space or make the folder writable, then run "
-            f"`rlcm report {run.path}`."
+            f"`{command('rlcm', 'report', run.path)}`."
         ) from error
     return path
 

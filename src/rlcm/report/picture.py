@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from rlcm.errors import RunDirectoryError
+from rlcm.paths import local
 from rlcm.report.drawing import ACCENT, INK, LARGE, MUTED, STYLE, draw_chart, learning_curve
 from rlcm.report.reading import read_run
 from rlcm.report.run import Run
@@ -29,7 +30,7 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     """
     if not 1 <= columns <= 10:
         raise ValueError(f"columns={columns} is not in 1 .. 10.")
-    run = read_run(Path(run_dir))
+    run, out = read_run(local(run_dir, "run_dir")), local(out, "out")
     pairs = run.pairs(columns)
     if not pairs:
         raise RunDirectoryError(
@@ -40,7 +41,7 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
         _draw_rows(run, pairs).save(out, format="PNG", optimize=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
-    return Path(out)
+    return out
 
 
 def curve_picture(run: Run, out: Path) -> bool:

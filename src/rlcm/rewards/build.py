@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlcm.errors import ConfigError
+from rlcm.paths import existing, local
 from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import RewardSettings, is_address
 from rlcm.rewards.user import bind_arguments, load_callable, signature_of
@@ -74,6 +76,30 @@ def place_of(name: str) -> str:
     return name
 
 
+def named(settings: RewardSettings) -> RewardSettings:
+    """Return an entry whose file, if it names one that is there, has its absolute path; nothing is imported."""
+    place, colon, function = settings.name.rpartition(":")
+    if not place.endswith(".py") or is_address(settings.name):
+        return settings
+    path = existing(place, "rewards")
+    return settings if path is None else settings.model_copy(update={"name": f"{path}{colon}{function}"})
+
+
+def located(settings: RewardSettings) -> RewardSettings:
+    """Return an entry in which its own file, and those that its arguments are declared to name, have absolute paths.
+
+    Arguments that name files are those in the attribute `places` of a reward, and those annotated as `pathlib.Path`.
+
+    Raises:
+        ConfigError, MissingFileError: as `build_reward`.
+    """
+    settings = named(settings)
+    if is_address(settings.name):
+        return settings
+    args = _located(settings.label, load_callable(place_of(settings.name)), settings.args)
+    return settings.model_copy(update={"args": args})
+
+
 def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
     """Return the mix of all entries. See `build_reward` for the errors."""
     return RewardMix(
@@ -83,8 +109,26 @@ def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
 
 def _bind(settings: RewardSettings, path: str, args: Mapping[str, Any]) -> Callable[..., Any]:
     target = load_callable(path, settings.timeout_seconds)
+    args = _located(settings.label, target, args)
     # Rewards that send many requests want to know whether one of them may fail alone.
     signature = signature_of(target) if inspect.isclass(target) else None
     tells = signature is not None and "on_failure" in signature.parameters
     given = {**args, "on_failure": settings.on_failure} if tells else args
     return bind_arguments(settings.label, target, given, settings.timeout_seconds)
+
+
+def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with those that are declared to name files as absolute paths."""
+    found = dict(args)
+    signature = signature_of(target)
+    parameters = () if signature is None else signature.parameters.values()
+    annotated = {p.name for p in parameters if re.search(r"\bPath\b", str(p.annotation))}
+    for name, value in args.items():
+        setting = f"rewards.{label}.args.{name}"
+        if not isinstance(value, str):
+            continue
+        if name in annotated:
+            found[name] = str(local(value, setting).absolute())
+        elif name in getattr(target, "places", ()) and not (name == "model" and args.get("endpoint")):  # a name over there
+            found[name] = str(existing(value, setting) or value)
+    return found

@@ -18,8 +18,9 @@ from rich.table import Table
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, RewardError, UsageError
+from rlcm.paths import existing
 from rlcm.rewards.boundary import UserCode, UserCodeError
-from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, place_of
+from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, located, place_of
 from rlcm.rewards.composition import RawScores
 from rlcm.rewards.image.pixels import from_uint8
 from rlcm.rewards.settings import RewardList, RewardSettings
@@ -62,11 +63,11 @@ def parse_rewards(texts: Sequence[str]) -> list[RewardSettings]:
     """Return the settings of rewards given on the command line: names, or YAML such as '{name: brightness, weight: 2}'.
 
     Raises:
-        ConfigError: if one is not a reward's settings.
+        ConfigError, MissingFileError: if one is not a reward's settings, or there is no such reward.
     """
     try:
         entries = [yaml.safe_load(text) if text.lstrip().startswith("{") else text for text in texts]
-        return TypeAdapter(RewardList).validate_python(entries)
+        return list(map(located, TypeAdapter(RewardList).validate_python(entries)))
     except yaml.YAMLError as error:
         why = getattr(error, "problem", None) or error
         raise ConfigError(
@@ -138,7 +139,7 @@ def serve_rewards(
     try:
         settings = ServerSettings(host=host, port=port, workers=workers)
     except ValidationError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"the server cannot be started so: {first_problems(error)}.") from error
     serve(build_rewards(parse_rewards(rewards)), settings, os.environ.get(token_env), lambda line: print(line, flush=True))
 
 
@@ -199,8 +200,9 @@ def _read(file: Path) -> Tensor:
 
 def _prompts(prompts: Sequence[str], count: int) -> list[str]:
     texts = list(prompts)
-    if len(texts) == 1 and Path(texts[0]).is_file():
-        lines = Path(texts[0]).read_text(encoding="utf-8").splitlines()
+    file = existing(texts[0], "--prompts") if len(texts) == 1 else None
+    if file is not None and file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
         texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         texts = [""]

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.paths import local
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.coroutines import event_loop
 from rlcm.rewards.settings import TIMEOUT_SECONDS
@@ -41,6 +43,8 @@ def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyRew
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
+    if place.endswith(".py"):
+        place = str(local(place, "rewards"))
     # A module that this thread is importing at this moment would be waited for in vain by another.
     known = sys.modules.get(place)
     try:
@@ -191,8 +195,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    path = path.expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         folder = path.parent
         files = [file.name for file in folder.glob("*.py")] if folder.is_dir() else []
         raise MissingFileError(f"there is no file {path}; {_nearby(path.name, files, f'{folder} has')}")

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlcm.errors import RunDirectoryError
+from rlcm.paths import command
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
@@ -89,7 +90,7 @@ class RunDirectory:
         if (path / "config.yaml").exists():
             raise RunDirectoryError(
                 f"name={name!r}: {path} holds a run already. Choose another name=..., go on with that run by "
-                f"`rlcm train --resume {path}`, or delete the folder."
+                f"`{command('rlcm', 'train', '--resume', path)}`, or delete the folder."
             )
         run = cls(path)
         run.make_folders()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from rlcm._version import __version__
 from rlcm.errors import MissingFileError, RLCMError, UsageError
+from rlcm.paths import command
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.adapter import read_lora
@@ -70,14 +72,17 @@ def prepare(
     if kind in WITHOUT_LOADER:
         raise UsageError(
             f"{run}: diffusers loads no LoRA into a {kind}, so one on the Hub would be of no use; write the whole pipeline by "
-            f"`rlcm export {run} --format merged` and upload that folder."
+            f"`{command('rlcm', 'export', run, '--format', 'merged')}` and upload that folder."
         )
     read, folder = read_run(run), output or run / "hub"
+    base = base_model or (config.model.path if on_hub else None)
+    published, left_out = _published(config, base)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / WEIGHTS_NAME, weights.read_bytes())
-        files = [WEIGHTS_NAME]
-        for name in ("config.yaml", "eval.json", STUDY):
+        write_bytes(folder / "config.yaml", published.dump().encode())
+        files = [WEIGHTS_NAME, "config.yaml"]
+        for name in ("eval.json", STUDY):
             if (run / name).is_file():
                 (folder / name).parent.mkdir(exist_ok=True)
                 write_bytes(folder / name, (run / name).read_bytes())
@@ -87,11 +92,10 @@ def prepare(
         files.append("before-after.png")
     if curve_picture(read.up_to_final(), folder / "curve.png"):
         files.append("curve.png")
-    base = base_model or (config.model.path if on_hub else None)
     text = card(read, config, repo, kind, base, licence, files)
     with disk_errors(folder):
         write_bytes(folder / "README.md", text.encode())
-    return Upload(repo, folder, ["README.md", *files], list(_notes(config, base)))
+    return Upload(repo, folder, ["README.md", *files], list(_notes(config, base, left_out)))
 
 
 def send(upload: Upload, private: bool = False) -> str:
@@ -173,11 +177,34 @@ def _check_secrets(config: dict[str, Any]) -> None:
             )
 
 
-def _notes(config: TrainConfig, base_model: str | None) -> Iterator[str]:
-    texts = _texts(config.model_dump(mode="json"))
-    own = [f"{key}={value}" for key, value in texts if Path(value).is_absolute() or value.startswith("~")]
-    if own:
-        yield f"config.yaml, which is published, names places of this machine: {', '.join(own)}"
+def _published(config: TrainConfig, base_model: str | None) -> tuple[TrainConfig, list[str]]:
+    """Return a run's configuration without the folders of this machine, and what of it names files that are not published."""
+    values: dict[str, Any] = config.model_dump(mode="json") | {"output": TrainConfig().output}
+    if base_model is not None:
+        values["model"]["path"] = base_model
+    own: list[str] = []
+
+    def without_folders(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: without_folders(item, f"{key}.{name}" if key else name) for name, item in value.items()}
+        if isinstance(value, list):
+            prompts = key.endswith("prompts")
+            return value if prompts else [without_folders(item, f"{key}.{number}") for number, item in enumerate(value)]
+        if not isinstance(value, str) or not os.path.isabs(value):
+            return value
+        declared = key.endswith((".path", ".name")) or key in ("prompts", "evaluation.prompts")
+        if not declared and not os.path.exists(value):  # a text that begins with a slash
+            return value
+        name = os.path.basename(value.rstrip("/"))
+        own.append(f"{key}={name}")
+        return name
+
+    return TrainConfig.model_validate(without_folders(values)), own
+
+
+def _notes(config: TrainConfig, base_model: str | None, left_out: list[str]) -> Iterator[str]:
+    if left_out:
+        yield f"config.yaml, which is published, names files that are not: {', '.join(left_out)}"
     if base_model is None and config.model.path not in BUILTIN:
         yield f"the card cannot link the base model, the folder {config.model.path}; name it with --base-model if it is on the Hub"
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.paths import command, existing
 from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE
 from rlcm.rewards import RewardSettings
+from rlcm.rewards.build import located
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import default_name
 from rlcm.training.build import Parts
@@ -32,12 +34,16 @@ def resolved(
     if config.sampler.guidance is None and pipeline is None and config.model.path in BUILTIN:
         changes["sampler"] = config.sampler.model_copy(update={"guidance": BUILTIN_GUIDANCE})
     if pipeline is not None:
-        path = getattr(pipeline, "name_or_path", None) or type(pipeline).__name__
-        changes["model"] = config.model.model_copy(update={"path": str(path)})
+        path = str(getattr(pipeline, "name_or_path", None) or type(pipeline).__name__)
+        changes["model"] = config.model.model_copy(update={"path": str(existing(path, "model.path") or path)})
     if prompts is not None:
         changes["prompts"] = parts.prompts.prompts
-    if rewards is not None:
+    if rewards is None:
+        changes["rewards"] = list(map(located, config.rewards))
+    else:
         changes["rewards"] = [RewardSettings(name=_place_of(part.reward), label=part.label) for part in parts.rewards.parts]
+    held_out = tuple(map(located, config.evaluation.held_out))
+    changes["evaluation"] = config.evaluation.model_copy(update={"held_out": held_out})
     return config.model_copy(update=changes)
 
 
@@ -63,7 +69,7 @@ def stopped_run(run: Path, changes: Sequence[str]) -> tuple[TrainConfig, Checkpo
         if not change.startswith(("run.", "evaluation.final=")) or change.startswith("run.clock="):
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
-                f"others, such as run.rounds=200, but for run.clock. Start a new run: rlcm train {run}/config.yaml name=NEW "
-                f"{change}"
+                "others, such as run.rounds=200, but for run.clock. Start a new run: "
+                + command("rlcm", "train", run / "config.yaml", "name=NEW", change)
             )
     return config, *newest_checkpoint(run)

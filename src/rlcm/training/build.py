@@ -8,10 +8,7 @@ from typing import Any
 
 from rlcm.errors import ConfigError
 from rlcm.pipelines import (
-    MemoryEstimate,
-    PipelineDenoiser,
     bare_network,
-    estimate,
     load_pipeline,
     make_denoiser,
     preview_table,
@@ -21,12 +18,12 @@ from rlcm.pipelines import (
 from rlcm.pipelines.acceleration import use_tf32
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.policy import Policy, check_targets
-from rlcm.policy.rollout import RolloutSettings
 from rlcm.policy.transitions import require_noise
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
 from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.training.config import TrainConfig
 from rlcm.training.evaluate import Evaluator, Judge
+from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
 from rlcm.training.prompts import PromptSet, load_prompts
 from rlcm.types import Conditioning
 
@@ -50,6 +47,7 @@ def build(
     pipeline: Any = None,
     rewards: Sequence[Callable[..., Any]] | None = None,
     prompts: Sequence[str] | None = None,
+    processes: int = 1,
 ) -> Parts:
     """Return the parts of a run; whatever is cheap to get wrong is checked before a model is loaded.
 
@@ -57,6 +55,7 @@ def build(
         pipeline: a loaded diffusers pipeline in place of the one `config.model` names.
         rewards: reward functions in place of `config.rewards`.
         prompts: prompts in place of `config.prompts`.
+        processes: that share the run's images.
 
     Raises:
         UsageError: and its children, with the setting and the remedy.
@@ -86,6 +85,7 @@ def build(
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
     ]
     policy = Policy(denoiser, config.lora, config.seed)
+    check_memory(policy, denoiser, config, processes)
     if config.model.compile:
         denoiser.compile()
     notes.append(f"memory estimate: {memory_need(denoiser, config).total / 1e9:.2f} GB")
@@ -135,24 +135,6 @@ def _refuse_what_comes_too_late(config: TrainConfig) -> None:
                 f"model.{name}={str(getattr(model, name)).lower()} acts while a model is loaded, and this one was passed as a loaded "
                 "pipeline; pass the path of its folder, or leave the setting out."
             )
-
-
-def memory_need(denoiser: PipelineDenoiser, config: TrainConfig) -> MemoryEstimate:
-    """Return how much memory a run needs on the device of its denoiser."""
-    backprop = config.algorithm.loss == "reward_backprop"
-    return estimate(
-        denoiser,
-        sampled_at_once(config.rollout),
-        config.run.micro_batch_size,
-        training=True,
-        differentiable=backprop,
-        calls=config.algorithm.backprop_calls if backprop else 1,
-    )
-
-
-def sampled_at_once(settings: RolloutSettings) -> int:
-    """Return how many images one process samples in one batch."""
-    return min(settings.sample_batch_size, settings.batch_size)
 
 
 def mix_of(rewards: Sequence[Callable[..., Any]]) -> RewardMix:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
+from rlcm.paths import command, local
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.policy.rollout import RolloutSettings
@@ -35,18 +36,18 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class RunSettings(Settings):
     """How long a run goes on, what it keeps, and what fits into memory."""
 
-    rounds: int = Field(default=60, ge=1)
+    rounds: int = Field(default=60, ge=1, le=1_000_000_000)
     """Rounds of sampling and learning."""
-    time_limit_minutes: float | None = Field(default=None, gt=0)
+    time_limit_minutes: float | None = Field(default=None, gt=0, le=100_000_000)
     """Stop, as after the last round, once this much time has gone into sampling and learning."""
     clock: Literal["wall", "cpu"] = "wall"
     """What `seconds` and the time limit count: the time that passes, or the computing time of the process over all its threads,
     which other programs on the machine hardly lengthen. `cpu` is for comparing methods on one CPU, each with one thread."""
-    micro_batch_size: int = Field(default=64, ge=1)
+    micro_batch_size: int = Field(default=64, ge=1, le=1_000_000)
     """States in one forward and backward pass. Smaller needs less memory; the result is the same."""
-    save_every: int = Field(default=20, ge=0)
+    save_every: int = Field(default=20, ge=0, le=1_000_000_000)
     """Rounds between checkpoints; 0 writes one at the end only."""
-    keep_last: int = Field(default=2, ge=1)
+    keep_last: int = Field(default=2, ge=1, le=1_000_000_000)
     """Checkpoints kept."""
     tracker: TrackerName = "tensorboard"
     """Where metrics go besides metrics.jsonl: `tensorboard`, `wandb`, `trackio`, `swanlab` or `none`. One that fails never stops
@@ -56,14 +57,14 @@ class RunSettings(Settings):
     sharding: Literal["none", "fsdp2"] = "none"
     """`fsdp2`: the frozen weights of the denoiser are shared out between the processes, for networks that are too large for
     one; `none`: every process holds all of them. The adapter is always whole. Results are the same."""
-    timeout_seconds: float = Field(default=600, gt=0)
+    timeout_seconds: float = Field(default=600, gt=0, le=100_000_000)
     """How long a process of several waits for the others before the run ends with an error."""
 
 
 class TrainConfig(Settings):
     """Everything that a training run depends on. All of it has defaults: the built-in model and JPEG compressibility."""
 
-    name: str = Field(default="", pattern=r"^([\w\-][\w.\-]*)?$")
+    name: str = Field(default="", max_length=120, pattern=r"^([\w\-][\w.\-]*)?$")
     """Name of the run and of its folder, of letters, digits, `-`, `_` and `.`; left out, it is made of reward and date."""
     output: str = "runs"
     """Folder in which the run's folder is made."""
@@ -162,7 +163,7 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
 def read_values(path: Path | str | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Return the nested mapping of a YAML file with the changes applied; errors as `load_config`."""
-    values = {} if path is None else _read(Path(path))
+    values = {} if path is None else _read(local(path, "config"))
     for override in overrides:
         _apply(values, override)
     return values
@@ -214,7 +215,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _instead(path: Path) -> str:
     """Return why a configuration cannot be read, and what was probably meant."""
     if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
-        return f"is the folder of a run; go on with it by --resume {path}, or repeat it from {path / 'config.yaml'}."
+        return (
+            f"is the folder of a run; go on with it by `{command('rlcm', 'train', '--resume', path)}`, or repeat it by "
+            f"`{command('rlcm', 'train', path / 'config.yaml', 'name=NEW')}`."
+        )
     names = _names(TrainConfig)
     if str(path) in names:
         return f"is a setting; write it with its value in one word, such as {path}=VALUE."

@@ -29,22 +29,22 @@ Judge = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]
 class EvaluationSettings(Settings):
     """A fixed set of prompts and seeds on which the base and the tuned model are compared."""
 
-    images: int = Field(default=90, ge=2)
+    images: int = Field(default=90, ge=2, le=1_000_000)
     """Images of the set; its prompts are taken in turn."""
     prompts: str | tuple[str, ...] | None = None
     """As `prompts`; left out, the prompts of the training, with other seeds."""
-    seed: int = Field(default=20_240_404, ge=0)
+    seed: int = Field(default=20_240_404, ge=0, lt=2**63)
     """Seed of the set's noise, apart from the run's."""
-    every: int = Field(default=10, ge=0)
+    every: int = Field(default=10, ge=0, le=1_000_000_000)
     """Rounds between evaluations; 0 evaluates before and after only."""
-    grid: int = Field(default=16, ge=1)
+    grid: int = Field(default=16, ge=1, le=1_000_000)
     """Images of the set that are kept as pictures."""
     held_out: tuple[RewardSettings, ...] = ()
     """Rewards that are looked at and never trained on, as `rewards`: they tell a gain from a trick."""
     best: str = "reward"
     """Figure by which the best weights are kept in `best/`: `reward`, `rewards.LABEL`, `held_out.LABEL`, `judge.QUESTION` or
     `guard.NAME`; with a minus in front where less is better."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Stop after this many evaluations without a new best; left out, never."""
     least: dict[str, float] = Field(default_factory=dict)
     """Stop once a figure is below this share of what it was before training, such as `{judge.animal: 0.9}`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import MissingFileError
+from rlcm.paths import command
 from rlcm.policy.adapter import check_lora, read_lora, save_lora
 from rlcm.policy.policy import Policy
 from rlcm.report.templating import render
@@ -64,8 +65,9 @@ def tuned_weights(run: Path) -> Path:
     weights = run / "final" / WEIGHTS_NAME
     if not weights.is_file():
         rounds = max(rounds_kept(run) if run.is_dir() else [], default=0)
-        end = f", or end it at once with `rlcm train --resume {run} run.rounds={rounds}`" if rounds else ""
-        raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `rlcm train --resume {run}`{end}.")
+        again = command("rlcm", "train", "--resume", run)
+        end = f", or end it at once with `{again} run.rounds={rounds}`" if rounds else ""
+        raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `{again}`{end}.")
     return weights
 
 

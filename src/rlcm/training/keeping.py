@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import PreflightError, RunDirectoryError
+from rlcm.paths import command, shown
 from rlcm.processes.distributed import World
 from rlcm.report import write_report
 from rlcm.report.reading import final_round as round_in_final
@@ -44,7 +45,8 @@ class Keeper:
             if self.world.is_main:
                 RunDirectory.create(Path(self.config.output), self.config.name).write_text("config.yaml", self.config.dump())
         folder = Path(self.config.output) / self.config.name
-        for text in (f"in {folder}; after an interruption, go on with: rlcm train --resume {folder}", *self.parts.notes):
+        again = command("rlcm", "train", "--resume", folder)
+        for text in (f"in {shown(folder)}; after an interruption, go on with: {again}", *self.parts.notes):
             self._note(text)
         self.directory = RunDirectory(folder)
         return self.directory
@@ -97,7 +99,8 @@ class Keeper:
             found = state()
             try:
                 save_checkpoint(directory.path, found["round"], found, self.config.run.keep_last)
-                self._note(f"kept everything up to round {found['round']}; go on with: rlcm train --resume {directory.path}")
+                again = command("rlcm", "train", "--resume", directory.path)
+                self._note(f"kept everything up to round {found['round']}; go on with: {again}")
             except RunDirectoryError as refused:
                 self._note(str(refused))
         if self.world.is_shared(error):

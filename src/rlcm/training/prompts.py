@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, caption, is_held_out
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.paths import existing
 
 BUILT_IN: dict[str, str] = {
     "animals": "the 45 simple animals of the papers, each with its article: a cat, a dog ...",
@@ -51,7 +52,7 @@ def load_prompts(source: str | Sequence[str]) -> PromptSet:
         return _checked([(prompt, {}) for prompt in source], "prompts")
     if source in BUILT_IN:
         return _checked([(prompt, {}) for prompt in _built_in(source)], source)
-    path = Path(source)
+    path = existing(source, "prompts") or Path(source)
     if not _is_file(path):
         raise MissingFileError(
             f"prompts={source!r} is neither a file nor a built-in set; use a .txt or .jsonl file, a list, "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlcm.errors import CheckpointError, ConfigError
+from rlcm.paths import command, local
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
@@ -21,6 +22,7 @@ from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
+from rlcm.training.locations import located
 from rlcm.training.watch import Watch, flat_summary
 
 
@@ -85,7 +87,8 @@ class Trainer:
                     "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
-        self.parts: Parts = build(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
+        config = located(config)
+        self.parts: Parts = build(config, pipeline=pipeline, rewards=rewards, prompts=prompts, processes=self.world.size)
         config = resolved(config, self.parts, pipeline, rewards, prompts)
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
@@ -119,7 +122,7 @@ class Trainer:
             ConfigError: if a change is of anything but `run` and evaluation.final.
             RunDirectoryError: if another process is training it.
         """
-        run = Path(run)
+        run = local(run, "--resume").absolute()
         config, checkpoint, damaged = stopped_run(run, changes)
         trainer = cls(config, **objects)
         with trainer.world.guarded():
@@ -189,7 +192,8 @@ class Trainer:
             while not self._is_over():
                 if self.world.any(interrupts.wanted):
                     self._kept.checkpoint(self._state)
-                    self._note(f"stopped after round {self.round_number}; go on with: rlcm train --resume {directory.path}")
+                    again = command("rlcm", "train", "--resume", directory.path)
+                    self._note(f"stopped after round {self.round_number}; go on with: {again}")
                     return False
                 self._whole = deepcopy(self._state()) if self.world.is_main else None
                 metrics = self.round()

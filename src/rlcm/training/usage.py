@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from rlcm.paths import existing
 from rlcm.pipelines.scheduling import SCHEDULERS
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.training.config import TrainConfig
@@ -62,7 +62,7 @@ def local_usage(config: TrainConfig, kind: str) -> str:
 
 def _whole_path(path: str) -> str:
     """Return the absolute path of a folder or file of this machine, and any other name as it is."""
-    return str(Path(path).expanduser().resolve()) if Path(path).expanduser().exists() else path
+    return str(existing(path, "model") or path)
 
 
 def _picture(config: TrainConfig, kind: str, prompt: str) -> str:

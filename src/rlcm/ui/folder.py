@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlcm.errors import MissingFileError, RunDirectoryError, UsageError
+from rlcm.paths import command
 from rlcm.report import read_run
 from rlcm.report.run import STUDY, WEIGHTS, Run
 
@@ -42,9 +43,8 @@ class RunsFolder:
         if path.exists() and not path.is_dir():
             raise UsageError(f"RUNS_DIR={str(path)!r} is a file; give the folder that holds the runs, such as `rlcm ui runs`.")
         if (path / "config.yaml").is_file():
-            raise UsageError(
-                f"RUNS_DIR={str(path)!r} is a single run; give the folder that holds it: `rlcm ui {path.absolute().parent}`."
-            )
+            whole = command("rlcm", "ui", path.absolute().parent)
+            raise UsageError(f"RUNS_DIR={str(path)!r} is a single run; give the folder that holds it: `{whole}`.")
         self._lock = threading.Lock()
         self._known: dict[str, _Read] = {}
 

@@ -119,7 +119,7 @@ class Field:
         if self.kind in ("whole", "number"):
             try:
                 number = float(entered)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise ConfigError(f"{self.key}={entered!r} is not a number.") from None
             return int(number) if self.kind == "whole" and number.is_integer() else number
         return str(entered).strip()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
 from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.pipelines.settings import DrawSettings
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.report.encoding import data_uri
 from rlcm.report.metric import Metric
@@ -25,12 +26,11 @@ from rlcm.runs.rundir import grid
 from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.build import judge_of
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.training.evaluate import Judge
 from rlcm.training.final import tuned_weights
+from rlcm.training.locations import located
 
-STRONGEST = 2.0
-"""Greatest strength of an adapter."""
 KEPT = 2
 """Models that stay loaded."""
 
@@ -128,13 +128,18 @@ class Studio:
         """The number of steps that the run was trained with."""
         return self.config.sampler.calls
 
-    def draw(self, prompt: str, seed: int, steps: int, strength: float = 1.0) -> list[Drawn]:
+    def draw(self, prompt: str, seed: float, steps: float, strength: float = 1.0) -> list[Drawn]:
         """Return the base model's picture and, where there is a run, the tuned one's, scored and judged.
 
         The picture at strength 1 is that of `rlcm sample RUN`, at 0 that of the base model.
+
+        Raises:
+            ConfigError: if a number is out of the range that it has on the command line.
         """
-        pair = [0.0] if self.strength is None else [0.0, float(strength)]
+        asked = parse_settings(DrawSettings, {"seed": seed, "strength": strength})
         sampler = sampler_at(self.config.sampler, steps)
+        seed, steps, strength = asked.seed, sampler.calls, asked.strength
+        pair = [0.0] if self.strength is None else [0.0, strength]
         denoiser = make_denoiser(self.pipeline, sampler, self.config.model)
         conditioning = denoiser.encode([prompt])
         drawn = []
@@ -183,7 +188,7 @@ class Studios:
         self._kept: OrderedDict[tuple[object, ...], Studio] = OrderedDict()
         self._lock = threading.Lock()
 
-    def draw(self, run: Path | None, prompt: str, seed: int, steps: int, strength: float) -> tuple[list[Drawn], Metric]:
+    def draw(self, run: Path | None, prompt: str, seed: float, steps: float, strength: float) -> tuple[list[Drawn], Metric]:
         """Return what `Studio.draw` returns, of a run or of the built-in model, and how its reward is shown; one at a time.
 
         Raises:
@@ -206,6 +211,6 @@ class Studios:
                 del self._kept[old]
             while len(self._kept) >= KEPT:
                 self._kept.popitem(last=False)
-            self._kept[key] = Studio(TrainConfig() if run is None else load_config(run / "config.yaml"), run)
+            self._kept[key] = Studio(located(TrainConfig() if run is None else load_config(run / "config.yaml")), run)
         self._kept.move_to_end(key)
         return self._kept[key]

@@ -9,11 +9,11 @@ from typing import Any
 import gradio as gr
 
 from rlcm.errors import RLCMError
+from rlcm.pipelines.settings import STRONGEST
 from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk
-from rlcm.ui.playground import STRONGEST
 
 BASE = "the built-in model, untuned"
 IDEAS = ("a fox", "a llama", "a bee", "a camel on a pink striped background", "a whale")
@@ -64,7 +64,7 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
         try:
             folder = _folder(desk, name)
             started = time.perf_counter()
-            drawn, metric = desk.studios.draw(folder, prompt.strip(), int(seed or 0), int(steps), float(strength))
+            drawn, metric = desk.studios.draw(folder, prompt.strip(), seed or 0, steps, strength)
         except RLCMError as error:
             return fragments.no_pair("This could not be drawn", str(error))
         return fragments.pair(drawn, metric, time.perf_counter() - started)

@@ -14,14 +14,15 @@ from rich.text import Text
 from rlcm.cli.saying import quiet, say
 from rlcm.cli.work.models import config_of
 from rlcm.errors import ConfigError
+from rlcm.paths import command, shown
 from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.runs.rundir import disk_errors
 from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, prompt_sets, study
-from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig
+from rlcm.training.fitting import sampled_at_once
 
 
 def evaluate(
@@ -33,7 +34,7 @@ def evaluate(
     limit: int,
     seed: int,
     base: bool,
-    output: str | None,
+    output: Path | None,
 ) -> None:
     """Run `rlcm eval`."""
     quiet()
@@ -43,14 +44,14 @@ def evaluate(
     )
     chosen = parse_rewards(rewards) if rewards else _rewards_of(config)
     groups = prompt_sets(config, run is not None, prompts, limit)
-    folder = Path(output) if output else (run or Path()) / "evaluation"
+    folder = output or (run or Path()) / "evaluation"
     found = study(config, run, groups, chosen, settings, folder, say)
     print_study(found)
     with disk_errors(folder):
         paths = [folder / "eval.json", *write_plots(found, folder)]
     if run is not None and output is None:
         paths.append(write_report(run))
-    click.echo("\n".join(map(str, paths)))
+    click.echo("\n".join(map(shown, paths)))
 
 
 def _rewards_of(config: TrainConfig) -> list[RewardSettings]:
@@ -62,7 +63,8 @@ def _rewards_of(config: TrainConfig) -> list[RewardSettings]:
     found = default_rewards(config)
     lost = [r for r in found if r.name.startswith("__main__:") or r.name.endswith("()") or "<" in r.name]
     if lost:
-        remedy = " ".join(f"--rewards path/to/file.py:{r.label}" if r in lost else f"--rewards {r.name}" for r in found)
+        named = (f"path/to/file.py:{r.label}" if r in lost else r.name for r in found)
+        remedy = command(*(word for name in named for word in ("--rewards", name)))
         raise ConfigError(
             f"rewards: {lost[0].name} was given to the training by a script and cannot be found from here; "
             f"name the file that it is in: {remedy}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rlcm.errors import MissingFileError
-from rlcm.pipelines.settings import ModelSettings
+from rlcm.paths import existing
+from rlcm.pipelines.settings import BUILTIN, ModelSettings
 from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.locations import located
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 
@@ -18,15 +21,16 @@ def config_of(model: str) -> tuple[TrainConfig, Path | None]:
         MissingFileError: if it is a folder inside a run.
         ConfigError: if it is the file of a configuration that is not one.
     """
-    folder = Path(model)
-    if (folder / "config.yaml").is_file():
-        return load_config(folder / "config.yaml"), folder
-    if folder.is_file() and not _is_weights(folder):
-        return load_config(folder), None
-    parent = folder.resolve().parent
-    if folder.is_dir() and not (folder / "model_index.json").is_file() and (parent / "config.yaml").is_file():
-        raise MissingFileError(f"{model} is a part of a run, which has the settings of its model; give the run: {parent}")
-    return TrainConfig(model=ModelSettings(path=model)), None
+    place = None if model in BUILTIN else existing(model, "MODEL")
+    if place is not None and os.path.isfile(place / "config.yaml"):
+        return located(load_config(place / "config.yaml")), place
+    if place is not None and place.is_file() and not _is_weights(place):
+        return located(load_config(place)), None
+    if place is not None and place.is_dir() and not (place / "model_index.json").is_file():
+        parent = place.resolve().parent
+        if (parent / "config.yaml").is_file():
+            raise MissingFileError(f"{model} is a part of a run, which has the settings of its model; give the run: {parent}")
+    return located(TrainConfig(model=ModelSettings(path=model))), None
 
 
 def _is_weights(file: Path) -> bool:

@@ -12,12 +12,14 @@ import torch
 from rlcm.cli.saying import quiet
 from rlcm.cli.work.models import config_of
 from rlcm.errors import ConfigError
-from rlcm.pipelines import make_denoiser
+from rlcm.paths import shown
+from rlcm.pipelines import make_denoiser, preview_table
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.report.words import counted
 from rlcm.runs.rundir import disk_errors, grid
 from rlcm.sharing import tuned_pipeline
+from rlcm.training.fitting import GRID, check_images
 from rlcm.training.prompts import load_prompts
 
 
@@ -40,16 +42,18 @@ def sample(
     if not texts:
         texts = list(load_prompts(base.prompts).prompts[: 1 if count > 1 else 16])
     change: dict[str, Any] = {"final_std": 0.0}
-    change |= {"steps": steps, "timesteps": None} if steps else {}
+    change |= {"steps": steps, "timesteps": None} if steps is not None else {}
     change |= {"guidance": guidance} if guidance is not None else {}
+    sampler = base.sampler.model_copy(update=change)
+    preview_table(base.model, sampler)  # a sampler that does not fit is refused before weights are read
     pipeline = tuned_pipeline(base, run, beside=True)
-    images = draw_images(pipeline, base.model, base.sampler.model_copy(update=change), texts, seed, count)
+    images = draw_images(pipeline, base.model, sampler, texts, seed, count)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         columns = count if count > 1 else min(8, len(texts))
         grid(images, columns).save(output)
     seeds = f"seeds {seed} to {seed + count - 1}" if count > 1 else f"seed {seed}"
-    click.echo(f"{output}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
+    click.echo(f"{shown(output)}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
 
 
 def draw_images(
@@ -60,6 +64,7 @@ def draw_images(
     They are those that the plain pipeline draws with `generator=torch.Generator().manual_seed(seed + j)`.
     """
     denoiser = make_denoiser(pipeline, sampler, model)
+    check_images("--n", count, denoiser, GRID * len(prompts))
     conditioning = denoiser.encode(prompts)
     index = torch.arange(len(prompts)).repeat_interleave(count)
     seeds = [seed + j for _ in prompts for j in range(count)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from rlcm.cli.saying import quiet
+from rlcm.paths import shown
 from rlcm.sharing.formats import ExportPrecision, Format, export_run
 from rlcm.sharing.push import prepare, send
 
@@ -14,7 +15,7 @@ from rlcm.sharing.push import prepare, send
 def export_result(run: Path, form: Format, output: Path | None, precision: ExportPrecision) -> None:
     """Run `rlcm export`."""
     quiet()
-    click.echo(export_run(run, form, output, precision))
+    click.echo(shown(export_run(run, form, output, precision)))
 
 
 def push_result(
@@ -26,5 +27,5 @@ def push_result(
     for note in upload.notes:
         click.echo(f"note: {note}", err=True)
     for name in upload.files:
-        click.echo(upload.folder / name)
+        click.echo(shown(upload.folder / name))
     click.echo(f"dry run: nothing was sent to {repo}" if dry_run else send(upload, private))

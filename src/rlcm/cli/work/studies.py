@@ -10,6 +10,7 @@ import click
 
 from rlcm.cli.saying import quiet, say
 from rlcm.errors import ConfigError
+from rlcm.paths import command, shown
 from rlcm.studies.compare import compare, read_methods, write_comparison
 from rlcm.studies.compare.page import headline
 from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
@@ -29,7 +30,7 @@ def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None,
     click.echo("".join(headline(found, metric)).replace("\N{NO-BREAK SPACE}", " "))
     for text in warnings:
         click.echo(text)
-    click.echo(page)
+    click.echo(shown(page))
 
 
 def run_reproduction(
@@ -52,11 +53,12 @@ def run_reproduction(
                 raise ConfigError(f"--{option.rstrip('s')} {value!r} is not one of {', '.join(known)}.")
         given |= {option: tuple(values)} if values else {}
     plan = Plan(output, seeds=seeds, budget=budget, images=images, threads=threads, clock=clock, **given)
-    said = [f"--only {v}" for v in only] + [f"--task {v}" for v in tasks] + [f"--method {v}" for v in methods]
-    said += [f"--seeds {seeds}", f"--budget {budget:g}", f"--images {images}"] + ([f"--threads {threads}"] if threads else [])
-    said += ["--clock cpu"] if clock == "cpu" else []
-    command = " ".join(["rlcm reproduce", *said])
-    finished = reproduce(plan, command, say)
-    click.echo(output / "results.json" if finished else f"stopped; go on with: {command} -o {output}")
+    named = [("--only", only), ("--task", tasks), ("--method", methods)]
+    said = ["rlcm", "reproduce", *(word for option, values in named for value in values for word in (option, value))]
+    said += ["--seeds", str(seeds), "--budget", f"{budget:g}", "--images", str(images)]
+    said += ["--threads", str(threads)] if threads else []
+    said += ["--clock", "cpu"] if clock == "cpu" else []
+    finished = reproduce(plan, command(*said), say)
+    click.echo(shown(output / "results.json") if finished else f"stopped; go on with: {command(*said, '-o', output)}")
     for page in sorted(output.glob("curves/*/comparison.html")) if finished else ():
-        click.echo(page)
+        click.echo(shown(page))

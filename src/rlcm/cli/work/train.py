@@ -11,6 +11,7 @@ import click
 from rlcm.builtin import DEMO
 from rlcm.cli.saying import quiet
 from rlcm.errors import CheckpointError
+from rlcm.paths import command, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
 from rlcm.training.config import load_config
@@ -25,7 +26,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
 
     with ConsoleProgress() if is_main_process() else nullcontext() as progress:
         if resume is not None:
-            trainer = Trainer.resume(latest_run() if resume == "latest" else Path(resume), changes, watcher=progress)
+            trainer = Trainer.resume(latest_run() if resume == "latest" else resume, changes, watcher=progress)
         else:
             trainer = Trainer(load_config(config or DEMO, changes), watcher=progress)
         folder = trainer.train()
@@ -37,8 +38,8 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
     for question, value in (after["judge"] or {}).items():
         click.echo(f"held-out judge, {question}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}")
     if (folder / "final" / WEIGHTS_NAME).exists():
-        click.echo(f"page     {folder / 'report.html'}\nLoRA     {folder / 'final' / WEIGHTS_NAME}")
-        click.echo(f"try it   rlcm sample {folder} --n 8")
+        click.echo(f"page     {shown(folder / 'report.html')}\nLoRA     {shown(folder / 'final' / WEIGHTS_NAME)}")
+        click.echo(f"try it   {command('rlcm', 'sample', folder, '--n', '8')}")
 
 
 def latest_run(output: Path = Path("runs")) -> Path:

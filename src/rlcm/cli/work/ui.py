@@ -9,6 +9,7 @@ import click
 
 from rlcm.cli.saying import quiet
 from rlcm.errors import UsageError
+from rlcm.paths import shown
 from rlcm.report.words import counted
 
 
@@ -23,8 +24,8 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
         raise UsageError(f"the page needs the package {error.name}; install it with: pip install 'rlcm[ui]'") from error
     password = os.environ.get(password_env) or None
     check_host(host, password, password_env)
-    folder = RunsFolder(runs)
+    folder = RunsFolder(runs.absolute())
     listener = listen(host, port)
     app = create_app(folder, host, password)
-    click.echo(f"{folder.path}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; runs go on)")
+    click.echo(f"{shown(runs)}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; runs go on)")
     serve(app, listener)

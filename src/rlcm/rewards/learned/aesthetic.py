@@ -29,6 +29,8 @@ class Aesthetic:
 
     differentiable = True
     """Gradients flow through it."""
+    places = ("model", "clip")
+    """Arguments that may name a local file or folder."""
 
     def __init__(
         self,

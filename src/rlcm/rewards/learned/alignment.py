@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from rlcm.builtin import model_path
+from rlcm.paths import local
 from rlcm.rewards.learned.clip import ClipEncoder, Lazy, Network, load_clip
 
 
@@ -29,12 +29,14 @@ class Alignment:
 
     differentiable = True
     """Gradients flow through it."""
+    places = ("path",)
+    """Arguments that may name a local file or folder."""
 
     def __init__(self, *, path: str | None = None, batch_size: int = 64, dtype: str = "float32", device: str = "auto") -> None:
         network = Network(batch_size, dtype, device)
 
         def load() -> ClipEncoder:
-            folder = Path(path) if path else model_path("clip")
+            folder = local(path, "rewards.alignment.args.path") if path else model_path("clip")
             return load_clip(folder, folder, _prepare, network)
 
         self._encoder = Lazy(load)

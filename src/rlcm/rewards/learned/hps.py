@@ -31,6 +31,8 @@ class HumanPreference:
 
     differentiable = True
     """Gradients flow through it."""
+    places = ("model", "base")
+    """Arguments that may name a local file or folder."""
 
     def __init__(
         self,

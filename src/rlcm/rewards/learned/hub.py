@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlcm.errors import MissingFileError, RewardError
+from rlcm.paths import existing
 from rlcm.runs.weights import read_weights, require_finite
 
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -31,7 +32,7 @@ class Source:
     """Checksum of the single file."""
 
     def __post_init__(self) -> None:
-        if not Path(self.place).exists() and self.revision is None and self.sha256 is None:
+        if not self.is_local and self.revision is None and self.sha256 is None:
             raise ValueError(
                 f"{self.place} is not a local path, so it is taken for a repository on the Hub, and these must be pinned; "
                 "give `revision`, the commit's hash, or correct the path."
@@ -40,7 +41,7 @@ class Source:
     @property
     def is_local(self) -> bool:
         """Whether nothing has to be downloaded."""
-        return Path(self.place).exists()
+        return self._path() is not None
 
     def fetch(self) -> Path:
         """Return the local folder or file, downloaded first if it is neither local nor in the Hub's cache.
@@ -49,7 +50,7 @@ class Source:
             MissingFileError: if it can neither be found nor downloaded.
             RewardError: if the checksum is wrong.
         """
-        path = Path(self.place) if self.is_local else self._download()
+        path = self._path() or self._download()
         single = self._single()
         if single and path.is_dir():
             path = path / single
@@ -63,6 +64,9 @@ class Source:
                     "or set `sha256` to null if it is the one you want."
                 )
         return path
+
+    def _path(self) -> Path | None:
+        return existing(self.place, "rewards")
 
     def _single(self) -> str | None:
         return self.files[0] if len(self.files) == 1 and "*" not in self.files[0] else None

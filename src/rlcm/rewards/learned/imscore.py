@@ -35,6 +35,8 @@ class ImScore:
 
     differentiable = True
     """Gradients flow through it."""
+    places = ("model",)
+    """Arguments that may name a local file or folder."""
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ class PickScore:
 
     differentiable = True
     """Gradients flow through it."""
+    places = ("model",)
+    """Arguments that may name a local file or folder."""
 
     def __init__(
         self,

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 LONGEST_ANSWER = 16 * 2**20
 """Bytes; an answer for 256 pictures takes about 5 kB a reward."""
+MOST = 1_000_000
+"""Of seconds, attempts and pictures, where a client is asked for them."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts, at most."""
 
@@ -258,11 +260,11 @@ class HttpReward:
         on_failure: OnFailure = "stop",
     ) -> None:
         for name, value in {"timeout": timeout, "breaker_failures": breaker_failures, "batch_size": batch_size}.items():
-            if value <= 0:
-                raise ValueError(f"{name}={value} must be positive.")
+            if not 0 < value <= MOST:
+                raise ValueError(f"{name}={value} must be above 0, and at most {MOST:,}.")
         for name, value in {"retries": retries, "backoff": backoff, "breaker_seconds": breaker_seconds}.items():
-            if value < 0:
-                raise ValueError(f"{name}={value} must not be negative.")
+            if not 0 <= value <= MOST:
+                raise ValueError(f"{name}={value} must be from 0 to {MOST:,}.")
         if encoding not in get_args(Encoding):
             raise ValueError(f"encoding={encoding!r} is not one of {', '.join(get_args(Encoding))}.")
         urls = [url.rstrip("/") for url in (address, *servers)]

@@ -43,7 +43,7 @@ class ServerSettings(Settings):
     """Longest side of a picture, pixels."""
     max_waiting: int = Field(default=128, ge=0)
     """Requests that may wait for their turn; further ones are told to come back later (503)."""
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=1024)
     """Requests scored at the same time; rewards must be safe to call from that many threads."""
     body_timeout: float = Field(default=60.0, gt=0)
     """Seconds within which the whole body must have arrived."""

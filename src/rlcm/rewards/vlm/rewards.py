@@ -42,6 +42,8 @@ class VlmAlignment:
 
     more_arguments = VlmSettings
     """Further arguments: those of the model or its endpoint."""
+    places = ("model", "encoder")
+    """Arguments that may name a local file or folder."""
 
     def __init__(
         self,
@@ -89,6 +91,8 @@ class VlmRating:
 
     more_arguments = VlmSettings
     """Further arguments: those of the model or its endpoint."""
+    places = ("model",)
+    """Arguments that may name a local file or folder."""
 
     def __init__(
         self,
@@ -135,6 +139,8 @@ class VlmYes:
 
     more_arguments = VlmSettings
     """Further arguments: those of the model or its endpoint."""
+    places = ("model",)
+    """Arguments that may name a local file or folder."""
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rlcm.builtin import ANIMALS, article
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.paths import command, existing
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import BUILT_IN, PromptSet, load_prompts
@@ -59,7 +60,9 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
     names = [group.name for group in sets]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"--prompts: two sets are called {', '.join(twice)}; name them, as in --prompts other={wanted[-1]}.")
+        raise ConfigError(
+            f"--prompts: two sets are called {', '.join(twice)}; name them, as in {command('--prompts', f'other={wanted[-1]}')}."
+        )
     return sets
 
 
@@ -69,14 +72,14 @@ def _configured(source: str | Sequence[str]) -> PromptSet:
         return load_prompts(source)
     except MissingFileError as error:
         raise MissingFileError(
-            f"{error} A path in a configuration counts from the folder that the training was started in: "
-            "start this command there, or correct the path in the configuration."
+            f"{error} A relative path in a configuration counts from the working directory: start this command in the folder that "
+            "it is meant for, or correct the path in the configuration."
         ) from error
 
 
 def _named(text: str) -> tuple[str, Kind, PromptSet]:
     name, equals, source = text.partition("=")
-    if not equals or Path(text).is_file():
+    if not equals or existing(text, "--prompts"):
         name, source = (text if text in BUILT_IN else Path(text).stem), text
     return name, "held-out", load_prompts(source)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rlcm.errors import ConfigError
-from rlcm.pipelines import make_denoiser
+from rlcm.pipelines import make_denoiser, preview_table
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.processes.machine import describe_machine
 from rlcm.processes.memory_retry import BatchSize
@@ -26,8 +27,10 @@ from rlcm.sharing import tuned_lora, tuned_pipeline
 from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group
 from rlcm.training.build import judge_of
-from rlcm.training.config import CLOCKS, TrainConfig
+from rlcm.training.config import CLOCKS, TrainConfig, parse_settings
 from rlcm.training.final import tuned_weights
+from rlcm.training.fitting import check_images
+from rlcm.training.usage import own_name
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
@@ -43,11 +46,11 @@ class StudySettings(Settings):
     steps: tuple[int, ...] = ()
     """Numbers of denoising steps; the run's own is always among them. Left out: 1, 2, 4, 8, or 5, 10, 25, 50 for samplers
     of many steps."""
-    each: int = Field(default=4, ge=1)
+    each: int = Field(default=4, ge=1, le=10_000)
     """Images of every prompt, with seeds of their own."""
-    seed: int = Field(default=20_240_404, ge=0)
+    seed: int = Field(default=20_240_404, ge=0, lt=2**63)
     """Seed of all noise."""
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
     """Images sampled at once; fewer where memory runs out."""
     base: bool = True
     """Whether the base model is looked at beside the tuned one."""
@@ -81,6 +84,8 @@ def study(
     mix, judge = build_rewards(rewards), judge_of(config)
     own = config.sampler.calls
     steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})
+    for count in steps:  # a number that the sampler has not is refused before anything is drawn
+        preview_table(config.model, sampler_at(config.sampler, count))
     directory = RunDirectory(folder)
     sampling = BatchSize(settings.batch_size, "rollout.sample_batch_size", note)
     names = ["base"] if run is None else ["base", "tuned"] if settings.base else ["tuned"]
@@ -89,8 +94,11 @@ def study(
     pictures: list[dict[str, Any]] = []
     for name in names:
         pipeline = tuned_pipeline(config, run if name == "tuned" else None, beside=True)
-        if name == names[0]:  # not before there is something to write
-            _make_room(folder)
+        if name == names[0]:
+            first = make_denoiser(pipeline, sampler_at(config.sampler, own), config.model)
+            check_images("--n", settings.each, first, max(len(group.prompts) for group in groups))
+            del first
+            _make_room(folder)  # not before there is something to write
         shown: dict[str, list[Drawn]] = {}
         for count in steps:
             denoiser = make_denoiser(pipeline, sampler_at(config.sampler, count), config.model)
@@ -109,7 +117,7 @@ def study(
         del pipeline, denoiser
         pictures += [_write_pictures(directory, name, place, group, steps, shown) for place, group in enumerate(groups)]
     found = {
-        "model": config.model.path,
+        "model": own_name(config) if os.path.isabs(config.model.path) else config.model.path,
         "run": None if run is None else config.name or run.resolve().name,
         "round": None if run is None else final_round(run),
         "machine": describe_machine(),
@@ -137,10 +145,15 @@ def study(
     return found
 
 
-def sampler_at(sampler: SamplerSettings, steps: int) -> SamplerSettings:
-    """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only."""
+def sampler_at(sampler: SamplerSettings, steps: float) -> SamplerSettings:
+    """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only.
+
+    Raises:
+        ConfigError: if the number is out of the range of sampler.steps.
+    """
     own = sampler.timesteps is not None and sampler.calls == steps
-    return sampler.model_copy(update={"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None}))
+    change = {"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None})
+    return parse_settings(SamplerSettings, sampler.model_dump() | change)
 
 
 def default_rewards(config: TrainConfig) -> list[RewardSettings]:

@@ -30,8 +30,8 @@ from rlcm.studies.reproduce.results import (
     last_steps,
 )
 from rlcm.studies.reproduce.variance import gradient_variance
-from rlcm.training.build import sampled_at_once
 from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.fitting import sampled_at_once
 from rlcm.training.trainer import Trainer, Watcher
 
 STEPS = {"few": (1, 2, 4, 8, 16), "many": (5, 10, 25, 50)}

@@ -1,0 +1,55 @@
+"""What may be typed for an argument or an option: paths by the one rule, and numbers by the settings that they are."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+from rlcm.errors import ConfigError
+from rlcm.paths import local
+
+
+class LocalPath(click.Path):
+    """A file or folder: `~` and `~user` are folders of users, and what is relative counts from the working directory."""
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the Path that is meant, or end the command."""
+        try:
+            path = local(value, param.human_readable_name if param else "path")
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        super().convert(path, param, ctx)
+        return path
+
+
+class Setting(click.ParamType):  # type: ignore[type-arg]  # older versions of click know no arguments
+    """A value of a setting, with the type and the range that it has everywhere; what it is of is imported only to check one.
+
+    Args:
+        kind: the settings, as module:class.
+        key: the setting's name in them, dotted.
+        name: what the help calls its values.
+    """
+
+    def __init__(self, kind: str, key: str, name: str = "integer") -> None:
+        self.kind, self.key, self.name = kind, key, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the checked value, or end the command."""
+        from rlcm.training.config import parse_settings
+
+        module, _, kind = self.kind.partition(":")
+        *groups, last = self.key.split(".")
+        given: Any = {last: value}
+        for group in reversed(groups):
+            given = {group: given}
+        try:
+            found: Any = parse_settings(getattr(importlib.import_module(module), kind), given)
+        except ConfigError as error:
+            self.fail(str(error).removeprefix(f"{self.key}="), param, ctx)
+        for part in (*groups, last):
+            found = getattr(found, part)
+        return found

@@ -1,0 +1,80 @@
+"""Paths as people type them, by one rule for all of them, and commands that can be pasted into a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+from rlcm.errors import ConfigError
+
+Typed = str | os.PathLike[str]
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})")
+
+
+def local(typed: Typed, setting: str) -> Path:
+    """Return the file or folder that a person means.
+
+    `~` and `~user` are the folders of users, and what is relative counts from the working directory. Environment variables are
+    left to the shell: a configuration is kept, shown and published, and a variable may hold a secret.
+
+    Args:
+        typed: what was typed; a relative path stays relative.
+        setting: where it was typed, for the error.
+
+    Raises:
+        ConfigError: if it is no path: of an unknown user, with a variable in it, or not to be written down.
+    """
+    text = os.fspath(typed)
+    path = os.path.expanduser(text)
+    if "\0" in path or not _is_utf8(path):
+        raise ConfigError(f"{setting}={text!r} is not a path; give one that can be written in UTF-8, without a NUL.")
+    if text.startswith("~") and path.startswith("~"):
+        raise ConfigError(
+            f"{setting}={text!r}: there is no user {text[1:].partition('/')[0]!r}, whose folder this would be; correct the name, or "
+            f"write ./{text} for a folder of that name."
+        )
+    variable = _VARIABLE.search(path)
+    if variable and not os.path.exists(path):
+        raise ConfigError(
+            f"{setting}={text!r}: the environment variable {variable[0]} is not read here; write the path itself, or ~ for your "
+            "own folder. On the command line the shell puts a variable's value in, unless it stands in single quotes."
+        )
+    return Path(path)
+
+
+def existing(typed: str, setting: str) -> Path | None:
+    """Return the absolute path of the file or folder that a name means, None where there is none: it may mean something else.
+
+    Raises:
+        ConfigError: as `local`, where the name can be nothing but a path.
+    """
+    if not typed or "\0" in typed:
+        return None
+    if not (typed.startswith("~") or "/" in typed or os.path.exists(typed)):
+        return None
+    path = local(typed, setting).absolute()
+    return path if os.path.exists(path) else None
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it works in the working directory, as an argument of a command."""
+    try:
+        text = str(path.relative_to(Path.cwd())) if path.is_absolute() else str(path)
+    except (ValueError, OSError):  # somewhere else, or the working directory is gone
+        text = str(path)
+    return f"./{text}" if text.startswith(("-", "~")) else text
+
+
+def command(*words: Typed) -> str:
+    """Return a command as it can be pasted into a terminal; a Path is written as short as it works there."""
+    return shlex.join(shown(word) if isinstance(word, Path) else os.fspath(word) for word in words)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a file name that are no text
+        return False
+    return True

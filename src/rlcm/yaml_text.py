@@ -9,6 +9,8 @@ import yaml
 
 MOST = 1_000_000
 """Values of one text, those that aliases repeat counted again."""
+DEEPEST = 100
+"""Brackets inside one another."""
 _TAG = "tag:yaml.org,2002:"
 _WHOLE = "(?:0|[1-9](?:_?[0-9])*)"
 _DIGITS = "[0-9](?:_?[0-9])*"
@@ -17,6 +19,7 @@ _INT = re.compile(rf"[-+]?(?:{_WHOLE}|0x[0-9a-fA-F](?:_?[0-9a-fA-F])*|0b[01](?:_
 _FLOAT = re.compile(
     rf"[-+]?(?:(?:{_WHOLE}\.(?:{_DIGITS})?|\.{_DIGITS})(?:{_POWER})?|{_WHOLE}{_POWER}|\.(?:inf|Inf|INF))\Z|\.(?:nan|NaN|NAN)\Z"
 )
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 _SIMPLE = re.compile(r"[A-Za-z][\w.\-/ ]*\Z")
 
 
@@ -67,11 +70,14 @@ def read_yaml(text: str) -> Any:
 
 
 def meant(value: Any) -> Any:
-    """Return nested values of `read_yaml` as YAML means them: scalars that are no text as what they are."""
+    """Return nested values of `read_yaml` as YAML means them: scalars that are no text as what they are.
+
+    Keys stay texts, since those of a configuration that was written are.
+    """
     if isinstance(value, Written):
         return value.value
     if isinstance(value, dict):
-        return {meant(key): meant(entry) for key, entry in value.items()}
+        return {str(key) if isinstance(key, str) else key: meant(entry) for key, entry in value.items()}
     return [meant(entry) for entry in value] if isinstance(value, list) else value
 
 
@@ -87,6 +93,11 @@ def write_yaml(value: Any, *, flow: bool = False) -> str:
 
 
 class _Loader(yaml.SafeLoader):
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        if self.flow_level >= DEEPEST:  # the time that PyYAML takes grows with the square of it
+            raise RecursionError
+        super().fetch_flow_collection_start(kind)  # type: ignore[no-untyped-call]
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here, since a node is still as it was written: merge keys are unfolded later.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
@@ -114,12 +125,17 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # Unescaped, these would be read as line feeds.
+        return self.represent_scalar(_TAG + "str", data, style='"' if _BREAKS.search(data) else None)
+
 
 class _FlowDumper(_Dumper):
     def represent_str(self, data: str) -> yaml.ScalarNode:
         return self.represent_scalar(_TAG + "str", data, style=None if _SIMPLE.match(data) else '"')
 
 
+_Dumper.add_representer(str, _Dumper.represent_str)
 _FlowDumper.add_representer(str, _FlowDumper.represent_str)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag.removeprefix(_TAG) not in ("int", "float", "timestamp", "value")]

@@ -104,7 +104,10 @@ def sample(
 )
 @click.option("--rewards", multiple=True, metavar="REWARD", help="In place of the run's own; may be given several times.")
 @click.option(
-    "--prompts", multiple=True, metavar="[NAME=]SET", help="A .txt, .jsonl or .json file or a built-in set, beside the trained ones."
+    "--prompts",
+    multiple=True,
+    metavar="[NAME=]SET",
+    help="A .txt, .jsonl or .json file or a built-in set, beside the trained ones.",
 )
 @click.option("--n", "each", type=click.IntRange(1), default=4, show_default=True, help="Images of every prompt.")
 @click.option("--limit", type=click.IntRange(1), default=48, show_default=True, help="Prompts of a set at most.")

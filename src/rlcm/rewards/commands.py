@@ -105,7 +105,9 @@ def try_rewards(
     for shape in dict.fromkeys(picture.shape for picture in pictures):
         rows = [index for index, picture in enumerate(pictures) if picture.shape == shape]
         found = mix.score(
-            torch.stack([pictures[index] for index in rows]), [texts[index] for index in rows], [beside[index] for index in rows]
+            torch.stack([pictures[index] for index in rows]),
+            [texts[index] for index in rows],
+            [beside[index] for index in rows],
         )
         for place, index in enumerate(rows):
             parts = {label: values[place : place + 1] for label, values in found.parts.items()}

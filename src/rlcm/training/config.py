@@ -194,8 +194,8 @@ def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
 
 
 def _as_meant(details: Sequence[Any]) -> list[Any]:
-    """Return problems without those of a list that it is no text, where what is wrong in the list is told, too."""
-    return [d for d in details if len(details) == 1 or not (d["type"] == "string_type" and isinstance(d["input"], list))]
+    """Return problems without those that say of a list that it is no text, where a list would do as well."""
+    return [d for d in details if len(details) == 1 or not (d["loc"][-1:] == ("str",) and isinstance(d["input"], list))]
 
 
 def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:

@@ -78,7 +78,9 @@ def load_prompts(source: str | Path | Iterable[str], setting: str = "prompts", o
         raise ConfigError(f"{named}: {path.suffix} is no kind of file that prompts are read from. {FORMS}. {_instead_of(path)}")
     try:
         if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{named} has more than {LARGEST >> 20} MiB; all prompts are held in memory, so give fewer of them.")
+            raise ConfigError(
+                f"{named} has more than {LARGEST >> 20} MiB; all prompts are held in memory, so give fewer of them."
+            )
         text = read_text(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{named} cannot be read: {error}.") from error
@@ -158,7 +160,9 @@ def _require_file(path: Path, setting: str, source: str, own: str) -> None:
 def _files_in(folder: Path) -> list[str]:
     """Return the files of prompts in a folder, as far as endings say it."""
     try:
-        return sorted(str(file) for file in folder.iterdir() if file.suffix.lower() in READERS and file.suffix and file.is_file())
+        return sorted(
+            str(file) for file in folder.iterdir() if file.suffix.lower() in READERS and file.suffix and file.is_file()
+        )
     except (OSError, ValueError):
         return []
 
@@ -265,7 +269,9 @@ def _checked(rows: Sequence[Row], setting: str, source: str) -> PromptSet:
         try:
             prompt.encode()
         except UnicodeEncodeError:
-            raise ConfigError(f"{setting}: prompt {number} of {source} has half a character in it: {prompt!r}; mend it.") from None
+            raise ConfigError(
+                f"{setting}: prompt {number} of {source} has half a character in it: {prompt!r}; mend it."
+            ) from None
         if "\0" in prompt:
             raise ConfigError(f"{setting}: prompt {number} of {source} has a NUL character in it: {prompt!r}; take it out.")
     if not rows:
@@ -284,6 +290,8 @@ OTHERS = {
     **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".arrow", ".feather", ".db", ".sqlite"), _COLUMN),
     **dict.fromkeys((".yaml", ".yml", ".toml", ".xml", ".ini"), _WHOLE),
     **dict.fromkeys((".gz", ".zip", ".xz", ".bz2", ".zst", ".tar", ".tgz", ".7z"), "Unpack it first."),
-    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf", ".pdf", ".html", ".htm"), "Save its text as a .txt file, one prompt a line."),
+    **dict.fromkeys(
+        (".doc", ".docx", ".odt", ".rtf", ".pdf", ".html", ".htm"), "Save its text as a .txt file, one prompt a line."
+    ),
 }
 """What to do about other kinds of files."""

@@ -122,7 +122,11 @@ def _instead(path: Path, names: Collection[str]) -> str:
         return "is a folder; give the path of a YAML file in it."
     files = [str(file) for file in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
     close = difflib.get_close_matches(str(path), files, n=1)
-    hint = f"did you mean {shlex.quote(close[0])}?" if close else "give the path of a YAML file, or leave it out for the built-in model."
+    hint = (
+        f"did you mean {shlex.quote(close[0])}?"
+        if close
+        else "give the path of a YAML file, or leave it out for the built-in model."
+    )
     return f"does not exist; {hint}"
 
 

@@ -53,7 +53,9 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
         sets += [_group(*_named(text), known, limit) for text in wanted]
     else:
         if config.evaluation.prompts is not None:
-            sets.append(_group("evaluation", "held-out", _configured(config.evaluation.prompts, "evaluation.prompts"), known, limit))
+            sets.append(
+                _group("evaluation", "held-out", _configured(config.evaluation.prompts, "evaluation.prompts"), known, limit)
+            )
         if config.model.path in BUILTIN:
             sets += [_group(name, "unseen", load_prompts(texts), known, limit) for name, texts in _unseen(training).items()]
     names = [group.name for group in sets]

@@ -3,22 +3,82 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from rlcm.yaml_text import Written, meant
 
 Changes = Mapping[str, Any]
 """Nested values of settings, by name; some of them or all."""
 
 
 class Settings(BaseModel):
-    """A component's settings. A field's docstring is its documentation; unknown keys are errors."""
+    """A component's settings. A field's docstring is its documentation; unknown keys are errors.
+
+    Values are what they say they are: a text is no number, 1 is not `true`, and a text setting takes an unquoted scalar of YAML
+    as it is written.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_declared(cls, value: Any, info: ValidationInfo) -> Any:
+        return as_declared(cls.model_fields[str(info.field_name)].annotation, value)
+
+
+def as_declared(kind: Any, value: Any) -> Any:
+    """Return a value of Python or of `read_yaml` as a setting of some type takes it; what else is wrong, pydantic says.
+
+    Raises:
+        PydanticCustomError: if it would have to be guessed what is meant.
+    """
+    kinds = alternatives(kind)
+    if Any in kinds:
+        return meant(value)
+    takes_text = any(one is str or get_origin(one) is Literal for one in kinds)
+    if isinstance(value, Written):
+        if value.value is None and NoneType in kinds:
+            return None
+        if value == "" and any(map(is_group, kinds)):
+            return {}  # a group's name with nothing below it
+        if value.value is None and value and takes_text:
+            raise _refused(f"input should be a text; write '' for none, or \"{value}\" in quotes for that word")
+        value = str(value) if takes_text else value.value
+    if isinstance(value, Mapping):
+        inner = next((get_args(one)[1] for one in kinds if get_origin(one) is dict), None)
+        if inner is not None:
+            return {str(key) if isinstance(key, str) else key: as_declared(inner, entry) for key, entry in value.items()}
+        return value if any(map(is_group, kinds)) else meant(value)
+    if isinstance(value, Iterable) and not isinstance(value, (Sized, BaseModel)):
+        raise _refused("input should be a list: what is read one by one may have no end")
+    if isinstance(value, (list, tuple)):
+        inners = next((_inner_kinds(one, len(value)) for one in kinds if get_origin(one) in (list, tuple)), None)
+        return meant(list(value)) if inners is None else list(map(as_declared, inners, value))
+    if not takes_text:
+        _check_scalar(kinds, value)
+    return value
+
+
+def alternatives(kind: Any) -> list[Any]:
+    """Return the types of which a setting of some type may be one."""
+    if get_origin(kind) is Annotated:
+        return alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [one for part in get_args(kind) for one in alternatives(part)]
+    return [kind]
+
+
+def is_group(kind: Any) -> bool:
+    """Return whether a type is that of a group of settings."""
+    return isinstance(kind, type) and issubclass(kind, Settings)
 
 
 def merge(*parts: Changes) -> dict[str, Any]:
@@ -40,3 +100,27 @@ def leaves(kind: type[Settings], before: str = "") -> Iterator[tuple[str, FieldI
             yield from leaves(inner, f"{before}{name}.")
         else:
             yield f"{before}{name}", field
+
+
+def _inner_kinds(kind: Any, count: int) -> list[Any]:
+    """Return the types of the values of a list or tuple with so many of them."""
+    inner = get_args(kind)
+    return list(inner) if len(inner) == count and Ellipsis not in inner else [inner[0]] * count
+
+
+def _check_scalar(kinds: list[Any], value: Any) -> None:
+    """Refuse a text or a truth value in place of a number, and the other way round."""
+    numbers = "a valid number" if float in kinds else "a valid integer" if int in kinds else ""
+    if bool in kinds:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            raise _refused("input should be true or false")
+    elif numbers and isinstance(value, bool):
+        raise _refused(f"input should be {numbers}, not true or false")
+    elif numbers and isinstance(value, str):
+        raise _refused(
+            f"input should be {numbers}, written in digits and without quotes, such as 12{' or 1e-4' * (float in kinds)}"
+        )
+
+
+def _refused(message: str) -> PydanticCustomError:
+    return PydanticCustomError("not_as_declared", "{message}", {"message": message})  # its template must be a literal

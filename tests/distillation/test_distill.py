@@ -143,6 +143,8 @@ def test_pictures_are_scaled_and_cropped(data):
         ("{}", ConfigError, "line 1: .*lacks file_name or text"),
         ("[1]", ConfigError, "line 1"),
         ("not json", ConfigError, "line 1"),
+        ('{"file_name": "none.png", "text": 3}', ConfigError, "line 1: .*lacks file_name or text"),
+        ("\0", ConfigError, "cannot be read: .*NUL bytes"),
         ('{"file_name": "none.png", "text": "a"}', MissingFileError, r"line 1: .*none\.png does not exist"),
     ],
 )
@@ -151,6 +153,13 @@ def test_data_with_mistakes(tmp_path, lines, error, message):
         (tmp_path / "metadata.jsonl").write_text(lines)
     with pytest.raises(error, match=message):
         CaptionedPictures(tmp_path)
+
+
+def test_captions_of_other_editors_are_cut_at_line_feeds_alone(tmp_path):
+    (tmp_path / "a.png").touch()
+    lines = ['{"file_name": "a.png", "text": "a\u2028fox\x85"}', "", '{"file_name": "a.png", "text": "ein Häschen"}', ""]
+    (tmp_path / "metadata.jsonl").write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert [text for _, text in CaptionedPictures(tmp_path).rows] == ["a\u2028fox\x85", "ein Häschen"]
 
 
 def test_a_file_that_is_no_picture(tmp_path):

@@ -49,7 +49,7 @@ def test_list_describes_a_function_and_a_reward_of_many_arguments(tmp_path, cons
 
 def test_try_prints_a_table(folder, console):
     rewards = ["brightness", "{name: brightness, label: dark, weight: 2, args: {target: 0}}"]
-    try_rewards(rewards, folder, [str(folder / "notes.txt")], console)
+    try_rewards(rewards, folder, ["black", "white", "grey"], console)
     lines = [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
     rows = {line[0]: line[1:] for line in lines}
     assert rows["picture"] == ["prompt", "brightness", "dark", "total"]

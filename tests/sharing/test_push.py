@@ -1,5 +1,6 @@
 """A run on the Hub: the folder that is written, what its card says and does, and the upload to a stand-in for the Hub."""
 
+import ast
 import json
 import os
 import re
@@ -160,6 +161,15 @@ def test_the_cards_code_names_what_the_run_set():
     compile(code, "card", "exec")
     builtin = config.model_copy(update={"model": ModelSettings()})
     assert 'base = model_path("student")' in usage(builtin, REPO, "LatentConsistencyModelPipeline", None, "a cat")
+
+
+@pytest.mark.parametrize("prompt", ["a\nb", 'a "b" \\', "a\tb\r", "```\nx", "a````b", "\u2028 ü 🦊 \x85", "\x07"])
+def test_the_cards_code_holds_for_any_prompt(prompt):
+    config = tiny_config("x", model={"path": "a/b"}, sampler={"negative_prompt": prompt})
+    code = usage(config, REPO, "StableDiffusionPipeline", "a/b", prompt)
+    texts = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert texts.count(prompt) == 2
+    assert "```" not in code
 
 
 def test_the_code_for_the_runs_folder_is_that_for_the_hub(tmp_path, monkeypatch):

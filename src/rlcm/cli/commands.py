@@ -80,7 +80,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @click.argument("model", default="builtin", type=click.Path())
 @click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given several times.")
-@click.option("--prompts", "file", metavar="FILE", help="A .txt or .jsonl file, or a built-in set.")
+@click.option("--prompts", "file", metavar="FILE", help="A .txt, .jsonl or .json file, or a built-in set.")
 @click.option("--steps", type=Setting(TRAINING, "sampler.steps"), help="Sampling steps, 1 to 1000; default 4, or the run's.")
 @click.option(
     "--guidance",
@@ -120,7 +120,10 @@ def sample(
 )
 @click.option("--rewards", multiple=True, metavar="REWARD", help="In place of the run's own; may be given several times.")
 @click.option(
-    "--prompts", multiple=True, metavar="[NAME=]SET", help="A .txt or .jsonl file or a built-in set, beside the trained ones."
+    "--prompts",
+    multiple=True,
+    metavar="[NAME=]SET",
+    help="A .txt, .jsonl or .json file or a built-in set, beside the trained ones.",
 )
 @click.option("--n", "each", type=Setting(STUDY, "each"), default=4, show_default=True, help="Images of every prompt.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=48, show_default=True, help="Prompts of a set at most.")

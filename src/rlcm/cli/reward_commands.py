@@ -33,15 +33,17 @@ def rewards_list(name: str | None) -> None:
 @rewards.command("try")
 @click.argument("names", nargs=-1, required=True, metavar="REWARD...")
 @click.option("--images", required=True, type=LocalPath(), help="A picture, or a folder of pictures.")
-@click.option("--prompts", multiple=True, help="One for all, one a picture, or a text file.")
+@click.option("--prompts", multiple=True, help="One for all, one a picture, a file of prompts or a built-in set.")
 def rewards_try(names: tuple[str, ...], images: Path, prompts: tuple[str, ...]) -> None:
     """Print what rewards say of pictures, as a table.
 
     Example:  rlcm rewards try jpeg_compressibility sharpness --images runs/demo/samples
     """
     from rlcm.rewards.commands import try_rewards
+    from rlcm.training.prompts import given_prompts
 
-    try_rewards(names, images, prompts)
+    found = given_prompts(prompts)
+    try_rewards(names, images, found.prompts, metadata=found.metadata)
 
 
 @rewards.command("serve")

@@ -22,6 +22,7 @@ from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.runs.rundir import disk_errors
 from rlcm.settings import Settings
+from rlcm.text_files import lines_of, read_text
 from rlcm.training.config import parse_settings, read_values
 from rlcm.types import Conditioning
 
@@ -63,7 +64,7 @@ def run_distillation(config: str, changes: Sequence[str]) -> Path:
     Raises:
         ConfigError: if the file, the model or the data do not fit.
     """
-    return distill(parse_settings(DistillConfig, read_values(config, changes)))
+    return distill(parse_settings(DistillConfig, read_values(config, changes, DistillConfig)))
 
 
 def distill(settings: DistillConfig) -> Path:
@@ -158,11 +159,19 @@ class CaptionedPictures:
                 "for each picture."
             )
         self.rows: list[tuple[Path, str]] = []
-        for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = lines_of(read_text(index))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{index} cannot be read: {error}.") from error
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
-                file, text = folder / row["file_name"], str(row["text"])
-            except (ValueError, KeyError, TypeError) as error:
+                file, text = folder / row["file_name"], row["text"]
+                if not isinstance(text, str):
+                    raise TypeError("text is no text")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ConfigError(f"{index}, line {number}: {line[:80]!r} lacks file_name or text ({error}).") from error
             if not file.is_file():
                 raise MissingFileError(f"{index}, line {number}: {file} does not exist.")

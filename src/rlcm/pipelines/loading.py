@@ -151,7 +151,7 @@ def unpinned(settings: ModelSettings) -> list[str]:
     if local_folder(settings) is None and not _COMMIT.fullmatch(settings.revision or ""):
         found.append(("model.revision", settings.path, settings.revision))
     for number, lora in enumerate(settings.loras):
-        if not Path(lora.path).expanduser().exists() and not _COMMIT.fullmatch(lora.revision or ""):
+        if existing(lora.path, "model.loras") is None and not _COMMIT.fullmatch(lora.revision or ""):
             found.append((f"model.loras.{number}.revision", lora.path, lora.revision))
     return [
         f"unpinned: {path} is taken from the Hub as its {'branch or tag ' + revision if revision else 'main branch'} is today; "

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from rlcm.errors import RunDirectoryError
@@ -16,6 +15,7 @@ from rlcm.report.missing import what_is_missing
 from rlcm.report.run import STUDY, WEIGHTS, Run
 from rlcm.report.samples import Samples
 from rlcm.report.values import finite, mapping
+from rlcm.yaml_text import meant, read_yaml
 
 
 def read_run(path: Path) -> Run:
@@ -86,8 +86,8 @@ def _with_weights(study: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
 def _read_config(run: Run) -> tuple[dict[str, Any], str]:
     text = read_text(run, run.path / "config.yaml")
     try:
-        return mapping(yaml.safe_load(text)), text
-    except yaml.YAMLError:
+        return mapping(meant(read_yaml(text))), text
+    except ValueError:
         run.missing.append("Part of config.yaml: it is no valid YAML.")
         return {}, text
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
@@ -18,14 +17,15 @@ from rich.table import Table
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, RewardError, UsageError
-from rlcm.paths import existing
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, located, place_of
 from rlcm.rewards.composition import RawScores
 from rlcm.rewards.image.pixels import from_uint8
-from rlcm.rewards.settings import RewardList, RewardSettings
+from rlcm.rewards.settings import RewardList, RewardSettings, entry_of
 from rlcm.rewards.user import first_problems, load_callable, signature_of
 from rlcm.settings import Settings
+
+T = TypeVar("T")
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -66,24 +66,29 @@ def parse_rewards(texts: Sequence[str]) -> list[RewardSettings]:
         ConfigError, MissingFileError: if one is not a reward's settings, or there is no such reward.
     """
     try:
-        entries = [yaml.safe_load(text) if text.lstrip().startswith("{") else text for text in texts]
-        return list(map(located, TypeAdapter(RewardList).validate_python(entries)))
-    except yaml.YAMLError as error:
-        why = getattr(error, "problem", None) or error
-        raise ConfigError(
-            f"rewards={list(texts)} cannot be used: no YAML ({why}); write it like '{{name: brightness, weight: 2}}'."
-        ) from error
-    except ValidationError as error:
+        return list(map(located, TypeAdapter(RewardList).validate_python(list(map(entry_of, texts)))))
+    except ValidationError as error:  # a ValueError, too
         raise ConfigError(f"rewards={list(texts)} cannot be used: {first_problems(error)}.") from error
+    except ValueError as error:
+        raise ConfigError(
+            f"rewards={list(texts)} cannot be used: no YAML ({error}); write it like '{{name: brightness, weight: 2}}'."
+        ) from error
 
 
-def try_rewards(rewards: Sequence[str], images: Path, prompts: Sequence[str], console: Console | None = None) -> None:
+def try_rewards(
+    rewards: Sequence[str],
+    images: Path,
+    prompts: Sequence[str],
+    console: Console | None = None,
+    metadata: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
     """Print a table of the scores of pictures.
 
     Args:
         rewards: names or YAML.
         images: a picture, or a folder of pictures.
-        prompts: one text for all, one a picture in the order of their names, or a text file with one a line.
+        prompts: one text for all, or one a picture in the order of their names.
+        metadata: of the prompts, as many.
 
     Raises:
         MissingFileError: if there are no pictures.
@@ -93,13 +98,18 @@ def try_rewards(rewards: Sequence[str], images: Path, prompts: Sequence[str], co
     console = console or Console()
     mix = build_rewards(parse_rewards(rewards))
     files = _pictures(images)
-    texts = _prompts(prompts, len(files))
+    texts = _for_all(prompts or [""], len(files))
+    beside = _for_all(metadata or [{}], len(files))
     pictures = [_read(file) for file in files]
     # Pictures of one size go together; a batch is one tensor.
     raw: list[RawScores | None] = [None] * len(files)
     for shape in dict.fromkeys(picture.shape for picture in pictures):
         rows = [index for index, picture in enumerate(pictures) if picture.shape == shape]
-        found = mix.score(torch.stack([pictures[index] for index in rows]), [texts[index] for index in rows])
+        found = mix.score(
+            torch.stack([pictures[index] for index in rows]),
+            [texts[index] for index in rows],
+            [beside[index] for index in rows],
+        )
         for place, index in enumerate(rows):
             parts = {label: values[place : place + 1] for label, values in found.parts.items()}
             raw[index] = RawScores(parts, found.valid[place : place + 1], found.failures)
@@ -198,19 +208,11 @@ def _read(file: Path) -> Tensor:
         raise UsageError(f"{file} is not a picture that can be read ({error}); remove it or convert it to PNG.") from error
 
 
-def _prompts(prompts: Sequence[str], count: int) -> list[str]:
-    texts = list(prompts)
-    file = existing(texts[0], "--prompts") if len(texts) == 1 else None
-    if file is not None and file.is_file():
-        lines = file.read_text(encoding="utf-8").splitlines()
-        texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        texts = [""]
-    if len(texts) == 1:
-        texts *= count
-    if len(texts) != count:
-        raise UsageError(f"{len(texts)} prompts do not fit {count} pictures; give one for all, or one a picture.")
-    return texts
+def _for_all(values: Sequence[T], count: int) -> list[T]:
+    """Return one value a picture."""
+    if len(values) not in (1, count):
+        raise UsageError(f"{len(values)} prompts do not fit {count} pictures; give one for all, or one a picture.")
+    return list(values) * (count if len(values) == 1 else 1)
 
 
 def _number(value: float) -> str:

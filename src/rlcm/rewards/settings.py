@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rlcm.settings import Settings
+from rlcm.yaml_text import read_yaml
 
 OnFailure = Literal["stop", "skip"]
 
@@ -52,6 +53,15 @@ class RewardSettings(Settings):
         if value == "total":
             raise ValueError("the label total is taken by the sum of all rewards; choose another.")
         return value
+
+
+def entry_of(text: str) -> Any:
+    """Return an entry of `rewards:` as typed on the command line or the page: a name, or YAML such as `{name: x, weight: 2}`.
+
+    Raises:
+        ValueError: if what begins with a brace is no YAML.
+    """
+    return read_yaml(text) if text.lstrip().startswith("{") else text.strip()
 
 
 def default_label(name: str) -> str:

@@ -220,7 +220,6 @@ def _import_file(path: Path) -> ModuleType:
 
 def _module_name(path: Path) -> str:
     """Return a name of its own for a file, so that files of the same name in two folders do not replace each other."""
-    path = path.expanduser()
     return f"rlcm_reward_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
 
 

@@ -61,7 +61,7 @@ def build(
         UsageError: and its children, with the setting and the remedy.
     """
     training = load_prompts(config.prompts if prompts is None else prompts)
-    looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts)
+    looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts, "evaluation.prompts")
     mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
     held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
     for scores, scored in ((mix, training), (mix, looked_at), (held_out, looked_at)):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from rlcm.errors import ConfigError, MissingFileError
+from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
-from rlcm.paths import command, local
+from rlcm.paths import local
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.policy.rollout import RolloutSettings
@@ -26,6 +24,8 @@ from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
+from rlcm.training.values import assignment, change, read_file
+from rlcm.yaml_text import write_yaml
 
 S = TypeVar("S", bound=Settings)
 
@@ -77,7 +77,7 @@ class TrainConfig(Settings):
     lora: AdapterSettings = AdapterSettings()
     """What is trained."""
     prompts: str | tuple[str, ...] = "animals"
-    """A built-in set, a .txt or .jsonl file, or a list of prompts."""
+    """A built-in set, a .txt, .jsonl or .json file, or a list of prompts."""
     rewards: RewardList = [RewardSettings(name="jpeg_compressibility", label="jpeg_compressibility")]
     """What is rewarded."""
     rollout: RolloutSettings = RolloutSettings()
@@ -148,7 +148,7 @@ class TrainConfig(Settings):
 
     def dump(self) -> str:
         """Return the resolved configuration as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -156,16 +156,16 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
     Raises:
         MissingFileError: if the file is not there.
-        ConfigError: if it is no YAML mapping, or a key is unknown, of the wrong type or out of range.
+        ConfigError: if it is no YAML mapping or has a key twice, or a key is unknown, of the wrong type or out of range.
     """
     return parse_settings(TrainConfig, read_values(path, overrides))
 
 
-def read_values(path: Path | str | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the nested mapping of a YAML file with the changes applied; errors as `load_config`."""
-    values = {} if path is None else _read(local(path, "config"))
+def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Settings] = TrainConfig) -> dict[str, Any]:
+    """Return the nested mapping of a YAML file with the changes applied, as settings of some kind take it; errors as `load_config`."""
+    values = {} if path is None else read_file(local(path, "config"), _names(TrainConfig))
     for override in overrides:
-        _apply(values, override)
+        change(values, override, kind)
     return values
 
 
@@ -174,7 +174,7 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(kind, dict(detail)) for detail in error.errors())) from None
+        raise ConfigError("\n".join(_explain(kind, dict(detail)) for detail in _as_meant(error.errors()))) from None
 
 
 def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
@@ -194,80 +194,9 @@ def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
     return text
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        exists = path.is_file()
-    except OSError:  # too long for a name
-        exists = False
-    if not exists:
-        raise MissingFileError(f"config={str(path)!r} {_instead(path)}")
-    try:
-        values = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not a {type(values).__name__}.")
-    return values
-
-
-def _instead(path: Path) -> str:
-    """Return why a configuration cannot be read, and what was probably meant."""
-    if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
-        return (
-            f"is the folder of a run; go on with it by `{command('rlcm', 'train', '--resume', path)}`, or repeat it by "
-            f"`{command('rlcm', 'train', path / 'config.yaml', 'name=NEW')}`."
-        )
-    names = _names(TrainConfig)
-    if str(path) in names:
-        return f"is a setting; write it with its value in one word, such as {path}=VALUE."
-    if os.path.isdir(path):
-        return "is a folder; give the path of a YAML file in it."
-    files = [str(file) for file in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
-    close = difflib.get_close_matches(str(path), files, n=1)
-    hint = f"did you mean {close[0]}?" if close else "give the path of a YAML file, or leave it out for the built-in model."
-    return f"does not exist; {hint}"
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{override!r} is not of the form key=value, such as optimizer.lr=1e-4.")
-    try:
-        value = _parse_yaml(text) if text else ""
-    except ValueError:
-        value = text
-    if isinstance(value, str):
-        value = _number(value)
-    *parents, last = key.split(".")
-    place = values
-    for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
-            raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole.")
-    place[last] = value
-
-
-def _parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text.
-
-    Raises:
-        ValueError: whatever is wrong with it.
-    """
-    try:
-        return yaml.safe_load(text)
-    # Tags and scalars that YAML itself lets pass fail in the constructors in many ways: `!!int ''`, `2020-13-45`.
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-def _number(text: str) -> str | float:
-    """Return 1e-4 as a number, which YAML reads as text."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _as_meant(details: Sequence[Any]) -> list[Any]:
+    """Return problems without those that say of a list that it is no text, where a list would do as well."""
+    return [d for d in details if len(details) == 1 or not (d["loc"][-1:] == ("str",) and isinstance(d["input"], list))]
 
 
 def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
@@ -294,11 +223,22 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     if detail["type"] == "model_type" and group:
         first = next(iter(group.model_fields))
         return f"{key}={detail['input']!r}: {key} is a group, of {', '.join(group.model_fields)}; set one, such as {key}.{first}=..."
-    if detail["type"] == "list_type":
-        return f"{key}={detail['input']!r}: write a list, such as {key}='[{detail['input']}]'."
+    if field and detail["type"] in ("list_type", "tuple_type") and (remedy := _as_list(field, key, detail["input"])):
+        return f"{key}={detail['input']!r}: write a list, such as {remedy}."
+    if detail["type"] == "string_type" and isinstance(detail["input"], dict):
+        return f"{key}={detail['input']!r}: input should be a text; one with a colon goes into quotes."
     if detail["type"] == "string_pattern_mismatch" and meaning:
         return f"{key}={detail['input']!r} is not accepted; what it is: {meaning}"
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
+
+
+def _as_list(field: FieldInfo, key: str, value: Any) -> str:
+    """Return what to type for a list with one value in it; nothing where that would not do either."""
+    try:
+        TypeAdapter(field.annotation).validate_python([value])
+    except ValidationError:
+        return ""
+    return assignment(key, [value])
 
 
 def _is_alternative(part: Any) -> bool:

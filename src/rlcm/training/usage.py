@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,8 @@ def _call(given: Sequence[str], named: Mapping[str, Any]) -> str:
 def _quoted(value: Any) -> str:
     """Return a value as Python, texts in double quotes."""
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # Three backticks would end the block of Markdown that the code stands in.
+        return json.dumps(value, ensure_ascii=False).replace("```", "\\x60" * 3)
     return "[" + ", ".join(map(_quoted, value)) + "]" if isinstance(value, list) else repr(value)
 
 

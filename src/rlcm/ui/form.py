@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic.fields import FieldInfo
 
 from rlcm.builtin import DEMO
@@ -19,18 +16,21 @@ from rlcm.pipelines.settings import BUILTIN
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import BUILT_IN as REWARDS
 from rlcm.rewards.build import build_reward
-from rlcm.rewards.settings import is_address
-from rlcm.settings import leaves
+from rlcm.rewards.settings import entry_of, is_address
+from rlcm.settings import alternatives, leaves
+from rlcm.text_files import lines_of
 from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
 from rlcm.training.prompts import load_prompts
+from rlcm.training.values import read_value
+from rlcm.yaml_text import write_yaml
 
 Kind = Literal["whole", "number", "text", "choice", "switch", "yaml", "rewards", "names"]
 
 PLAIN: dict[str, tuple[str, str]] = {
     "name": ("Name of the run", "Letters, digits, dots, dashes. Left empty: reward and date."),
     "model.path": ("Model", "Built in, a diffusers folder, or an id of the Hugging Face Hub."),
-    "prompts": ("Prompts", "A built-in set, the path of a .txt or .jsonl file, or a list such as [a fox, a wolf]."),
+    "prompts": ("Prompts", "A built-in set, the path of a .txt, .jsonl or .json file, or a list such as [a fox, a wolf]."),
     "rewards": ("Rewards", "What is rewarded; several are summed. Type your own as module:function or file.py:function."),
     "run.rounds": ("Rounds", "How often it samples and learns."),
     "rollout.batch_size": ("Pictures a round", "More make each round slower and its step surer."),
@@ -108,14 +108,13 @@ class Field:
             ConfigError: if it is no value at all; whether it is in range, the configuration decides.
         """
         if self.kind == "rewards":
-            return [self._parsed(str(entry)) for entry in entered or []]
+            return [self._reward(str(entry)) for entry in entered or []]
         if self.kind == "switch":
             return bool(entered)
         if entered is None or entered == "":
             return None if self.optional or self.kind != "text" else ""
         if self.kind in ("yaml", "names"):
-            found = self._parsed(str(entered))
-            return str(entered).strip() if self.kind == "names" and not isinstance(found, list) else found
+            return read_value(TrainConfig, self.key, str(entered).strip())
         if self.kind in ("whole", "number"):
             try:
                 number = float(entered)
@@ -124,11 +123,11 @@ class Field:
             return int(number) if self.kind == "whole" and number.is_integer() else number
         return str(entered).strip()
 
-    def _parsed(self, text: str) -> Any:
+    def _reward(self, text: str) -> Any:
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{self.key}={text!r} is not readable: {' '.join(str(error).split())}.") from None
+            return entry_of(text)
+        except ValueError as error:
+            raise ConfigError(f"{self.key}={text!r} is not readable: {error}.") from None
 
 
 def fields() -> Iterator[Field]:
@@ -177,9 +176,9 @@ def read_form(entered: Mapping[str, Any]) -> TrainConfig:
             place = place.setdefault(group, {})
         place[last] = value
     config = parse_settings(TrainConfig, values)
-    load_prompts(config.prompts)
-    if config.evaluation.prompts is not None:
-        load_prompts(config.evaluation.prompts)
+    for key, source in (("prompts", config.prompts), ("evaluation.prompts", config.evaluation.prompts)):
+        if source is not None:
+            load_prompts(source, key, f"A prompt of your own goes into brackets: {_flow([source])}.")
     for reward in (*config.rewards, *config.evaluation.held_out):
         # A user's own code runs in the training alone.
         if ":" not in reward.name and not is_address(reward.name):
@@ -215,7 +214,7 @@ def plan(config: TrainConfig) -> str:
 def in_form_words(text: str) -> str:
     """Return the text of an error, each line that begins with a setting of the form's front begun with its label, too."""
     lines = []
-    for line in text.splitlines():
+    for line in lines_of(text):
         key = next((key for key in PLAIN if line.startswith((f"{key}=", f"{key}:"))), None)
         lines.append(line if key is None else f"{PLAIN[key][0]}: {line}")
     return "\n".join(lines)
@@ -248,9 +247,7 @@ def _field(key: str, info: FieldInfo) -> Field:
 
 def _alternatives(annotation: Any) -> tuple[list[Any], bool]:
     """Return the types that a setting may have, and whether it may be left out."""
-    if get_origin(annotation) is typing.Annotated:
-        annotation = get_args(annotation)[0]
-    kinds = list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
+    kinds = alternatives(annotation)
     return [kind for kind in kinds if kind is not type(None)], type(None) in kinds
 
 
@@ -270,9 +267,9 @@ def _short_reward(entry: Mapping[str, Any]) -> str:
 
 def _flow(value: Any) -> str:
     """Return a value as YAML on one line."""
-    if isinstance(value, (bool, int, float, str)):
-        return json.dumps(value) if not isinstance(value, str) else value
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000).strip()
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, (bool, int, float)) else write_yaml(value, flow=True)
 
 
 def choices_of(field: Field) -> Sequence[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def sample(
     quiet()
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"-o {str(output)!r} is not a picture's name; end it in .png, .jpg or .webp.")
-    texts = list(prompts) + (list(load_prompts(file).prompts) if file else [])
+    texts = list(prompts)
+    if file:
+        texts += load_prompts(file, "--prompts", f"A prompt of your own is --prompt {shlex.quote(file)}.").prompts
     base, run = config_of(model)
     if not texts:
         texts = list(load_prompts(base.prompts).prompts[: 1 if count > 1 else 16])

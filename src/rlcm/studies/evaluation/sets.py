@@ -46,7 +46,7 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
         ConfigError: if two sets have the same name, or one is empty.
         MissingFileError: if a source is not there.
     """
-    training = _configured(config.prompts)
+    training = _configured(config.prompts, "prompts")
     known = frozenset(training.prompts) if run else frozenset()
     first: Kind = "train" if run else "held-out"
     sets = [_group("train" if run else "prompts", first, training, known, limit)]
@@ -54,7 +54,9 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
         sets += [_group(*_named(text), known, limit) for text in wanted]
     else:
         if config.evaluation.prompts is not None:
-            sets.append(_group("evaluation", "held-out", _configured(config.evaluation.prompts), known, limit))
+            sets.append(
+                _group("evaluation", "held-out", _configured(config.evaluation.prompts, "evaluation.prompts"), known, limit)
+            )
         if config.model.path in BUILTIN:
             sets += [_group(name, "unseen", load_prompts(texts), known, limit) for name, texts in _unseen(training).items()]
     names = [group.name for group in sets]
@@ -66,10 +68,10 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
     return sets
 
 
-def _configured(source: str | Sequence[str]) -> PromptSet:
+def _configured(source: str | Sequence[str], setting: str) -> PromptSet:
     """Return the prompts that a configuration names."""
     try:
-        return load_prompts(source)
+        return load_prompts(source, setting)
     except MissingFileError as error:
         raise MissingFileError(
             f"{error} A relative path in a configuration counts from the working directory: start this command in the folder that "
@@ -81,7 +83,7 @@ def _named(text: str) -> tuple[str, Kind, PromptSet]:
     name, equals, source = text.partition("=")
     if not equals or existing(text, "--prompts"):
         name, source = (text if text in BUILT_IN else Path(text).stem), text
-    return name, "held-out", load_prompts(source)
+    return name, "held-out", load_prompts(source, "--prompts", "Prompts of your own go into a file.")
 
 
 def _unseen(training: PromptSet) -> dict[str, tuple[str, ...]]:

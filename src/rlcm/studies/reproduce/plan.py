@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, Scene, caption, is_held_out
 from rlcm.settings import Changes, merge
+from rlcm.text_files import read_text
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.prompts import load_prompts
+from rlcm.yaml_text import meant, read_yaml
 
 EXPERIMENTS: dict[str, str] = {
     "curves": "reward over time, reward queries and network calls, of DDPO, RLCM as published and this package's default",
@@ -180,7 +180,7 @@ def values_of(task: str, method: str) -> dict[str, Any]:
     }
     if method == DEFAULT:
         # What `rlcm train` does without a configuration, whatever that is in this version, with its own number of rounds.
-        values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+        values = meant(read_yaml(read_text(DEMO)))
         own = {"run": {"rounds": values["run"]["rounds"]}}
         return merge(values, common, own)
     if method == PUBLISHED:

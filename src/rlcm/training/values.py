@@ -1,0 +1,138 @@
+"""The values of settings before they are checked: read from a YAML file, changed by `key=value`, and typed again in remedies."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+from rlcm.errors import ConfigError, MissingFileError
+from rlcm.paths import command
+from rlcm.settings import Settings, alternatives, is_group
+from rlcm.text_files import read_text
+from rlcm.yaml_text import Written, meant, read_yaml, write_yaml
+
+NOTHING = ("null", "Null", "NULL", "~")
+"""How an optional text is left out."""
+
+
+def assignment(key: str, value: Any) -> str:
+    """Return a setting with a value as it is typed on the command line of a POSIX shell."""
+    return f"{key}={shlex.quote(value if isinstance(value, str) else write_yaml(value, flow=True))}"
+
+
+def read_file(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """Return the nested values of a YAML file, unquoted scalars as `Written`.
+
+    Args:
+        names: of all settings, in case one was given in place of a path.
+
+    Raises:
+        MissingFileError: if the file is not there.
+        ConfigError: if it is no YAML mapping, or has a key twice.
+    """
+    try:
+        exists = path.is_file()
+    except OSError:  # too long for a name
+        exists = False
+    if not exists:
+        raise MissingFileError(f"config={str(path)!r} {_instead(path, names)}")
+    try:
+        values = read_yaml(read_text(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not {_what(meant(values))}.")
+    return values
+
+
+def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
+    """Set one value of nested ones to what `key.subkey=value` says; `kind` has the settings' types.
+
+    Raises:
+        ConfigError: if it has no key or no `=`, leads into a value, or is no YAML where it has to be.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(
+            f"{override!r} is not of the form key=value, such as optimizer.lr=1e-4; a value with spaces goes into quotes, such as "
+            f"{assignment('sampler.negative_prompt', 'blurry, low quality')}."
+        )
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole.")
+    place[last] = read_value(kind, key, text)
+
+
+def read_value(kind: type[Settings], key: str, text: str) -> Any:
+    """Return what a person typed for one setting: a text as it is where the setting takes one, anything else as YAML.
+
+    Args:
+        kind: the settings.
+        key: dotted name of one of them; any name is read as YAML that `kind` does not have.
+
+    Raises:
+        ConfigError: if it has to be YAML and is not.
+    """
+    kinds = alternatives(_declared(kind, key.split(".")))
+    lists = any(get_origin(one) in (list, tuple) for one in kinds)
+    bracketed = text.strip()[:1] + text.strip()[-1:] == "[]"
+    if str in kinds and not (lists and bracketed):
+        return None if NoneType in kinds and text in NOTHING else text
+    try:
+        found = read_yaml(text)
+    except ValueError as error:
+        if kinds == [None]:  # of no setting: its name is what is wrong
+            return text
+        remedy = f"; a text in brackets is written as {assignment(key, [text])}" if str in kinds else ""
+        raise ConfigError(f"{key}={text!r} is not readable: {error}{remedy}.") from None
+    return Written("") if found is None else found
+
+
+def _declared(kind: Any, path: list[str]) -> Any:
+    """Return the type of the setting at a place inside a group, None where there is none."""
+    for part in path:
+        groups = [one for one in alternatives(kind) if is_group(one)]
+        inner = [get_args(one)[1] for one in alternatives(kind) if get_origin(one) is dict]
+        if groups and part in groups[0].model_fields:
+            kind = groups[0].model_fields[part].annotation
+        elif inner:
+            kind = inner[0]
+        else:
+            return None
+    return kind
+
+
+def _instead(path: Path, names: Collection[str]) -> str:
+    """Return why a configuration cannot be read, and what was probably meant."""
+    if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
+        return (
+            f"is the folder of a run; go on with it by `{command('rlcm', 'train', '--resume', path)}`, or repeat it by "
+            f"`{command('rlcm', 'train', path / 'config.yaml', 'name=NEW')}`."
+        )
+    if str(path) in names:
+        return f"is a setting; write it with its value in one word, such as {path}=VALUE."
+    if os.path.isdir(path):
+        return "is a folder; give the path of a YAML file in it."
+    files = [str(file) for file in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
+    close = difflib.get_close_matches(str(path), files, n=1)
+    hint = (
+        f"did you mean {shlex.quote(close[0])}?"
+        if close
+        else "give the path of a YAML file, or leave it out for the built-in model."
+    )
+    return f"does not exist; {hint}"
+
+
+def _what(value: Any) -> str:
+    kinds = {list: "a list", str: "a text", dict: "keys that are no names"}
+    return kinds.get(type(value), f"the value {value!r}")

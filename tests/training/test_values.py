@@ -1,0 +1,218 @@
+"""What a person types is what a setting gets: texts as they are, numbers as numbers, in files, overrides and Python alike."""
+
+import shlex
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rlcm.distillation.distill import DistillConfig
+from rlcm.errors import ConfigError
+from rlcm.training.config import TrainConfig, load_config, parse_settings, read_values
+from rlcm.training.values import assignment
+
+
+def of(*overrides):
+    return load_config(None, overrides)
+
+
+def from_file(folder, text):
+    (folder / "c.yaml").write_text(text, encoding="utf-8")
+    return load_config(folder / "c.yaml")
+
+
+ODD = [
+    "blurry #1 worst", "0012", "1e5", "yes", "no", "null", "~", "a: b", "2026-11-28", "1:30", "1_000", "1.10", "[a", "{a: 1}",
+    "'quoted'", '"quoted"', "- a", "*a", "&a", "!a", "a, b", "#", " ", "ü – 狐", "a\nb", "\t", "\\n", "%d", "a=b", "<<", "=",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_a_text_setting_takes_what_is_typed(text):
+    assert of(f"sampler.negative_prompt={text}").sampler.negative_prompt == text
+    assert of(f"prompts={text}").prompts == text
+    assert of(f"run.tracker_project={text}").run.tracker_project == text
+    assert of(f"model.path={text}").model.path == text
+
+
+@pytest.mark.parametrize(
+    "name", ["0012", "1e5", "yes", "null", "2026-11-28", "1_000", "1.10", "007.x", "-1", "0x1F", "nan", ""]
+)
+def test_a_name_is_what_is_typed(name):
+    assert of(f"name={name}").name == name
+
+
+@pytest.mark.parametrize(
+    "text", ["0012", "no", "Yes", "1_000", "1.10", "1e5", "1:30", "2026-11-28", "0x1F", ".5", "true", ".inf"]
+)
+def test_an_unquoted_text_of_a_file_is_as_it_is_written(tmp_path, text):
+    found = from_file(
+        tmp_path,
+        f"run: {{tracker_project: {text}}}\nsampler:\n  negative_prompt: {text}\nmodel: {{revision: {text}}}\nprompts: [{text}, a]\n"
+        f"evaluation: {{best: {text}, prompts: {text}}}\nrewards: [{{name: brightness, label: {text}}}]\n",
+    )
+    assert found.run.tracker_project == found.sampler.negative_prompt == found.model.revision == text
+    assert (found.prompts, found.evaluation.best, found.evaluation.prompts) == ((text, "a"), text, text)
+    assert found.rewards[0].label == text
+
+
+def test_null_leaves_out_what_may_be_left_out_and_is_refused_elsewhere(tmp_path):
+    found = from_file(
+        tmp_path, "model: {revision: null, variant: ~}\nevaluation: {prompts: }\nname:\nrun: {time_limit_minutes: null}\n"
+    )
+    assert (found.model.revision, found.model.variant, found.evaluation.prompts, found.name) == (None, None, None, "")
+    assert of("model.revision=null", "evaluation.prompts=~", "run.time_limit_minutes=").model.revision is None
+    for text in ("null", "~"):
+        with pytest.raises(
+            ConfigError, match=f"negative_prompt={text}: input should be a text; write '' for none, or \"{text}\""
+        ):
+            from_file(tmp_path, f"sampler: {{negative_prompt: {text}}}")
+    assert from_file(tmp_path, 'sampler: {negative_prompt: "null"}').sampler.negative_prompt == "null"
+
+
+def test_a_group_with_nothing_below_it_has_its_defaults(tmp_path):
+    assert from_file(tmp_path, "run:\n  # rounds: 3\nlora:\nseed: 0\n") == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lr=true", r"^optimizer\.lr=true: input should be a valid number, not true or false"),
+        ("optimizer.lr=yes", r"^optimizer\.lr=yes: input should be a valid number, not true"),
+        ("optimizer.lr='1e-4'", r"^optimizer\.lr='1e-4': input should be a valid number, written in digits and without quotes"),
+        ("optimizer.lr=1e-4 ×", r"valid number, written in digits"),
+        ("optimizer.lr=nan", r"valid number, written in digits"),
+        ("optimizer.lr=.inf", r"finite number"),
+        ("optimizer.lr=1e999", r"finite number"),
+        ("optimizer.lr=", r"^optimizer\.lr=None: input should be a valid number"),
+        ("run.rounds=3.7", r"^run\.rounds=3\.7: input should be a valid integer"),
+        ("run.rounds=1:30", r"^run\.rounds='1:30': input should be a valid integer"),
+        ("run.rounds=2026-11-28", r"^run\.rounds='2026-11-28'"),
+        ("run.rounds=on", r"^run\.rounds=on: input should be a valid integer, not true"),
+        ("run.rounds=.inf", r"^run\.rounds=inf: "),
+        ("seed=0012", r"^seed='0012': input should be a valid integer"),
+        ("rollout.antithetic=1", r"^rollout\.antithetic=1: input should be true or false"),
+        ("rollout.antithetic=0.0", r"input should be true or false"),
+        ("rollout.antithetic='true'", r"^rollout\.antithetic='true': input should be true or false"),
+        ("rollout.antithetic=y", r"^rollout\.antithetic='y': input should be true or false"),
+        ("optimizer.betas=[true, 0.9]", r"^optimizer\.betas=\[true, 0\.9\]: input should be a valid number, not true"),
+        ("evaluation.least={reward: yes}", r"^evaluation\.least=\{'reward': yes\}: input should be a valid number, not true"),
+        ("evaluation.least.reward='1'", r"^evaluation\.least=.*: input should be a valid number, written"),
+        ("sampler.timesteps=[999, '499']", r"^sampler\.timesteps=.*: input should be a valid number, written"),
+        ("rewards=[{name: brightness, weight: true}]", r"^rewards\.0\.weight=true: input should be a valid number, not true"),
+        ("rewards=[{name: brightness, normalise: 1}]", r"^rewards\.0\.normalise=1: input should be true or false"),
+        ("lora={rank: 3, rank: 4}", r"^lora='\{rank: 3, rank: 4\}' is not readable: the key 'rank' stands twice"),
+        ("rewards=[{name: ", r"^rewards='\[\{name: ' is not readable: "),
+        ("algorithm.loss=no", r"^algorithm\.loss='no': input should be 'ppo_clip'"),
+    ],
+)
+def test_what_is_no_number_or_truth_value_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        of(override)
+
+
+def test_numbers_and_truth_values_as_people_write_them():
+    found = of(
+        "optimizer.lr=1e-4", "run.rounds=1e2", "rollout.batch_size=60.0", "seed=1_000", "lora.alpha=8", "run.time_limit_minutes=.5",
+        "model.tf32=yes", "model.compile=True", "algorithm.normalise_std=off", "optimizer.betas=[0, .5]", "evaluation.least={0012: 1}",
+        "algorithm.loss= rebel", "rollout.branches=2", "rollout.branch_schedule=uniform", "run.tracker='none'",
+    )  # fmt: skip
+    assert (found.optimizer.lr, found.run.rounds, found.rollout.batch_size, found.seed) == (1e-4, 100, 60, 1000)
+    assert (found.lora.alpha, found.run.time_limit_minutes, found.model.tf32, found.model.compile) == (8.0, 0.5, True, True)
+    assert (found.algorithm.normalise_std, found.optimizer.betas, found.evaluation.least) == (False, (0.0, 0.5), {"0012": 1.0})
+    assert (found.algorithm.loss, found.rollout.branch_schedule, found.run.tracker) == ("rebel", "uniform", "none")
+
+
+def test_python_is_held_to_the_same_rules():
+    for values in (
+        {"optimizer": {"lr": True}},
+        {"optimizer": {"lr": "1e-4"}},
+        {"rollout": {"antithetic": 1}},
+        {"seed": "3"},
+        {"seed": False},
+    ):
+        with pytest.raises(ValidationError, match="input should be"):
+            TrainConfig(**values)
+    assert TrainConfig(optimizer={"lr": 1}, rollout={"batch_size": 64.0}).optimizer.lr == 1.0
+
+
+def test_arguments_of_rewards_keep_what_yaml_means(tmp_path):
+    args = "{a: 1e-4, b: 3, c: no, d: null, e: '1', f: [1, {g: 2.50}], h: 0012, i: 2026-11-28, 1: x, j: {2: true}, k: 1_000}"
+    expected = {
+        "a": 1e-4, "b": 3, "c": False, "d": None, "e": "1", "f": [1, {"g": 2.5}], "h": "0012", "i": "2026-11-28", "1": "x",
+        "j": {"2": True}, "k": 1000,
+    }  # fmt: skip
+    found = of(f"rewards=[{{name: brightness, args: {args}}}]")
+    assert found.rewards[0].args == expected
+    assert from_file(tmp_path, f"rewards: [{{name: brightness, args: {args}}}]") == found
+    again = from_file(tmp_path, found.dump()).rewards[0].args
+    assert again == expected
+    assert all(type(again[key]) is type(value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "seed: 1\nname: a\nseed: 2",
+            r"c\.yaml' is not readable YAML: the key 'seed' stands twice, in lines 1 and 3; keep one",
+        ),
+        ("run:\n  rounds: 3\n  tracker: none\n  rounds: 4", "the key 'rounds' stands twice, in lines 2 and 4"),
+        (
+            "rewards:\n- name: brightness\n  args:\n    target: 0\n    target: 1",
+            "the key 'target' stands twice, in lines 4 and 5",
+        ),
+        ("optimizer: {lr: true}", r"optimizer\.lr=true: input should be a valid number"),
+        (
+            "optimizer: {lr: '1e-4'}",
+            r"optimizer\.lr='1e-4': input should be a valid number, written in digits and without quotes",
+        ),
+    ],
+)
+def test_files_with_mistakes(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        from_file(tmp_path, text)
+
+
+def test_merge_keys_in_a_file(tmp_path):
+    found = from_file(
+        tmp_path, "evaluation: &e {grid: 4, every: 3}\nrollout: {batch_size: 8}\nrun: {rounds: 3}\nlora: {rank: 2}\n"
+    )
+    assert found.evaluation.grid == 4
+    text = "rewards:\n- &r {name: brightness, args: {target: 0}}\n- {<<: *r, label: other, args: {target: 1}}\n"
+    assert [reward.args for reward in from_file(tmp_path, text).rewards] == [{"target": 0}, {"target": 1}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_other_editors(tmp_path, encoding):
+    (tmp_path / "c.yaml").write_bytes("seed: 3\r\nprompts: [ein Häschen]\r\n".encode(encoding))
+    assert (load_config(tmp_path / "c.yaml").seed, load_config(tmp_path / "c.yaml").prompts) == (3, ("ein Häschen",))
+
+
+def test_other_settings_have_the_types_of_their_own():
+    values = read_values(None, ["data=0012", "output=yes", "lr=1e-4"], DistillConfig)
+    found = parse_settings(DistillConfig, values)
+    assert (found.data, found.output, found.lr) == ("0012", "yes", 1e-4)
+
+
+def test_lists_of_prompts():
+    assert of("prompts=[a fox, 'b: c', 0012, no]").prompts == ("a fox", "b: c", "0012", "no")
+    assert of("prompts=['a red fox, studio light']").prompts == ("a red fox, studio light",)
+    assert of("prompts=[draft] a fox").prompts == "[draft] a fox"
+    with pytest.raises(ConfigError, match=r"is not readable: .*a text in brackets is written as prompts='\[\"\[a: b: c\]\"\]'"):
+        of("prompts=[a: b: c]")
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20))
+def test_any_text_is_taken_as_it_is_typed_and_kept(tmp_path_factory, text):
+    found = of(f"sampler.negative_prompt={text}", f"run.tracker_project={text}", assignment_word("prompts", [text, "a"]))
+    assert found.sampler.negative_prompt == found.run.tracker_project == text
+    assert found.prompts == (text, "a")
+    assert from_file(tmp_path_factory.getbasetemp(), found.dump()) == found
+
+
+def assignment_word(key, value):
+    (word,) = shlex.split(assignment(key, value))
+    return word

@@ -191,7 +191,6 @@ class Trainer:
                 self._whole = deepcopy(self._state()) if self.world.is_main else None
                 metrics = self.round()
                 self._whole = None
-                self.counters["seconds"] = self.world.from_main(self.counters["seconds"])
                 try:
                     if self._is_over() or self._is_due():
                         metrics |= self._evaluate("tuned")
@@ -211,25 +210,31 @@ class Trainer:
         every = self.config.evaluation.every
         return every > 0 and self.round_number % every == 0
 
+    @property
+    def progress(self) -> float:
+        """The share of the run that is over, 0 .. 1: of its rounds or of its time, whichever is the larger."""
+        return self.config.run.progress(self.round_number, self.counters["seconds"])
+
     def _is_over(self) -> bool:
-        limit = self.config.run.time_limit_minutes
-        out_of_time = limit is not None and self.counters["seconds"] >= limit * 60
-        return self.round_number >= self.config.run.rounds or out_of_time or self.stop_reason is not None
+        return self.progress >= 1 or self.stop_reason is not None
 
     def round(self) -> dict[str, float]:
         """Sample, score and learn once; return the round's metrics."""
         started = self._clock()
-        learnt = self.learner.round(self.round_number + 1)
+        learnt = self.learner.round(self.round_number + 1, self.progress)
         seconds = self._clock() - started
 
         self.round_number += 1
-        self.counters["seconds"] += seconds
+        # The clock of one process counts for all, as what follows it must be the same on all.
+        self.counters["seconds"] = self.world.from_main(self.counters["seconds"] + seconds)
+        self.learner.follow(learnt, self.progress)
         self.counters["reward_queries"] += learnt.reward_queries
         self.counters["network_calls"] += learnt.network_calls
         scores = learnt.scores
         found = scores.total[scores.valid]
         return {
             "round": self.round_number,
+            "progress": self.progress,
             **self.counters,
             "reward": found.mean().item(),
             "reward_std": found.std().item(),

@@ -179,7 +179,7 @@ def test_progress_is_the_larger_share_and_whole_exactly_at_the_end(rounds, secon
 
 def test_computing_time_is_refused_where_it_cannot_be_seen(tmp_path, monkeypatch):
     world = module.World()
-    world.from_main = lambda value: value
+    world.gather = lambda value: [value, value]
     world.size = 2
     monkeypatch.setattr(module.World, "join", lambda *args: world)
     with pytest.raises(ConfigError, match=r"run\.clock=cpu .* leave run\.clock at wall"):

@@ -12,15 +12,15 @@ from rlcm.errors import CheckpointError, ConfigError
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
-from rlcm.runs.checkpoint import Checkpoint
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
-from rlcm.training.beginning import resolved, stopped_run
+from rlcm.training.beginning import Stopped, resolved, stopped_run, with_guidance
 from rlcm.training.build import Parts, build
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
+from rlcm.training.pins import Pins, agree, flat, require_same
 from rlcm.training.watch import Watch, flat_summary
 
 
@@ -46,6 +46,7 @@ class Trainer:
         rewards: reward functions, summed, in place of `config.rewards`; see `rlcm.types.Reward`.
         prompts: prompts in place of `config.prompts`.
         watcher: is told of every round.
+        stopped: a run to go on with; `resume` passes it.
 
     Raises:
         UsageError: if the settings do not fit together, before anything expensive and before anything is written.
@@ -59,6 +60,7 @@ class Trainer:
         rewards: Sequence[Callable[..., Any]] | None = None,
         prompts: Sequence[str] | None = None,
         watcher: Watcher | None = None,
+        stopped: Stopped | None = None,
     ) -> None:
         config = config or TrainConfig()
         if isinstance(model, (str, Path)):
@@ -68,16 +70,19 @@ class Trainer:
         self.watcher = watcher
         self.world = World.join(config.run.timeout_seconds, config.model.device)
         with self.world.guarded():
-            self._assemble(config, model, rewards, prompts)
+            self._assemble(config, model, rewards, prompts, stopped)
+            if stopped is not None:
+                self._go_on(stopped)
 
     def _assemble(
-        self, config: TrainConfig, pipeline: Any, rewards: Sequence[Callable[..., Any]] | None, prompts: Sequence[str] | None
+        self,
+        config: TrainConfig,
+        pipeline: Any,
+        rewards: Sequence[Callable[..., Any]] | None,
+        prompts: Sequence[str] | None,
+        stopped: Stopped | None,
     ) -> None:
-        if self.world.from_main(config.model_dump(mode="json")) != config.model_dump(mode="json"):
-            raise ConfigError(
-                f"process {self.world.rank} has another configuration than process 0; start all of them with the same CONFIG and "
-                "KEY=VALUE, and the same files on every machine."
-            )
+        require_same(self.world, flat(config), "start all of them with the same CONFIG and KEY=VALUE.")
         if config.run.clock == "cpu":
             device = resolve(config.model)[0] if pipeline is None else pipeline.device
             if self.world.size > 1 or device.type != "cpu":
@@ -85,7 +90,19 @@ class Trainer:
                     "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
-        self.parts: Parts = build(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
+        config = with_guidance(config, pipeline)
+
+        def check(pins: Pins) -> None:
+            agree(self.world, pins)
+            self._pins = pins
+            with self.world.together():
+                self._insisted, notes = stopped.compare(pins) if stopped else ([], [])
+            for text in notes:
+                self._note(text)
+
+        self.parts: Parts = build(
+            config, pipeline=pipeline, rewards=rewards, prompts=prompts, check=check, processes=self.world.size
+        )
         config = resolved(config, self.parts, pipeline, rewards, prompts)
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
@@ -96,6 +113,8 @@ class Trainer:
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}
         self.evaluations: list[dict[str, Any]] = []
+        self.altered: list[dict[str, Any]] = []
+        """After which rounds it went on with something that changes its meaning, and with what: see `Stopped`."""
         kept = config.evaluation
         self.watch = Watch(kept.best, kept.patience, kept.least)
         self.stop_reason: str | None = None
@@ -104,30 +123,28 @@ class Trainer:
         self._whole: dict[str, Any] | None = None  # the state before the present round
 
     @classmethod
-    def resume(cls, run: Path | str, changes: Sequence[str] = (), **objects: Any) -> Trainer:
+    def resume(cls, run: Path | str, changes: Sequence[str] = (), *, force: bool = False, **objects: Any) -> Trainer:
         """Return the trainer of a run, as it was at its newest whole checkpoint.
 
         Args:
             run: the run's folder.
             changes: other settings of `run` from here on, as KEY=VALUE; run.rounds=200 makes it longer, a finished run too, and
                 evaluation.final=best gives one its best weights as the result.
+            force: go on although prompts, rewards, weights or settings are others than before, and so what is learnt or measured.
             objects: model, rewards and prompts that were passed as objects to the first trainer, and the watcher.
 
         Raises:
             MissingFileError: if the folder holds no run.
             CheckpointError: if there is no whole checkpoint.
-            ConfigError: if a change is of anything but `run` and evaluation.final.
+            ConfigError: if it would go on with something else than before, and `force` is not set; see `rlcm.training.pins`.
             RunDirectoryError: if another process is training it.
         """
-        run = Path(run)
-        config, checkpoint, damaged = stopped_run(run, changes)
-        trainer = cls(config, **objects)
-        with trainer.world.guarded():
-            trainer._go_on(run, checkpoint, damaged, bool(changes))
-        return trainer
+        config, stopped = stopped_run(Path(run), changes, force=force)
+        return cls(config, stopped=stopped, **objects)
 
-    def _go_on(self, run: Path, checkpoint: Checkpoint | None, damaged: Sequence[str], changed: bool) -> None:
+    def _go_on(self, stopped: Stopped) -> None:
         """Take up a run where its newest whole checkpoint left it, or at its beginning."""
+        run, checkpoint = stopped.run, stopped.checkpoint
         number = checkpoint.round if checkpoint else 0
         if self.world.from_main(number) != number:
             raise CheckpointError(
@@ -136,8 +153,11 @@ class Trainer:
             )
         if checkpoint is not None:
             self._load_state(checkpoint.state)
-        self._kept.take_up(run, self.round_number, self.evaluations, changed=changed)
-        for text in damaged:
+        if self._insisted:
+            self.altered.append({"round": number, "what": self._insisted})
+        self._kept.take_up(run, self.round_number, self.evaluations, changed=bool(stopped.changes))
+        self._kept.depends_on(self._pins.state(), self.altered)
+        for text in stopped.damaged:
             self._note(f"{text}; going on from checkpoint-{number:06d} instead")
         after = f"after round {number} of {self.config.run.rounds}" if checkpoint else "from the beginning: no checkpoint yet"
         self._note(f"going on {after}")
@@ -151,7 +171,7 @@ class Trainer:
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
         with Interrupts() as interrupts, self.world.guarded(), ExitStack() as stack:
-            directory = self._kept.directory or self._kept.begin()
+            directory = self._kept.directory or self._begin()
             with self.world.together():
                 if self.world.is_main:
                     stack.callback(directory.hold().release)
@@ -168,9 +188,14 @@ class Trainer:
                 raise
             if finished:
                 self._kept.checkpoint(self._state)
-                self._kept.result(directory, self.final_round, self.evaluations)
+                self._kept.result(directory, self.final_round, self.evaluations, self.altered)
             self.interrupted = interrupts.wanted
         return directory.path
+
+    def _begin(self) -> RunDirectory:
+        directory = self._kept.begin()
+        self._kept.depends_on(self._pins.state(), self.altered)
+        return directory
 
     def _rounds(self, directory: RunDirectory, interrupts: Interrupts) -> bool:
         """Run the rounds that are left and return True, or False after an interrupt, with a checkpoint."""
@@ -284,6 +309,8 @@ class Trainer:
             "evaluations": self.evaluations,
             "watch": self.watch.state_dict(),
             "stop_reason": self.stop_reason,
+            "depends_on": self._pins.state(),
+            "altered": self.altered,
         } | self.learner.state_dict()
 
     def _load_state(self, state: dict[str, Any]) -> None:
@@ -291,6 +318,7 @@ class Trainer:
             self.round_number, self.counters, self.evaluations = state["round"], state["counters"], state["evaluations"]
             self.watch.load_state_dict(state["watch"])
             self.stop_reason = state["stop_reason"]
+            self.altered = list(state.get("altered", []))  # not in those from before it was kept
             self.learner.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(

@@ -65,7 +65,7 @@ def weight_files(folder: Path, variant: str | None) -> dict[str, Path]:
         variant: as `model.variant`.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    parts = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] and name not in _NOT_READ]
+    parts = [name for name, entry in index.items() if isinstance(entry, list) and entry and entry[0] and name not in _NOT_READ]
     files = [folder / INDEX]
     for part in sorted(parts):
         inside = sorted(file for file in (folder / part).glob("*") if file.is_file())

@@ -94,7 +94,7 @@ class Stopped:
             else []
         )
         if kept_apart := not_compared(before, now):
-            notes.append(f"{listed(kept_apart)} cannot be compared with what it was: one of the two was passed as an object")
+            notes.append(f"cannot be compared with what was there before: {listed(kept_apart)}")
         if rounding:
             notes.append(f"other than before, for the last digits only: {listed(rounding)}")
         return changed, notes

@@ -47,6 +47,7 @@ FREE = (
     *("evaluation.final", "evaluation.every", "evaluation.grid", "evaluation.patience"),
 )
 """Settings, beside those of `run`, that change nothing of what was learnt or measured."""
+_SERVER = ": its server"
 _SHOWN = 8
 
 
@@ -140,7 +141,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
     for entry in entries:
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
-            found.surroundings[f"{key}: its server"] = entry.name.rpartition("@")[2]
+            found.surroundings[f"{key}{_SERVER}"] = entry.name.rpartition("@")[2].partition("?")[0]  # without passwords
         else:
             found.settings[f"{key}.name"] = entry.name if entry.name in BUILT_IN else entry.name.rpartition(":")[2]
         for name, file in own_files(entry.name).items():
@@ -208,30 +209,30 @@ def agree(world: World, pins: Pins) -> None:
 
 def changes_of_meaning(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
     """Return what changes the meaning of a run that goes on, a short text each."""
-    found = [
-        f"{key}: {before['settings'][key]} -> {value}"
-        for key, value in now.settings.items()
-        if class_of(key) == "meaning" and before["settings"].get(key, value) != value
-    ]
+    found = _differences(before["settings"], {key: value for key, value in now.settings.items() if class_of(key) == "meaning"})
     others = [key for key, value in now.contents.items() if _is_other(before["contents"].get(key, value), value)]
     return found + [f"{name} ({place})" if (place := now.places.get(name)) else name for name in _names(others)]
 
 
 def not_compared(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
-    """Return what was passed as an object, and is read from files now, or the other way round."""
-    return [key for key, value in now.contents.items() if _is_object(before["contents"].get(key, value)) != _is_object(value)]
+    """Return what may be another thing and cannot be compared, a short text each: objects in place of files, other servers."""
+    objects = [
+        f"{key} (as an object, or from files)"
+        for key, value in now.contents.items()
+        if _is_object(before["contents"].get(key, value)) != _is_object(value)
+    ]
+    return objects + [text for text in _differences(before["surroundings"], now.surroundings) if _SERVER in text]
 
 
 def changes_of_rounding(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
     """Return what changes the last digits of a run that goes on, a short text each."""
-    pairs = [(before["settings"], now.settings), (before["surroundings"], now.surroundings)]
-    return [
-        f"{key}: {then[key]} -> {value}"
-        for then, present in pairs
-        for key, value in present.items()
-        if class_of(key) == "rounding" or present is now.surroundings
-        if then.get(key, value) != value
-    ]
+    rounding = {key: value for key, value in now.settings.items() if class_of(key) == "rounding"}
+    around = {key: value for key, value in now.surroundings.items() if _SERVER not in key}
+    return _differences(before["settings"], rounding) + _differences(before["surroundings"], around)
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [f"{key}: {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
 
 
 def _is_other(before: str, now: str) -> bool:

@@ -7,8 +7,9 @@ from rich.console import Console
 from rlcm.cli.progress import ConsoleProgress
 
 
-def metrics(number):
-    return {"round": number, "reward": number / 2, "images_per_second": 12.3, "seconds": 4.0 * number}
+def metrics(number, progress=None):
+    done = number / 3 if progress is None else progress
+    return {"round": number, "progress": done, "reward": number / 2, "images_per_second": 12.3, "seconds": 4.0 * number}
 
 
 def shown(every_seconds, terminal=False):
@@ -30,6 +31,18 @@ def test_the_first_and_the_last_round_are_always_shown():
 
 def test_rounds_are_shown_as_often_as_wished():
     assert len(shown(every_seconds=0).splitlines()) == 4
+
+
+def test_the_time_that_is_left_follows_the_clock_where_it_ends_the_run():
+    out = io.StringIO()
+    with ConsoleProgress(Console(file=out, force_terminal=False, width=120), every_seconds=3600) as progress:
+        progress.round(metrics(1, progress=0.25), 100_000)
+        progress.round(metrics(2, progress=0.5), 100_000)
+        progress.round(metrics(4, progress=1.0), 100_000)
+    first, last = out.getvalue().splitlines()
+    assert first.endswith(" 12 s left")
+    assert last.startswith("round 4/100000")
+    assert last.endswith(" 0 s left")
 
 
 def test_a_terminal_gets_a_bar():

@@ -357,7 +357,8 @@ def _resumed(folder: Path, **objects):
 
     from rlcm.training.trainer import Trainer
 
-    return Trainer.resume(folder / "runs/run", model=lcm_pipeline(), rewards=[brightness], prompts=PROMPTS, **objects)
+    objects |= {"model": lcm_pipeline(), "rewards": [brightness], "prompts": PROMPTS}
+    return Trainer.resume(folder / "runs/run", force=True, **objects)  # the first reward also kept the images
 
 
 def _begun_on_two(folder: Path) -> dict:
@@ -482,3 +483,65 @@ def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
         assert max(first[kind][2], second[kind][2]) < 60
         # The first process may have ended round 2 before it hears of the bug; it is whole then.
         assert newest_checkpoint(tmp_path / kind / "run")[0].round in ((1, 2) if kind == "bug" else (1,))
+
+
+DIFFERENCES = {
+    "prompts": "process 1 differs from process 0 in prompts; give all machines the same files",
+    "reward": "in rewards.brightness: its code;",
+    "weights": "in model.path;",
+    "version": "in torch;",
+    "settings": "in seed; start all of them with the same CONFIG and KEY=VALUE.",
+    "nothing": "",
+}
+
+
+def _differing(folder: Path) -> dict:
+    """Let the second process differ from the first in one thing after the other, and say what either raises."""
+    import itertools
+
+    from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
+
+    from rlcm.training import pins
+    from rlcm.training.trainer import Trainer
+
+    second = os.environ["RANK"] == "1"
+    version = pins._version
+
+    def other(images, prompts):
+        return 2 * brightness(images, prompts)
+
+    other.__name__ = "brightness"
+    found: dict = {}
+    for what in DIFFERENCES:
+        differs = {name: second and name == what for name in DIFFERENCES}
+        pipeline = lcm_pipeline()
+        if differs["weights"]:
+            next(pipeline.text_encoder.parameters()).data.view(-1)[0] += 1
+        pins._version = (
+            (lambda name: f"{version(name)}.9" if name == "torch" else version(name)) if differs["version"] else version
+        )
+        limited = {"rounds": 100_000, "time_limit_minutes": 4 / 60}
+        config = tiny_config(folder / what, run=limited, optimizer={"schedule": "linear"}, seed=int(differs["settings"]))
+        rewards, prompts = [other if differs["reward"] else brightness], PROMPTS[:2] if differs["prompts"] else PROMPTS
+        try:
+            made = Trainer(config, model=pipeline, rewards=rewards, prompts=prompts)
+            # A clock of its own on every process: what follows it must be the same all the same.
+            made._clock = itertools.count(0, 3 if second else 1).__next__
+            rows = [made.round() for _ in range(3)]
+            found[what] = [[row[key] for row in rows] for key in ("lr", "progress", "seconds")]
+        except ConfigError as error:
+            found[what] = str(error)
+    return found
+
+
+@pytest.mark.slow
+def test_processes_that_differ_are_refused_and_those_that_do_not_have_one_clock(tmp_path):
+    first, second = on_processes(_differing, tmp_path)
+    for what, text in list(DIFFERENCES.items())[:-1]:
+        assert text in first[what]
+        assert first[what] == second[what]
+        assert not (tmp_path / what).exists()
+    assert first["nothing"] == second["nothing"]
+    lr, progress, seconds = first["nothing"]
+    assert (progress, seconds) == ([0.25, 0.5, 0.75], [1.0, 2.0, 3.0])
+    assert lr == pytest.approx([1e-4, 0.75e-4, 0.5e-4])

@@ -16,8 +16,9 @@ def trainer(output, *, functions=(brightness,), watcher=None, **changes):
     return Trainer(config, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
 
 
-def resume(run, *, changes=(), functions=(brightness,), watcher=None):
-    return Trainer.resume(run, changes, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
+def resume(run, *, changes=(), functions=(brightness,), watcher=None, **objects):
+    objects = {"model": lcm_pipeline(), "rewards": functions, "prompts": PROMPTS, "watcher": watcher} | objects
+    return Trainer.resume(run, changes, **objects)
 
 
 def without_times(metrics):

@@ -35,6 +35,7 @@ def test_a_run_leaves_everything_behind(tmp_path, with_report):
     assert names - events - {"best/pytorch_lora_weights.safetensors", "samples/prompts.png", "samples/prompts.json"} == {
         ".lock",
         "config.yaml",
+        "depends_on.json",
         "metrics.jsonl",
         "eval.json",
         "report.html",
@@ -74,7 +75,7 @@ def test_a_reward_that_fails_in_round_two_keeps_round_one(tmp_path, how):
     run = tmp_path / "run"
     assert newest_checkpoint(run)[0].round == 1
     assert len(metrics_of(run)) == 1
-    assert resume(run).train() == run
+    assert resume(run, force=True).train() == run  # with another reward
     assert [row["round"] for row in metrics_of(run)] == [1, 2]
     assert (run / "final/pytorch_lora_weights.safetensors").exists()
 

@@ -1,17 +1,21 @@
 """Runs: that they learn, that they repeat, what their rounds count, and what is refused before one."""
 
+import itertools
 import json
 import signal
 import time
 
 import pytest
 import torch
-from short_runs import Failing, metrics_of, resume, trainer
+from hypothesis import given
+from hypothesis import strategies as st
+from short_runs import Failing, metrics_of, resume, trainer, without_times
 from tiny_runs import PROMPTS, STEPS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
 from rlcm.errors import ConfigError, PreflightError, SamplerError
 from rlcm.rewards import RewardMix, RewardPart
 from rlcm.training import trainer as module
+from rlcm.training.config import RunSettings
 from rlcm.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("_no_report")
@@ -119,9 +123,63 @@ def test_computing_time_is_the_clock_where_it_is_asked_for(tmp_path, monkeypatch
     assert 0 < rows[-1]["seconds"] < 0.9  # asleep for a second in all
 
 
+FOLLOWING = {
+    "algorithm": {"kl_coefficient": 0.1, "kl_target": 1.0, "consistency_coefficient": 1.0, "consistency_schedule": "linear"},
+    "optimizer": {"lr": 1e-3, "schedule": "linear", "max_pace": 1.3},
+}
+
+
+def ticking(made):
+    """Give a trainer a clock by which every round takes a second."""
+    made._clock = itertools.count().__next__
+    return made
+
+
+def test_what_follows_a_run_follows_its_time_where_that_ends_it(tmp_path):
+    """Four rounds of a second each are the same run, whether the rounds or the clock end it, and after an interruption."""
+    limited = {"rounds": 100_000, "time_limit_minutes": 4 / 60}
+    counted = trainer(tmp_path / "rounds", run={"rounds": 4}, **FOLLOWING).train()
+    timed = ticking(trainer(tmp_path / "time", run=limited, **FOLLOWING)).train()
+    stopper = Listener(2, lambda: signal.raise_signal(signal.SIGINT))
+    halted = ticking(trainer(tmp_path / "halted", run=limited, watcher=stopper, **FOLLOWING)).train()
+    assert len(metrics_of(halted)) == 2
+    ticking(resume(halted)).train()
+    rows = [metrics_of(run) for run in (counted, timed, halted)]
+    assert [row["progress"] for row in rows[1]] == [0.25, 0.5, 0.75, 1.0]
+    assert without_times(rows[0]) == without_times(rows[1]) == without_times(rows[2])
+    assert rows[0][-1]["lr"] < rows[0][0]["lr"] / 2
+    finals = [(run / "final/pytorch_lora_weights.safetensors").read_bytes() for run in (counted, timed, halted)]
+    assert finals[0] == finals[1] == finals[2]
+
+
+def test_the_leash_is_told_the_larger_share(tmp_path):
+    made = ticking(trainer(tmp_path, run={"rounds": 4, "time_limit_minutes": 8 / 60}, **FOLLOWING))
+    told = []
+    made.learner.leash.follow = lambda kl, progress: told.append(progress)
+    made.train()
+    assert told == [0.25, 0.5, 0.75, 1.0]  # the clock alone would have said an eighth a round
+
+
+@given(
+    rounds=st.integers(0, 300),
+    seconds=st.floats(0, 1e6),
+    planned=st.integers(1, 200),
+    minutes=st.none() | st.floats(0, 1e4, exclude_min=True),
+)
+def test_progress_is_the_larger_share_and_whole_exactly_at_the_end(rounds, seconds, planned, minutes):
+    settings = RunSettings(rounds=planned, time_limit_minutes=minutes)
+    found = settings.progress(rounds, seconds)
+    assert 0 <= found <= 1
+    assert found >= min(1, rounds / planned)
+    assert found == min(1, rounds / planned) or minutes is not None
+    out_of_time = minutes is not None and seconds >= 60 * minutes
+    assert (found == 1) == (rounds >= planned or out_of_time)
+    assert settings.progress(rounds + 1, seconds + 1) >= found
+
+
 def test_computing_time_is_refused_where_it_cannot_be_seen(tmp_path, monkeypatch):
     world = module.World()
-    world.from_main = lambda value: value
+    world.gather = lambda value: [value, value]
     world.size = 2
     monkeypatch.setattr(module.World, "join", lambda *args: world)
     with pytest.raises(ConfigError, match=r"run\.clock=cpu .* leave run\.clock at wall"):

@@ -81,6 +81,11 @@ def test_time_left():
     run = Run(None, config={"run": {"rounds": 10}}, rounds=[{"round": 4, "seconds": 60.0}])
     assert time_left(run) == f"about 1{NBSP}min{NBSP}30{NBSP}s left"
     assert time_left(Run(None, rounds=[{"round": 4, "seconds": 60.0}])) == ""
+    limited = Run(None, config={"run": {"rounds": 100_000, "time_limit_minutes": 4}}, rounds=[{"round": 4, "seconds": 60.0}])
+    assert time_left(limited) == f"about 3{NBSP}min{NBSP}00{NBSP}s left"
+    assert card("limited", limited, Job("limited", True)).progress == 0.25
+    forged = Run(None, config={"run": {"rounds": -5, "time_limit_minutes": "soon"}}, rounds=[{"round": 4, "seconds": 60.0}])
+    assert card("forged", forged, Job("forged", True)).progress == 0
 
 
 def test_sparklines():

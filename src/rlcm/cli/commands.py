@@ -45,7 +45,8 @@ def main(debug: bool) -> None:
     type=click.Path(),
     help="Go on with a run: its folder, or `latest`. run.rounds=N makes it longer.",
 )
-def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> None:
+@click.option("--force", is_flag=True, help="With --resume: go on although prompts, rewards, weights or settings are others.")
+def train(config: str | None, changes: tuple[str, ...], resume: str | None, force: bool) -> None:
     """Tune a model. Without CONFIG: the built-in model, to smaller JPEG files.
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
@@ -56,9 +57,11 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> N
             "--resume goes on with the run's own configuration; leave CONFIG out, or start a new run with it: "
             "rlcm train CONFIG name=NEW"
         )
+    if force and resume is None:
+        raise click.UsageError("--force belongs to --resume: it goes on with a run although something is not as it was.")
     from rlcm.cli.work.train import train as run
 
-    run(config, changes, resume)
+    run(config, changes, resume, force=force)
 
 
 @main.command(cls=WithSettings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class ConsoleProgress:
@@ -17,8 +17,7 @@ class ConsoleProgress:
         self._last = float("-inf")
         self._first_reward: float | None = None
         self._bar = Progress(
-            TextColumn("round"),
-            MofNCompleteColumn(),
+            TextColumn("round {task.fields[rounds]}"),
             BarColumn(),
             TextColumn("{task.fields[text]}"),
             TextColumn("left"),
@@ -26,7 +25,7 @@ class ConsoleProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("rounds", total=None, text="")
+        self._task = self._bar.add_task("progress", total=None, rounds="", text="")
 
     def __enter__(self) -> ConsoleProgress:
         self._bar.start()
@@ -40,14 +39,14 @@ class ConsoleProgress:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def round(self, metrics: dict[str, float], rounds: int) -> None:
-        """Show a finished round."""
-        number = int(metrics["round"])
+        """Show a finished round; the bar, and the time that is left, go by the metric `progress`."""
+        number, done = int(metrics["round"]), metrics["progress"]
         if self._first_reward is None:
             self._first_reward = metrics["reward"]
         text = f"reward {metrics['reward']:.4g} (began {self._first_reward:.4g})  {metrics['images_per_second']:.1f} images/s"
-        self._bar.update(self._task, completed=number, total=rounds, text=text)
+        self._bar.update(self._task, completed=done, total=1.0, rounds=f"{number}/{rounds}", text=text)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self._last >= self._every or number == rounds):
+        if not self.console.is_terminal and (now - self._last >= self._every or done >= 1):
             self._last = now
-            left = (rounds - number) * metrics["seconds"] / number
+            left = (1 - done) * metrics["seconds"] / done
             self.console.print(f"round {number}/{rounds}  {text}  {left:.0f} s left", highlight=False, markup=False)

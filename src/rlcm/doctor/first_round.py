@@ -113,12 +113,12 @@ def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig,
     passes = config.algorithm.inner_epochs + (again and (1 - 1 / config.algorithm.minibatches) / 3)
     sample, update = found["time/sample"] / images, passes * found["time/update"] / images
     a_round = (sample + update + found["time/reward_wait"] / images) * config.rollout.batch_size
-    rounds = config.run.rounds * a_round
+    rounds = config.run.rounds
     if config.run.time_limit_minutes is not None:
-        rounds = min(rounds, config.run.time_limit_minutes * 60)
-    evaluations = 2 + ((config.run.rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
+        rounds = min(rounds, math.ceil(config.run.time_limit_minutes * 60 / a_round))
+    evaluations = 2 + ((rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
     calls = found["network_calls"] / images  # fewer than `steps` where branches share them
-    total = rounds + evaluations * config.evaluation.images * sample * steps / calls
+    total = rounds * a_round + evaluations * config.evaluation.images * sample * steps / calls
     numbers = {
         "images_per_second": config.rollout.batch_size / a_round,
         "sampled_per_second": 1 / sample,
@@ -129,7 +129,7 @@ def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig,
     return Finding(
         "speed",
         f"{numbers['images_per_second']:.2g} images/s (sampling {1 / sample:.2g}, learning {1 / update:.2g}); "
-        f"{config.run.rounds} rounds and {evaluations} evaluations: about {duration(total)}",
+        f"{rounds} rounds and {evaluations} evaluations: about {duration(total)}",
         numbers=numbers,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from rlcm.errors import WeightsError
+from rlcm.paths import command
 from rlcm.policy.policy import ADAPTER, AdapterSettings, Policy, targets
 from rlcm.runs.rundir import run_errors
 from rlcm.runs.serialization import write_bytes
@@ -149,7 +149,7 @@ def _foreign(weights: Path, reason: str) -> WeightsError:
 
 
 def _remedy(weights: Path) -> str:
-    resume = f"rlcm train --resume {shlex.quote(str(weights.parent.parent))}"
+    resume = command("rlcm", "train", "--resume", weights.parent.parent)
     if weights.parent.name == "best":
         return f"To have the weights of the last round as the result: {resume} evaluation.final=last"
     return f"Where the run has a checkpoint, its LoRA is written anew by: {resume}"

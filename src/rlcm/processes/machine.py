@@ -12,13 +12,18 @@ import torch
 
 def describe_machine() -> str:
     """Return processor or GPU, threads and torch version in one line."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    threads = torch.get_num_threads()
+    at_once = "" if torch.cuda.is_available() else f", {threads} thread{'s' * (threads > 1)}"
+    return f"{processor(gpu=torch.cuda.is_available())}{at_once}, torch {torch.__version__}"
+
+
+def processor(*, gpu: bool) -> str:
+    """Return the name of the present GPU, or of the CPU."""
+    if gpu:
+        return str(torch.cuda.get_device_name())
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def available_memory(device: torch.device | str) -> int:

@@ -101,6 +101,7 @@ def _page(run: Run) -> dict[str, Any]:
         "study": study_section(run.study, (run.path / STUDY).parent),
         "files": _files(run.path),
         "present": {name for name in ("metrics.jsonl", "eval.json", "config.yaml", STUDY) if (run.path / name).is_file()},
+        "altered": run.altered,
         "missing": run.missing,
     }
 

@@ -12,9 +12,9 @@ from PIL import Image
 from rlcm.errors import RunDirectoryError
 from rlcm.report.metric import Metric, weight_of
 from rlcm.report.missing import what_is_missing
-from rlcm.report.run import STUDY, WEIGHTS, Run
+from rlcm.report.run import DEPENDS_ON, STUDY, WEIGHTS, Run
 from rlcm.report.samples import Samples
-from rlcm.report.values import finite, mapping
+from rlcm.report.values import alteration, finite, mapping
 from rlcm.yaml_text import meant, read_yaml
 
 
@@ -33,6 +33,8 @@ def read_run(path: Path) -> Run:
     run.final_round = _round(found.get("final_round"))
     run.metric = _metric(found.get("primary_metric"), run)
     run.samples = list(_read_samples(run, sorted((path / "samples").glob("round-*.json"))))
+    altered = _read_json(run, path / DEPENDS_ON).get("altered")
+    run.altered = [alteration(entry) for entry in map(mapping, altered if isinstance(altered, list) else []) if entry]
     run.study = _read_study(run)
     best_and_worst = [path / "evaluation/pictures/prompts.json"] if run.study else []
     best_and_worst.append(path / "samples/prompts.json")

@@ -12,6 +12,8 @@ from rlcm.report.samples import Pair, Samples, Shot
 from rlcm.report.values import finite, mapping
 
 WEIGHTS = "final/pytorch_lora_weights.safetensors"
+DEPENDS_ON = "depends_on.json"
+"""What the run depends on, as digests, and where it went on with something else."""
 STUDY = "evaluation/eval.json"
 """What `rlcm eval` leaves in a run."""
 
@@ -33,6 +35,8 @@ class Run:
     """The best, the median and the worst picture of every prompt, three a row."""
     study: dict[str, Any] = field(default_factory=dict)
     """What `rlcm eval` found."""
+    altered: list[str] = field(default_factory=list)
+    """After which rounds it went on with something that changes its meaning, on which the user insisted; a sentence each."""
     missing: list[str] = field(default_factory=list)
 
     @property

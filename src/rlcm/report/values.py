@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,3 +19,14 @@ def finite(value: Any) -> float | None:
 def mean_and_half(value: Any) -> tuple[float | None, float]:
     """Return mean and half-width of a measurement; no mean where there is no number."""
     return finite(mapping(value).get("mean")), finite(mapping(value).get("ci95")) or 0.0
+
+
+def alteration(entry: Mapping[str, Any]) -> str:
+    """Return in a sentence after which round a run went on with something else, and with what.
+
+    Args:
+        entry: of the list `altered` in a run's depends_on.json.
+    """
+    what = entry.get("what")
+    named = ", ".join(map(str, what)) if isinstance(what, list) else "something that is not named"
+    return f"After round {entry.get('round')} it went on with other things than before: {named}."

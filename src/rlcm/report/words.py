@@ -87,6 +87,7 @@ def headline(run: Run) -> tuple[str, str, str]:
     metric, compared = run.metric, len(run.evaluations) > 1
     subject = metric.label[:1].upper() + metric.label[1:]
     took = f" in {duration(run.seconds)}" if run.seconds else ""
+    took += ", with a change on the way" if run.altered else ""
     if compared:
         first, last = metric.interval(run.evaluations[0]), metric.interval(run.outcome)
     else:

@@ -41,6 +41,7 @@ def card(
         licence=licence,
         headline="".join(headline(run)).replace("\N{NO-BREAK SPACE}", " "),
         rewards=[{"label": r.label, "weight": r.weight} for r in config.rewards],
+        altered=run.altered,
         rows=comparison(run),
         evaluated=run.outcome.get("images"),
         tables=step_tables(run.study),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import default_name
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.pins import Pins, changes_of_meaning, changes_of_rounding, class_of, listed, not_compared
 
 
 def resolved(
@@ -31,8 +33,6 @@ def resolved(
     changes: dict[str, Any] = {}
     if not config.name:
         changes["name"] = default_name(parts.rewards.parts[0].label)
-    if config.sampler.guidance is None and pipeline is None and config.model.path in BUILTIN:
-        changes["sampler"] = config.sampler.model_copy(update={"guidance": BUILTIN_GUIDANCE})
     if pipeline is not None:
         path = str(getattr(pipeline, "name_or_path", None) or type(pipeline).__name__)
         changes["model"] = config.model.model_copy(update={"path": str(existing(path, "model.path") or path)})
@@ -47,29 +47,96 @@ def resolved(
     return config.model_copy(update=changes)
 
 
+def with_guidance(config: TrainConfig, pipeline: Any) -> TrainConfig:
+    """Return the configuration with the guidance of the built-in models, where it was left open."""
+    if config.sampler.guidance is None and pipeline is None and config.model.path in BUILTIN:
+        return config.model_copy(update={"sampler": config.sampler.model_copy(update={"guidance": BUILTIN_GUIDANCE})})
+    return config
+
+
 def _place_of(reward: Callable[..., Any]) -> str:
     function = getattr(reward, "__qualname__", None)
     return f"{reward.__module__}:{function or type(reward).__qualname__ + '()'}"
 
 
-def stopped_run(run: Path, changes: Sequence[str]) -> tuple[TrainConfig, Checkpoint | None, list[str]]:
-    """Return the configuration of a run to go on with, its newest whole checkpoint, and what was wrong with newer ones.
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A run to go on with."""
+
+    run: Path
+    checkpoint: Checkpoint | None
+    """Its newest whole one; None where it has written none yet."""
+    damaged: list[str]
+    """What was wrong with newer ones."""
+    changes: Sequence[str]
+    """Settings that are others from here on, as KEY=VALUE."""
+    force: bool
+    """Go on although something else than before would be learnt or measured."""
+
+    def compare(self, now: Pins) -> tuple[list[str], list[str]]:
+        """Return what changes the meaning of the run, on which the user insists, and notes for the user.
+
+        Raises:
+            ConfigError: if something changes its meaning, and the user does not insist.
+        """
+        if self.checkpoint is None:
+            return [], []
+        before = self.checkpoint.state.get("depends_on")
+        if before is None:
+            return [], [
+                "this checkpoint is from before rlcm kept what a run depends on: it is not compared with what there is now"
+            ]
+        changed, rounding = changes_of_meaning(before, now), changes_of_rounding(before, now)
+        if changed and not self.force:
+            raise ConfigError(
+                f"{self.run} cannot go on as it began, as something else is there now than up to round {self.checkpoint.round}: "
+                f"{listed(changed)}. What was measured before and after would not belong together. Put it back; or start a new run: "
+                f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or insist: {self.insisting}"
+            )
+        notes = (
+            [f"going on, as you insist, with other things than up to round {self.checkpoint.round}: {listed(changed)}"]
+            if changed
+            else []
+        )
+        if kept_apart := not_compared(before, now):
+            notes.append(f"cannot be compared with what was there before: {listed(kept_apart)}")
+        if rounding:
+            notes.append(f"other than before, for the last digits only: {listed(rounding)}")
+        return changed, notes
+
+    @property
+    def insisting(self) -> str:
+        """The command that insists."""
+        return f"{command('rlcm', 'train', '--resume', self.run, *self.changes, '--force')} (in Python: force=True)"
+
+
+def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tuple[TrainConfig, Stopped]:
+    """Return the configuration of a run to go on with, and what there is of it.
+
+    Args:
+        force: take changes of other settings, too.
 
     Raises:
         MissingFileError: if the folder holds no run.
         CheckpointError: if there is no whole checkpoint.
-        ConfigError: if a change is of anything but `run` and evaluation.final.
+        ConfigError: if a change is of a setting that means something to what was learnt, and the user does not insist.
     """
     if not (run / "config.yaml").is_file():
         raise MissingFileError(
             f"{run} holds no run to go on with; give the folder that `rlcm train` printed, such as runs/NAME."
         )
     config = load_config(run / "config.yaml", changes)
+    checkpoint, damaged = newest_checkpoint(run)
+    stopped = Stopped(run, checkpoint, damaged, changes, force)
     for change in changes:
-        if not change.startswith(("run.", "evaluation.final=")) or change.startswith("run.clock="):
+        setting = change.partition("=")[0]
+        own = setting in ("name", "output")
+        if own or not (force or class_of(setting) in ("free", "rounding")):
+            insist = "" if own else f", or insist: {stopped.insisting}"
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
-                "others, such as run.rounds=200, but for run.clock. Start a new run: "
-                + command("rlcm", "train", run / "config.yaml", "name=NEW", change)
+                "others, such as run.rounds=200, but for run.clock, and what changes rounding only. Start a new run: "
+                + command("rlcm", "train", run / "config.yaml", "name=NEW", *([] if own else [change]))
+                + insist
             )
-    return config, *newest_checkpoint(run)
+    return config, stopped

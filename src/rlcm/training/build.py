@@ -24,6 +24,7 @@ from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.training.config import TrainConfig
 from rlcm.training.evaluate import Evaluator, Judge
 from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
+from rlcm.training.pins import Pins, pins_of
 from rlcm.training.prompts import PromptSet, load_prompts
 from rlcm.types import Conditioning
 
@@ -47,6 +48,7 @@ def build(
     pipeline: Any = None,
     rewards: Sequence[Callable[..., Any]] | None = None,
     prompts: Sequence[str] | None = None,
+    check: Callable[[Pins], None] | None = None,
     processes: int = 1,
 ) -> Parts:
     """Return the parts of a run; whatever is cheap to get wrong is checked before a model is loaded.
@@ -55,7 +57,8 @@ def build(
         pipeline: a loaded diffusers pipeline in place of the one `config.model` names.
         rewards: reward functions in place of `config.rewards`.
         prompts: prompts in place of `config.prompts`.
-        processes: that share the run's images.
+        check: is given what the run depends on, before the model is loaded; left out, nothing is read for it.
+        processes: that share the run's images, and the work for `check`.
 
     Raises:
         UsageError: and its children, with the setting and the remedy.
@@ -72,6 +75,9 @@ def build(
         mix.require_differentiable()
     if pipeline is None:
         _check_before_loading(config, acting=not backprop)
+    if check is not None:
+        named = [key for key, given in (("prompts", prompts), ("rewards", rewards)) if given is None]
+        check(pins_of(config, training, looked_at, mix, held_out, pipeline=pipeline, named=named, processes=processes))
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
     if pipeline is not None:

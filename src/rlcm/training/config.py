@@ -39,7 +39,8 @@ class RunSettings(Settings):
     rounds: int = Field(default=60, ge=1, le=1_000_000_000)
     """Rounds of sampling and learning."""
     time_limit_minutes: float | None = Field(default=None, gt=0, le=100_000_000)
-    """Stop, as after the last round, once this much time has gone into sampling and learning."""
+    """Stop, as after the last round, once this much time has gone into sampling and learning. What rises or falls over the run
+    follows the rounds or the time, whichever is nearer to its end."""
     clock: Literal["wall", "cpu"] = "wall"
     """What `seconds` and the time limit count: the time that passes, or the computing time of the process over all its threads,
     which other programs on the machine hardly lengthen. `cpu` is for comparing methods on one CPU, each with one thread."""
@@ -59,6 +60,23 @@ class RunSettings(Settings):
     one; `none`: every process holds all of them. The adapter is always whole. Results are the same."""
     timeout_seconds: float = Field(default=600, gt=0, le=100_000_000)
     """How long a process of several waits for the others before the run ends with an error."""
+
+    def progress(self, rounds: int, seconds: float) -> float:
+        """Return the share of the run that is over, 0 .. 1, after so many rounds and seconds; see `progress`."""
+        return progress(rounds, seconds, self.rounds, self.time_limit_minutes)
+
+
+def progress(rounds: float, seconds: float, planned: float | None, minutes: float | None) -> float:
+    """Return the share of a run that is over, 0 .. 1: of its rounds or of its time, whichever is the larger.
+
+    Args:
+        rounds: done so far.
+        seconds: that these took, by the clock of the run's time limit.
+        planned: rounds of the whole run; None where that is not known.
+        minutes: of the whole run; None where it has no time limit.
+    """
+    shares = (rounds / planned if planned else 0.0, seconds / (60 * minutes) if minutes else 0.0)
+    return min(1.0, max(0.0, *shares))
 
 
 class TrainConfig(Settings):

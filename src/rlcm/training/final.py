@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rlcm.paths import command
 from rlcm.policy.adapter import check_lora, read_lora, save_lora
 from rlcm.policy.policy import Policy
 from rlcm.report.templating import render
+from rlcm.report.values import alteration
 from rlcm.runs.checkpoint import rounds_kept
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
@@ -20,7 +21,12 @@ WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
 
 def save_final(
-    policy: Policy, config: TrainConfig, evaluations: Sequence[dict[str, Any]], directory: RunDirectory, code: str = ""
+    policy: Policy,
+    config: TrainConfig,
+    evaluations: Sequence[dict[str, Any]],
+    directory: RunDirectory,
+    code: str = "",
+    altered: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write `final/` of a run: the tuned LoRA (averaged, where the run keeps an average) and its model card; see `model_card`.
 
@@ -36,7 +42,7 @@ def save_final(
             write_bytes(folder / WEIGHTS_NAME, best.read_bytes())
     else:
         folder = _save_present(policy, directory.path / "final")
-    directory.write_text("final/README.md", model_card(config, evaluations, code))
+    directory.write_text("final/README.md", model_card(config, evaluations, code, altered))
     return folder
 
 
@@ -79,13 +85,19 @@ def _save_present(policy: Policy, folder: Path) -> Path:
     return folder
 
 
-def model_card(config: TrainConfig, evaluations: Sequence[dict[str, Any]], code: str = "") -> str:
+def model_card(
+    config: TrainConfig, evaluations: Sequence[dict[str, Any]], code: str = "", altered: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """Return the model card of a run as Markdown.
 
     Args:
         config: of the run.
         evaluations: from the base model's to that of the weights.
         code: Python that draws a picture with them, of `rlcm.training.usage.local_usage`; nothing leaves it out.
+        altered: after which rounds it went on with something else, see `rlcm.training.beginning.Stopped`.
     """
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
-    return render("training/templates/model_card.md.jinja", config=config, before=before, after=after, code=code)
+    changes = [alteration(entry) for entry in altered]
+    return render(
+        "training/templates/model_card.md.jinja", config=config, before=before, after=after, code=code, altered=changes
+    )

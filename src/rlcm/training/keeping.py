@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rlcm.paths import command, shown
 from rlcm.processes.distributed import World
 from rlcm.report import write_report
 from rlcm.report.reading import final_round as round_in_final
+from rlcm.report.run import DEPENDS_ON
 from rlcm.runs.checkpoint import save_checkpoint
 from rlcm.runs.rundir import RunDirectory
 from rlcm.training.build import Parts
@@ -75,6 +76,12 @@ class Keeper:
                 else:
                     directory.remove("eval.json")
 
+    def depends_on(self, pins: Mapping[str, Any], altered: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the run depends on, and after which rounds it went on with something else."""
+        with self.world.together():
+            if self.world.is_main and self.directory is not None:
+                self.directory.write_json(DEPENDS_ON, {**pins, "altered": altered})
+
     def evaluation(self, drawn: Drawn, number: int, evaluations: Sequence[dict[str, Any]], *, is_best: bool) -> None:
         """Keep the pictures of an evaluation after round `number`, the figures of all so far, and the weights if they are best."""
         with self.world.together():
@@ -106,12 +113,18 @@ class Keeper:
         if self.world.is_shared(error):
             self.world.barrier()  # the first process to end takes the others with it
 
-    def result(self, directory: RunDirectory, number: int, evaluations: Sequence[dict[str, Any]]) -> None:
+    def result(
+        self,
+        directory: RunDirectory,
+        number: int,
+        evaluations: Sequence[dict[str, Any]],
+        altered: Sequence[Mapping[str, Any]],
+    ) -> None:
         """Write the result, which has the weights of round `number`, and the report."""
         with self.world.together():
             if self.world.is_main:
                 code = local_usage(self.config, type(getattr(self.parts.policy.denoiser, "pipeline", None)).__name__)
-                save_final(self.parts.policy, self.config, up_to(number, evaluations), directory, code)
+                save_final(self.parts.policy, self.config, up_to(number, evaluations), directory, code, altered)
                 self._round_in_final = number
                 self._write_evaluations(directory, evaluations)
                 write_report(directory.path)

@@ -83,20 +83,29 @@ class Learner:
         branches, same_prompt = config.rollout.branches, config.rollout.images_per_prompt
         self.credit = Credit(config.algorithm, branches if branches > 1 else same_prompt)
 
-    def round(self, number: int) -> Learnt:
-        """Sample, score and learn once.
+    def round(self, number: int, progress: float) -> Learnt:
+        """Sample, score and learn once; `follow` is to be told afterwards.
 
         Args:
             number: of the round, from 1; prompts and noise follow from it and the run's seed.
+            progress: share of the run that was over before it, 0 <= progress < 1, the same on all processes.
         """
         rollouts = self.config.rollout
         groups = rollouts.batch_size // rollouts.branches // rollouts.images_per_prompt
         dealt = deal(groups, len(self.parts.prompts), self.config.seed, (number - 1) * groups)
-        learnt = self._learn(number, dealt.repeat_interleave(rollouts.images_per_prompt))
+        learnt = self._learn(number, progress, dealt.repeat_interleave(rollouts.images_per_prompt))
         if "kl" in learnt.metrics:
             learnt.metrics["kl_coefficient"] = self.leash.coefficient
-            self.leash.follow(learnt.metrics["kl"], number / self.config.run.rounds)
         return learnt
+
+    def follow(self, learnt: Learnt, progress: float) -> None:
+        """Let the leash follow what a round came to.
+
+        Args:
+            progress: share of the run that is over with it, 0 < progress <= 1, the same on all processes.
+        """
+        if "kl" in learnt.metrics:
+            self.leash.follow(learnt.metrics["kl"], progress)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later round depends on, as tensors and JSON-able values."""
@@ -134,7 +143,7 @@ class Learner:
         self.credit.statistics.load_state_dict(state["statistics"])
         self.parts.rewards.load_state_dict(state["rewards"])
 
-    def _from_actions(self, number: int, prompt_index: Tensor) -> Learnt:
+    def _from_actions(self, number: int, progress: float, prompt_index: Tensor) -> Learnt:
         """Sample, score and take policy-gradient steps."""
         config, rollouts, count = self.config, self.config.rollout, len(prompt_index)
         started = time.perf_counter()
@@ -199,7 +208,7 @@ class Learner:
         experience.advantages = worth[whose, _action_number(whose) if worth.shape[1] > 1 else 0]
         if number == 1:
             self._preflight(experience, scores)
-        lr, progress = self._lr(number)
+        lr = self._lr(progress)
         learned |= self.update.update(experience, whose, count, self.parts.conditioning, rng, lr, progress)
         self._warn_of_mismatch(learned)
         ended = time.perf_counter()
@@ -215,12 +224,12 @@ class Learner:
         }
         return Learnt(scores, len(scores.total) + count * len(scored), self._network_calls(count, branch_steps), metrics)
 
-    def _from_gradients(self, number: int, prompt_index: Tensor) -> Learnt:
+    def _from_gradients(self, number: int, progress: float, prompt_index: Tensor) -> Learnt:
         """Take a step along the reward's own gradient."""
         started = time.perf_counter()
         mine = list(self.world.share(len(prompt_index)))
         index = prompt_index[mine]
-        lr, _ = self._lr(number)
+        lr = self._lr(progress)
         raw, learned = self.backprop.update(
             self.parts.conditioning.take(index),
             [self.parts.prompts.prompts[i] for i in index.tolist()],
@@ -338,11 +347,11 @@ class Learner:
         shared = branch_steps + 1
         return int((shared + (calls - shared) * self.config.rollout.branches).sum())
 
-    def _lr(self, number: int) -> tuple[float, float]:
-        """Return the learning rate of a round, at the leash's pace, and which share of all rounds came before it."""
-        settings, progress = self.config.optimizer, (number - 1) / self.config.run.rounds
+    def _lr(self, progress: float) -> float:
+        """Return the learning rate of a round, at the leash's pace, by the share of the run that came before it."""
+        settings = self.config.optimizer
         lr = settings.lr * (1 - progress) if settings.schedule == "linear" else settings.lr
-        return lr * self.leash.pace, progress
+        return lr * self.leash.pace
 
 
 def _action_number(whose: Tensor) -> Tensor:

@@ -13,16 +13,16 @@ from rlcm.paths import command, local
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
-from rlcm.runs.checkpoint import Checkpoint
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
-from rlcm.training.beginning import resolved, stopped_run
+from rlcm.training.beginning import Stopped, resolved, stopped_run, with_guidance
 from rlcm.training.build import Parts, build
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
 from rlcm.training.locations import located
+from rlcm.training.pins import Pins, agree, flat, require_same
 from rlcm.training.watch import Watch, flat_summary
 
 
@@ -48,6 +48,7 @@ class Trainer:
         rewards: reward functions, summed, in place of `config.rewards`; see `rlcm.types.Reward`.
         prompts: prompts in place of `config.prompts`.
         watcher: is told of every round.
+        stopped: a run to go on with; `resume` passes it.
 
     Raises:
         UsageError: if the settings do not fit together, before anything expensive and before anything is written.
@@ -61,6 +62,7 @@ class Trainer:
         rewards: Sequence[Callable[..., Any]] | None = None,
         prompts: Sequence[str] | None = None,
         watcher: Watcher | None = None,
+        stopped: Stopped | None = None,
     ) -> None:
         config = config or TrainConfig()
         if isinstance(model, (str, Path)):
@@ -70,16 +72,19 @@ class Trainer:
         self.watcher = watcher
         self.world = World.join(config.run.timeout_seconds, config.model.device)
         with self.world.guarded():
-            self._assemble(config, model, rewards, prompts)
+            self._assemble(config, model, rewards, prompts, stopped)
+            if stopped is not None:
+                self._go_on(stopped)
 
     def _assemble(
-        self, config: TrainConfig, pipeline: Any, rewards: Sequence[Callable[..., Any]] | None, prompts: Sequence[str] | None
+        self,
+        config: TrainConfig,
+        pipeline: Any,
+        rewards: Sequence[Callable[..., Any]] | None,
+        prompts: Sequence[str] | None,
+        stopped: Stopped | None,
     ) -> None:
-        if self.world.from_main(config.model_dump(mode="json")) != config.model_dump(mode="json"):
-            raise ConfigError(
-                f"process {self.world.rank} has another configuration than process 0; start all of them with the same CONFIG and "
-                "KEY=VALUE, and the same files on every machine."
-            )
+        require_same(self.world, flat(config), "start all of them with the same CONFIG and KEY=VALUE.")
         if config.run.clock == "cpu":
             device = resolve(config.model)[0] if pipeline is None else pipeline.device
             if self.world.size > 1 or device.type != "cpu":
@@ -87,8 +92,19 @@ class Trainer:
                     "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
-        config = located(config)
-        self.parts: Parts = build(config, pipeline=pipeline, rewards=rewards, prompts=prompts, processes=self.world.size)
+        config = with_guidance(located(config), pipeline)
+
+        def check(pins: Pins) -> None:
+            agree(self.world, pins)
+            self._pins = pins
+            with self.world.together():
+                self._insisted, notes = stopped.compare(pins) if stopped else ([], [])
+            for text in notes:
+                self._note(text)
+
+        self.parts: Parts = build(
+            config, pipeline=pipeline, rewards=rewards, prompts=prompts, check=check, processes=self.world.size
+        )
         config = resolved(config, self.parts, pipeline, rewards, prompts)
         self.config = config = config.model_copy(update={"name": self.world.from_main(config.name)})
         if config.run.sharding == "fsdp2":
@@ -99,6 +115,8 @@ class Trainer:
         self.round_number = 0
         self.counters = {"seconds": 0.0, "reward_queries": 0, "network_calls": 0}
         self.evaluations: list[dict[str, Any]] = []
+        self.altered: list[dict[str, Any]] = []
+        """After which rounds it went on with something that changes its meaning, and with what: see `Stopped`."""
         kept = config.evaluation
         self.watch = Watch(kept.best, kept.patience, kept.least)
         self.stop_reason: str | None = None
@@ -107,30 +125,28 @@ class Trainer:
         self._whole: dict[str, Any] | None = None  # the state before the present round
 
     @classmethod
-    def resume(cls, run: Path | str, changes: Sequence[str] = (), **objects: Any) -> Trainer:
+    def resume(cls, run: Path | str, changes: Sequence[str] = (), *, force: bool = False, **objects: Any) -> Trainer:
         """Return the trainer of a run, as it was at its newest whole checkpoint.
 
         Args:
             run: the run's folder.
             changes: other settings of `run` from here on, as KEY=VALUE; run.rounds=200 makes it longer, a finished run too, and
                 evaluation.final=best gives one its best weights as the result.
+            force: go on although prompts, rewards, weights or settings are others than before, and so what is learnt or measured.
             objects: model, rewards and prompts that were passed as objects to the first trainer, and the watcher.
 
         Raises:
             MissingFileError: if the folder holds no run.
             CheckpointError: if there is no whole checkpoint.
-            ConfigError: if a change is of anything but `run` and evaluation.final.
+            ConfigError: if it would go on with something else than before, and `force` is not set; see `rlcm.training.pins`.
             RunDirectoryError: if another process is training it.
         """
-        run = local(run, "--resume").absolute()
-        config, checkpoint, damaged = stopped_run(run, changes)
-        trainer = cls(config, **objects)
-        with trainer.world.guarded():
-            trainer._go_on(run, checkpoint, damaged, bool(changes))
-        return trainer
+        config, stopped = stopped_run(local(run, "--resume").absolute(), changes, force=force)
+        return cls(config, stopped=stopped, **objects)
 
-    def _go_on(self, run: Path, checkpoint: Checkpoint | None, damaged: Sequence[str], changed: bool) -> None:
+    def _go_on(self, stopped: Stopped) -> None:
         """Take up a run where its newest whole checkpoint left it, or at its beginning."""
+        run, checkpoint = stopped.run, stopped.checkpoint
         number = checkpoint.round if checkpoint else 0
         if self.world.from_main(number) != number:
             raise CheckpointError(
@@ -139,8 +155,11 @@ class Trainer:
             )
         if checkpoint is not None:
             self._load_state(checkpoint.state)
-        self._kept.take_up(run, self.round_number, self.evaluations, changed=changed)
-        for text in damaged:
+        if self._insisted:
+            self.altered.append({"round": number, "what": self._insisted})
+        self._kept.take_up(run, self.round_number, self.evaluations, changed=bool(stopped.changes))
+        self._kept.depends_on(self._pins.state(), self.altered)
+        for text in stopped.damaged:
             self._note(f"{text}; going on from checkpoint-{number:06d} instead")
         after = f"after round {number} of {self.config.run.rounds}" if checkpoint else "from the beginning: no checkpoint yet"
         self._note(f"going on {after}")
@@ -157,7 +176,7 @@ class Trainer:
             for mix in filter(None, (self.parts.rewards, self.parts.evaluator.held_out)):
                 stack.callback(setattr, mix, "stop_wanted", mix.stop_wanted)
                 mix.stop_wanted = lambda: interrupts.wanted
-            directory = self._kept.directory or self._kept.begin()
+            directory = self._kept.directory or self._begin()
             with self.world.together():
                 if self.world.is_main:
                     stack.callback(directory.hold().release)
@@ -174,9 +193,14 @@ class Trainer:
                 raise
             if finished:
                 self._kept.checkpoint(self._state)
-                self._kept.result(directory, self.final_round, self.evaluations)
+                self._kept.result(directory, self.final_round, self.evaluations, self.altered)
             self.interrupted = interrupts.wanted
         return directory.path
+
+    def _begin(self) -> RunDirectory:
+        directory = self._kept.begin()
+        self._kept.depends_on(self._pins.state(), self.altered)
+        return directory
 
     def _rounds(self, directory: RunDirectory, interrupts: Interrupts) -> bool:
         """Run the rounds that are left and return True, or False after an interrupt, with a checkpoint."""
@@ -198,7 +222,6 @@ class Trainer:
                 self._whole = deepcopy(self._state()) if self.world.is_main else None
                 metrics = self.round()
                 self._whole = None
-                self.counters["seconds"] = self.world.from_main(self.counters["seconds"])
                 try:
                     if self._is_over() or self._is_due():
                         metrics |= self._evaluate("tuned")
@@ -218,25 +241,31 @@ class Trainer:
         every = self.config.evaluation.every
         return every > 0 and self.round_number % every == 0
 
+    @property
+    def progress(self) -> float:
+        """The share of the run that is over, 0 .. 1: of its rounds or of its time, whichever is the larger."""
+        return self.config.run.progress(self.round_number, self.counters["seconds"])
+
     def _is_over(self) -> bool:
-        limit = self.config.run.time_limit_minutes
-        out_of_time = limit is not None and self.counters["seconds"] >= limit * 60
-        return self.round_number >= self.config.run.rounds or out_of_time or self.stop_reason is not None
+        return self.progress >= 1 or self.stop_reason is not None
 
     def round(self) -> dict[str, float]:
         """Sample, score and learn once; return the round's metrics."""
         started = self._clock()
-        learnt = self.learner.round(self.round_number + 1)
+        learnt = self.learner.round(self.round_number + 1, self.progress)
         seconds = self._clock() - started
 
         self.round_number += 1
-        self.counters["seconds"] += seconds
+        # The clock of one process counts for all, as what follows it must be the same on all.
+        self.counters["seconds"] = self.world.from_main(self.counters["seconds"] + seconds)
+        self.learner.follow(learnt, self.progress)
         self.counters["reward_queries"] += learnt.reward_queries
         self.counters["network_calls"] += learnt.network_calls
         scores = learnt.scores
         found = scores.total[scores.valid]
         return {
             "round": self.round_number,
+            "progress": self.progress,
             **self.counters,
             "reward": found.mean().item(),
             "reward_std": found.std().item(),
@@ -286,6 +315,8 @@ class Trainer:
             "evaluations": self.evaluations,
             "watch": self.watch.state_dict(),
             "stop_reason": self.stop_reason,
+            "depends_on": self._pins.state(),
+            "altered": self.altered,
         } | self.learner.state_dict()
 
     def _load_state(self, state: dict[str, Any]) -> None:
@@ -295,6 +326,7 @@ class Trainer:
             self.evaluations = [{**found, "round": int(found["round"])} for found in state["evaluations"]]
             self.watch.load_state_dict(state["watch"])
             self.stop_reason = state["stop_reason"]
+            self.altered = list(state.get("altered", []))  # not in those from before it was kept
             self.learner.load_state_dict(state)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(

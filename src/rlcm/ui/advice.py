@@ -28,7 +28,7 @@ class Advice:
 
 def advice_on(run: Run) -> list[Advice]:
     """Return what to know of a run, the gravest first: what the guard warns of, why it stopped, what could not be read."""
-    found = [*_pictures(run), *_reward(run), *_rounds(run), *_stopped(run), *_damaged(run)]
+    found = [*_pictures(run), *_reward(run), *_rounds(run), *_altered(run), *_stopped(run), *_damaged(run)]
     return sorted(found, key=lambda one: one.kind != "warning")
 
 
@@ -197,6 +197,10 @@ def _stopped(run: Run) -> list[Advice]:
     except (ConfigError, LookupError, TypeError, ValueError):  # of a damaged eval.json nothing can be said
         pass
     return []
+
+
+def _altered(run: Run) -> list[Advice]:
+    return [Advice("warning", "Before and after are not of one and the same run", text) for text in run.altered]
 
 
 def _damaged(run: Run) -> list[Advice]:

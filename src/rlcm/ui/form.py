@@ -202,9 +202,14 @@ def start_from(start: str, runs: Mapping[str, Path]) -> TrainConfig:
 
 def plan(config: TrainConfig) -> str:
     """Return in a sentence what a training will do."""
-    rounds, size = config.run.rounds, config.rollout.batch_size
+    rounds, size, minutes = config.run.rounds, config.rollout.batch_size, config.run.time_limit_minutes
     looks = 2 + (rounds - 1) // config.evaluation.every if config.evaluation.every else 2
     rewards = " + ".join(reward.label for reward in config.rewards)
+    if minutes is not None:
+        return (
+            f"{minutes:,g} minutes, or {rounds:,} rounds if these end sooner, of {size:,} pictures a round, rewarded for {rewards}; "
+            f"looks at {config.evaluation.images} fixed pictures before, after and on the way."
+        )
     return (
         f"{rounds:,} rounds of {size:,} pictures, rewarded for {rewards}: {rounds * size:,} pictures scored, and {looks} looks "
         f"at {config.evaluation.images} fixed ones."

@@ -26,7 +26,7 @@ from rlcm.ui.folder import RunsFolder
 from rlcm.ui.jobs import Job
 from rlcm.ui.playground import Drawn
 from rlcm.ui.server import file_address
-from rlcm.ui.states import LIVE, WORDS, Card, planned_rounds, state_of, time_left
+from rlcm.ui.states import LIVE, WORDS, Card, planned_rounds, progress_of, state_of, time_left
 
 BUDGET = 3_000_000
 """Bytes of the pictures in one part of the page."""
@@ -67,7 +67,7 @@ def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
         left=time_left(run) if state in LIVE else "",
         live=state in LIVE and planned,
         stopping=state == "stopping",
-        progress=min(1.0, run.last_round / planned) if planned else 0.0,
+        progress=progress_of(run),
         rounds=f"round {run.last_round:.0f} of {planned}",
         headline=headline(run),
         facts=summary(run),

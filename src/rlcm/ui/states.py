@@ -9,6 +9,7 @@ from typing import Literal
 from rlcm.report.run import WEIGHTS, Run
 from rlcm.report.values import finite, mapping
 from rlcm.report.words import decimals, duration, signed_change, with_unit, written
+from rlcm.training.config import progress
 from rlcm.ui.advice import advice_on
 from rlcm.ui.jobs import Job
 
@@ -37,7 +38,7 @@ class Card:
     state: State
     words: str
     progress: float
-    """Share of the planned rounds."""
+    """Share of the run that is over: of its rounds or of its time, whichever is the larger."""
     rounds: str
     result: str
     """What became of the reward."""
@@ -61,6 +62,12 @@ def planned_rounds(run: Run) -> int | None:
     return None if planned is None else int(planned)
 
 
+def progress_of(run: Run) -> float:
+    """Return the share of a run that is over, 0 .. 1; 0 where its configuration plans no end."""
+    minutes = finite(mapping(run.config.get("run")).get("time_limit_minutes"))
+    return progress(run.last_round, run.seconds or 0.0, planned_rounds(run), minutes)
+
+
 def card(name: str, run: Run, job: Job) -> Card:
     """Return a run's card."""
     state, planned, done = state_of(run, job), planned_rounds(run), run.last_round
@@ -68,7 +75,7 @@ def card(name: str, run: Run, job: Job) -> Card:
         name,
         state,
         WORDS[state],
-        min(1.0, done / planned) if planned else 0.0,
+        progress_of(run),
         f"{done:.0f} of {planned} rounds" if planned else f"{done:.0f} rounds",
         result(run),
         sparkline([value for row in run.rounds if (value := run.metric.of_round(row)) is not None]),
@@ -99,11 +106,9 @@ def result(run: Run) -> str:
 
 
 def time_left(run: Run) -> str:
-    """Return how long the rounds that are left will take, by those before; nothing where that is not known."""
-    planned, seconds = planned_rounds(run), run.seconds
-    if not planned or not seconds or not run.last_round or run.last_round >= planned:
-        return ""
-    return f"about {duration((planned - run.last_round) * seconds / run.last_round)} left"
+    """Return how long the rest of the run will take, by what is over; nothing where that is not known."""
+    done, seconds = progress_of(run), run.seconds
+    return f"about {duration((1 - done) * seconds / done)} left" if seconds and 0 < done < 1 else ""
 
 
 def sparkline(values: list[float]) -> str:

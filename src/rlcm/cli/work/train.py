@@ -14,19 +14,21 @@ from rlcm.errors import CheckpointError
 from rlcm.paths import command, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
+from rlcm.report.values import alteration
 from rlcm.training.config import load_config
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.training.trainer import Trainer
 
 
-def train(config: str | None, changes: Sequence[str], resume: str | None) -> None:
+def train(config: str | None, changes: Sequence[str], resume: str | None, *, force: bool = False) -> None:
     """Run `rlcm train`."""
     quiet()
     from rlcm.cli.progress import ConsoleProgress
 
     with ConsoleProgress() if is_main_process() else nullcontext() as progress:
         if resume is not None:
-            trainer = Trainer.resume(latest_run() if resume == "latest" else resume, changes, watcher=progress)
+            run = latest_run() if resume == "latest" else resume
+            trainer = Trainer.resume(run, changes, force=force, watcher=progress)
         else:
             trainer = Trainer(load_config(config or DEMO, changes), watcher=progress)
         folder = trainer.train()
@@ -35,6 +37,8 @@ def train(config: str | None, changes: Sequence[str], resume: str | None) -> Non
         return
     before, after = trainer.evaluations[0], trainer.evaluations_to_final[-1]
     click.echo(f"reward {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
+    for entry in trainer.altered:
+        click.echo(f"before and after are not of one and the same run: {alteration(entry)}")
     for question, value in (after["judge"] or {}).items():
         click.echo(f"held-out judge, {question}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}")
     if (folder / "final" / WEIGHTS_NAME).exists():

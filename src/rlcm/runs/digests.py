@@ -1,0 +1,67 @@
+"""Digests: short names of what files, texts and tensors hold, by which two of them are told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DIGITS, _CHUNK, _THREADS = 32, 1 << 22, 4
+
+
+def of_bytes(data: bytes) -> str:
+    """Return the digest of some bytes: 32 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:_DIGITS]
+
+
+def of_value(value: Any) -> str:
+    """Return the digest of a value of JSON; the order of an object's keys does not count, and what is not JSON counts as its text."""
+    return of_bytes(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode())
+
+
+def of_file(file: Path) -> str:
+    """Return the digest of a whole file, read a piece at a time.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    found = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while piece := opened.read(_CHUNK):
+            found.update(piece)
+    return found.hexdigest()[:_DIGITS]
+
+
+def of_source(file: Path) -> str:
+    """Return the digest of a file of code, which is the same with other line endings.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return of_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
+
+
+def of_files(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the digest of every file, by the name that is given to it; several are read at a time.
+
+    Raises:
+        OSError: if one of them cannot be read.
+    """
+    with ThreadPoolExecutor(_THREADS) as threads:  # hashing lets other threads run
+        return dict(zip(files, threads.map(of_file, files.values()), strict=True))
+
+
+def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the digest of named tensors: names, shapes, precisions and every element."""
+    found = hashlib.sha256()
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().to("cpu", copy=False).contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()[:_DIGITS]

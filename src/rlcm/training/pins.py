@@ -1,0 +1,272 @@
+"""What a run depends on, as digests: compared between its processes, and where it goes on.
+
+`class_of` says, in one place, which settings may be others where a run goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import rlcm
+from rlcm.errors import ConfigError
+from rlcm.pipelines.contents import model_contents, pipeline_contents
+from rlcm.pipelines.precision import resolve
+from rlcm.processes.distributed import World
+from rlcm.processes.machine import processor
+from rlcm.rewards import RewardMix, RewardSettings
+from rlcm.rewards.build import BUILT_IN
+from rlcm.rewards.settings import is_address
+from rlcm.rewards.sources import own_files, own_text
+from rlcm.runs import digests
+from rlcm.settings import leaves
+from rlcm.training.config import TrainConfig
+from rlcm.training.prompts import PromptSet
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+CONTENT = (
+    *("prompts", "evaluation.prompts", "rewards", "evaluation.held_out"),
+    *("model.path", "model.revision", "model.variant", "model.loras"),
+)
+"""Settings that name something: what it holds is compared, so it may lie elsewhere."""
+ROUNDING = (
+    *("model.device", "model.precision", "model.tf32", "model.channels_last", "model.compile", "model.gradient_checkpointing"),
+    *("model.attention_slicing", "model.vae_slicing", "model.offload_text_encoders", "model.decode_batch_size"),
+    *("rollout.sample_batch_size", "run.micro_batch_size", "run.sharding", "optimizer.fused"),
+)
+"""Settings that change the last digits only."""
+FREE = (
+    *("name", "output", "model.local_files_only"),
+    *("evaluation.final", "evaluation.every", "evaluation.grid", "evaluation.patience"),
+)
+"""Settings, beside those of `run`, that change nothing of what was learnt or measured."""
+_SERVER = ": its server"
+_SHOWN = 8
+
+
+def class_of(setting: str) -> Literal["free", "rounding", "content", "meaning"]:
+    """Return what it means where a run goes on with another value of a setting.
+
+    `free` and `rounding` may be others. `content` may be named otherwise, but not hold something else. `meaning` changes what
+    the run learns or measures, so that before and after are no longer of one run.
+    """
+    if setting in ROUNDING:
+        return "rounding"
+    if setting in FREE or (setting.startswith("run.") and setting != "run.clock"):
+        return "free"
+    return "content" if setting in CONTENT else "meaning"
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What a run depends on. Each is a short text or a digest, by its name."""
+
+    settings: dict[str, str]
+    """All that are neither free nor names of something."""
+    contents: dict[str, str]
+    """What files and objects hold: prompts, code of rewards, weights."""
+    surroundings: dict[str, str]
+    """Versions, device, precision, threads, processes: they change the last digits."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Where some of the contents come from, for people; never compared."""
+
+    def state(self) -> dict[str, dict[str, str]]:
+        """Return what a checkpoint keeps."""
+        return {key: value for key, value in asdict(self).items() if key != "places"}
+
+
+def pins_of(
+    config: TrainConfig,
+    prompts: PromptSet,
+    looked_at: PromptSet,
+    mix: RewardMix,
+    held_out: RewardMix | None,
+    *,
+    pipeline: Any = None,
+    named: Collection[str] = ("prompts", "rewards"),
+    processes: int = 1,
+) -> Pins:
+    """Return what a run depends on.
+
+    Args:
+        config: of the run, with the guidance that is used.
+        looked_at: the prompts of evaluations.
+        pipeline: the model, where it was passed as an object.
+        named: which of prompts and rewards are those that the configuration names; others were passed as objects.
+
+    Raises:
+        ConfigError: if a file that counts cannot be read.
+    """
+    found = Pins({}, {}, surroundings(config, pipeline, processes))
+    for setting, value in flat(config).items():
+        if class_of(setting) in ("rounding", "meaning"):
+            found.settings[setting] = value
+    try:
+        for key, chosen in (("prompts", prompts), ("evaluation.prompts", looked_at)):
+            found.contents[key] = digest_of(chosen)
+        if "prompts" in named and isinstance(config.prompts, str):
+            found.places["prompts"] = config.prompts
+        _pin_rewards(found, "rewards", mix, config.rewards if "rewards" in named else ())
+        _pin_rewards(found, "evaluation.held_out", held_out, config.evaluation.held_out)
+        found.contents.update(model_contents(config.model) if pipeline is None else pipeline_contents(pipeline))
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename} cannot be read ({error.strerror or error}); check the path and its permissions."
+        ) from error
+    return found
+
+
+def digest_of(prompts: PromptSet) -> str:
+    """Return the digest of prompts and their metadata as they were read, whatever file they came from."""
+    return digests.of_value([prompts.prompts, prompts.metadata])
+
+
+def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequence[RewardSettings]) -> None:
+    parts = mix.parts if mix else []
+    found.settings[f"the labels of {group}"] = json.dumps(sorted(part.label for part in parts))
+    for part in parts:
+        key = f"{group}.{part.label}"
+        found.settings[f"{key}.weight"] = json.dumps(part.weight)
+        found.settings[f"{key}.normalise"] = json.dumps(part.normalise)
+        text = own_text(part.reward)
+        if text is not None:
+            found.contents[f"{key}: its code"] = digests.of_value(text)
+    for entry in entries:
+        key = f"{group}.{entry.label}"
+        if is_address(entry.name):
+            found.surroundings[f"{key}{_SERVER}"] = entry.name.rpartition("@")[2].partition("?")[0]  # without passwords
+        else:
+            found.settings[f"{key}.name"] = entry.name if entry.name in BUILT_IN else entry.name.rpartition(":")[2]
+        for name, file in own_files(entry.name).items():
+            found.contents[f"{key}: {name}"] = digests.of_source(file)
+            found.places[f"{key}: {name}"] = str(file)
+        for name, value in entry.args.items():
+            found.contents[f"{key}.args.{name}"] = _held(value)
+
+
+def _held(value: Any) -> str:
+    """Return the digest of an argument, or of the file or the model's folder that it names; no argument is kept itself."""
+    try:
+        place = Path(value).expanduser() if isinstance(value, str) and value else None
+        if place is not None and place.is_file():
+            return f"file {digests.of_file(place)}"
+        if place is not None and (place / "config.json").is_file():
+            inside = {str(file.relative_to(place)): file for file in sorted(place.rglob("*")) if file.is_file()}
+            return f"folder {digests.of_value(digests.of_files(inside))}"
+    except (OSError, ValueError):  # no path, but a text that is too long for one
+        pass
+    return f"value {digests.of_value(value)}"
+
+
+def surroundings(config: TrainConfig, pipeline: Any = None, processes: int = 1) -> dict[str, str]:
+    """Return versions, device, precision, threads and number of processes."""
+    device, precision = resolve(config.model) if pipeline is None else (pipeline.device, pipeline.dtype)
+    found = {"rlcm": f"{rlcm.__version__} ({_own_code()[:8]})"} | {name: _version(name) for name in LIBRARIES}
+    found |= {
+        "device": processor(gpu=device.type == "cuda"),
+        "precision": str(precision).removeprefix("torch."),
+        "processes": str(processes),
+    }
+    return found if device.type == "cuda" else found | {"threads": str(torch.get_num_threads())}
+
+
+def flat(config: TrainConfig) -> dict[str, str]:
+    """Return all settings by their dotted names, each as JSON."""
+    values = config.model_dump(mode="json")
+    names = (name for name, _ in leaves(TrainConfig))
+    return {name: json.dumps(functools.reduce(lambda group, part: group[part], name.split("."), values)) for name in names}
+
+
+def require_same(world: World, mine: Mapping[str, str], remedy: str) -> None:
+    """Refuse processes that differ in what they depend on; all of them raise, and name the process and what differs.
+
+    Raises:
+        ConfigError: on every process.
+    """
+    if world.size == 1:
+        return
+    first, *others = world.gather(dict(mine))
+    with world.together():
+        for rank, other in enumerate(others, 1):
+            found = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+            if found:
+                raise ConfigError(f"process {rank} differs from process 0 in {listed(_names(found))}; {remedy}")
+
+
+def agree(world: World, pins: Pins) -> None:
+    """Refuse processes that differ in prompts, rewards, weights, settings or versions; errors as `require_same`."""
+    versions = {key: pins.surroundings[key] for key in ("rlcm", *LIBRARIES)}
+    remedy = "give all machines the same files, and the same versions of rlcm and its libraries."
+    require_same(world, pins.settings | pins.contents | versions, remedy)
+
+
+def changes_of_meaning(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
+    """Return what changes the meaning of a run that goes on, a short text each."""
+    found = _differences(before["settings"], {key: value for key, value in now.settings.items() if class_of(key) == "meaning"})
+    others = [key for key, value in now.contents.items() if _is_other(before["contents"].get(key, value), value)]
+    return found + [f"{name} ({place})" if (place := now.places.get(name)) else name for name in _names(others)]
+
+
+def not_compared(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
+    """Return what may be another thing and cannot be compared, a short text each: objects in place of files, other servers."""
+    objects = [
+        f"{key} (as an object, or from files)"
+        for key, value in now.contents.items()
+        if _is_object(before["contents"].get(key, value)) != _is_object(value)
+    ]
+    return objects + [text for text in _differences(before["surroundings"], now.surroundings) if _SERVER in text]
+
+
+def changes_of_rounding(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
+    """Return what changes the last digits of a run that goes on, a short text each."""
+    rounding = {key: value for key, value in now.settings.items() if class_of(key) == "rounding"}
+    around = {key: value for key, value in now.surroundings.items() if _SERVER not in key}
+    return _differences(before["settings"], rounding) + _differences(before["surroundings"], around)
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [f"{key}: {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
+
+
+def _is_other(before: str, now: str) -> bool:
+    """Whether something holds another thing; what was passed as an object and what was named cannot be compared."""
+    return before != now and _is_object(before) == _is_object(now)
+
+
+def _is_object(digest: str) -> bool:
+    return digest.startswith("loaded ")
+
+
+def _names(keys: Sequence[str]) -> list[str]:
+    """Return what to name: files rather than the whole that they belong to."""
+    files = [key for key in keys if ": " in key and not key.endswith(": its code")]
+    wholes = {file.partition(": ")[0] for file in files}
+    kept = [key for key in keys if key in files or key.removesuffix(": its code") not in wholes]
+    return [key for key in kept if key != "evaluation.prompts" or "prompts" not in kept]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "none"
+
+
+@functools.cache
+def _own_code() -> str:
+    """Return the digest of the package's own files: between versions, its number stays."""
+    folder = Path(rlcm.__file__).parent
+    return digests.of_value({str(file.relative_to(folder)): digests.of_source(file) for file in sorted(folder.rglob("*.py"))})

@@ -73,7 +73,7 @@ def test_a_training_is_started_followed_and_stopped(folder):
     jobs.stop(name)
     wait(lambda: not jobs.state(name).alive)
     assert jobs.log(name).splitlines()[-1] == "stopped after round 3"
-    assert jobs.error(name) == ""
+    assert jobs.failure(name) == ""
     assert jobs.alive() == []
 
 
@@ -142,11 +142,11 @@ def test_the_error_that_ended_a_training(folder, script, error):
     jobs = jobs_of(folder, script)
     jobs.start(TrainConfig(name="mine"))
     wait(lambda: not jobs.state("mine").alive)
-    assert jobs.error("mine") == error
+    assert jobs.failure("mine") == error
     jobs.command = (sys.executable, "-c", "print('round 9/9')")
     jobs.resume("mine")
     wait(lambda: not jobs.state("mine").alive)
-    assert jobs.error("mine") == ""  # that was the time before
+    assert jobs.failure("mine") == ""  # that was the time before
 
 
 def test_a_long_log_is_shown_from_a_whole_line(folder):

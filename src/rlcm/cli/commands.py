@@ -37,7 +37,8 @@ def main(debug: bool) -> None:
     type=click.Path(),
     help="Go on with a run: its folder, or `latest`. run.rounds=N makes it longer.",
 )
-def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> None:
+@click.option("--check", is_flag=True, help="Only say whether it can start, before the model is loaded.")
+def train(config: str | None, changes: tuple[str, ...], resume: str | None, check: bool) -> None:
     """Tune a model. Without CONFIG: the built-in model, to smaller JPEG files.
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
@@ -48,9 +49,15 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None) -> N
             "--resume goes on with the run's own configuration; leave CONFIG out, or start a new run with it: "
             "rlcm train CONFIG name=NEW"
         )
+    if check and resume is not None:
+        raise click.UsageError("--check looks at a new run; leave it out to go on with one by --resume.")
+    from rlcm.cli.work.train import check_start
     from rlcm.cli.work.train import train as run
 
-    run(config, changes, resume)
+    if check:
+        check_start(config, changes)
+    else:
+        run(config, changes, resume)
 
 
 @main.command(cls=WithSettings)

@@ -24,6 +24,7 @@ from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.policy.transitions import require_noise
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
+from rlcm.runs.trackers import require_tracker
 from rlcm.training.config import TrainConfig
 from rlcm.training.evaluate import Evaluator, Judge
 from rlcm.training.prompts import PromptSet, load_prompts
@@ -43,6 +44,41 @@ class Parts:
     """What the user should know before the run starts."""
 
 
+@dataclass(slots=True)
+class Checked:
+    """What a run needs besides its model."""
+
+    prompts: PromptSet
+    looked_at: PromptSet
+    rewards: RewardMix
+    held_out: RewardMix | None
+
+
+def check(
+    config: TrainConfig,
+    *,
+    pipeline: Any = None,
+    rewards: Sequence[Callable[..., Any]] | None = None,
+    prompts: Sequence[str] | None = None,
+) -> Checked:
+    """Return what a run needs besides its model, after all that can be wrong before weights are read; arguments as for `build`.
+
+    Raises:
+        UsageError: and its children, with the setting and the remedy.
+    """
+    require_tracker(config.run.tracker)
+    training = load_prompts(config.prompts if prompts is None else prompts)
+    looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts)
+    mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
+    held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
+    backprop = config.algorithm.loss == "reward_backprop"
+    if backprop:
+        mix.require_differentiable()
+    if pipeline is None:
+        _check_before_loading(config, acting=not backprop)
+    return Checked(training, looked_at, mix, held_out)
+
+
 def build(
     config: TrainConfig,
     *,
@@ -60,15 +96,9 @@ def build(
     Raises:
         UsageError: and its children, with the setting and the remedy.
     """
-    training = load_prompts(config.prompts if prompts is None else prompts)
-    looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts)
-    mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
-    held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
+    found = check(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
+    training, looked_at, mix, held_out = found.prompts, found.looked_at, found.rewards, found.held_out
     backprop = config.algorithm.loss == "reward_backprop"
-    if backprop:
-        mix.require_differentiable()
-    if pipeline is None:
-        _check_before_loading(config, acting=not backprop)
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
     if pipeline is not None:

@@ -15,13 +15,14 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from rlcm.errors import ConfigError, MissingFileError
+from rlcm.errors import ConfigError, MissingFileError, UnreadableFileError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
+from rlcm.runs.files import read_text
 from rlcm.runs.trackers import TrackerName
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
@@ -201,8 +202,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not exists:
         raise MissingFileError(f"config={str(path)!r} {_instead(path)}")
     try:
-        values = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = _parse_yaml(read_text(path))
+    except (UnreadableFileError, ValueError) as error:
         raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}") from None
     if values is None:
         return {}

@@ -142,9 +142,7 @@ def evaluate(
 
 
 @main.command("compare")
-@click.argument(
-    "runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN..."
-)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--baseline", metavar="METHOD", help="Whose reward is to be reached; default the first run's method.")
 @click.option("--reward", metavar="LABEL", help="The reward to compare by; default what all runs were trained on.")
 @click.option("-o", "--output", default="comparison.html", show_default=True, help="The page; its JSON goes beside it.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlcm.errors import CheckpointError, UnreadableFileError
-from rlcm.runs.files import MEGABYTE, read_json
+from rlcm.errors import CheckpointError
 from rlcm.runs.rundir import run_errors
 from rlcm.runs.serialization import load_state, save_state, write_json
 
@@ -95,8 +95,8 @@ def _is_whole(path: Path) -> bool:
         OSError: if the state cannot be read.
     """
     try:
-        expected = read_json(path / "checksums.json", MEGABYTE)["state.safetensors"]
-    except (UnreadableFileError, LookupError, TypeError):
+        expected = json.loads((path / "checksums.json").read_text(encoding="utf-8"))["state.safetensors"]
+    except (OSError, ValueError, LookupError, TypeError):
         return False
     return (path / "state.safetensors").is_file() and _digest(path) == expected
 

@@ -22,7 +22,7 @@ MOST = 64 * MEGABYTE
 """Bytes of a file that is read as a whole, at most, where nothing else is said."""
 MOST_YAML = 1 * MEGABYTE
 """Of a configuration: reading YAML takes ten seconds a megabyte."""
-DEEPEST, VALUES = 40, 1_000_000
+DEEPEST, VALUES, VALUES_YAML = 40, 1_000_000, 100_000
 """How deeply values may be nested, and how many there may be of them, those that YAML repeats counted each time."""
 WHOLE = 2**1000
 """Whole numbers are smaller; larger ones have more digits than Python writes."""
@@ -134,7 +134,7 @@ def parse_yaml(text: str) -> Any:
         ValueError: whatever is wrong with it.
     """
     try:
-        return plain(yaml.safe_load(text))
+        return plain(yaml.safe_load(text), VALUES_YAML)
     # Tags and scalars that YAML itself lets pass fail in the constructors in many ways: `!!int ''`, `2020-13-45`.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
@@ -149,13 +149,16 @@ def stamp(path: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_size
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, most: int = VALUES) -> Any:
     """Return a value of JSON or YAML with mappings of texts, lists, texts that can be written, numbers, truth values and None only.
+
+    Args:
+        most: how many values there may be.
 
     Raises:
         ValueError: if it is nested too deeply, endless, or has a whole number too large to be written.
     """
-    left = VALUES
+    left = most
 
     def made(value: Any, depth: int) -> Any:
         nonlocal left

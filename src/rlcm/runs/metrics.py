@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ LAST_ROUND = 2**53
 class Damage:
     """Counts the lines that cannot be read."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, most: float = math.inf) -> None:
+        """Count, and give a file up after `most` of them."""
+        self.most, self.count = most, 0
         self.first: list[str] = []
 
     def add(self, number: int) -> None:
@@ -49,7 +51,7 @@ def rows(file: BinaryIO, damage: Damage) -> Iterator[tuple[bytes, dict[str, Any]
         damage: is told of the others; empty lines do not count.
     """
     number = 0
-    while line := file.readline(LONGEST):
+    while damage.count < damage.most and (line := file.readline(LONGEST)):
         number += 1
         whole = line.endswith(b"\n") or len(line) < LONGEST
         while not whole:
@@ -70,7 +72,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         UnreadableFileError: if it is there and no file that can be read.
     """
     found: list[dict[str, Any]] = []
-    damage, left_out = Damage(), []
+    damage, left_out = Damage(DAMAGED), []
     if not is_there(path):
         return found, left_out
     with open_file(path) as file:
@@ -79,11 +81,9 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
                 file.seek(-MOST, os.SEEK_END)
                 _skip_line(file)
                 left_out.append(f"All of metrics.jsonl but its last {MOST // MEGABYTE} MB")
-            for _, row in rows(file, damage):
-                found.append(row)
-                if damage.count >= DAMAGED:
-                    left_out.append("What comes after these in metrics.jsonl")
-                    break
+            found = [row for _, row in rows(file, damage)]
+            if damage.count >= DAMAGED:
+                left_out.append("What comes after these in metrics.jsonl")
         except OSError as error:
             raise UnreadableFileError(path, error.strerror or str(error)) from error
     return found, [*filter(None, [str(damage)]), *left_out]

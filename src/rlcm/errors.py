@@ -35,6 +35,14 @@ class RunDirectoryError(RLCMError):
     """The run directory cannot be created, read or written."""
 
 
+class UnreadableFileError(RunDirectoryError):
+    """A file of a run is no file, too long, damaged, or may not be read; `reason` says which."""
+
+    def __init__(self, file: object, reason: str) -> None:
+        super().__init__(f"{file} cannot be read: {reason}.")
+        self.reason = reason
+
+
 class CheckpointError(RLCMError):
     """A checkpoint is missing, damaged or does not fit the run."""
 

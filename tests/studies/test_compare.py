@@ -8,7 +8,7 @@ import yaml
 from compared_runs import DISPLAY, write_run
 
 from rlcm.cli.work.studies import compare_runs
-from rlcm.errors import ConfigError, UsageError
+from rlcm.errors import ConfigError, RunDirectoryError, UsageError
 from rlcm.report.metric import Metric
 from rlcm.studies.compare import Method, compare, read_methods, write_comparison
 from rlcm.studies.compare.methods import Curve
@@ -133,10 +133,25 @@ def test_the_reward_to_compare_by(tmp_path):
         read_methods([one, three])
 
 
-def test_runs_without_evaluations_are_refused(runs):
+def test_what_cannot_be_compared_is_left_out_and_named(runs, tmp_path):
+    whole, _, _ = read_methods(runs[1:])
     (runs[0] / "eval.json").unlink()
-    with pytest.raises(UsageError, match="has no evaluations"):
-        read_methods(runs)
+    (tmp_path / "page.html").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    others = [tmp_path / name for name in ("page.html", "empty", "loop")]
+    methods, _, warnings = read_methods([*others, *runs])
+    assert [method.name for method in methods] == [method.name for method in whole]
+    assert warnings[-4:] == [
+        f"{others[0]} is a file, and is left out.",
+        f"{others[1]} holds no run that can be read, and is left out.",
+        f"{others[2]} is a link that leads back to itself, and is left out.",
+        f"{runs[0]} has no evaluations (eval.json), and is left out.",
+    ]
+    with pytest.raises(UsageError, match=r"nothing to compare: .*page\.html is a file; .*no evaluations"):
+        read_methods([others[0], runs[0]])
+    with pytest.raises(RunDirectoryError, match="mistyped does not exist"):
+        read_methods([*runs, tmp_path / "mistyped"])
 
 
 @pytest.mark.parametrize("side", [0, 1])

@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 
 import rlcm
+from rlcm.report.templating import render
+from rlcm.studies.compare import compare, read_methods, write_comparison
 from rlcm.training.config import load_config
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -74,14 +76,15 @@ def page(site, browser, complaints):
     return visit(site[0], browser, complaints, 1280, 800)
 
 
-def visit(address, browser, complaints, width, height):
-    page = browser.new_page(viewport={"width": width, "height": height})
+def visit(address, browser, complaints, width, height, scheme="light"):
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.set_default_timeout(90_000)  # a busy machine takes its time to start a training
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("response", lambda answer: complaints.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
     page.on(
-        "request", lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else complaints.append(asked.url)
+        "request",
+        lambda asked: None if asked.url.startswith((address, "data:", "blob:", "file:")) else complaints.append(asked.url),
     )
     page.goto(address)
     return page
@@ -204,6 +207,70 @@ def test_a_training_is_checked_started_stopped_and_resumed(page, site):
     page.locator("#stop").click()
     page.wait_for_selector('#runs [data-run="mine"] .state.stopped')
     assert "going on after round" in (base / "runs/.ui/mine.log").read_text()
+
+
+def test_a_check_finds_what_the_start_would_and_a_failed_training_stays_listed(page, site):
+    _, base = site
+    go(page, "Train")
+    page.locator("#set-name input, #set-name textarea").first.fill("broken")
+    page.locator("#set-run-rounds input").fill("2")
+    page.locator("#train-check").click()
+    page.wait_for_selector("#train-said .notice.done:has-text('This can start')")
+    rewards = page.locator("#set-rewards input")
+    rewards.fill("nothing.py:score")
+    rewards.press("Enter")
+    page.locator("#train-check").click()
+    page.wait_for_selector("#train-said .notice.error:has-text('there is no file nothing.py')")
+    page.locator("#train-go").click()
+    page.wait_for_selector("#train-log .notice.error:has-text('there is no file nothing.py')")
+    go(page, "Runs")
+    page.wait_for_selector('#runs [data-run="broken"] .state.failed')
+    page.locator('#runs [data-run="broken"]').click()
+    page.wait_for_selector("#run-head .notice.error:has-text('there is no file nothing.py')")
+    assert str(base / "runs" / ".ui") in page.locator("#run-head .notice.note").inner_text()
+    page.locator("#forget").click()
+    page.wait_for_selector('#runs [data-run="broken"]', state="detached")
+    page.locator('#runs [data-run="first"]').click()
+
+
+def test_a_bad_neighbour_is_named_beside_the_others(page, site):
+    _, base = site
+    (base / "runs/loop").symlink_to("loop")
+    os.mkdir(os.fsencode(base / "runs") + b"/odd\xff")
+    with open(os.fsencode(base / "runs") + b"/odd\xff/config.yaml", "w"):
+        pass
+    page.wait_for_selector("#runs .notice:has-text('Not shown: loop'):has-text('a link that leads back to itself')")
+    page.wait_for_selector("#runs .notice:has-text('Not shown: odd\\xff')")
+    assert page.locator("#runs .card").count() == 3
+
+
+def contrast(page):
+    found = page.evaluate((Path(__file__).parent / "contrast.js").read_text())
+    assert found["looked"] > 3
+    return found["found"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_can_be_read_where_the_system_is_light_or_dark(site, browser, complaints, scheme, tmp_path):
+    address, base = site
+    page = visit(address, browser, complaints, 1280, 800, scheme)
+    page.wait_for_selector("#runs .card")
+    for name, ready in zip(
+        TABS, ("#run-curves svg", "#samples-view img", "#play-view .empty", "#compare-view svg", "#train-go"), strict=True
+    ):
+        go(page, name)
+        page.wait_for_selector(ready)
+        for title in page.get_by_role("button", name="More: ").all() if name == "Train" else ():
+            title.click()
+        page.wait_for_timeout(400)  # colours fade
+        assert contrast(page) == [], name
+    (tmp_path / "login.html").write_text(render("ui/templates/login.html.jinja", wrong="That is not the password."))
+    methods, metric, warnings = read_methods([base / "runs/first", base / "runs/second"])
+    write_comparison(methods, metric, warnings, compare(methods), tmp_path / "comparison.html")
+    for file in (tmp_path / "login.html", tmp_path / "comparison.html", base / "runs/first/report.html"):
+        page.goto(file.as_uri())
+        assert contrast(page) == [], file.name
+    page.close()
 
 
 def wait_for(condition, seconds=90):

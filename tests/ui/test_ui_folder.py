@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 def test_runs_by_their_last_change(folder):
     assert RunsFolder(folder).names() == ["new", "old"]
-    assert [name for name, _ in RunsFolder(folder).readable()] == ["new", "old"]
+    assert list(RunsFolder(folder).look()[0]) == ["new", "old"]
 
 
 def test_a_folder_that_is_not_there_is_an_empty_one(tmp_path):
@@ -76,7 +76,8 @@ def test_a_run_that_links_out_of_the_folder_is_left_out(folder, tmp_path):
     (folder / "old" / "final" / "README.md").symlink_to(tmp_path / "secret" / "config.yaml")
     runs = RunsFolder(folder)
     assert runs.names() == ["new"]
-    assert runs.left_out() == ["linked", "old"]
+    assert list(runs.left_out()) == ["linked", "old"]
+    assert all("link to somewhere outside" in why for why in runs.left_out().values())
     for name, inside in (("linked", "config.yaml"), ("old", "final/README.md"), ("old", "config.yaml")):
         with pytest.raises(MissingFileError):
             runs.file(name, inside)
@@ -108,9 +109,10 @@ def test_a_run_that_changes_all_the_time_is_not_read_all_the_time(folder):
     assert runs.read("old") is first
 
 
-def test_a_run_that_was_deleted_is_passed_over(folder):
+def test_a_run_that_was_deleted_is_passed_over(folder, monkeypatch):
     runs = RunsFolder(folder)
-    readable = runs.readable()
-    assert next(readable)[0] == "new"
+    survey = runs._survey()
     shutil.rmtree(folder / "old")
-    assert list(readable) == []
+    monkeypatch.setattr(runs, "_survey", lambda: survey)
+    found, left_out = runs.look()
+    assert (list(found), left_out) == (["new"], {})

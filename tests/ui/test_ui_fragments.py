@@ -41,7 +41,7 @@ def drawn(strength, **rewards):
 
 
 def test_names_and_prompts_are_escaped(runs):
-    html = fragments.runs_list([waiting_card("<script>x</script>")], None, ["<i>"])
+    html = fragments.runs_list([waiting_card("<script>x</script>")], None, {"<i>": "<u>"})
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "&lt;i&gt;" in html
@@ -50,7 +50,7 @@ def test_names_and_prompts_are_escaped(runs):
 
 
 def test_no_runs_yet():
-    assert "No runs yet" in fragments.runs_list([], None, [])
+    assert "No runs yet" in fragments.runs_list([], None, {})
 
 
 def test_a_run_tells_its_state(run, tmp_path):

@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+from junk_runs import place
 
-from rlcm.errors import UsageError
+from rlcm.errors import RunDirectoryError, UsageError
 from rlcm.training.config import TrainConfig
 from rlcm.ui.jobs import Jobs
 
@@ -73,7 +76,7 @@ def test_a_training_is_started_followed_and_stopped(folder):
     jobs.stop(name)
     wait(lambda: not jobs.state(name).alive)
     assert jobs.log(name).splitlines()[-1] == "stopped after round 3"
-    assert jobs.error(name) == ""
+    assert jobs.failure(name) == ""
     assert jobs.alive() == []
 
 
@@ -137,16 +140,128 @@ def test_what_is_not_ours_is_not_stopped(folder):
     assert not jobs_of(folder).state("mine").alive
 
 
+def forge(folder, process, **changed):
+    (folder / ".ui").mkdir(parents=True, exist_ok=True)
+    note = {"pid": process.pid, "created": process.create_time()} | changed
+    (folder / ".ui/mine.json").write_text(json.dumps(note))
+
+
+def test_a_forged_note_lets_nobody_end_a_process(folder):
+    jobs = jobs_of(folder)
+    child = psutil.Popen([sys.executable, "-c", WAITS, "train", "--resume", str(folder / "other")])
+    try:
+        for process, changed in ((psutil.Process(), {}), (child, {}), (psutil.Process(), {"pid": True}), (child, {"pid": -1}),
+                                 (child, {"pid": 10**30}), (child, {"pid": 1.0}), (child, {"created": None})):  # fmt: skip
+            forge(folder, process, **changed)
+            assert not jobs.state("mine").alive
+            with pytest.raises(UsageError, match="not being trained by a process that this page started"):
+                jobs.stop("mine")
+        assert child.is_running()
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("line", [["train", "{}/.ui/mine.config.yaml"], ["train", "--resume", "{}/mine"]])
+def test_a_training_is_known_by_its_command_from_wherever_it_was_started(folder, line):
+    folder.mkdir(parents=True)
+    words = [word.format(folder.name) for word in line]
+    child = psutil.Popen([sys.executable, "-c", WAITS, *words], cwd=folder.parent)
+    try:
+        wait(lambda: child.cmdline()[-1:] == words[-1:])
+        forge(folder, child)
+        assert jobs_of(folder).state("mine").alive
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "nowhere"])
+@pytest.mark.parametrize("ending", ["json", "log"])
+def test_what_is_no_file_in_the_pages_own_folder_is_not_waited_for(folder, kind, ending):
+    (folder / ".ui").mkdir(parents=True)
+    place(folder / f".ui/mine.{ending}", kind)
+    jobs = jobs_of(folder)
+    assert (jobs.log("mine"), jobs.alive(), jobs.failure("mine")) == ("", [], "")
+
+
+def test_the_pages_own_files_lead_nowhere_else(folder, tmp_path):
+    (tmp_path / "secret").write_text("hunter2\n")
+    (folder / ".ui").mkdir(parents=True)
+    (folder / ".ui/mine.log").symlink_to(tmp_path / "secret")
+    (folder / "mine").mkdir()
+    jobs = jobs_of(folder)
+    assert jobs.log("mine") == ""
+    with pytest.raises(RunDirectoryError, match=r"mine\.log is no file of its own; move it away"):
+        jobs.resume("mine")
+    assert (tmp_path / "secret").read_text() == "hunter2\n"
+    (folder / ".ui/mine.log").unlink()
+    (folder / ".ui").rmdir()
+    (folder / ".ui").symlink_to(tmp_path)
+    assert not jobs.state("mine").alive
+    assert jobs.names() == []
+    with pytest.raises(RunDirectoryError, match="is no folder of its own; move it away"):
+        jobs.start(TrainConfig(name="other"))
+
+
+def test_a_training_that_failed_is_listed_until_it_is_forgotten_and_its_name_is_free(folder):
+    jobs = jobs_of(folder, FAILS)
+    jobs.start(TrainConfig(name="mine"))
+    wait(lambda: not jobs.state("mine").alive)
+    assert jobs.names() == jobs_of(folder).names() == ["mine"]
+    assert jobs_of(folder).failure("mine") == "the reward is NaN;\nmend it."
+    jobs.command = (sys.executable, "-c", WAITS)
+    jobs.start(TrainConfig(name="mine"))
+    with pytest.raises(UsageError, match="stop it first"):
+        jobs.forget("mine")
+    assert jobs.failure("mine") == ""
+    wait(lambda: "began" in jobs.log("mine"))
+    jobs.stop("mine")
+    wait(lambda: not jobs.state("mine").alive)
+    assert jobs.failure("mine") == ""
+    jobs.forget("mine")
+    assert jobs.names() == []
+
+
+def test_a_training_that_was_killed_says_so(folder):
+    jobs = jobs_of(folder, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    jobs.start(TrainConfig(name="mine"))
+    wait(lambda: not jobs.state("mine").alive)
+    assert jobs.failure("mine").startswith("It was ended by signal 9, as the system does where memory runs out")
+
+
+def test_trainings_that_start_at_once_have_names_of_their_own(folder):
+    pages = [jobs_of(folder), jobs_of(folder)]
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(lambda i: pages[i % 2].start(TrainConfig()), range(4)))
+    assert len(set(names)) == 4
+    assert sorted(names) == pages[0].alive()
+
+
+def test_a_check_says_what_the_training_would(folder):
+    jobs_of(folder, "import sys; assert sys.argv[1] == 'train' and sys.argv[3] == '--check'; open(sys.argv[2])").check(
+        TrainConfig()
+    )
+    with pytest.raises(UsageError, match=r"^the reward is NaN;\nmend it\.$"):
+        jobs_of(folder, FAILS).check(TrainConfig())
+    with pytest.raises(UsageError, match="KeyError: 'oops'"):
+        jobs_of(folder, BREAKS).check(TrainConfig())
+    (folder / "mine").mkdir()
+    with pytest.raises(UsageError, match="choose another name"):
+        jobs_of(folder).check(TrainConfig(name="mine"))
+    assert not [name for name in os.listdir(folder / ".ui") if name != ".lock"]
+
+
 @pytest.mark.parametrize(("script", "error"), [(FAILS, "the reward is NaN;\nmend it."), (BREAKS, "KeyError: 'oops'")])
 def test_the_error_that_ended_a_training(folder, script, error):
     jobs = jobs_of(folder, script)
     jobs.start(TrainConfig(name="mine"))
     wait(lambda: not jobs.state("mine").alive)
-    assert jobs.error("mine") == error
+    assert jobs.failure("mine") == error
     jobs.command = (sys.executable, "-c", "print('round 9/9')")
     jobs.resume("mine")
     wait(lambda: not jobs.state("mine").alive)
-    assert jobs.error("mine") == ""  # that was the time before
+    assert jobs.failure("mine") == ""  # that was the time before
 
 
 def test_a_long_log_is_shown_from_a_whole_line(folder):

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from rlcm.cli import commands as cli
+from rlcm.ui import server
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.page import create_app
 from rlcm.ui.server import COOKIE, address, check_host, file_address, listen
@@ -46,22 +47,26 @@ def page(app):
     return TestClient(app, base_url="http://127.0.0.1:7860")
 
 
-def ask(app, path, raw=None):
+def ask(app, path, raw=None, headers=((b"host", b"127.0.0.1:7860"),)):
     """Return the status and the body of a GET whose path nobody has tidied on its way."""
+    return asyncio.run(asked(app, path, raw=raw, headers=headers))
+
+
+async def asked(app, path, raw=None, headers=((b"host", b"127.0.0.1:7860"),), method="GET", body=b"", client="127.0.0.1"):
     scope = {
-        "type": "http", "method": "GET", "path": path, "raw_path": (raw or path).encode(), "query_string": b"", "scheme": "http",
-        "headers": [(b"host", b"127.0.0.1:7860")], "http_version": "1.1", "server": ("127.0.0.1", 7860), "client": ("127.0.0.1", 1),
+        "type": "http", "method": method, "path": path, "raw_path": (raw or path).encode(), "query_string": b"", "scheme": "http",
+        "headers": list(headers), "http_version": "1.1", "server": ("127.0.0.1", 7860), "client": (client, 1),
         "root_path": "",
     }  # fmt: skip
     sent = []
 
     async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message):
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    await app(scope, receive, send)
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
@@ -125,7 +130,8 @@ def test_other_sites_cannot_ask(page):
     assert page.post("/gradio_api/queue/join", headers={"origin": "http://127.0.0.1:7860"}, **join).status_code != 403
 
 
-def test_a_password_guards_everything(folder):
+def test_a_password_guards_everything(folder, monkeypatch):
+    monkeypatch.setattr(server, "PAUSE", 0.01)
     app = create_app(RunsFolder(folder), "0.0.0.0", "open sesame")
     page = TestClient(app, base_url="http://192.0.2.7:7860", follow_redirects=False)
     assert page.get("/").headers["location"] == "/login"
@@ -134,8 +140,6 @@ def test_a_password_guards_everything(folder):
     assert page.post("/gradio_api/queue/join", json={}).status_code == 401
     assert "Password" in page.get("/login").text
     assert page.post("/login", data={"password": "wrong"}).status_code == 401
-    assert page.post("/login", data={"password": "open sesame"}).status_code == 429  # too soon after a wrong one
-    app._wait = 0.0
     assert page.post("/login", data={"password": "x" * 20_000}).status_code == 413
     answer = page.post("/login", data={"password": "open sesame"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
@@ -144,6 +148,52 @@ def test_a_password_guards_everything(folder):
     assert page.get("/files/a/report.html").status_code == 200
     page.cookies.set(COOKIE, "guessed")
     assert page.get("/config", headers={"cookie": f"{COOKIE}=guessed"}).status_code == 401
+
+
+HOSTS = ["[::1", "a b", "127.0.0.1:99999", "127.0.0.1:x", "", "user@127.0.0.1", "127.0.0.1/x", "[zz]", "a\xff"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_malformed_host_is_the_askers_fault(app, host):
+    assert ask(app, "/", headers=[(b"host", host.encode("latin-1"))])[0] == 400
+
+
+def test_no_host_and_two_of_them_are_malformed_too(app):
+    own = (b"host", b"127.0.0.1:7860")
+    assert ask(app, "/", headers=[])[0] == 400
+    assert ask(app, "/", headers=[own, own])[0] == 400
+    assert ask(app, "/", headers=[own, (b"content-length", b"-1")])[0] == 400
+    assert ask(app, "/", headers=[own, (b"origin", b"http://[")])[0] == 403
+    assert ask(app, "/", headers=[(b"host", b"[::1]:7860")])[0] == 200
+    assert ask(app, "/", headers=[(b"host", b"LOCALHOST:7860"), (b"origin", b"http://localhost:7860")])[0] == 200
+
+
+def test_bodies_longer_than_any_form_are_refused(page):
+    assert page.post("/gradio_api/queue/join", content=b"x" * 5_000_000).status_code == 413
+    pieces = (b"x" * 1_000_000 for _ in range(6))  # whose length is not said beforehand
+    assert page.post("/gradio_api/queue/join", content=pieces, headers={"content-type": "application/json"}).status_code in (
+        400,
+        413,
+    )
+
+
+def test_wrong_passwords_lock_nobody_out(folder, monkeypatch):
+    monkeypatch.setattr(server, "PAUSE", 0.3)
+    app = create_app(RunsFolder(folder), "0.0.0.0", "öpen sesame")
+
+    def answer(password, client):
+        return asked(app, "/login", method="POST", body=f"password={password}".encode(), client=client)
+
+    async def crowd():
+        wrong = [asyncio.create_task(answer("wrong%ff", "192.0.2.1")) for _ in range(server.PENDING + 5)]
+        await asyncio.sleep(0.05)
+        right = await answer("%C3%B6pen+sesame", "192.0.2.2")
+        return right, [status for status, _ in await asyncio.gather(*wrong)], await answer("%C3%B6pen+sesame", "192.0.2.1")
+
+    (other, _), refused, (same, _) = asyncio.run(crowd())
+    assert (other, same) == (303, 303)
+    assert sorted(refused) == [401] * server.PENDING + [429] * 5
+    assert not app._pending
 
 
 def test_without_a_password_there_is_no_way_in_to_lose(page):

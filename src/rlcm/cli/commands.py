@@ -46,7 +46,8 @@ def main(debug: bool) -> None:
     help="Go on with a run: its folder, or `latest`. run.rounds=N makes it longer.",
 )
 @click.option("--force", is_flag=True, help="With --resume: go on although prompts, rewards, weights or settings are others.")
-def train(config: str | None, changes: tuple[str, ...], resume: str | None, force: bool) -> None:
+@click.option("--check", is_flag=True, help="Only say whether it can start, before the model is loaded.")
+def train(config: str | None, changes: tuple[str, ...], resume: str | None, force: bool, check: bool) -> None:
     """Tune a model. Without CONFIG: the built-in model, to smaller JPEG files.
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
@@ -59,9 +60,15 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None, forc
         )
     if force and resume is None:
         raise click.UsageError("--force belongs to --resume: it goes on with a run although something is not as it was.")
+    if check and resume is not None:
+        raise click.UsageError("--check looks at a new run; leave it out to go on with one by --resume.")
+    from rlcm.cli.work.train import check_start
     from rlcm.cli.work.train import train as run
 
-    run(config, changes, resume, force=force)
+    if check:
+        check_start(config, changes)
+    else:
+        run(config, changes, resume, force=force)
 
 
 @main.command(cls=WithSettings)
@@ -159,7 +166,7 @@ def evaluate(
 
 
 @main.command("compare")
-@click.argument("runs", nargs=-1, required=True, type=LocalPath(exists=True, file_okay=False), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=LocalPath(), metavar="RUN...")
 @click.option("--baseline", metavar="METHOD", help="Whose reward is to be reached; default the first run's method.")
 @click.option("--reward", metavar="LABEL", help="The reward to compare by; default what all runs were trained on.")
 @click.option(

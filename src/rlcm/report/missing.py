@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from rlcm.report.run import WEIGHTS, Run
@@ -10,7 +11,7 @@ from rlcm.report.values import finite, mapping
 
 def what_is_missing(run: Run) -> Iterator[str]:
     """Yield what a run that was stopped early, or that goes on, does not have yet."""
-    if not (run.path / WEIGHTS).is_file():
+    if not os.path.isfile(run.path / WEIGHTS):
         planned = finite(mapping(run.config.get("run")).get("rounds"))
         of = f" of {planned:.0f}" if planned else ""
         yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rlcm.report.steps import study_section
 from rlcm.report.templating import render
 from rlcm.report.values import finite
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
+from rlcm.runs.files import below, printable, stamp, why_no_file
 from rlcm.runs.serialization import write_bytes
 
 PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8
@@ -75,7 +77,7 @@ def _page(run: Run) -> dict[str, Any]:
 
     first, last = (run.evaluations or [{}])[0], run.outcome
     return {
-        "name": str(run.config.get("name") or run.path.resolve().name),
+        "name": str(run.config.get("name") or printable(os.path.basename(os.path.realpath(run.path)))),
         "headline": headline(run),
         "summary": summary(run),
         "metric": run.metric,
@@ -100,7 +102,7 @@ def _page(run: Run) -> dict[str, Any]:
         "prompts_in_sight": PROMPTS_IN_SIGHT,
         "study": study_section(run.study, (run.path / STUDY).parent),
         "files": _files(run.path),
-        "present": {name for name in ("metrics.jsonl", "eval.json", "config.yaml", STUDY) if (run.path / name).is_file()},
+        "present": {name for name in ("metrics.jsonl", "eval.json", "config.yaml", STUDY) if os.path.isfile(run.path / name)},
         "altered": run.altered,
         "missing": run.missing,
     }
@@ -157,25 +159,43 @@ def _files(path: Path) -> list[dict[str, str]]:
         "final/README.md": "its model card",
         STUDY: "the study of steps and prompts",
     }
-    for entry in sorted(path.iterdir(), key=lambda p: (p.is_dir(), p.name)):
+    for entry in sorted(_entries(path), key=lambda one: (os.path.isdir(one), one.name)):
         if entry.name.startswith(".") or entry.name == "report.html":
             continue
-        if entry.is_dir() and entry.name not in ("final", "evaluation", "best"):
-            inside = [file for file in entry.rglob("*") if file.is_file()]
-            name, size = f"{entry.name}/", sum(file.stat().st_size for file in inside)
+        folder = os.path.isdir(entry)
+        if folder and entry.name not in ("final", "evaluation", "best"):
+            sizes = [_bytes(Path(one.path)) for one in below(entry)]
+            inside = [size for size in sizes if size is not None]
+            name = f"{printable(entry.name)}/"
             text = about.get(name, "a state to go on from" if name.startswith("checkpoint-") else "")
             note = f"{len(inside)} files" + (f": {text}" if text else "")
-            rows.append({"name": name, "href": quote(name), "size": byte_size(size), "about": note})
+            rows.append({"name": name, "href": _address(entry, path), "size": byte_size(sum(inside)), "about": note})
             continue
-        for file in sorted(entry.iterdir()) if entry.is_dir() else [entry]:
-            name = file.relative_to(path).as_posix() + ("/" if file.is_dir() else "")
+        for file in _entries(entry) if folder else [entry]:
+            name = printable(file.relative_to(path).as_posix()) + "/" * os.path.isdir(file)
             text = about.get(name, "metrics for TensorBoard" if name.startswith("events.out.tfevents") else "")
-            rows.append({"name": name, "href": quote(name), "size": _size(file), "about": text})
+            size = _bytes(file)
+            shown = "" if size is None else byte_size(size)
+            rows.append({"name": name, "href": _address(file, path), "size": shown, "about": text})
     return rows
 
 
-def _size(file: Path) -> str:
-    return "" if file.is_dir() else byte_size(file.stat().st_size)
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder; nothing where it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _address(file: Path, folder: Path) -> str:
+    return quote(os.fsencode(file.relative_to(folder).as_posix())) + "/" * os.path.isdir(file)
+
+
+def _bytes(file: Path) -> int | None:
+    """Return the size of a regular file; None for anything else."""
+    found = stamp(file)
+    return None if found is None or why_no_file(file) else found[1]
 
 
 def _timings(run: Run) -> list[dict[str, Any]]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from rlcm.errors import RunDirectoryError
+from rlcm.errors import RunDirectoryError, UnreadableFileError
 from rlcm.report.metric import Metric, weight_of
 from rlcm.report.missing import what_is_missing
 from rlcm.report.run import DEPENDS_ON, STUDY, WEIGHTS, Run
 from rlcm.report.samples import Samples
 from rlcm.report.values import alteration, finite, mapping
-from rlcm.yaml_text import meant, read_yaml
+from rlcm.runs.files import MOST, MOST_YAML, is_there, open_file, parse_yaml, printable, why_no_file
+from rlcm.runs.files import read_json as read_json_file
+from rlcm.runs.files import read_text as read_text_file
+from rlcm.runs.metrics import LAST_ROUND, read_metrics
 
 
 def read_run(path: Path) -> Run:
@@ -26,28 +29,36 @@ def read_run(path: Path) -> Run:
     """
     run = Run(path)
     run.config, run.config_text = _read_config(run)
-    run.rounds = list(_read_rounds(run))
+    run.rounds = _read_rounds(run)
     found = _read_json(run, path / "eval.json")
     listed = found.get("evaluations")
-    run.evaluations = [e for e in listed if _is_row(e)] if isinstance(listed, list) else []
+    run.evaluations = (
+        [e | {"round": number} for e in listed if (number := _round(mapping(e).get("round"))) is not None]
+        if isinstance(listed, list)
+        else []
+    )
     run.final_round = _round(found.get("final_round"))
     run.metric = _metric(found.get("primary_metric"), run)
-    run.samples = list(_read_samples(run, sorted((path / "samples").glob("round-*.json"))))
+    run.samples = list(_read_samples(run, _descriptions(run)))
     altered = _read_json(run, path / DEPENDS_ON).get("altered")
     run.altered = [alteration(entry) for entry in map(mapping, altered if isinstance(altered, list) else []) if entry]
     run.study = _read_study(run)
     best_and_worst = [path / "evaluation/pictures/prompts.json"] if run.study else []
     best_and_worst.append(path / "samples/prompts.json")
-    run.extremes = next(_read_samples(run, [file for file in best_and_worst if file.is_file()]), None)
+    run.extremes = next(_read_samples(run, [file for file in best_and_worst if os.path.isfile(file)]), None)
     weights = path / WEIGHTS
-    if not (run.config_text or run.rounds or run.evaluations or run.samples or weights.is_file()):
-        state = "holds no run" if path.is_dir() else "does not exist"
+    if not (run.config_text or run.rounds or run.evaluations or run.samples or os.path.isfile(weights)):
+        state = "holds no run" if os.path.isdir(path) else "does not exist"
         raise RunDirectoryError(
-            f"{path} {state}: no config.yaml, metrics.jsonl, eval.json, samples "
-            "or final weights are there. Give the folder that `rlcm train` printed."
+            f"{printable(path)} {state}: no config.yaml, metrics.jsonl, eval.json, samples "
+            f"or final weights are there{_but(run.missing)}. Give the folder that `rlcm train` printed."
         )
     run.missing[:0] = what_is_missing(run)
     return run
+
+
+def _but(missing: Sequence[str]) -> str:
+    return f" ({' '.join(missing)})" if missing else ""
 
 
 def final_round(path: Path) -> int | None:
@@ -57,7 +68,14 @@ def final_round(path: Path) -> int | None:
 
 def _round(value: Any) -> int | None:
     number = finite(value)
-    return None if number is None else int(number)
+    return None if number is None or not 0 <= number < LAST_ROUND else int(number)
+
+
+def _whole(value: Any) -> int:
+    number = _round(value)
+    if number is None:
+        raise ValueError(f"{value!r} is no whole number from 0")
+    return number
 
 
 def _read_study(run: Run) -> dict[str, Any]:
@@ -86,36 +104,47 @@ def _with_weights(study: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
 
 
 def _read_config(run: Run) -> tuple[dict[str, Any], str]:
-    text = read_text(run, run.path / "config.yaml")
+    text = read_text(run, run.path / "config.yaml", MOST_YAML)
     try:
-        return mapping(meant(read_yaml(text))), text
+        return mapping(parse_yaml(text)), text
     except ValueError:
         run.missing.append("Part of config.yaml: it is no valid YAML.")
         return {}, text
 
 
-def _read_rounds(run: Run) -> Iterator[dict[str, Any]]:
-    damaged = 0
-    for line in read_text(run, run.path / "metrics.jsonl").splitlines():
-        row = _parse(line)
-        if _is_row(row):
-            yield row
-        else:
-            damaged += 1
-    if damaged:
-        run.missing.append(f"{damaged} line{'s' * (damaged > 1)} of metrics.jsonl that cannot be read.")
+def _read_rounds(run: Run) -> list[dict[str, Any]]:
+    try:
+        found, left_out = read_metrics(run.path / "metrics.jsonl")
+    except UnreadableFileError as error:
+        run.missing.append(f"metrics.jsonl: it cannot be read ({error.reason}).")
+        return []
+    run.missing += [f"{text}." for text in left_out]
+    return found
+
+
+def _descriptions(run: Run) -> list[Path]:
+    """Return the descriptions of the grids of pictures, in the order of their rounds."""
+    folder = run.path / "samples"
+    if is_there(folder) and not os.path.isdir(folder):
+        run.missing.append(f"samples: it cannot be read ({why_no_file(folder) or 'it is no folder'}).")
+        return []
+    try:
+        return sorted(folder.glob("round-*.json"))
+    except OSError as error:
+        run.missing.append(f"samples: it cannot be read ({error.strerror or error}).")
+        return []
 
 
 def _read_samples(run: Run, files: Sequence[Path]) -> Iterator[Samples]:
     for file in files:
-        described, picture = mapping(_parse(read_text(run, file))), file.with_suffix(".png")
+        described, picture = _read_json(run, file), file.with_suffix(".png")
         try:
             height, width = described["cell"]
             count, columns = len(described["prompts"]), described["columns"]
             samples = Samples(
                 file=picture,
-                round=int(described["round"]),
-                columns=int(columns),
+                round=_whole(described["round"]),
+                columns=_whole(columns),
                 cell=(int(height), int(width)),
                 prompts=[str(prompt) for prompt in described["prompts"]],
                 seeds=list(described["seeds"]),
@@ -124,12 +153,21 @@ def _read_samples(run: Run, files: Sequence[Path]) -> Iterator[Samples]:
                 ordered_by=described.get("ordered_by"),
                 display=mapping(described.get("display")),
             )
-            with Image.open(picture) as sheet:
+            with open_file(picture) as opened, Image.open(opened, formats=("PNG",)) as sheet:
                 fits = sheet.width >= min(columns, count) * width > 0 and sheet.height >= -(-count // columns) * height > 0
                 sheet.verify()
             if not fits or len(samples.seeds) != count:
                 raise ValueError("the grid is smaller than its description")
-        except (OSError, LookupError, TypeError, ValueError, ArithmeticError, SyntaxError, Image.DecompressionBombError):
+        except (
+            OSError,
+            UnreadableFileError,
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ):
             run.missing.append(f"Pictures {picture.name}: they or their description cannot be read.")
             continue
         yield samples
@@ -152,31 +190,25 @@ def _metric(described: Any, run: Run) -> Metric:
     return Metric("the sum of rewards" if labels else "the reward")
 
 
-def read_text(run: Run, file: Path) -> str:
+def read_text(run: Run, file: Path, most: int = MOST) -> str:
     """Return a text file; nothing where there is none, or none that can be read, which is added to what is missing."""
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not is_there(file):
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        run.missing.append(f"{file.name}: it cannot be read ({getattr(error, 'strerror', None) or 'not a text file'}).")
+    try:
+        return read_text_file(file, most)
+    except UnreadableFileError as error:
+        run.missing.append(f"{file.name}: it cannot be read ({error.reason}).")
         return ""
 
 
 def _read_json(run: Run, file: Path) -> dict[str, Any]:
-    text = read_text(run, file)
-    value = _parse(text)
-    if text and not isinstance(value, dict):
+    if not is_there(file):
+        return {}
+    try:
+        value = read_json_file(file)
+    except UnreadableFileError as error:
+        run.missing.append(f"The content of {file.name}: {error.reason}.")
+        return {}
+    if not isinstance(value, dict):
         run.missing.append(f"The content of {file.name}: it is damaged.")
     return mapping(value)
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and finite(value.get("round")) is not None

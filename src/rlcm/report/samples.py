@@ -9,6 +9,9 @@ from typing import Any
 
 from PIL import Image
 
+from rlcm.errors import RunDirectoryError
+from rlcm.runs.files import open_file
+
 
 @dataclass(slots=True)
 class Samples:
@@ -28,10 +31,19 @@ class Samples:
     """How that reward is shown to people, where it says so."""
 
     def crop(self, indices: Sequence[int]) -> list[Image.Image]:
-        """Return the pictures of some cells."""
+        """Return the pictures of some cells.
+
+        Raises:
+            RunDirectoryError: if their file is damaged.
+        """
         height, width = self.cell
-        with Image.open(self.file) as picture:
-            sheet = picture.convert("RGB")
+        try:
+            with open_file(self.file) as opened, Image.open(opened, formats=("PNG",)) as picture:
+                sheet = picture.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise RunDirectoryError(
+                f"{self.file} cannot be read ({error}); move it and its description, {self.file.stem}.json, out of the run."
+            ) from error
         corners = [(i % self.columns * width, i // self.columns * height) for i in indices]
         return [sheet.crop((x, y, x + width, y + height)) for x, y in corners]
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import jinja2
 
+from rlcm.runs.files import writable
+
 
 def render(template: str, **values: Any) -> str:
     """Return a template of the package, filled in; in a template of HTML all texts are escaped.
@@ -20,4 +22,4 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(values)
+    return writable(environment.get_template(template).render(values))

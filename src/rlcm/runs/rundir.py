@@ -6,11 +6,12 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
-from rlcm.errors import RunDirectoryError
+from rlcm.errors import RunDirectoryError, UnreadableFileError
 from rlcm.paths import command
+from rlcm.runs.files import is_there, open_file
+from rlcm.runs.metrics import Damage, read_metrics, rows
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
@@ -27,6 +30,7 @@ EXTREMES = 64
 """Prompts whose best, median and worst image are kept."""
 THUMBNAIL = 192
 """Longest side of such an image, in pixels."""
+_ROUND = re.compile(r"round-([0-9]{1,15})")
 
 
 @contextmanager
@@ -143,29 +147,42 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
 
-    def keep_rounds(self, last: int) -> None:
-        """Cut metrics, evaluations and sample pictures back to rounds up to `last`, as a resumed run needs it."""
-        metrics = [line for line in self.metrics() if line["round"] <= last]
-        self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
-        with run_errors(self.path / "samples"):
-            for file in (self.path / "samples").glob("round-*.*"):
-                number = file.stem.removeprefix("round-")
-                if number.isdigit() and int(number) > last:
-                    file.unlink()
+    def keep_rounds(self, last: int) -> list[str]:
+        """Cut metrics, evaluations and sample pictures back to rounds up to `last`, as a resumed run needs it.
 
-    def metrics(self) -> list[dict[str, float]]:
-        """Return the rounds' metrics; a line that was cut off by a crash is left out."""
-        file = self.path / "metrics.jsonl"
-        rows = []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not (isinstance(row, dict) and isinstance(row.get("round"), int)):
-                break
-            rows.append(row)
-        return rows
+        Returns:
+            what could not be read and is left out, in words.
+        """
+        file, partial, damage = self.path / "metrics.jsonl", self.path / ".metrics.jsonl.partial", Damage()
+        if is_there(file):
+            with run_errors(file), self._metrics_file(file) as old, open(partial, "wb") as new:
+                for line, row in rows(old, damage):
+                    if row["round"] <= last:
+                        new.write(line.rstrip(b"\r\n") + b"\n")
+                new.flush()
+                os.fsync(new.fileno())
+            with run_errors(file):
+                os.replace(partial, file)
+        with run_errors(self.path / "samples"):
+            for picture in (self.path / "samples").glob("round-*.*"):
+                number = _ROUND.fullmatch(picture.stem)
+                if number and int(number[1]) > last and not picture.is_dir():
+                    picture.unlink()
+        return [str(damage)] if damage.count else []
+
+    @staticmethod
+    def _metrics_file(file: Path) -> BinaryIO:
+        try:
+            return open_file(file)
+        except UnreadableFileError as error:
+            raise RunDirectoryError(
+                f"{file}, where the rounds' metrics belong, cannot be read: {error.reason}. Move it away, then go on with the run; "
+                "its checkpoints are as they were."
+            ) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rounds' metrics; lines that cannot be read are left out."""
+        return read_metrics(self.path / "metrics.jsonl")[0]
 
     def add_samples(self, round_number: int, evaluation: Drawn, count: int) -> None:
         """Write the first `count` images of an evaluation as a grid, and beside it what is in its cells."""

@@ -21,6 +21,7 @@ from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.transitions import require_noise
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
 from rlcm.rewards.settings import TIMEOUT_SECONDS
+from rlcm.runs.trackers import require_tracker
 from rlcm.training.config import TrainConfig
 from rlcm.training.evaluate import Evaluator, Judge
 from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
@@ -40,6 +41,44 @@ class Parts:
     evaluator: Evaluator
     notes: list[str]
     """What the user should know before the run starts."""
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a run needs besides its model."""
+
+    prompts: PromptSet
+    looked_at: PromptSet
+    rewards: RewardMix
+    held_out: RewardMix | None
+
+
+def checked(
+    config: TrainConfig,
+    *,
+    pipeline: Any = None,
+    rewards: Sequence[Callable[..., Any]] | None = None,
+    prompts: Sequence[str] | None = None,
+) -> Checked:
+    """Return what a run needs besides its model, after all that can be wrong before weights are read; arguments as for `build`.
+
+    Raises:
+        UsageError: and its children, with the setting and the remedy.
+    """
+    require_tracker(config.run.tracker)
+    training = load_prompts(config.prompts if prompts is None else prompts)
+    looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts, "evaluation.prompts")
+    mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
+    held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
+    for scores, scored in ((mix, training), (mix, looked_at), (held_out, looked_at)):
+        if scores is not None:
+            scores.check_prompts(scored.prompts, scored.metadata)
+    backprop = config.algorithm.loss == "reward_backprop"
+    if backprop:
+        mix.require_differentiable()
+    if pipeline is None:
+        _check_before_loading(config, acting=not backprop)
+    return Checked(training, looked_at, mix, held_out)
 
 
 def build(
@@ -63,18 +102,9 @@ def build(
     Raises:
         UsageError: and its children, with the setting and the remedy.
     """
-    training = load_prompts(config.prompts if prompts is None else prompts)
-    looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts, "evaluation.prompts")
-    mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
-    held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
-    for scores, scored in ((mix, training), (mix, looked_at), (held_out, looked_at)):
-        if scores is not None:
-            scores.check_prompts(scored.prompts, scored.metadata)
+    found = checked(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
+    training, looked_at, mix, held_out = found.prompts, found.looked_at, found.rewards, found.held_out
     backprop = config.algorithm.loss == "reward_backprop"
-    if backprop:
-        mix.require_differentiable()
-    if pipeline is None:
-        _check_before_loading(config, acting=not backprop)
     if check is not None:
         named = [key for key, given in (("prompts", prompts), ("rewards", rewards)) if given is None]
         check(pins_of(config, training, looked_at, mix, held_out, pipeline=pipeline, named=named, processes=processes))

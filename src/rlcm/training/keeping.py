@@ -68,7 +68,8 @@ class Keeper:
                 directory.make_folders()
                 if changed:
                     directory.write_text("config.yaml", self.config.dump())
-                directory.keep_rounds(last)
+                for text in directory.keep_rounds(last):
+                    self._note(f"left out: {text}")
                 if (run / "final" / WEIGHTS_NAME).is_file():
                     self._round_in_final = round_in_final(run)
                 if evaluations:

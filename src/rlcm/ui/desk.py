@@ -46,16 +46,24 @@ def changed(seen: dict[str, int], parts: dict[str, str]) -> tuple[list[Any], dic
 
 
 def in_words(function: Callable[..., R]) -> Callable[..., R | str]:
-    """Return a function whose errors, those that users meet, come out as a box of HTML in place of its answer."""
+    """Return a function whose errors come out as a box of HTML in place of its answer.
+
+    Be it what it may: the files of a run are anybody's, and one run must not take the page with it.
+    """
 
     @functools.wraps(function)
     def safely(*args: Any, **kwargs: Any) -> R | str:
         try:
             return function(*args, **kwargs)
-        except RLCMError as error:
-            return fragments.notices(("error", "That did not work", str(error)))
+        except Exception as error:
+            return fragments.notices(("error", "That did not work", in_brief(error)))
 
     return safely
+
+
+def in_brief(error: Exception) -> str:
+    """Return an error in words: the product's own say all themselves."""
+    return str(error) if isinstance(error, RLCMError) else f"{type(error).__name__}: {error}"
 
 
 def run_menu(names: list[str], chosen: str | None) -> dict[str, Any]:

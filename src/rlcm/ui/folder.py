@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +12,21 @@ from rlcm.errors import MissingFileError, RunDirectoryError, UsageError
 from rlcm.paths import command
 from rlcm.report import read_run
 from rlcm.report.run import STUDY, WEIGHTS, Run
+from rlcm.runs.files import below, is_there, printable, stamp, why_no_file
+from rlcm.runs.listing import runs_in
 
 PATIENCE = 20
 """A run is read again at the earliest after this many times the seconds that reading it took."""
 WATCHED = ("config.yaml", "metrics.jsonl", "eval.json", "samples", WEIGHTS, STUDY)
 """What changes where there is something new to read."""
+MANY = 100_000
+"""Files of a run."""
+OUTSIDE = "it is, or holds, a link to somewhere outside this folder"
 
 
 @dataclass(slots=True)
 class _Read:
-    run: Run
+    run: Run | RunDirectoryError
     signature: tuple[object, ...]
     again: float
     """Before this moment of the monotonic clock the run is not read again."""
@@ -40,9 +44,11 @@ class RunsFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"RUNS_DIR={str(path)!r} is a file; give the folder that holds the runs, such as `rlcm ui runs`.")
-        if (path / "config.yaml").is_file():
+        if is_there(path) and (why := why_no_file(path) or "it is a file") != "it is a folder":
+            raise UsageError(
+                f"RUNS_DIR={printable(path)!r} {why.removeprefix('it ')}; give the folder that holds the runs, such as `rlcm ui runs`."
+            )
+        if os.path.isfile(path / "config.yaml"):
             whole = command("rlcm", "ui", path.absolute().parent)
             raise UsageError(f"RUNS_DIR={str(path)!r} is a single run; give the folder that holds it: `{whole}`.")
         self._lock = threading.Lock()
@@ -51,16 +57,15 @@ class RunsFolder:
     @property
     def root(self) -> Path:
         """The folder without links."""
-        return self.path.resolve()
+        return Path(os.path.realpath(self.path))
 
     def names(self) -> list[str]:
         """Return the runs' names, the one that changed last first."""
-        found = [(_changed(entry), entry.name) for entry in self._folders() if self._keeps_inside(entry)]
-        return [name for _, name in sorted(found, reverse=True)]
+        return self._survey()[0]
 
-    def left_out(self) -> list[str]:
-        """Return the names of runs that hold links to somewhere outside, and are therefore not shown."""
-        return sorted(entry.name for entry in self._folders() if not self._keeps_inside(entry))
+    def left_out(self) -> dict[str, str]:
+        """Return why runs cannot be shown, by their printable names."""
+        return self._survey()[1]
 
     def run_path(self, name: str) -> Path:
         """Return a run's folder.
@@ -69,10 +74,10 @@ class RunsFolder:
             MissingFileError: if the folder has no run of that name.
         """
         # Compared with what is there, never joined to the path: a name from the network is not to be trusted.
-        entry = next((entry for entry in self._folders() if entry.name == name), None)
-        if entry is None or not self._keeps_inside(entry):
+        run = next((run for run in runs_in(self.path)[0] if run.name == name), None)
+        if run is None or self._why_outside(run):
             raise MissingFileError(f"there is no run {name!r} in {self.path}; choose one of the list.")
-        return self.path / entry.name
+        return run
 
     def file(self, name: str, inside: str) -> Path:
         """Return a file of a run.
@@ -82,9 +87,9 @@ class RunsFolder:
         """
         run = self.run_path(name)
         parts = inside.split("/")
-        if "\0" not in inside and not any(part.startswith(".") or part == "" or "\\" in part for part in parts):
+        if not any(part.startswith(".") or part == "" or "\\" in part for part in parts):
             found = run.joinpath(*parts)
-            if found.is_file() and found.resolve().is_relative_to(run.resolve()):
+            if os.path.isfile(found) and _lies_in(found, Path(os.path.realpath(run))):
                 return found
         raise MissingFileError(f"the run {name!r} has no file {inside!r}.")
 
@@ -95,59 +100,66 @@ class RunsFolder:
             MissingFileError: if there is no run of that name.
             RunDirectoryError: if it cannot be read.
         """
-        path = self.run_path(name)
-        signature = tuple(_stamp(path / part) for part in WATCHED)
+        return self._read(name, self.run_path(name))
+
+    def look(self) -> tuple[dict[str, Run], dict[str, str]]:
+        """Return the runs that can be read, the one that changed last first, and why others are left out, by name."""
+        names, left_out = self._survey()
+        found = {}
+        for name in names:
+            try:
+                found[name] = self._read(name, self.path / name)
+            except RunDirectoryError as error:
+                if is_there(self.path / name):  # it was not deleted a moment ago
+                    left_out[name] = str(error)
+        return found, left_out
+
+    def _read(self, name: str, path: Path) -> Run:
+        signature = tuple(stamp(path / part) for part in WATCHED)
         with self._lock:
             known = self._known.get(name)
-            if known is not None and (known.signature == signature or time.monotonic() < known.again):
-                return known.run
-            started = time.monotonic()
-            run = read_run(path)
-            ended = time.monotonic()
-            self._known[name] = _Read(run, signature, ended + PATIENCE * (ended - started))
-            return run
+            if known is None or (known.signature != signature and time.monotonic() >= known.again):
+                started = time.monotonic()
+                found = _read_any(path)
+                ended = time.monotonic()
+                known = self._known[name] = _Read(found, signature, ended + PATIENCE * (ended - started))
+        if isinstance(known.run, RunDirectoryError):
+            raise known.run
+        return known.run
 
-    def readable(self) -> Iterator[tuple[str, Run]]:
-        """Yield the runs that can be read, with their names; the one that changed last first."""
-        for name in self.names():
-            try:
-                yield name, self.read(name)
-            except (MissingFileError, RunDirectoryError):  # it was deleted a moment ago
-                continue
+    def _survey(self) -> tuple[list[str], dict[str, str]]:
+        runs, left_out = runs_in(self.path)
+        names = []
+        for run in runs:
+            why = self._why_outside(run)
+            if why:
+                left_out[run.name] = why
+            else:
+                names.append(run.name)
+        return names, left_out
 
-    def _folders(self) -> list[Path]:
-        try:
-            entries = sorted(self.path.iterdir())
-            return [entry for entry in entries if not entry.name.startswith(".") and _is_run(entry)]
-        except OSError:
-            return []
-
-    def _keeps_inside(self, run: Path) -> bool:
-        """Return whether no link, of the run or in it, leads out of the folder."""
+    def _why_outside(self, run: Path) -> str:
+        """Return why a run is none of this folder: a link, of the run or in it, leads out; nothing where none does."""
         root = self.root
-        if not run.resolve().is_relative_to(root):
-            return False
-        for folder, folders, files in os.walk(run):
-            for entry in (*folders, *files):
-                place = os.path.join(folder, entry)
-                if os.path.islink(place) and not Path(place).resolve().is_relative_to(root):
-                    return False
-        return True
+        if not _lies_in(run, root):
+            return OUTSIDE
+        for count, entry in enumerate(below(run)):
+            if count >= MANY:
+                return f"it holds more than {MANY:,} files"
+            if entry.is_symlink() and not _lies_in(Path(entry.path), root):
+                return OUTSIDE
+        return ""
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() or (folder / "metrics.jsonl").is_file()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
+def _read_any(path: Path) -> Run | RunDirectoryError:
     try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
+        return read_run(path)
+    except RunDirectoryError as error:
+        return error
+    except Exception as error:  # whatever anybody has written there: one run must not hide the others
+        return RunDirectoryError(f"it cannot be read ({type(error).__name__}: {error}).")
 
 
-def _changed(run: Path) -> int:
-    """Return when a run got its last round, in nanoseconds; before the first one, when it was made."""
-    stamps = [_stamp(run / part) for part in ("metrics.jsonl", "config.yaml")]
-    return next((stamp[0] for stamp in stamps if stamp), 0)
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Return whether a path, without links, is in a folder without links; a link that leads back to itself is where it is."""
+    return Path(os.path.realpath(path)).is_relative_to(folder)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -42,14 +43,14 @@ def style() -> str:
     return render_page("ui/templates/ui.css.jinja", {})
 
 
-def runs_list(cards: Sequence[Card], chosen: str | None, left_out: Sequence[str]) -> str:
-    """Return the list of runs."""
+def runs_list(cards: Sequence[Card], chosen: str | None, left_out: Mapping[str, str]) -> str:
+    """Return the list of runs, and why others are left out of it, by name."""
     return render("ui/templates/runs.html.jinja", cards=cards, chosen=chosen, left_out=left_out)
 
 
 def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
     """Return what a run did, how it stands, and what to know of it."""
-    state, planned = state_of(run, job), planned_rounds(run)
+    state, planned = state_of(run, job, failure), planned_rounds(run)
     links = [
         {"href": file_address(name, inside), "text": text, "keep": keep}
         for inside, text, keep in (
@@ -57,7 +58,7 @@ def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
             (WEIGHTS, "The tuned LoRA", True),
             ("config.yaml", "Its configuration", False),
         )
-        if (run.path / inside).is_file()
+        if os.path.isfile(run.path / inside)
     ]
     return render(
         "ui/templates/run.html.jinja",
@@ -74,6 +75,23 @@ def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
         links=links,
         advice=advice_on(run),
         failure=failure,
+    )
+
+
+def failed_head(name: str, failure: str, log: str, place: str) -> str:
+    """Return what is known of a training that ended before there was a run, and what to do.
+
+    Args:
+        failure: with what it ended.
+        log: the end of what it wrote.
+        place: the folder with its log and the configuration that was asked for.
+    """
+    todo = (
+        "Mend what it says, then start the training again under Train; the name is free. What was asked for is in "
+        f"{name}.config.yaml, and all that it wrote in {name}.log, both in {place}."
+    )
+    return render(
+        "ui/templates/run.html.jinja", part="failed", name=name, words=WORDS["failed"], failure=failure, todo=todo, log=log
     )
 
 

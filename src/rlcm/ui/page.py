@@ -71,7 +71,11 @@ def build_page(desk: Desk) -> gr.Blocks:
 
 
 def theme() -> gr.themes.Base:
-    """Return the report's colours and the system's own fonts: nothing is fetched from anywhere."""
+    """Return the report's colours and the system's own fonts: nothing is fetched from anywhere.
+
+    They are the same where the system is set to dark: pictures are judged on one and the same ground, and a page that is sent to
+    somebody looks to them as it looked here.
+    """
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "DejaVu Sans", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
     blue = gr.themes.Color(
@@ -80,7 +84,7 @@ def theme() -> gr.themes.Base:
     made = gr.themes.Base(
         primary_hue=blue, secondary_hue=blue, neutral_hue="slate", radius_size="lg", font=fonts, font_mono=mono
     )
-    return made.set(
+    made = made.set(
         body_background_fill="#f7f8f9", block_border_color="#e1e5e9", block_shadow="none", input_border_color="#d5dbe1",
         button_primary_background_fill="*primary_500", button_primary_background_fill_hover="*primary_600",
         button_primary_text_color="white", button_secondary_background_fill="white", button_secondary_border_color="#d5dbe1",
@@ -89,3 +93,6 @@ def theme() -> gr.themes.Base:
         button_border_width="1px", button_primary_border_color="*primary_500", button_large_text_weight="600",
         slider_color="*primary_500", block_label_text_color="#3b434c", block_info_text_color="#69727d",
     )  # fmt: skip
+    for name in [name for name in vars(made) if name.endswith("_dark")]:
+        setattr(made, name, None)  # as it is in light
+    return made

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import re
 import secrets
 import socket
-import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -36,6 +37,7 @@ ASKED = re.compile(
     r"/gradio_api/(info|startup-events|queue/(join|data)|heartbeat/\w+|cancel|reset|run/\w+|call/\w+(/\w+)?|theme\.css|app_id)/?"
 )
 """All that the page asks for; Gradio's other routes, those for files and uploads among them, do not exist here."""
+HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
@@ -53,6 +55,17 @@ KINDS = {
     ".jsonl": "text/plain; charset=utf-8", ".md": "text/plain; charset=utf-8",
 }  # fmt: skip
 """Files that a browser shows; it is given the others to keep."""
+LONGEST = 4_000_000
+"""Bytes of a request's body: a filled form has some thousand."""
+LOGIN_LONGEST = 10_000
+PAUSE = 1.0
+"""Seconds after which a wrong password is answered."""
+PENDING = 16
+"""Wrong passwords of one client that wait for their answer, after which more of its tries are refused without a look."""
+
+
+class _TooLong(Exception):
+    """The body of a request is longer than any that the page sends."""
 
 
 class Guard:
@@ -69,7 +82,7 @@ class Guard:
         self.app, self.password = app, password
         self.hosts = LOOPBACK if host in LOOPBACK else None
         self._sessions: set[str] = set()
-        self._wait = 0.0
+        self._pending: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -87,20 +100,50 @@ class Guard:
                 message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in added.items())]
             await send(message)
 
-        await (answer or self.app)(scope, receive, with_headers)
+        if answer is not None:
+            await answer(scope, receive, with_headers)
+            return
+        began = False
+        length = 0
+
+        async def noted(message: MutableMapping[str, Any]) -> None:
+            nonlocal began
+            began = True
+            await with_headers(message)
+
+        async def bounded() -> MutableMapping[str, Any]:
+            nonlocal length
+            message = await receive()
+            length += len(message.get("body", b""))
+            if length > LONGEST:
+                raise _TooLong
+            return message
+
+        try:
+            await self.app(scope, bounded, noted)
+        except _TooLong:
+            if not began:
+                await _refusal(413, "That is too long.")(scope, receive, with_headers)
 
     async def _answer(self, request: Request) -> Response | None:
         """Return an answer in place of the page's: a refusal, or the way in; None lets the request through."""
-        host = request.headers.get("host", "")
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
-            return PlainTextResponse("This page answers to the names of this machine only.\n", 403)
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return PlainTextResponse("Pages of other sites may not ask here.\n", 403)
+        hosts, lengths = request.headers.getlist("host"), request.headers.getlist("content-length")
+        host = hosts[0] if len(hosts) == 1 else ""
+        name = _host_name(host)
+        if not name:
+            return _refusal(400, "The name of the machine that was asked for (Host) is missing or malformed.")
+        if len(lengths) > 1 or not all(re.fullmatch(r"[0-9]{1,15}", text) for text in lengths):
+            return _refusal(400, "The length of what was sent (Content-Length) is malformed.")
+        if any(int(text) > LONGEST for text in lengths):
+            return _refusal(413, "That is too long.")
+        if self.hosts is not None and name not in self.hosts:
+            return _refusal(403, "This page answers to the names of this machine only.")
+        if any(_place(origin) != host.lower() for origin in request.headers.getlist("origin")):
+            return _refusal(403, "Pages of other sites may not ask here.")
         path = request.scope["path"]
         raw = request.scope.get("raw_path", b"").decode("latin-1").lower()
         if ".." in path or "\\" in path or "%2e" in raw or "%2f" in raw or "%5c" in raw or not ASKED.fullmatch(path):
-            return PlainTextResponse("There is nothing here.\n", 404)
+            return _refusal(404, "There is nothing here.")
         if self.password is None:
             return RedirectResponse("/", 303) if path == "/login" else None
         if path == "/login":
@@ -109,27 +152,55 @@ class Guard:
             return None
         if path == "/" and request.method == "GET":
             return RedirectResponse("/login", 303)
-        return PlainTextResponse("A password is needed: open the page anew.\n", 401)
+        return _refusal(401, "A password is needed: open the page anew.")
 
     async def _login(self, request: Request) -> Response:
         if request.method != "POST":
-            return HTMLResponse(render("ui/templates/login.html.jinja", wrong=""))
+            return _login_page("", 200)
         body = b""
         async for part in request.stream():
             body += part
-            if len(body) > 10_000:
-                return PlainTextResponse("That is too long for a password.\n", 413)
+            if len(body) > LOGIN_LONGEST:
+                return _refusal(413, "That is too long for a password.")
+        client = request.client.host if request.client else ""
+        if self._pending[client] >= PENDING:
+            return _login_page("Too many tries at once; wait a second.", 429)
         given = parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0]
-        if time.monotonic() < self._wait:
-            return HTMLResponse(render("ui/templates/login.html.jinja", wrong="Too many tries; wait a second."), 429)
-        if not hmac.compare_digest(given.encode(), str(self.password).encode()):
-            self._wait = time.monotonic() + 1.0
-            return HTMLResponse(render("ui/templates/login.html.jinja", wrong="That is not the password."), 401)
+        # Nobody's tries shut out another, nor the right password: a wrong one only has to wait, a few of a client at a time.
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), str(self.password).encode("utf-8", "surrogateescape")):
+            self._pending[client] += 1
+            try:
+                await asyncio.sleep(PAUSE)
+            finally:
+                self._pending[client] -= 1
+                self._pending += Counter()  # those without any are forgotten
+            return _login_page("That is not the password.", 401)
         session = secrets.token_urlsafe(32)
         self._sessions.add(session)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, session, httponly=True, samesite="strict")
         return answer
+
+
+def _login_page(wrong: str, status: int) -> Response:
+    return HTMLResponse(render("ui/templates/login.html.jinja", wrong=wrong), status)
+
+
+def _refusal(status: int, text: str) -> Response:
+    return PlainTextResponse(f"{text}\n", status)
+
+
+def _host_name(host: str) -> str | None:
+    """Return the name or address in a Host header, without a port; None where it is malformed."""
+    found = HOST.fullmatch(host)
+    return found[1].strip("[]").lower() if found and int(found[2] or 0) < 65_536 else None
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def add_files(app: FastAPI, runs: RunsFolder) -> None:

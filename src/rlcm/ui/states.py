@@ -1,4 +1,4 @@
-"""How a run stands: being trained, finished, stopped; and what its card says."""
+"""How a run stands: being trained, finished, stopped, failed; and what its card says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlcm.training.config import progress
 from rlcm.ui.advice import advice_on
 from rlcm.ui.jobs import Job
 
-State = Literal["starting", "training", "stopping", "elsewhere", "finished", "stopped"]
+State = Literal["starting", "training", "stopping", "elsewhere", "finished", "stopped", "failed"]
 
 WORDS: dict[State, str] = {
     "starting": "starting",
@@ -22,6 +22,7 @@ WORDS: dict[State, str] = {
     "elsewhere": "training, started elsewhere",
     "finished": "finished",
     "stopped": "stopped",
+    "failed": "ended with an error",
 }
 LIVE: tuple[State, ...] = ("starting", "training", "stopping", "elsewhere")
 SILENCE = 30.0
@@ -47,13 +48,19 @@ class Card:
     warnings: int
 
 
-def state_of(run: Run, job: Job) -> State:
-    """Return how a run stands."""
+def state_of(run: Run, job: Job, failure: str = "") -> State:
+    """Return how a run stands.
+
+    Args:
+        failure: why its training ended badly, if it did.
+    """
     if job.alive:
         return "stopping" if job.stopping else "training"
     if (run.path / WEIGHTS).is_file() and not run.goes_on:
         return "finished"
-    return "elsewhere" if _is_fresh(run, job.ended) else "stopped"
+    if _is_fresh(run, job.ended):
+        return "elsewhere"
+    return "failed" if failure else "stopped"
 
 
 def planned_rounds(run: Run) -> int | None:
@@ -68,9 +75,9 @@ def progress_of(run: Run) -> float:
     return progress(run.last_round, run.seconds or 0.0, planned_rounds(run), minutes)
 
 
-def card(name: str, run: Run, job: Job) -> Card:
-    """Return a run's card."""
-    state, planned, done = state_of(run, job), planned_rounds(run), run.last_round
+def card(name: str, run: Run, job: Job, failure: str = "") -> Card:
+    """Return a run's card; `failure` as for `state_of`."""
+    state, planned, done = state_of(run, job, failure), planned_rounds(run), run.last_round
     return Card(
         name,
         state,
@@ -86,6 +93,11 @@ def card(name: str, run: Run, job: Job) -> Card:
 def waiting_card(name: str) -> Card:
     """Return the card of a training that has written nothing yet."""
     return Card(name, "starting", WORDS["starting"], 0.0, "loading the model", "", "", 0)
+
+
+def failed_card(name: str) -> Card:
+    """Return the card of a training that ended before there was a run."""
+    return Card(name, "failed", WORDS["failed"], 0.0, "before its first round", "", "", 0)
 
 
 def result(run: Run) -> str:

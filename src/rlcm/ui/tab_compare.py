@@ -32,7 +32,7 @@ def compare_tab(desk: Desk, tab: gr.Tab) -> None:
         return fragments.comparison(desk.runs, names)
 
     def enter(present: list[str]) -> list[Any]:
-        names = [name for name, run in desk.runs.readable() if run.evaluations]
+        names = [name for name, run in desk.runs.look()[0].items() if run.evaluations]
         wanted = [name for name in present if name in names] or sorted(names)[:FIRST]
         return [gr.update(choices=sorted(names), value=wanted), show(wanted)]
 

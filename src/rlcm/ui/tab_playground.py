@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import Any
 
 import gradio as gr
 
-from rlcm.errors import RLCMError
 from rlcm.pipelines.settings import STRONGEST
 from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
-from rlcm.ui.desk import PICK, Desk
+from rlcm.ui.desk import PICK, Desk, in_brief
 
 BASE = "the built-in model, untuned"
 IDEAS = ("a fox", "a llama", "a bee", "a camel on a pink striped background", "a whale")
@@ -54,8 +54,8 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
         """Load a model, so that the first picture need not wait for it; its own number of steps is chosen."""
         try:
             own = desk.studios.prepare(_folder(desk, name))
-        except RLCMError as error:
-            return [gr.update(), fragments.no_pair("This model cannot be loaded", str(error))]
+        except Exception as error:  # a run's files are anybody's
+            return [gr.update(), fragments.no_pair("This model cannot be loaded", in_brief(error))]
         return [gr.update(value=own, maximum=max(8, own)), gr.update()]
 
     def picture(name: str, prompt: str, seed: float, steps: float, strength: float) -> str:
@@ -65,8 +65,8 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
             folder = _folder(desk, name)
             started = time.perf_counter()
             drawn, metric = desk.studios.draw(folder, prompt.strip(), seed or 0, steps, strength)
-        except RLCMError as error:
-            return fragments.no_pair("This could not be drawn", str(error))
+        except Exception as error:
+            return fragments.no_pair("This could not be drawn", in_brief(error))
         return fragments.pair(drawn, metric, time.perf_counter() - started)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -87,7 +87,7 @@ def _idea(event: gr.EventData) -> str:
 
 def _tuned(desk: Desk) -> list[str]:
     """Return the runs that have learnt weights to draw with."""
-    return [name for name in desk.runs.names() if (desk.runs.path / name / "final" / WEIGHTS_NAME).is_file()]
+    return [name for name in desk.runs.names() if os.path.isfile(desk.runs.path / name / "final" / WEIGHTS_NAME)]
 
 
 def _folder(desk: Desk, name: str) -> Any:

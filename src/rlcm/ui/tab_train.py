@@ -83,6 +83,7 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
     def look(*values: Any) -> str:
         try:
             config = read_form(dict(zip(keys, values, strict=True)))
+            desk.jobs.check(config)
         except RLCMError as error:
             return fragments.notices(("error", "Not yet", in_form_words(str(error))))
         return fragments.notices(("done", "This can start", plan(config)))
@@ -105,14 +106,12 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
         name = name or next(iter(desk.jobs.alive()), None)
         if shown != "train" or name is None:
             return [gr.skip()] * 4
-        job, error = desk.jobs.state(name), desk.jobs.error(name)
+        job, error = desk.jobs.state(name), desk.jobs.failure(name)
         text = "\n".join(desk.jobs.log(name).splitlines()[-LINES:])
         words = WORDS["stopping"] if job.stopping else WORDS["training"] if job.alive else "ended"
         boxes = []
-        if not job.alive and (error or not (desk.runs.path / name).is_dir()):
-            boxes = [
-                ("error", "The training ended with an error", error or "It ended before its first round; the log says why.")
-            ]
+        if error:
+            boxes = [("error", "The training ended with an error", error)]
         html = fragments.training_log(name, words, text, *boxes)
         sent = gr.skip() if hash(html) == seen else html
         return [sent, gr.update(visible=job.alive and not job.stopping), name, hash(html)]
@@ -127,7 +126,7 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     tab.select(enter, None, start, **quiet)
     start.input(fill, start, [said, *entered], **quiet)
-    check.click(look, entered, said, **quiet)
+    check.click(look, entered, said, show_progress="minimal", api_visibility="private")
     go.click(begin, entered, [said, started, chosen, end], **quiet)
     timer.tick(follow, [started, seen, shown], [log, end, started, seen], **quiet)
     end.click(stop, started, said, **quiet)

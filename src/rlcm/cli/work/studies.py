@@ -29,7 +29,7 @@ def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None,
     page = write_comparison(methods, metric, warnings, found, output)
     click.echo("".join(headline(found, metric)).replace("\N{NO-BREAK SPACE}", " "))
     for text in warnings:
-        click.echo(text)
+        click.echo(text, err=True)
     click.echo(shown(page))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,15 +10,25 @@ from pathlib import Path
 import click
 
 from rlcm.builtin import DEMO
-from rlcm.cli.saying import quiet
+from rlcm.cli.saying import quiet, say
 from rlcm.errors import CheckpointError
 from rlcm.paths import command, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
 from rlcm.report.values import alteration
+from rlcm.runs.files import stamp
+from rlcm.runs.listing import runs_in
+from rlcm.training.build import checked
 from rlcm.training.config import load_config
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.training.trainer import Trainer
+
+
+def check_start(config: str | None, changes: Sequence[str]) -> None:
+    """Run `rlcm train --check`: do what a training does before it reads weights."""
+    quiet()
+    checked(load_config(config or DEMO, changes))
+    click.echo("this can start: settings, prompts, rewards and sampler are fine; the weights of the model were not read")
 
 
 def train(config: str | None, changes: Sequence[str], resume: str | None, *, force: bool = False) -> None:
@@ -47,16 +58,18 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
 
 
 def latest_run(output: Path = Path("runs")) -> Path:
-    """Return the folder of the run that was changed last.
+    """Return the folder of the run that was changed last; what is left out of the search is said.
 
     Raises:
         CheckpointError: if there is none.
     """
-    runs = sorted(output.glob("*/config.yaml"), key=lambda file: (file.parent / "metrics.jsonl").stat().st_mtime_ns
-                  if (file.parent / "metrics.jsonl").exists() else 0)  # fmt: skip
-    if not runs:
+    runs, left_out = runs_in(output)
+    for name, why in left_out.items():
+        say(f"left out: {output / name}: {why}")
+    able = [run for run in runs if os.path.isfile(run / "config.yaml")]
+    if not able:
         raise CheckpointError(f"--resume latest: there is no run in {output}/; name the run's folder.")
-    return runs[-1].parent
+    return max(able, key=lambda run: stamp(run / "metrics.jsonl") or (0, 0))
 
 
 def prefetch(config: str) -> None:

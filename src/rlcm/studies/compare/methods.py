@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlcm.errors import UsageError
+from rlcm.errors import RunDirectoryError, UsageError
 from rlcm.report import read_run
 from rlcm.report.metric import Metric
 from rlcm.report.run import Run
 from rlcm.report.values import finite, mapping, mean_and_half
+from rlcm.runs.files import is_there, printable, why_no_file
 
 APART = ("seed", "name", "output")
 """Settings in which the runs of one method differ."""
@@ -56,8 +58,8 @@ class Method:
 def read_methods(paths: Sequence[Path], reward: str | None = None) -> tuple[list[Method], Metric, list[str]]:
     """Return the methods of runs, in the order given, how their reward is shown, and what makes them hard to compare.
 
-    A folder given twice is one run. Runs with one evaluation only are left out, with a word on it: they know the base
-    model alone, and would pass for runs that learnt nothing in no time.
+    A folder given twice is one run. What is no run, or cannot be read, is left out with a word on it, and so are runs with one
+    evaluation only: they know the base model alone, and would pass for runs that learnt nothing in no time.
 
     Args:
         paths: run directories.
@@ -65,16 +67,15 @@ def read_methods(paths: Sequence[Path], reward: str | None = None) -> tuple[list
             on, or else the first that all of them measured.
 
     Raises:
-        RunDirectoryError: if a folder holds no run.
-        UsageError: if the runs measured no reward in common, one was never evaluated, or none more than once.
+        RunDirectoryError: if a path does not exist.
+        UsageError: if the runs measured no reward in common, or none was evaluated more than once.
     """
-    given = [read_run(path) for path in _each_once(paths)]
-    for run in given:
-        if not run.evaluations:
-            raise UsageError(f"{run.path} has no evaluations (eval.json), so there is nothing to compare; leave it out.")
-    label = _common_reward(given, reward)
+    readable, left_out = _readable(_each_once(paths))
+    given = [run for run in readable if run.evaluations]
+    left_out += [f"{run.path} has no evaluations (eval.json)" for run in readable if not run.evaluations]
+    label = _common_reward(given, reward) if given else None
     runs = [run for run in given if len(curve_of(run, label).reward) > 1]
-    left_out = [_why_left_out(run) for run in given if run not in runs]
+    left_out += [_why_left_out(run) for run in given if run not in runs]
     if not runs:
         raise UsageError(
             f"there is nothing to compare: {'; '.join(left_out)}. Let them train as far as a second evaluation; "
@@ -132,8 +133,22 @@ def reward_sign(runs: Sequence[Run], label: str | None) -> float:
 def _each_once(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
-        found.setdefault(path.resolve(), path)
+        found.setdefault(Path(os.path.realpath(path)), path)
     return list(found.values())
+
+
+def _readable(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Return the runs that can be read, and why the others cannot, as the beginning of a sentence."""
+    runs, left_out = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except RunDirectoryError:
+            if not is_there(path):  # a name that was mistyped
+                raise
+            why = why_no_file(path).removeprefix("it ") or "is a file"
+            left_out.append(f"{printable(path)} {'holds no run that can be read' if why == 'is a folder' else why}")
+    return runs, left_out
 
 
 def _weight(run: Run, label: str | None) -> float | None:
@@ -195,7 +210,7 @@ def _identity(run: Run) -> str:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """Return a name for every method by its first run: that run's, without what is surely its seed."""
-    full = [str(run.config.get("name") or run.path.resolve().name) for run in runs]
+    full = [str(run.config.get("name") or os.path.basename(os.path.realpath(run.path))) for run in runs]
     short = [
         re.sub(rf"[-_.](seed[-_.]?|s)?{re.escape(str(run.config.get('seed', 0)))}$", "", name) or name
         for name, run in zip(full, runs, strict=True)

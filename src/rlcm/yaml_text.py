@@ -56,7 +56,7 @@ def read_yaml(text: str) -> Any:
         if node is None:
             return None
         _measure(node, {})
-        return loader.construct_document(node)  # type: ignore[no-untyped-call]
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ValueError(_in_one_line(error, text)) from error
     # Tags and scalars that YAML itself lets pass fail in the constructors in many ways: `!!int ''`, `!!timestamp x`.
@@ -66,7 +66,7 @@ def read_yaml(text: str) -> Any:
         raise ValueError("it is nested too deep") from None
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
 
 
 def meant(value: Any) -> Any:
@@ -96,11 +96,11 @@ class _Loader(yaml.SafeLoader):
     def fetch_flow_collection_start(self, kind: Any) -> None:
         if self.flow_level >= DEEPEST:  # the time that PyYAML takes grows with the square of it
             raise RecursionError
-        super().fetch_flow_collection_start(kind)  # type: ignore[no-untyped-call]
+        super().fetch_flow_collection_start(kind)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here, since a node is still as it was written: merge keys are unfolded later.
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -114,10 +114,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        value = super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        value = super().construct_object(node, deep)
         if not isinstance(node, yaml.ScalarNode) or node.style is not None or isinstance(value, str):
             return value
-        tagged = node.tag != self.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        tagged = node.tag != self.resolve(yaml.ScalarNode, node.value, (True, False))
         return value if tagged else Written(node.value, value)
 
 

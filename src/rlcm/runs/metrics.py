@@ -72,7 +72,8 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         UnreadableFileError: if it is there and no file that can be read.
     """
     found: list[dict[str, Any]] = []
-    damage, left_out = Damage(DAMAGED), []
+    left_out: list[str] = []
+    damage = Damage(DAMAGED)
     if not is_there(path):
         return found, left_out
     with open_file(path) as file:

@@ -134,5 +134,5 @@ def _instead(path: Path, names: Collection[str]) -> str:
 
 
 def _what(value: Any) -> str:
-    kinds = {list: "a list", str: "a text", dict: "keys that are no names"}
+    kinds: dict[type, str] = {list: "a list", str: "a text", dict: "keys that are no names"}
     return kinds.get(type(value), f"the value {value!r}")

@@ -147,7 +147,7 @@ class WordDetector:
         )
         # A box is judged by its confidence alone: there is one phrase, so it need not be told which words of it were meant.
         more = {} if self.is_owl else {"input_ids": inputs["input_ids"], "text_threshold": 0.0}
-        return kind.post_process_grounded_object_detection(outputs, threshold=FLOOR, target_sizes=sizes, **more)  # type: ignore[no-any-return]
+        return kind.post_process_grounded_object_detection(outputs, threshold=FLOOR, target_sizes=sizes, **more)
 
 
 def _load(kind: Any, path: Path, network: Network) -> tuple[Any, Any]:

@@ -100,7 +100,7 @@ def _similarity() -> Callable[[str, str], float]:
         raise ConfigError(
             f'the reward ocr needs the module {error.name!r}; install it with: pip install "rlcm[ocr]"'
         ) from error
-    return Levenshtein.normalized_similarity  # type: ignore[no-any-return]
+    return Levenshtein.normalized_similarity
 
 
 @functools.cache

@@ -26,6 +26,7 @@ from rlcm.cli import main
 from rlcm.distillation.distill import DistillConfig
 from rlcm.settings import Settings
 from rlcm.training.config import TrainConfig, parse_settings, read_values
+from rlcm.yaml_text import meant, read_yaml
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -336,7 +337,7 @@ def check_settings(kind: type[Settings], config: Path | str | None, changes: tup
     if config is not None and "=" in str(config):
         config, changes = None, (str(config), *changes)
     example = DEMO if kind is TrainConfig else ROOT / "configs" / "distill" / "builtin.yaml"
-    values = read_values(config if config and Path(config).is_file() else example, changes)
+    values = read_values(config if config and Path(config).is_file() else example, changes, kind)
     parse_settings(kind, values)
 
 
@@ -353,18 +354,14 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
                 field = fields[key]
                 TypeAdapter(Annotated[field.annotation, field]).validate_python(yaml_value(value))
     for block in re.findall(r"(?ms)^```yaml[^\n]*\n(.*?)^```$", text):
-        values = yaml.safe_load(block)
+        values = meant(read_yaml(block))
         if isinstance(values, dict) and values.keys() <= TrainConfig.model_fields.keys():
             parse_settings(TrainConfig, values)
 
 
 def yaml_value(text: str) -> Any:
     """Return a value as `key=value` reads it."""
-    value = yaml.safe_load(text)
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    return meant(read_yaml(text))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

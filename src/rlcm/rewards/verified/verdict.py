@@ -45,7 +45,7 @@ def judge(
     the other group; and no class may appear as often as `exclude` says.
 
     The demands that `share` counts are: each object, each colour of an object, each relation (by the pairs that keep it), and
-    each `exclude`. An upper limit of a class that is also wanted counts once there are enough of it: an empty picture meets none.
+    each `exclude`. An upper limit of a class that is also wanted counts once there are enough of it; a picture with nothing wanted in it meets none.
 
     Args:
         asked: what the prompt asks for.
@@ -81,7 +81,8 @@ def judge(
         met.append(float(least.get(name, 0) <= there < count))
         if there >= count:
             reasons.append(f"{there} {name}, fewer than {count} were asked for")
-    return Verdict(not reasons, 1.0 if not reasons else sum(met) / len(met), tuple(reasons))
+    share = sum(met) / len(met) if any(groups) else 0.0
+    return Verdict(not reasons, 1.0 if not reasons else share, tuple(reasons))
 
 
 def _kept(wanted: Wanted, group: Sequence[Found], others: Sequence[Found], other: Wanted) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from rlcm.addresses import without_secrets
 from rlcm.errors import RunDirectoryError
 from rlcm.report.metric import Metric, weight_of
 from rlcm.report.missing import what_is_missing
@@ -86,10 +87,10 @@ def _with_weights(study: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
 def _read_config(run: Run) -> tuple[dict[str, Any], str]:
     text = read_text(run, run.path / "config.yaml")
     try:
-        return mapping(yaml.safe_load(text)), text
+        return mapping(yaml.safe_load(text)), without_secrets(text)
     except yaml.YAMLError:
         run.missing.append("Part of config.yaml: it is no valid YAML.")
-        return {}, text
+        return {}, without_secrets(text)
 
 
 def _read_rounds(run: Run) -> Iterator[dict[str, Any]]:

@@ -13,13 +13,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic.fields import FieldInfo
 
+from rlcm.addresses import is_address
 from rlcm.builtin import DEMO
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import BUILT_IN as REWARDS
 from rlcm.rewards.build import build_reward
-from rlcm.rewards.settings import is_address
 from rlcm.settings import leaves
 from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.training.prompts import BUILT_IN as PROMPT_SETS

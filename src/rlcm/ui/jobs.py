@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from rlcm.errors import RunDirectoryError, UsageError
-from rlcm.runs.rundir import default_name, disk_errors
+from rlcm.runs.rundir import RunDirectory, default_name, disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.training.config import TrainConfig
 
@@ -64,7 +64,7 @@ class Jobs:
         """
         name = config.name or default_name(config.rewards[0].label)
         with self._lock:
-            if (self.folder / name).exists() or self._state(name).alive:
+            if RunDirectory(self.folder / name).has_results or self._state(name).alive:
                 raise UsageError(f"name={name!r}: there is a run of that name already; choose another name.")
             config = config.model_copy(update={"name": name, "output": str(self.folder)})
             file = self._file(name, "config.yaml")

@@ -3,10 +3,14 @@
 import errno
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from rlcm.errors import RunDirectoryError
@@ -40,9 +44,61 @@ def test_a_run_without_metrics(run):
 
 def test_a_folder_with_a_run_in_it_is_refused(run, tmp_path):
     run.write_text("config.yaml", "name: a\n")
+    run.add_metrics({"round": 1})
     with pytest.raises(RunDirectoryError, match=r"name='a'.*holds a run already.*--resume"):
         RunDirectory.create(tmp_path / "runs", "a")
     assert RunDirectory.create(tmp_path / "runs", "b").path.is_dir()
+
+
+RESULTS = [
+    "metrics.jsonl",
+    "checkpoint-000001/state.safetensors",
+    "checkpoint-12abc/x",
+    "final/pytorch_lora_weights.safetensors",
+]
+NO_RESULTS = [
+    *("eval.json", "samples/round-000000.png", "samples/prompts.json", "best/pytorch_lora_weights.safetensors"),
+    "checkpoint-000000/state.safetensors",
+]
+FOREIGN = ["notes.txt", "samples/mine.png", "best/README.md", "my_reward.py"]
+
+
+def put(folder, name):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("something")
+
+
+@settings(max_examples=40, deadline=None)
+@given(found=st.sets(st.sampled_from(RESULTS + NO_RESULTS + FOREIGN + ["config.yaml"])))
+def test_what_has_learnt_nothing_is_taken_over_and_a_result_or_a_foreign_file_never_goes(found):
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "foxes"
+        for name in found:
+            put(folder, name)
+        if found & set(RESULTS):
+            with pytest.raises(RunDirectoryError, match="holds a run already"):
+                RunDirectory.create(Path(place), "foxes", "name: foxes\n")
+            gone = set()
+        else:
+            RunDirectory.create(Path(place), "foxes", "name: foxes\n")
+            gone = set(NO_RESULTS)
+            assert (folder / "config.yaml").read_text() == "name: foxes\n"
+            assert (folder / "config.before-1.yaml").exists() == ("config.yaml" in found)
+        assert {name for name in found if not (folder / name).is_file()} == found & gone
+
+
+def test_an_earlier_configuration_is_kept_once(tmp_path):
+    for text in ("lr: 1\n", "lr: 2\n", "lr: 2\n"):
+        run = RunDirectory.create(tmp_path, "a", text)
+    assert (run.path / "config.before-1.yaml").read_text() == "lr: 1\n"
+    assert len(list(run.path.glob("config.*"))) == 2
+
+
+def test_a_run_that_is_being_started_is_not_taken_over(run, tmp_path):
+    held = run.hold()
+    with pytest.raises(RunDirectoryError, match="being trained by another process"):
+        RunDirectory.create(tmp_path / "runs", "a", "name: a\n")
+    held.release()
 
 
 def test_an_output_that_is_no_folder_is_refused(tmp_path):

@@ -282,8 +282,12 @@ def test_a_run_that_has_not_ended_is_not_pushed(run, tmp_path):
 def test_passwords_in_the_configuration_are_not_published(run, tmp_path):
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / WEIGHTS_NAME).write_bytes((run / "final" / WEIGHTS_NAME).read_bytes())
-    config = tiny_config(tmp_path, model={"path": str(run.parent / "model")}, rewards=["http://me:secret@host:8000"])
+    config = tiny_config(
+        tmp_path,
+        model={"path": str(run.parent / "model")},
+        rewards=[{"name": "mine.py:f", "args": {"url": "http://me:secret@host:8000"}}],
+    )
     (tmp_path / "config.yaml").write_text(config.dump())
-    with pytest.raises(UsageError, match=r"rewards\.0\.name holds an address with a user or password"):
+    with pytest.raises(UsageError, match=r"rewards\.0\.args\.url holds an address with a user or password"):
         prepare(tmp_path, REPO)
     assert not (tmp_path / "hub").exists()

@@ -34,6 +34,11 @@ class ConsoleProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def began(self, metrics: dict[str, float], done: int) -> None:
+        """Take up a run whose first round had these metrics, and of which so many rounds are done."""
+        self._first_reward = metrics["reward"]
+        self._bar.reset(self._task, completed=done)  # the speed is that of the rounds from here on
+
     def note(self, text: str) -> None:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import local
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.rewards.image.pixels import read_picture
 from rlcm.runs.rundir import disk_errors
 from rlcm.settings import Settings
 from rlcm.text_files import lines_of, read_text
@@ -187,11 +188,7 @@ class CaptionedPictures:
 
 def _read(file: Path, size: tuple[int, int]) -> Tensor:
     height, width = size
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
-        raise ConfigError(f"{file} is not a picture that can be read ({error}); mend it or take its line out.") from error
+    picture = Image.fromarray(read_picture(file))
     scale = max(height / picture.height, width / picture.width)
     picture = picture.resize((max(width, round(picture.width * scale)), max(height, round(picture.height * scale))))
     left, top = (picture.width - width) // 2, (picture.height - height) // 2

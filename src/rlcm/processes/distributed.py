@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,14 +20,11 @@ from torch import Tensor, nn
 
 from rlcm import errors
 from rlcm.errors import ConfigError, ProcessError, RLCMError
+from rlcm.processes.last_words import PATIENCE_SECONDS, LastWords, within
 
 T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_FAILURE = "rlcm/failure"
-_HEARD = "rlcm/heard"
-PATIENCE_SECONDS = 5.0
-"""How long a process that lost the others waits for their last words."""
 
 
 class World:
@@ -50,7 +46,7 @@ class World:
         """Whether a collective failed, so that no further one can work."""
         self.is_lockstep = False
         """Whether all processes must call the network equally often, as it is shared between them; see `rlcm.processes.sharding`."""
-        self._store = store
+        self._last_words = LastWords(store, self.rank, self.size)
         self._agreed: BaseException | None = None
         # Counts, flags and texts lie on the CPU whatever the gradients lie on.
         needs_own = self.size > 1 and "cpu:gloo" not in str(dist.get_backend_config())
@@ -82,11 +78,17 @@ class World:
         if cuda:
             _take_gpu(device)
         timeout = timedelta(seconds=timeout_seconds)
-        try:
+
+        def meet() -> dist.Store:
+            if cuda:
+                _take_gpu(device)  # of this thread
             store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=timeout
-            )
+            backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+            return store
+
+        try:
+            store = within(timeout_seconds + PATIENCE_SECONDS, meet)  # the limit of its own forgets a process that stands still
         except (RuntimeError, ValueError) as error:
             raise ProcessError(
                 f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} could not meet the others at "
@@ -222,11 +224,15 @@ class World:
             if self.size == 1 or error is self._agreed:
                 raise
             self.is_broken = True
-            told = self._last_words() if isinstance(error, _Lost) else self._tell(error)
             if isinstance(error, _Lost):
-                raise told or ProcessError(str(error)) from None
-            if told is not None:
-                raise told from error
+                text, silent = self._last_words.hear()
+                if text is not None:
+                    raise _restored(text, self.size) from None
+                named = ", ".join(map(str, silent))
+                raise ProcessError(f"{error}{f' No sign of life from process {named}.' if silent else ''}") from None
+            text = self._last_words.tell(_described(error, self.rank))
+            if text is not None:
+                raise _restored(text, self.size) from error
             raise
 
     def is_shared(self, error: BaseException) -> bool:
@@ -251,40 +257,6 @@ class World:
             return [""] * self.size
         parts = self.gather_rows(data).split(size.tolist())
         return [bytes(part.tolist()).decode() for part in parts]
-
-    def _tell(self, error: Exception) -> RLCMError | None:
-        """Leave an error for the others and return None; or return the error that another process left before."""
-        if self._store is None:
-            return None
-        mine = _described(error, self.rank)
-        try:
-            first = self._store.compare_set(_FAILURE, "", mine).decode()
-            if first != mine:
-                self._store.add(_HEARD, 1)
-                return _restored(first, self.size)
-            # The store may lie in the main process, and go with it.
-            until = time.monotonic() + PATIENCE_SECONDS
-            while self.is_main and self._store.add(_HEARD, 0) < self.size - 1 and time.monotonic() < until:
-                time.sleep(0.05)
-        except RuntimeError:  # the store is gone
-            return None
-        return None
-
-    def _last_words(self) -> RLCMError | None:
-        """Return the error that another process left, or None if none did."""
-        if self._store is None:
-            return None
-        until = time.monotonic() + PATIENCE_SECONDS
-        try:
-            while not self._store.check([_FAILURE]):
-                if time.monotonic() > until:
-                    return None
-                time.sleep(0.05)
-            text = self._store.get(_FAILURE).decode()
-            self._store.add(_HEARD, 1)
-        except RuntimeError:  # the store is gone
-            return None
-        return _restored(text, self.size)
 
 
 class _Lost(ProcessError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from rlcm.addresses import without_secrets
 from rlcm.errors import RunDirectoryError, UnreadableFileError
 from rlcm.report.metric import Metric, weight_of
 from rlcm.report.missing import what_is_missing
@@ -106,10 +107,10 @@ def _with_weights(study: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
 def _read_config(run: Run) -> tuple[dict[str, Any], str]:
     text = read_text(run, run.path / "config.yaml", MOST_YAML)
     try:
-        return mapping(parse_yaml(text)), text
+        return mapping(parse_yaml(text)), without_secrets(text)
     except ValueError:
         run.missing.append("Part of config.yaml: it is no valid YAML.")
-        return {}, text
+        return {}, without_secrets(text)
 
 
 def _read_rounds(run: Run) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
 from rlcm.paths import existing, local
 from rlcm.rewards.composition import RewardMix, RewardPart
-from rlcm.rewards.settings import RewardSettings, is_address
+from rlcm.rewards.settings import RewardSettings
 from rlcm.rewards.user import bind_arguments, load_callable, signature_of
 
 

@@ -8,19 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, RewardError, UsageError
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, located, place_of
 from rlcm.rewards.composition import RawScores
-from rlcm.rewards.image.pixels import from_uint8
+from rlcm.rewards.image.pixels import from_uint8, read_picture
 from rlcm.rewards.settings import RewardList, RewardSettings, entry_of
 from rlcm.rewards.user import first_problems, load_callable, signature_of
 from rlcm.settings import Settings
@@ -100,7 +97,7 @@ def try_rewards(
     files = _pictures(images)
     texts = _for_all(prompts or [""], len(files))
     beside = _for_all(metadata or [{}], len(files))
-    pictures = [_read(file) for file in files]
+    pictures = [from_uint8(read_picture(file)[None])[0] for file in files]
     # Pictures of one size go together; a batch is one tensor.
     raw: list[RawScores | None] = [None] * len(files)
     for shape in dict.fromkeys(picture.shape for picture in pictures):
@@ -198,14 +195,6 @@ def _pictures(place: Path) -> list[Path]:
     if not files:
         raise MissingFileError(f"images={str(place)!r} is neither a picture nor a folder with {', '.join(PICTURES)} files.")
     return files
-
-
-def _read(file: Path) -> Tensor:
-    try:
-        with Image.open(file) as picture:
-            return from_uint8(np.asarray(picture.convert("RGB"))[None])[0]
-    except OSError as error:
-        raise UsageError(f"{file} is not a picture that can be read ({error}); remove it or convert it to PNG.") from error
 
 
 def _for_all(values: Sequence[T], count: int) -> list[T]:

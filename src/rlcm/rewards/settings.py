@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from rlcm.addresses import check_address, is_address
 from rlcm.settings import Settings
 from rlcm.yaml_text import read_yaml
 
@@ -21,7 +23,7 @@ class RewardSettings(Settings):
 
     name: str = Field(min_length=1)
     """A built-in name (see `rlcm rewards list`), `module:function`, `path/to/file.py:function`, or the address of a
-    reward server, `http://host:port`."""
+    reward server, `http://host:port`; a secret in it stands as `${VARIABLE}`, and is read from the environment."""
     weight: float = 1.0
     """The factor of this reward in the sum; negative turns it into a penalty."""
     args: dict[str, Any] = Field(default_factory=dict)
@@ -47,6 +49,22 @@ class RewardSettings(Settings):
             value = {**value, "label": default_label(value["name"])}
         return value
 
+    @field_validator("name")
+    @classmethod
+    def _is_sound(cls, value: str) -> str:
+        if is_address(value):
+            check_address(value)
+        return value
+
+    @field_validator("args")
+    @classmethod
+    def _hold_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
+        servers = value.get("servers")
+        for address in (value.get("endpoint"), *(servers if isinstance(servers, list) else ())):
+            if isinstance(address, str) and is_address(address):
+                check_address(address)
+        return value
+
     @field_validator("label")
     @classmethod
     def _not_reserved(cls, value: str) -> str:
@@ -67,13 +85,8 @@ def entry_of(text: str) -> Any:
 def default_label(name: str) -> str:
     """Return what a reward is called in logs: the server's host and port, the function, or the built-in name itself."""
     if is_address(name):
-        return name.split("://", 1)[1].split("/", 1)[0].rpartition("@")[2]
+        return re.split(r"[/?#]", name.split("://", 1)[1], maxsplit=1)[0].rpartition("@")[2]
     return "".join(name.rpartition(":")[2].split()).replace("/", "-")
-
-
-def is_address(name: str) -> bool:
-    """Return whether a reward's name is the address of a reward server."""
-    return name.startswith(("http://", "https://"))
 
 
 def _distinct(rewards: Sequence[RewardSettings]) -> Sequence[RewardSettings]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -26,6 +27,7 @@ from rlcm.runs.metrics import Damage, read_metrics, rows
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
+_OF_NOTHING = re.compile(r"checkpoint-0+")
 EXTREMES = 64
 """Prompts whose best, median and worst image are kept."""
 THUMBNAIL = 192
@@ -84,21 +86,67 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, output: Path, name: str) -> RunDirectory:
-        """Make a new folder for a run.
+    def create(cls, output: Path, name: str, config: str | None = None) -> RunDirectory:
+        """Make a folder for a new run, or take over that of one which has learnt nothing; files that no run writes stay.
+
+        Args:
+            config: the text of its config.yaml. Another one that lies there is kept beside it: a person may have written it.
 
         Raises:
-            RunDirectoryError: if it exists with a run in it, or cannot be made.
+            RunDirectoryError: if there is a result in it (see `has_results`), if another process is at it, or if it cannot be made.
         """
-        path = output / name
-        if (path / "config.yaml").exists():
-            raise RunDirectoryError(
-                f"name={name!r}: {path} holds a run already. Choose another name=..., go on with that run by "
-                f"`{command('rlcm', 'train', '--resume', path)}`, or delete the folder."
-            )
-        run = cls(path)
+        run = cls(output / name)
+        run.require_no_results()
         run.make_folders()
+        lock = run.hold()
+        try:
+            run._clear(config)
+            if config is not None:
+                run.write_text("config.yaml", config)
+        finally:
+            lock.release()
         return run
+
+    @property
+    def has_results(self) -> bool:
+        """Whether a run has learnt anything here: a round in metrics.jsonl, a checkpoint later than round 0, or `final/`.
+
+        The evaluation of the base model is no result: the same command makes it again.
+        """
+        metrics = self.path / "metrics.jsonl"
+        if os.path.lexists(metrics) and not (metrics.is_file() and metrics.stat().st_size == 0):
+            return True
+        later = [path for path in self.path.glob("checkpoint-*") if not _OF_NOTHING.fullmatch(path.name)]
+        return bool(later) or any((self.path / "final").glob("*"))
+
+    def require_no_results(self) -> None:
+        """Do nothing if a new run may be put here.
+
+        Raises:
+            RunDirectoryError: if there is a result of an earlier one.
+        """
+        if self.has_results:
+            raise RunDirectoryError(
+                f"name={self.path.name!r}: {self.path} holds a run already. Choose another name=..., go on with that run by "
+                f"`{command('rlcm', 'train', '--resume', self.path)}`, or delete the folder."
+            )
+
+    def _clear(self, config: str | None) -> None:
+        """Take away what a run leaves that has learnt nothing."""
+        with run_errors(self.path):
+            written = self.path / "config.yaml"
+            if config is not None and written.is_file() and written.read_bytes() != config.encode():
+                number = 1
+                while (kept := self.path / f"config.before-{number}.yaml").exists():
+                    number += 1
+                written.rename(kept)
+            samples = self.path / "samples"
+            for file in (self.path / "eval.json", *samples.glob("round-000000.*"), *samples.glob("prompts.*")):
+                file.unlink(missing_ok=True)
+            for file in (self.path / "best").glob("*.safetensors"):
+                file.unlink()
+            for folder in self.path.glob("checkpoint-*"):
+                shutil.rmtree(folder)
 
     def hold(self) -> BaseFileLock:
         """Return a hold on the run, which one process at a time can have; it lets go on `release`, and with the process.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from rlcm._version import __version__
+from rlcm.addresses import without_secrets
 from rlcm.errors import MissingFileError, RLCMError, UsageError
 from rlcm.paths import command
 from rlcm.pipelines.loading import local_folder, pipeline_class
@@ -28,8 +28,6 @@ from rlcm.sharing.tuned import tuned_lora
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import WEIGHTS_NAME, finished_run
 from rlcm.training.usage import WITHOUT_LOADER
-
-_CREDENTIALS = re.compile(r"\w+://[^/\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +168,7 @@ def _check_name(name: str, setting: str) -> None:
 
 def _check_secrets(config: dict[str, Any]) -> None:
     for key, value in _texts(config):
-        if _CREDENTIALS.search(value):
+        if without_secrets(value) != value:
             raise UsageError(
                 f"config.yaml: {key} holds an address with a user or password, which would be published; take it out of the "
                 "run's config.yaml (reward servers read their token from an environment variable)."

@@ -40,11 +40,11 @@ class Keeper:
         """Make the folder of a new run and return it.
 
         Raises:
-            RunDirectoryError: if it holds a run already, or cannot be made.
+            RunDirectoryError: if it holds a run that has learnt something, or cannot be made.
         """
         with self.world.together():
             if self.world.is_main:
-                RunDirectory.create(Path(self.config.output), self.config.name).write_text("config.yaml", self.config.dump())
+                RunDirectory.create(Path(self.config.output), self.config.name, self.config.dump())
         folder = Path(self.config.output) / self.config.name
         again = command("rlcm", "train", "--resume", folder)
         for text in (f"in {shown(folder)}; after an interruption, go on with: {again}", *self.parts.notes):
@@ -113,6 +113,22 @@ class Keeper:
                 self._note(str(refused))
         if self.world.is_shared(error):
             self.world.barrier()  # the first process to end takes the others with it
+
+    def in_haste(self, directory: RunDirectory, state: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Write a checkpoint of the last whole round on the first process, before a second interrupt ends it.
+
+        Unlike the rest, this asks the other processes nothing: one of them may be what hangs.
+        """
+        number = state["round"]
+        try:
+            if metrics and all(row["round"] != number for row in directory.metrics()):
+                directory.add_metrics(metrics)
+            save_checkpoint(directory.path, number, state, self.config.run.keep_last)
+        except (RunDirectoryError, OSError) as refused:
+            self._note(str(refused))
+        else:
+            again = command("rlcm", "train", "--resume", directory.path)
+            self._note(f"kept everything up to round {number}; go on with: {again}")
 
     def result(
         self,

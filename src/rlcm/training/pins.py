@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 import rlcm
+from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
 from rlcm.pipelines.contents import model_contents, pipeline_contents
 from rlcm.pipelines.precision import resolve
@@ -23,7 +24,6 @@ from rlcm.processes.distributed import World
 from rlcm.processes.machine import processor
 from rlcm.rewards import RewardMix, RewardSettings
 from rlcm.rewards.build import BUILT_IN
-from rlcm.rewards.settings import is_address
 from rlcm.rewards.sources import own_files, own_text
 from rlcm.runs import digests
 from rlcm.settings import leaves

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rlcm.errors import CheckpointError, ConfigError
 from rlcm.paths import command, local
@@ -24,6 +24,14 @@ from rlcm.training.learner import Learner
 from rlcm.training.locations import located
 from rlcm.training.pins import Pins, agree, flat, require_same
 from rlcm.training.watch import Watch, flat_summary
+
+
+class Whole(NamedTuple):
+    """The last round that is whole."""
+
+    state: dict[str, Any]
+    metrics: dict[str, float]
+    """Of the round; nothing where they are on disk from before."""
 
 
 class Watcher(Protocol):
@@ -122,7 +130,7 @@ class Trainer:
         self.stop_reason: str | None = None
         self.interrupted = False
         """Whether `train` was asked to stop, by Ctrl-C or SIGTERM, also where the run came to its end all the same."""
-        self._whole: dict[str, Any] | None = None  # the state before the present round
+        self._whole: Whole | None = None  # kept while what is in memory may be half of a round
 
     @classmethod
     def resume(cls, run: Path | str, changes: Sequence[str] = (), *, force: bool = False, **objects: Any) -> Trainer:
@@ -167,12 +175,13 @@ class Trainer:
     def train(self) -> Path:
         """Run all rounds that are left and return the run's folder, with the tuned LoRA in `final/`.
 
-        An interrupt (Ctrl-C, SIGTERM) ends it after the present round with a checkpoint; a second one at once.
+        An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends it after the present round with a checkpoint. A second one keeps the
+        last whole round, and then does what it did before `train`: Ctrl-C raises KeyboardInterrupt, and SIGTERM ends the process.
 
         Raises:
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
-        with Interrupts() as interrupts, self.world.guarded(), ExitStack() as stack:
+        with Interrupts(self._note, self._save_whole) as interrupts, self.world.guarded(), ExitStack() as stack:
             for mix in filter(None, (self.parts.rewards, self.parts.evaluator.held_out)):
                 stack.callback(setattr, mix, "stop_wanted", mix.stop_wanted)
                 mix.stop_wanted = lambda: interrupts.wanted
@@ -189,7 +198,7 @@ class Trainer:
                 if finished and self.evaluations[-1]["round"] < self.round_number:
                     self._evaluate("tuned")
             except Exception as error:
-                self._kept.whole_rounds(directory, error, lambda: self._whole or self._state())
+                self._kept.whole_rounds(directory, error, lambda: self._whole.state if self._whole else self._state())
                 raise
             if finished:
                 self._kept.checkpoint(self._state)
@@ -213,28 +222,41 @@ class Trainer:
             first_round=self.round_number + 1,
         )
         with closing(make_tracker(settings.tracker if self.world.is_main else "none", tracked)) as tracker:
+            self._keep_whole()
             while not self._is_over():
                 if self.world.any(interrupts.wanted):
                     self._kept.checkpoint(self._state)
                     again = command("rlcm", "train", "--resume", directory.path)
                     self._note(f"stopped after round {self.round_number}; go on with: {again}")
                     return False
-                self._whole = deepcopy(self._state()) if self.world.is_main else None
                 metrics = self.round()
-                self._whole = None
+                self._keep_whole(metrics)
+                is_due = self._is_over() or self._is_due()
                 try:
-                    if self._is_over() or self._is_due():
+                    if is_due:
                         metrics |= self._evaluate("tuned")
                 finally:
                     with self.world.together():
                         if self.world.is_main:
                             directory.add_metrics(metrics)
                             tracker.log(metrics, self.round_number)
+                if is_due:
+                    self._keep_whole(metrics)
                 if self.watcher and self.world.is_main:
                     self.watcher.round(dict(metrics), settings.rounds)
                 if settings.save_every and self.round_number % settings.save_every == 0 and not self._is_over():
                     self._kept.checkpoint(self._state)
         return True
+
+    def _keep_whole(self, metrics: dict[str, float] | None = None) -> None:
+        """Hold on to the present state, which is that of a whole round, and to the metrics of the round."""
+        if self.world.is_main:
+            self._whole = Whole(deepcopy(self._state()), dict(metrics or {}))
+
+    def _save_whole(self) -> None:
+        """Write the last whole round to disk, if it is not there; called at any point, also beside a main thread that hangs."""
+        if self._whole is not None and self._kept.directory is not None:
+            self._kept.in_haste(self._kept.directory, self._whole.state, self._whole.metrics)
 
     def _is_due(self) -> bool:
         """Whether an evaluation follows the present round."""

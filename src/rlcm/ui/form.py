@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from rlcm.addresses import is_address
 from rlcm.builtin import DEMO
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import BUILT_IN as REWARDS
 from rlcm.rewards.build import build_reward
-from rlcm.rewards.settings import entry_of, is_address
+from rlcm.rewards.settings import entry_of
 from rlcm.settings import alternatives, leaves
 from rlcm.text_files import lines_of
 from rlcm.training.config import TrainConfig, load_config, parse_settings

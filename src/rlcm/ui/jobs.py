@@ -217,7 +217,9 @@ class Jobs:
         return place
 
     def _is_taken(self, name: str) -> bool:
-        return is_there(self.folder / name) or self._state(name).alive
+        place = self.folder / name
+        other = is_there(place) and not os.path.isdir(place)
+        return other or RunDirectory(place).has_results or self._state(name).alive
 
     def _new_name(self, config: TrainConfig) -> str:
         name = default_name(config.rewards[0].label)

@@ -18,6 +18,7 @@ from rlcm.processes.distributed import is_main_process
 from rlcm.report.values import alteration
 from rlcm.runs.files import stamp
 from rlcm.runs.listing import runs_in
+from rlcm.runs.rundir import RunDirectory
 from rlcm.training.build import checked
 from rlcm.training.config import load_config
 from rlcm.training.final import WEIGHTS_NAME
@@ -41,12 +42,20 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
             run = latest_run() if resume == "latest" else resume
             trainer = Trainer.resume(run, changes, force=force, watcher=progress)
         else:
-            trainer = Trainer(load_config(config or DEMO, changes), watcher=progress)
+            settings = load_config(config or DEMO, changes)
+            if settings.name:  # before the model is loaded
+                RunDirectory(Path(settings.output) / settings.name).require_no_results()
+            trainer = Trainer(settings, watcher=progress)
+        if progress is not None and trainer.directory is not None and (rows := trainer.directory.metrics()):
+            progress.began(rows[0], trainer.round_number)
         folder = trainer.train()
     trainer.world.leave()
     if not trainer.world.is_main:
         return
     before, after = trainer.evaluations[0], trainer.evaluations_to_final[-1]
+    if len(trainer.evaluations) == 1:  # stopped before another one
+        click.echo(f"reward {before['reward']['mean']:.4g} on {before['images']} fixed images, before the training; none since")
+        return
     click.echo(f"reward {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
     for entry in trainer.altered:
         click.echo(f"before and after are not of one and the same run: {alteration(entry)}")

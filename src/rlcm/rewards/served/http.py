@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, TypeVar, get_args
 
-import httpx
 import torch
 from torch import Tensor
 
+from rlcm.addresses import check_address, request_address
 from rlcm.errors import RewardError
+from rlcm.rewards.served.client import Client, TransientError, post
 from rlcm.rewards.served.wire import Encoding, WireError, decode_answer, encode_request
 from rlcm.rewards.settings import OnFailure
 
@@ -26,20 +27,10 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 T = TypeVar("T")
 
-LONGEST_ANSWER = 16 * 2**20
-"""Bytes; an answer for 256 pictures takes about 5 kB a reward."""
 MOST = 1_000_000
 """Of seconds, attempts and pictures, where a client is asked for them."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts, at most."""
-
-
-class TransientError(Exception):
-    """An attempt failed in a way that another one may not."""
-
-    def __init__(self, text: str, retry_after: float = 0.0) -> None:
-        super().__init__(text)
-        self.retry_after = retry_after
 
 
 @dataclass(slots=True)
@@ -102,7 +93,7 @@ class Servers:
 
 
 def post_patiently(
-    client: httpx.Client,
+    client: Client,
     servers: Servers,
     path: str,
     body: bytes,
@@ -126,7 +117,7 @@ def post_patiently(
         server = servers.next()
         pause = 0.0
         try:
-            answer = read(post(client, server.url + path, body, content_type, timeout))
+            answer = read(post(client, server.url, path, body, content_type, timeout))
         except (TransientError, WireError) as error:
             servers.failed(server)
             text = f"{server.url}: {error}"
@@ -178,46 +169,6 @@ def ask_each(
     return answers
 
 
-def post(client: httpx.Client, url: str, body: bytes, content_type: str, timeout: float) -> bytes:
-    """Return the body of one answer; `timeout` bounds the whole exchange.
-
-    Raises:
-        TransientError: if the connection or the server failed.
-        RewardError: if the server refused the request.
-    """
-    deadline = time.monotonic() + timeout
-    try:
-        with client.stream("POST", url, content=body, headers={"Content-Type": content_type}, timeout=timeout) as response:
-            found = bytearray()
-            for chunk in response.iter_raw():
-                found += chunk
-                if len(found) > LONGEST_ANSWER:
-                    raise TransientError(f"the answer exceeds {LONGEST_ANSWER} bytes")
-                if time.monotonic() > deadline:
-                    raise TransientError(f"the answer was not complete after {timeout:g} s")
-    except httpx.TimeoutException as error:
-        raise TransientError(f"no answer within {timeout:g} s ({type(error).__name__})") from error
-    except httpx.RequestError as error:
-        raise TransientError(f"{type(error).__name__}: {error}") from error
-    if response.status_code == 200:
-        return bytes(found)
-    text = f"status {response.status_code}: {bytes(found[:300]).decode(errors='replace')}"
-    if response.status_code in (408, 429) or response.status_code >= 500:
-        wait = response.headers.get("Retry-After", "")
-        raise TransientError(text, float(wait) if wait.isdecimal() else 0.0)
-    remedy = {401: "; set the environment variable that `token_env` names to the server's token", 413: "; lower `batch_size`"}
-    raise RewardError(f"{url} refused the request with {text}{remedy.get(response.status_code, '')}")
-
-
-def open_client(token: str | None, connections: int) -> httpx.Client:
-    """Return a client that keeps its connections, follows no redirects and asks for plain answers."""
-    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return httpx.Client(headers=headers, limits=limits)
-
-
 class HttpReward:
     """A reward that servers started by `rlcm rewards serve` give; see `rlcm.rewards.served.wire` for the protocol.
 
@@ -225,7 +176,8 @@ class HttpReward:
     servers take in turn and side by side.
 
     Args:
-        address: http://host:port of the first server.
+        address: http://host:port of the first server; a user, a password or a key stands in it as ${VARIABLE}, and is read from
+            the environment.
         servers: addresses of more servers of the same rewards.
         rewards: labels of the server's rewards to ask for; left out, all of them. Several are components of this one.
         timeout: seconds that one request may take, answer included.
@@ -268,13 +220,13 @@ class HttpReward:
         if encoding not in get_args(Encoding):
             raise ValueError(f"encoding={encoding!r} is not one of {', '.join(get_args(Encoding))}.")
         urls = [url.rstrip("/") for url in (address, *servers)]
-        wrong = [url for url in urls if not url.startswith(("http://", "https://"))]
-        if wrong:
-            raise ValueError(f"{wrong[0]!r} is not an address; write http://host:port.")
+        for url in urls:
+            check_address(url)
+            request_address(url, "")
         self.rewards, self.timeout, self.retries, self.backoff = rewards, timeout, retries, backoff
         self.batch_size, self.encoding, self.on_failure = batch_size, encoding, on_failure
         self.servers = Servers(urls, breaker_failures, breaker_seconds)
-        self._client = open_client(os.environ.get(token_env), len(urls))
+        self._client = Client(os.environ.get(token_env), len(urls))
         self._pool = ThreadPoolExecutor(len(urls), thread_name_prefix="reward-client")
 
     def __call__(

@@ -17,11 +17,11 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
-from starlette.requests import ClientDisconnect
 
 from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
 from rlcm.rewards.composition import RewardMix
+from rlcm.rewards.served.arriving import Gone, Held, PromptHeads, busy, read_body, turn_of
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
 from rlcm.settings import Settings
 
@@ -45,6 +45,11 @@ class ServerSettings(Settings):
     """Requests that may wait for their turn; further ones are told to come back later (503)."""
     workers: int = Field(default=1, ge=1, le=1024)
     """Requests scored at the same time; rewards must be safe to call from that many threads."""
+    max_mebibytes_together: int = Field(default=512, ge=1)
+    """All bodies that are in memory at a time, arriving ones among them, MiB; clients beyond that are told to come back later
+    (503). It is at least `max_mebibytes`."""
+    header_timeout: float = Field(default=10.0, gt=0)
+    """Seconds within which the head of a request must have arrived; a connection that sends none for so long is closed."""
     body_timeout: float = Field(default=60.0, gt=0)
     """Seconds within which the whole body must have arrived."""
     stop_timeout: int = Field(default=60, ge=1)
@@ -105,6 +110,7 @@ def create_app(mix: RewardMix, settings: ServerSettings, token: str | None = Non
     meter = Meter()
     turn = anyio.CapacityLimiter(settings.workers)
     longest = settings.max_mebibytes * 2**20
+    held = Held(max(settings.max_mebibytes_together * 2**20, longest))
     limits = Limits(images=settings.max_images, side=settings.max_side, bytes=4 * longest)
     labels = [part.label for part in mix.parts]
 
@@ -147,14 +153,20 @@ def create_app(mix: RewardMix, settings: ServerSettings, token: str | None = Non
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (NPZ, JSON):
             raise HTTPException(415, f"the content type must be {NPZ} or {JSON}, not {kind!r}.")
-        body = await _read(request, longest, settings.body_timeout)
-        if meter.waiting > settings.max_waiting:
-            raise HTTPException(503, f"{meter.waiting} requests are waiting; come back later.", {"Retry-After": "1"})
-        meter.waiting += 1
-        try:
-            await turn.acquire()
-        finally:
-            meter.waiting -= 1
+        with held.part() as part:
+            body = await read_body(request, longest, settings.body_timeout, part)
+            if meter.waiting > settings.max_waiting:
+                raise busy(f"{meter.waiting} requests are waiting")
+            meter.waiting += 1
+            try:
+                await turn_of(request, turn)
+            except Gone as error:
+                raise HTTPException(400, "the client has left before its turn.") from error
+            finally:
+                meter.waiting -= 1
+            return await answer_body(body, kind)
+
+    async def answer_body(body: bytes, kind: str) -> ScoreAnswer:
         meter.running += 1
         started = time.perf_counter()
         try:
@@ -200,6 +212,7 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
         log_level="warning",
         timeout_graceful_shutdown=settings.stop_timeout,
         backlog=2048,
+        http=type("Heads", (PromptHeads,), {"header_timeout": settings.header_timeout}),
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     labels = ", ".join(part.label for part in mix.parts)
@@ -216,32 +229,6 @@ def _score(mix: RewardMix, body: bytes, kind: str, limits: Limits) -> tuple[Scor
     # Failures always stop here: what to do about them is the client's setting.
     raw = RewardMix([part._replace(on_failure="stop") for part in wanted]).score(images, request.prompts, request.metadata)
     return ScoreAnswer(scores={label: values.tolist() for label, values in raw.parts.items()}), len(images)
-
-
-async def _read(request: Request, longest: int, timeout: float) -> bytes:
-    """Return the body; one that is too long is read to its end, or four times the limit, and thrown away.
-
-    A connection closed on a client that is still sending would look to it like a crash, not like the answer 413.
-    """
-    announced = request.headers.get("content-length", "0")
-    found, size = bytearray(), 0
-    too_long = announced.isdecimal() and int(announced) > longest
-    try:
-        with anyio.move_on_after(timeout) as scope:
-            async for chunk in request.stream():
-                size += len(chunk)
-                too_long = too_long or size > longest
-                if not too_long:
-                    found += chunk
-                elif size > 4 * longest:
-                    break
-    except ClientDisconnect as error:
-        raise HTTPException(400, "the connection was closed within the body.") from error
-    if scope.cancelled_caught:
-        raise HTTPException(408, f"the body was not complete after {timeout:g} s.")
-    if too_long:
-        raise HTTPException(413, f"the body exceeds {longest} bytes; send fewer pictures at once.")
-    return bytes(found)
 
 
 def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:

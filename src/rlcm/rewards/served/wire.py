@@ -24,9 +24,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from rlcm.rewards.image.pixels import from_uint8, to_png, to_uint8
+from rlcm.rewards.image.pixels import from_uint8, to_levels, to_png, to_uint8
 
 NPZ, JSON = "application/x-npz", "application/json"
+LONGEST_DIRECTORY = 4096
+"""Bytes of a zip archive's list of members; two take about 200."""
+LONGEST_HEADER = 2**16
+"""Bytes of an array's header; it takes about 128."""
+LONGEST_TEXT = 16 * 2**20
+"""Bytes of prompts and metadata beside arrays."""
+MOST_VALUES = 2**20
+"""Commas, colons and brackets in a request's JSON."""
 Encoding = Literal["uint8", "float32", "png"]
 
 
@@ -114,7 +122,7 @@ def decode_request(body: bytes, content_type: str, limits: Limits) -> tuple[Tens
     """
     try:
         if content_type == JSON:
-            picture_request = PngRequest.model_validate_json(body)
+            picture_request = PngRequest.model_validate_json(_measured(body))
             images = _from_png(picture_request.images, limits)
             request: ScoreRequest = picture_request
         else:
@@ -155,17 +163,20 @@ def decode_answer(body: bytes, batch: int) -> dict[str, list[float]]:
 def _from_png(texts: Sequence[str], limits: Limits) -> Tensor:
     if len(texts) > limits.images:
         raise WireError(f"{len(texts)} pictures are not in 1 .. {limits.images}.")
-    files = [_open_png(index, text) for index, text in enumerate(texts)]
-    size = files[0].size
-    limits.check(len(files), size[1], size[0])
-    levels = []
-    for index, file in enumerate(files):
-        if file.size != size:
-            raise WireError(f"images.{index} has {file.size} pixels and images.0 has {size}; send pictures of one size.")
-        try:
-            levels.append(np.asarray(file.convert("RGB")))
-        except Exception as error:  # a damaged file may fail anywhere in its decoder
-            raise WireError(f"images.{index} is a damaged PNG file ({type(error).__name__}).") from error
+    levels: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    size = (0, 0)
+    for index, text in enumerate(texts):  # one at a time: a file may hold megabytes beside its pixels, packed small
+        with _open_png(index, text) as file:
+            size = size if levels else file.size
+            limits.check(len(texts), size[1], size[0])
+            if file.size != size:
+                raise WireError(f"images.{index} has {file.size} pixels and images.0 has {size}; send pictures of one size.")
+            try:
+                levels.append(to_levels(file))
+            except Exception as error:  # a damaged file may fail anywhere in its decoder
+                raise WireError(f"images.{index} is a damaged PNG file ({type(error).__name__}).") from error
+        if levels[-1].shape != levels[0].shape:
+            raise WireError(f"images.{index} is turned by its EXIF data and images.0 is not; send pictures of one size.")
     return from_uint8(np.stack(levels))
 
 
@@ -178,40 +189,64 @@ def _open_png(index: int, text: str) -> Image.Image:
 
 def _from_npz(body: bytes, limits: Limits) -> tuple[Tensor, ScoreRequest]:
     try:
+        _check_directory(body)
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            members = {info.filename: info for info in archive.infolist()}
-            if set(members) != {"images.npy", "request.npy"}:
+            members = archive.infolist()
+            if sorted(info.filename for info in members) != ["images.npy", "request.npy"]:
                 raise WireError("the archive must hold the arrays `images` and `request`, and nothing else.")
-            pixels = _read_array(archive, "images.npy", (np.uint8, np.float32), 4, limits.bytes)
-            request = _read_array(archive, "request.npy", (np.uint8,), 1, limits.bytes)
+            pixels = _read_array(archive, "images.npy", (np.uint8, np.float32), 4, limits.bytes, limits)
+            request = _read_array(archive, "request.npy", (np.uint8,), 1, LONGEST_TEXT)
     except WireError:
         raise
     except Exception as error:  # a damaged archive may fail anywhere in its decoders
         raise WireError(f"the body is not an npz archive ({type(error).__name__}: {error}).") from error
-    count, channels, height, width = pixels.shape
-    if channels != 3:
-        raise WireError(f"images must be [B, 3, h, w], not {list(pixels.shape)}.")
-    limits.check(count, height, width)
     images = torch.from_numpy(pixels.copy()).float()
     if pixels.dtype == np.uint8:
         images /= 255
     elif not bool(((images >= 0) & (images <= 1)).all()):
         raise WireError("float images must lie in [0, 1]; NaN is not there.")
-    return images, ScoreRequest.model_validate_json(request.tobytes())
+    return images, ScoreRequest.model_validate_json(_measured(request.tobytes()))
+
+
+def _check_directory(body: bytes) -> None:
+    """Refuse an archive whose list of members is long or hidden: Python reads all of it into memory before one can look at it."""
+    end = body[-22:]
+    if end[:4] != b"PK\5\6" or body[-42:-38] == b"PK\6\7":
+        raise WireError("the body is not an npz archive (its list of members does not stand at its end).")
+    if int.from_bytes(end[12:16], "little") > LONGEST_DIRECTORY:
+        raise WireError("the archive must hold the arrays `images` and `request`, and nothing else.")
 
 
 def _read_array(
-    archive: zipfile.ZipFile, name: str, dtypes: Sequence[Any], ndim: int, most: int
+    archive: zipfile.ZipFile, name: str, dtypes: Sequence[Any], ndim: int, most: int, limits: Limits | None = None
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return one array of an archive, having unpacked at most `most` bytes and a header."""
-    with archive.open(name) as member:
-        data = member.read(most + 2**16 + 1)
-    if len(data) > most + 2**16:
+    """Return one array of an archive, having unpacked its header, and, where that is right, as many bytes as it says."""
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+        raise WireError(f"{name} is packed by method {info.compress_type}; use 0 (stored) or 8 (deflated), and no password.")
+    if info.file_size > most + LONGEST_HEADER:
         raise WireError(f"{name} unpacks to more than {most} bytes.")
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, fortran, dtype = read_header(file)
-    if dtype not in [np.dtype(d) for d in dtypes] or len(shape) != ndim or fortran:
-        raise WireError(f"{name} has type {dtype} and shape {shape}; see the description of the request.")
-    return np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell()).reshape(shape)
+    with archive.open(info) as member:
+        head = io.BytesIO(member.read(LONGEST_HEADER))
+        version = np.lib.format.read_magic(head)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read_header(head)
+        if dtype not in [np.dtype(d) for d in dtypes] or len(shape) != ndim or fortran:
+            raise WireError(f"{name} has type {dtype} and shape {shape}; see the description of the request.")
+        if limits is not None:
+            if shape[1] != 3:
+                raise WireError(f"images must be [B, 3, h, w], not {list(shape)}.")
+            limits.check(shape[0], shape[2], shape[3])
+        size = math.prod(shape) * dtype.itemsize
+        if size > most:
+            raise WireError(f"{name} unpacks to more than {most} bytes.")
+        data = head.read(size)
+        data += member.read(size - len(data))
+    return np.frombuffer(data, dtype, count=math.prod(shape)).reshape(shape)
+
+
+def _measured(text: bytes) -> bytes:
+    """Return JSON text that is not made of so many small values that they take a hundred times its room."""
+    if sum(text.count(mark) for mark in (b",", b"[", b"{", b":")) > MOST_VALUES:
+        raise WireError(f"the request has more than {MOST_VALUES} values; send fewer pictures at once, or shorter metadata.")
+    return text

@@ -45,7 +45,8 @@ def judge(
     the other group; and no class may appear as often as `exclude` says.
 
     The demands that `share` counts are: each object, each colour of an object, each relation (by the pairs that keep it), and
-    each `exclude`. An upper limit of a class that is also wanted counts once there are enough of it; a picture with nothing wanted in it meets none.
+    each `exclude`. An upper limit of a class that is also wanted counts once there are enough of it. A picture with nothing wanted
+    in it meets none.
 
     Args:
         asked: what the prompt asks for.

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from rlcm.addresses import request_address
 from rlcm.rewards.image.pixels import to_png, to_uint8
-from rlcm.rewards.served.http import Servers, ask_each, open_client, post_patiently
+from rlcm.rewards.served.client import Client
+from rlcm.rewards.served.http import Servers, ask_each, post_patiently
 from rlcm.rewards.served.wire import JSON
 from rlcm.rewards.settings import OnFailure
 from rlcm.rewards.vlm.answers import Answer, read_completion
@@ -29,8 +31,9 @@ class EndpointVlm:
 
     def __init__(self, settings: VlmSettings, on_failure: OnFailure) -> None:
         self.settings, self.on_failure = settings, on_failure
+        request_address(str(settings.endpoint), "")
         self.servers = Servers([str(settings.endpoint).rstrip("/")], breaker_failures=3, breaker_seconds=30)
-        self._client = open_client(os.environ.get(settings.key_env), settings.parallel)
+        self._client = Client(os.environ.get(settings.key_env), settings.parallel)
         self._pool = ThreadPoolExecutor(settings.parallel, thread_name_prefix="vlm")
 
     def __call__(self, images: Tensor, questions: Sequence[str], /) -> list[Answer | None]:

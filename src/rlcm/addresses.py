@@ -1,0 +1,71 @@
+"""Addresses of servers: secrets stand in them as `${VARIABLE}`, so that nothing which is written or shown holds one."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import quote, urlsplit
+
+from rlcm.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_USER = re.compile(r"(https?://)([^/?#\s@'\"]*)@", re.IGNORECASE)
+_FIELD = re.compile(
+    r"([?&;](?:[\w.-]*(?:key|token|secret|passw|pwd|auth|credential|signature)[\w.-]*|pw|sig)=)([^&;#\s'\"]+)", re.IGNORECASE
+)
+
+
+def is_address(name: str) -> bool:
+    """Return whether a text is the address of a server."""
+    return name.lower().startswith(("http://", "https://"))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with `***` in place of users, passwords and keys in its addresses; `${VARIABLE}` stays."""
+
+    def hide(found: re.Match[str]) -> str:
+        return found[0] if _is_named(found[2]) else found[1] + "***" + found[0][len(found[1] + found[2]) :]
+
+    return _FIELD.sub(hide, _USER.sub(hide, text))
+
+
+def check_address(address: str) -> None:
+    """Do nothing if an address can be used and holds no secret.
+
+    Raises:
+        ValueError: if it is none; or if a user, a password or a key stands in it, and not the variable that has it.
+    """
+    try:
+        parts = urlsplit(_VARIABLE.sub("x", address))
+        whole = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    shown = without_secrets(address)
+    if not whole:
+        raise ValueError(f"{shown!r} is not an address; write http://host:port.")
+    if shown != address:
+        raise ValueError(
+            f"{shown} holds a user, a password or a key, which would be written into the run's files. Put it into an environment "
+            f"variable, such as REWARD_SECRET, and its name into the address: {shown.replace('***', '${REWARD_SECRET}')} (in single "
+            "quotes, so that the shell leaves it alone). A bearer token needs no place in the address: see token_env."
+        )
+
+
+def request_address(address: str, path: str) -> str:
+    """Return where a request goes: the path after that of the server's address, and its variables' values in place.
+
+    Raises:
+        ConfigError: if a variable is not set.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise ConfigError(f"{address} needs the environment variable {found[1]}, which is not set; set it and start again.")
+        return quote(os.environ[found[1]], safe=":%!$'()*+,~")
+
+    head, mark, query = address.partition("?")
+    return _VARIABLE.sub(value, head.rstrip("/") + path + mark + query)
+
+
+def _is_named(secret: str) -> bool:
+    return _VARIABLE.sub("", secret).strip(":") == ""

@@ -1,0 +1,102 @@
+"""One exchange with a server, bounded in time and size from its first byte to its last."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import threading
+
+import httpx
+
+from rlcm.addresses import request_address, without_secrets
+from rlcm.errors import RewardError
+
+logging.getLogger("httpx").setLevel(logging.WARNING)  # below, it writes every request's address, with what is secret in it
+
+LONGEST_ANSWER = 16 * 2**20
+"""Bytes; an answer for 256 pictures takes about 5 kB a reward."""
+
+
+class TransientError(Exception):
+    """An attempt failed in a way that another one may not."""
+
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+def post(client: Client, address: str, path: str, body: bytes, content_type: str, timeout: float) -> bytes:
+    """Return the body of one answer; `timeout` bounds the whole exchange, from the connection to the answer's last byte.
+
+    Args:
+        address: of the server, with `${VARIABLE}` where it has a secret.
+        path: what follows it.
+
+    Raises:
+        ConfigError: if a variable is not set.
+        TransientError: if the connection or the server failed.
+        RewardError: if the server refused the request.
+    """
+    try:
+        status, headers, found = client.post(request_address(address, path), body, content_type, timeout)
+    except asyncio.TimeoutError as error:
+        raise TransientError(f"no whole answer within {timeout:g} s") from error
+    except httpx.RequestError as error:
+        raise TransientError(without_secrets(f"{type(error).__name__}: {error}")) from error
+    if status == 200:
+        return found
+    text = f"status {status}: {found[:300].decode(errors='replace')}"
+    if status in (408, 429) or status >= 500:
+        wait = headers.get("Retry-After", "")
+        raise TransientError(text, float(wait) if wait.isdecimal() else 0.0)
+    remedy = {401: "; set the environment variable that `token_env` names to the server's token", 413: "; lower `batch_size`"}
+    raise RewardError(f"{address} refused the request with {text}{remedy.get(status, '')}")
+
+
+@functools.cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """Return the event loop of all clients of a process, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="reward-client-io", daemon=True).start()
+    return loop
+
+
+class Client:
+    """Posts from any thread, keeps its connections, follows no redirects and asks for plain answers.
+
+    It is asynchronous inside, since only so an exchange can be broken off at any point: a server that sends a byte of its headers
+    now and then never lets a blocking read run out of time.
+
+    Args:
+        token: the bearer token of the servers, if they want one.
+        connections: at most so many at a time.
+    """
+
+    def __init__(self, token: str | None, connections: int) -> None:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx.AsyncClient(headers=headers, limits=limits, timeout=None)
+
+    def post(self, url: str, body: bytes, content_type: str, timeout: float) -> tuple[int, httpx.Headers, bytes]:
+        """Return status, headers and body of one answer.
+
+        Raises:
+            TransientError: if the answer is too long.
+            asyncio.TimeoutError: if it was not whole after `timeout` seconds.
+            httpx.RequestError: if the connection failed.
+        """
+        exchange = asyncio.wait_for(self._post(url, body, content_type), timeout)
+        return asyncio.run_coroutine_threadsafe(exchange, _loop(os.getpid())).result()
+
+    async def _post(self, url: str, body: bytes, content_type: str) -> tuple[int, httpx.Headers, bytes]:
+        async with self._client.stream("POST", url, content=body, headers={"Content-Type": content_type}) as response:
+            found = bytearray()
+            async for chunk in response.aiter_raw():
+                found += chunk
+                if len(found) > LONGEST_ANSWER:
+                    raise TransientError(f"the answer exceeds {LONGEST_ANSWER} bytes")
+        return response.status_code, response.headers, bytes(found)

@@ -31,7 +31,7 @@ def test_a_file_and_those_beside_it_that_it_imports_even_in_a_circle(tmp_path):
         broken="def (",
     )
     found = own_files(f"{tmp_path / 'reward.py'}:f")
-    assert list(found)[0] == "reward.py"
+    assert next(iter(found)) == "reward.py"
     assert set(found) == {"reward.py", "near.py", "pack/__init__.py", "pack/inner.py", "pack/deep.py", "other.py"}
     assert set(own_files(f"{tmp_path / 'broken.py'}:f")) == {"broken.py"}
 

@@ -136,7 +136,7 @@ def test_another_meaning_is_refused_and_named_before_a_model_is_loaded(place, wh
     before = (place / "runs/run/metrics.jsonl").exists()
     with pytest.raises(ConfigError, match=named) as refused:
         Trainer.resume(place / "runs/run")
-    assert shlex.split(str(refused.value).partition("or insist: ")[2])[:5] == [
+    assert shlex.split(str(refused.value).partition("or insist (in Python: force=True): ")[2]) == [
         "rlcm", "train", "--resume", str(place / "runs/run"), "--force",
     ]  # fmt: skip
     assert (place / "runs/run/metrics.jsonl").exists() == before
@@ -187,10 +187,11 @@ def test_what_changes_digits_only_is_said_in_one_line(place, monkeypatch):
 
 def test_who_insists_goes_on_and_is_told_so_everywhere(tmp_path, with_report):
     run = trainer(tmp_path, run={"rounds": 1}).train()
-    with pytest.raises(ConfigError, match=r"up to round 1: prompts\. What .* --resume \S+ run\.rounds=2 --force \(in Python"):
+    with pytest.raises(ConfigError, match=r"up to round 1: prompts\. What .* --resume \S+ run\.rounds=2 --force$"):
         resume(run, changes=["run.rounds=2"], prompts=["a boat"])
     with pytest.raises(
-        ConfigError, match=r"--resume optimizer\.lr=0\.01: .*or insist: rlcm train --resume \S+ optimizer\.lr=0\.01 "
+        ConfigError,
+        match=r"--resume optimizer\.lr=0\.01: .*or insist \S+ \S+ \S+: rlcm train --resume \S+ optimizer\.lr=0\.01 ",
     ):
         resume(run, changes=["optimizer.lr=0.01"], prompts=["a boat"])
     listener = Listener()

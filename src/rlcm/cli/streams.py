@@ -86,7 +86,7 @@ def _text(raw: io.FileIO, like: TextIO | None) -> TextIO:
         return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
     unbuffered = like.write_through
     return io.TextIOWrapper(
-        raw if unbuffered else io.BufferedWriter(raw),  # type: ignore[arg-type]  # as Python itself does with -u
+        raw if unbuffered else io.BufferedWriter(raw),
         like.encoding,
         "backslashreplace",
         line_buffering=like.line_buffering,

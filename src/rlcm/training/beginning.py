@@ -16,7 +16,7 @@ from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import default_name
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig, load_config
-from rlcm.training.pins import Pins, changes_of_meaning, changes_of_rounding, class_of, listed, not_compared
+from rlcm.training.pins import TABLES, Pins, changes_of_meaning, changes_of_rounding, class_of, listed, not_compared
 
 
 def resolved(
@@ -82,7 +82,7 @@ class Stopped:
         if self.checkpoint is None:
             return [], []
         before = self.checkpoint.state.get("depends_on")
-        if before is None:
+        if not (isinstance(before, dict) and all(isinstance(before.get(table), dict) for table in TABLES)):
             return [], [
                 "this checkpoint is from before rlcm kept what a run depends on: it is not compared with what there is now"
             ]
@@ -91,7 +91,12 @@ class Stopped:
             raise ConfigError(
                 f"{self.run} cannot go on as it began, as something else is there now than up to round {self.checkpoint.round}: "
                 f"{listed(changed)}. What was measured before and after would not belong together. Put it back; or start a new run: "
+<<<<<<< HEAD
                 f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or insist: {self.insisting}"
+=======
+                f"{shlex.join(['rlcm', 'train', str(self.run / 'config.yaml'), 'name=NEW'])}; or insist (in Python: force=True): "
+                f"{self.command}"
+>>>>>>> wt-e
             )
         notes = (
             [f"going on, as you insist, with other things than up to round {self.checkpoint.round}: {listed(changed)}"]
@@ -107,7 +112,11 @@ class Stopped:
     @property
     def insisting(self) -> str:
         """The command that insists."""
+<<<<<<< HEAD
         return f"{command('rlcm', 'train', '--resume', self.run, *self.changes, '--force')} (in Python: force=True)"
+=======
+        return shlex.join(["rlcm", "train", "--resume", str(self.run), *self.changes, "--force"])
+>>>>>>> wt-e
 
 
 def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tuple[TrainConfig, Stopped]:
@@ -132,7 +141,11 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         setting = change.partition("=")[0]
         own = setting in ("name", "output")
         if own or not (force or class_of(setting) in ("free", "rounding")):
+<<<<<<< HEAD
             insist = "" if own else f", or insist: {stopped.insisting}"
+=======
+            insist = "" if own else f", or insist (in Python: force=True): {stopped.command}"
+>>>>>>> wt-e
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
                 "others, such as run.rounds=200, but for run.clock, and what changes rounding only. Start a new run: "

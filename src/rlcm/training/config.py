@@ -253,7 +253,8 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
 def _as_list(field: FieldInfo, key: str, value: Any) -> str:
     """Return what to type for a list with one value in it; nothing where that would not do either."""
     try:
-        TypeAdapter[Any](field.annotation).validate_python([value])
+        annotation: Any = field.annotation
+        TypeAdapter(annotation).validate_python([value])
     except ValidationError:
         return ""
     return assignment(key, [value])

@@ -47,6 +47,8 @@ FREE = (
     *("evaluation.final", "evaluation.every", "evaluation.grid", "evaluation.patience"),
 )
 """Settings, beside those of `run`, that change nothing of what was learnt or measured."""
+TABLES = ("settings", "contents", "surroundings")
+"""Parts of what a checkpoint keeps of it."""
 _SERVER = ": its server"
 _SHOWN = 8
 
@@ -79,7 +81,7 @@ class Pins:
 
     def state(self) -> dict[str, dict[str, str]]:
         """Return what a checkpoint keeps."""
-        return {key: value for key, value in asdict(self).items() if key != "places"}
+        return {table: asdict(self)[table] for table in TABLES}
 
 
 def pins_of(

@@ -91,12 +91,8 @@ class Stopped:
             raise ConfigError(
                 f"{self.run} cannot go on as it began, as something else is there now than up to round {self.checkpoint.round}: "
                 f"{listed(changed)}. What was measured before and after would not belong together. Put it back; or start a new run: "
-<<<<<<< HEAD
-                f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or insist: {self.insisting}"
-=======
-                f"{shlex.join(['rlcm', 'train', str(self.run / 'config.yaml'), 'name=NEW'])}; or insist (in Python: force=True): "
-                f"{self.command}"
->>>>>>> wt-e
+                f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or insist (in Python: force=True): "
+                f"{self.insisting}"
             )
         notes = (
             [f"going on, as you insist, with other things than up to round {self.checkpoint.round}: {listed(changed)}"]
@@ -112,11 +108,7 @@ class Stopped:
     @property
     def insisting(self) -> str:
         """The command that insists."""
-<<<<<<< HEAD
-        return f"{command('rlcm', 'train', '--resume', self.run, *self.changes, '--force')} (in Python: force=True)"
-=======
-        return shlex.join(["rlcm", "train", "--resume", str(self.run), *self.changes, "--force"])
->>>>>>> wt-e
+        return command("rlcm", "train", "--resume", self.run, *self.changes, "--force")
 
 
 def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tuple[TrainConfig, Stopped]:
@@ -141,11 +133,7 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         setting = change.partition("=")[0]
         own = setting in ("name", "output")
         if own or not (force or class_of(setting) in ("free", "rounding")):
-<<<<<<< HEAD
-            insist = "" if own else f", or insist: {stopped.insisting}"
-=======
-            insist = "" if own else f", or insist (in Python: force=True): {stopped.command}"
->>>>>>> wt-e
+            insist = "" if own else f", or insist (in Python: force=True): {stopped.insisting}"
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
                 "others, such as run.rounds=200, but for run.clock, and what changes rounding only. Start a new run: "

@@ -135,6 +135,9 @@ class UserCode:
                     f"was not done within {self.timeout_seconds:g} s and was given up; if it needs longer, set timeout_seconds beside "
                     f"its name under rewards:, such as timeout_seconds: {2 * self.timeout_seconds:g}"
                 )
+            here = threading.current_thread()
+            if isinstance(here, _BesideThread) and here.is_left:
+                raise UserCodeError("was given up: nobody waits for it any more")
             if stopping_since is None and stop_wanted():
                 stopping_since = time.monotonic()
             if stopping_since is not None and time.monotonic() - stopping_since > max(STOP_SECONDS, 3 * self._longest):
@@ -173,6 +176,10 @@ def like_here(work: Callable[[], T]) -> Callable[[], T]:
     return there
 
 
+class _BesideThread(threading.Thread):
+    is_left = False
+
+
 class Beside:
     """A daemon thread that works through what it is given, in order, beside the caller's own work.
 
@@ -181,14 +188,14 @@ class Beside:
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._is_left = False
-        threading.Thread(target=self._go, name="beside", daemon=True).start()
+        self._thread = _BesideThread(target=self._go, name="beside", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Beside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_left = True  # what has not been begun is not wanted any more
+        self._thread.is_left = True  # what is not done yet is not wanted any more
         self._waiting.put(None)
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
@@ -198,7 +205,7 @@ class Beside:
         return future
 
     def _go(self) -> None:
-        while (entry := self._waiting.get()) is not None and not self._is_left:
+        while (entry := self._waiting.get()) is not None and not self._thread.is_left:
             future, work = entry
             try:
                 future.set_result(work())

@@ -60,9 +60,9 @@ def do(what):
             pool.submit(time.sleep, 30).result()
     if what == "hang":  # inside a library that lets no Python run in this thread
         import ctypes
-        lock = ctypes.CDLL(None).sleep
-        lock(30)
-        lock(30)
+        mutex = ctypes.create_string_buffer(128)
+        for _ in range(2):  # the second waits for the first for ever
+            ctypes.CDLL(None).pthread_mutex_lock(mutex)
 
 import rlcm.processes.signals as signals
 signals.GRACE_SECONDS = 0.5

@@ -32,6 +32,7 @@ def answering(parts, pause):
                 while True:
                     connection, _ = listener.accept()
                     with contextlib.suppress(OSError), connection:
+                        connection.recv(2**16)
                         for part in parts:
                             connection.sendall(part)
                             time.sleep(pause)

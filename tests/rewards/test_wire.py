@@ -196,15 +196,16 @@ def test_what_was_packed_small_is_measured_before_it_is_unpacked():
     many = archive([(f"{n}.npy", GOOD) for n in range(100)])
     values = b'{"prompts": ["a"], "metadata": [' + b"{}," * 2**20 + b"{}]}"
     text_bomb = archive([("images.npy", GOOD), ("request.npy", np.frombuffer(values, np.uint8))], zipfile.ZIP_DEFLATED)
-    tracemalloc.start()
-    for body, kind, message in (
+    bodies = [
         (archive(MEMBERS, zipfile.ZIP_BZIP2), NPZ, "packed by method 12"),
         (archive(MEMBERS, zipfile.ZIP_LZMA), NPZ, "packed by method 14"),
         (archive([*MEMBERS, MEMBERS[0]]), NPZ, "must hold"),
         (many, NPZ, "must hold"),
         (text_bomb, NPZ, "more than 1048576 values"),
         (values[:-1] + b', "images": []}', JSON, "more than 1048576 values"),
-    ):
+    ]
+    tracemalloc.start()
+    for body, kind, message in bodies:
         with pytest.raises(WireError, match=message):
             decode_request(body, kind, LIMITS)
     assert tracemalloc.get_traced_memory()[1] < 30 * 2**20

@@ -183,11 +183,11 @@ CASES = [
             ("the last evaluation", 5, signal.SIGTERM),
         )
     ],
-    Case("SIGTERM while the model is loaded", around(building, "load_pipeline", 1, own_signal(signal.SIGTERM)), (-15,)),
+    Case("SIGTERM while the model is loaded", around(building, "load_pipeline", 1, own_signal(signal.SIGTERM)), (143,)),
     Case("SIGTERM in an update", around(optimisation.Optimisation, "step", 1, own_signal(signal.SIGTERM)), (0,)),
     Case("SIGTERM while a checkpoint is written", around(checkpoints, "save_state", 1, own_signal(signal.SIGTERM)), (0,)),
     Case("SIGTERM while the tuned LoRA is written", around(keeping, "save_final", 1, own_signal(signal.SIGTERM)), (0,)),
-    Case("SIGTERM twice in round 1", in_reward(2, own_signal(signal.SIGTERM, 2)), (-15,)),
+    Case("SIGTERM twice in round 1", in_reward(2, own_signal(signal.SIGTERM, 2)), (143,)),
     Case("kill -9 while a checkpoint is written", around(checkpoints, "save_state", 2, own_signal(signal.SIGKILL)), (-9,)),
     Case("the newest checkpoint is cut short", nothing, (0,), before=truncated),
     Case("a bit of the newest checkpoint is flipped", nothing, (0,), before=flipped),

@@ -15,7 +15,7 @@ LIST = TypeAdapter(RewardList)
         ("mine.scores:blueness", "blueness"),
         ("some/folder/mine.py:Outer.inner", "Outer.inner"),
         ("http://127.0.0.1:8000", "127.0.0.1:8000"),
-        ("https://user:secret@host/score", "host"),
+        ("https://${LOGIN}@host/score?key=${KEY}", "host"),
     ],
 )
 def test_label_is_derived(name, label):

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from rlcm.rewards.image.pixels import to_png, to_uint8
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, WireError, decode_answer, decode_request, encode_request
@@ -90,7 +92,7 @@ def lying_header():
         (npz(images=GOOD, request=text({"prompts": ["a"], "promts": 1})), "promts"),
         (npz(images=GOOD, request=text([1])), "body"),
         (bomb(), "unpacks to more"),
-        (lying_header(), "not an npz"),
+        (lying_header(), "1048576 x 1048576 pixels"),
     ],
 )
 def test_wrong_archives(body, message):
@@ -174,3 +176,72 @@ def test_damaged_requests_are_refused_or_whole(kind, edits, cut):
         return
     assert len(images) == len(request.prompts)
     assert ((images >= 0) & (images <= 1)).all()
+
+
+def archive(members, method=zipfile.ZIP_STORED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as target, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that stand twice
+        for name, value in members:
+            data = io.BytesIO()
+            np.save(data, value)
+            target.writestr(name, data.getvalue())
+    return buffer.getvalue()
+
+
+MEMBERS = [("images.npy", GOOD), ("request.npy", ONE)]
+
+
+def test_what_was_packed_small_is_measured_before_it_is_unpacked():
+    many = archive([(f"{n}.npy", GOOD) for n in range(100)])
+    values = b'{"prompts": ["a"], "metadata": [' + b"{}," * 2**20 + b"{}]}"
+    text_bomb = archive([("images.npy", GOOD), ("request.npy", np.frombuffer(values, np.uint8))], zipfile.ZIP_DEFLATED)
+    bodies = [
+        (archive(MEMBERS, zipfile.ZIP_BZIP2), NPZ, "packed by method 12"),
+        (archive(MEMBERS, zipfile.ZIP_LZMA), NPZ, "packed by method 14"),
+        (archive([*MEMBERS, MEMBERS[0]]), NPZ, "must hold"),
+        (many, NPZ, "must hold"),
+        (text_bomb, NPZ, "more than 1048576 values"),
+        (values[:-1] + b', "images": []}', JSON, "more than 1048576 values"),
+    ]
+    tracemalloc.start()
+    for body, kind, message in bodies:
+        with pytest.raises(WireError, match=message):
+            decode_request(body, kind, LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < 30 * 2**20
+    tracemalloc.stop()
+    assert decode_request(archive(MEMBERS, zipfile.ZIP_DEFLATED), NPZ, LIMITS)[1].prompts == ["a"]
+
+
+def test_texts_packed_into_pictures_do_not_add_up():
+    info = PngImagePlugin.PngInfo()
+    for n in range(40):
+        info.add_text(f"t{n}", "x" * 2**20, zip=True)
+    data = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(data, "PNG", pnginfo=info)
+    picture = base64.b64encode(data.getvalue()).decode()
+    body = json.dumps({"prompts": ["a"] * 8, "images": [picture] * 8}).encode()
+    tracemalloc.start()
+    images, _ = decode_request(body, JSON, LIMITS)
+    assert tracemalloc.get_traced_memory()[1] < 120 * 2**20  # one picture's, and not eight's
+    tracemalloc.stop()
+    assert images[:, 0].min() == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([archive(MEMBERS), archive(MEMBERS, zipfile.ZIP_DEFLATED), npz(images=GOOD, request=ONE)]),
+    st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=6)), max_size=4),
+    st.binary(max_size=60),
+)
+def test_no_body_does_more_than_be_refused(body, changes, tail):
+    body = bytearray(body + tail)
+    for place, data in changes:
+        place %= len(body)
+        body[place : place + len(data)] = data
+    try:
+        images, request = decode_request(bytes(body), NPZ, LIMITS)
+    except WireError:
+        return
+    assert images.shape == (1, 3, 4, 4)
+    assert len(request.prompts) == 1

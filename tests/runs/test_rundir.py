@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -118,8 +119,7 @@ def test_an_unwritable_folder_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("write", [lambda run: run.write_json("a.json", {}), lambda run: run.add_metrics({"round": 1})])
 def test_a_folder_that_has_gone_is_one_clear_error(run, write):
-    (run.path / "samples").rmdir()
-    run.path.rmdir()
+    shutil.rmtree(run.path)
     with pytest.raises(RunDirectoryError, match="cannot write"):
         write(run)
 

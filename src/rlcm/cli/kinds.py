@@ -50,31 +50,30 @@ class Group(WithExample, click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command that was typed; with --debug an error shows where it came from."""
         answer, code = None, None
-        with Ending() as ending:
-            with PatientStreams() as streams:
-                try:
-                    answer = super().main(*args, **kwargs)
-                except SystemExit as end:
-                    code = end.code or 0
-                except RLCMError as error:
-                    if "--debug" in sys.argv:
-                        raise
-                    if ending.ended is None:
-                        _say_error(str(error))
-                    code = error.exit_code
-                except BaseException:  # of whatever kind: a library may have made another error of it
-                    if ending.ended is None:
-                        raise
-                    code = ending.ended.exit_code
-                if ending.ended is not None and code:
-                    click.echo(str(ending.ended), err=True)
-                    code = ending.ended.exit_code
-            if streams.refused is not None:
-                _say_error(
-                    f"standard output could not be written ({streams.refused.strerror}): the work is done, but not all that was "
-                    "said of it is kept. Free some space, or let it write elsewhere."
-                )
-                code = code or 1
+        with PatientStreams() as streams, Ending() as ending:
+            try:
+                answer = super().main(*args, **kwargs)
+            except SystemExit as end:
+                code = end.code or 0
+            except RLCMError as error:
+                if "--debug" in sys.argv:
+                    raise
+                if ending.ended is None:
+                    _say_error(str(error))
+                code = error.exit_code
+            except BaseException:  # of whatever kind: a library may have made another error of it
+                if ending.ended is None:
+                    raise
+                code = ending.ended.exit_code
+            if ending.ended is not None and code:
+                click.echo(str(ending.ended), err=True)
+                code = ending.ended.exit_code
+        if streams.refused is not None:
+            _say_error(
+                f"standard output could not be written ({streams.refused.strerror}): the work is done, but not all that was "
+                "said of it is kept. Free some space, or let it write elsewhere."
+            )
+            code = code or 1
         if code is not None:
             sys.exit(code)
         return answer

@@ -55,8 +55,8 @@ class PatientStreams:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+        for stream, before in zip((sys.stdout, sys.stderr), self._before, strict=True):
+            if stream is not None and stream is not before:
                 stream.flush()
         failure = self._raw.failure if self._raw is not None else None
         if failure is not None and failure.errno not in _NOBODY_READS:
@@ -74,7 +74,8 @@ def _is_own(stream: TextIO | None, number: int) -> bool:
             if nothing != number:
                 os.dup2(nothing, number)
                 os.close(nothing)
-        return True
+            return True
+        return False  # a file has taken the place already
     try:
         return isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
     except (OSError, ValueError):

@@ -232,14 +232,18 @@ class Trainer:
                 metrics = self.round()
                 self._keep_whole(metrics)
                 is_due = self._is_over() or self._is_due()
+                failed: Exception | None = None
                 try:
                     if is_due:
                         metrics |= self._evaluate("tuned")
-                finally:
-                    with self.world.together():
-                        if self.world.is_main:
-                            directory.add_metrics(metrics)
-                            tracker.log(metrics, self.round_number)
+                except Exception as error:  # the round was learnt all the same
+                    failed = error
+                with self.world.together():
+                    if self.world.is_main:
+                        directory.add_metrics(metrics)
+                        tracker.log(metrics, self.round_number)
+                if failed is not None:
+                    raise failed
                 if is_due:
                     self._keep_whole(metrics)
                 if self.watcher and self.world.is_main:

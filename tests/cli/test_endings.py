@@ -1,0 +1,158 @@
+"""How commands end: by signals at any moment, with readers that leave, on full disks, in terminals that know few characters."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import rlcm
+
+COMMAND = """
+import signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+import click
+from rlcm.cli.kinds import Group
+
+@click.group(cls=Group)
+def main():
+    '''A program.
+
+    Example:  rlcm x
+    '''
+
+@main.command()
+@click.argument("what")
+def do(what):
+    '''Do it.
+
+    Example:  rlcm do it
+    '''
+    if what == "print":
+        for n in range(20000):
+            click.echo(f"line {n} \\u2192 \\U0001f98a")
+        print("stderr", file=sys.stderr)
+    if what == "short":
+        print("\\u2192 \\udcff", flush=True)
+    if what == "fails":
+        from rlcm.errors import ConfigError
+        raise ConfigError("lr=0 cannot be")
+    if what in ("wait", "spoilt", "swallow", "hang", "worker"):
+        print("ready", flush=True)
+    if what == "wait":
+        time.sleep(30)
+    if what == "spoilt":  # what an extension module makes of it
+        try:
+            time.sleep(30)
+        except BaseException as error:
+            raise ImportError("initialisation failed") from error
+    if what == "swallow":
+        try:
+            time.sleep(30)
+        except BaseException:
+            time.sleep(30)
+    if what == "worker":
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(time.sleep, 30).result()
+    if what == "hang":  # inside a library that lets no Python run in this thread
+        import ctypes
+        mutex = ctypes.create_string_buffer(128)
+        for _ in range(2):  # the second waits for the first for ever
+            ctypes.CDLL(None).pthread_mutex_lock(mutex)
+
+import rlcm.processes.signals as signals
+signals.GRACE_SECONDS = 0.5
+main(prog_name="rlcm")
+"""
+SOURCE = str(Path(rlcm.__file__).parents[1])
+
+
+def start(*arguments, stdout=subprocess.PIPE, before=None, **environment):
+    surroundings = os.environ | {"PYTHONPATH": SOURCE, "LANG": "C.UTF-8"} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=surroundings, preexec_fn=before
+    )
+
+
+def ended(process, timeout=20):
+    out, error = process.communicate(timeout=timeout)
+    return process.returncode, (out or b"").decode(errors="replace"), error.decode(errors="replace")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("what", ["wait", "spoilt"])
+def test_a_signal_ends_a_command_with_one_line_and_the_usual_code(what, number):
+    process = start("do", what)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(number)
+    code, _, error = ended(process)
+    assert code == 128 + number
+    assert re.fullmatch(r"stopped by [^\n]+\n", error)
+
+
+@pytest.mark.parametrize(("what", "signals"), [("swallow", 1), ("worker", 1), ("hang", 2), ("worker", 2)])
+def test_what_does_not_end_in_time_is_ended(what, signals):
+    process = start("do", what)
+    assert process.stdout.readline() == b"ready\n"
+    started = time.monotonic()
+    for _ in range(signals):
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+    code, _, error = ended(process)
+    assert code == 143
+    assert "stopped by SIGTERM" in error
+    assert "Traceback" not in error
+    assert time.monotonic() - started < 10
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    process = start("do", "wait", before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # as nohup does
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 143
+
+
+def test_a_reader_that_leaves_is_no_error():
+    process = start("do", "print")
+    assert process.stdout.readline().startswith(b"line 0")
+    process.stdout.close()
+    process.stdout = None
+    code, _, error = ended(process)
+    assert (code, error) == (0, "stderr\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_said_in_one_paragraph():
+    with open("/dev/full", "wb") as full:
+        code, _, error = ended(start("do", "print", stdout=full))
+    assert code == 1
+    assert re.fullmatch(r"stderr\nerror: standard output could not be written \(No space left on device\)[^\n]+\n", error)
+
+
+def test_closed_streams_are_no_error():
+    for closed in (1, 2):
+        code, _, error = ended(start("do", "print", before=lambda number=closed: os.close(number)))
+        assert code == 0
+        assert "Traceback" not in error
+    assert ended(start("do", "fails", before=lambda: os.close(2)))[0] == 2
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONUNBUFFERED": "1"}]
+)
+def test_characters_that_cannot_be_shown_are_written_out(environment):
+    code, out, error = ended(start("do", "short", **environment))
+    assert (code, error) == (0, "")
+    assert "\\udcff" in out
+    assert ("\\u2192" in out) == ("PYTHONIOENCODING" in environment)
+
+
+def test_errors_keep_their_codes():
+    assert ended(start("do", "fails"))[::2] == (2, "error: lr=0 cannot be\n")

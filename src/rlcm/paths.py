@@ -52,10 +52,11 @@ def existing(typed: str, setting: str) -> Path | None:
     """
     if not typed or "\0" in typed:
         return None
-    if not (typed.startswith("~") or "/" in typed or os.path.exists(typed)):
-        return None
-    path = local(typed, setting).absolute()
-    return path if os.path.exists(path) else None
+    there = os.path.exists(os.path.expanduser(typed))
+    if there or (typed.startswith(("~", ".", "/", "$")) and "/" in typed):
+        path = local(typed, setting).absolute()
+        return path if there else None
+    return None
 
 
 def shown(path: Path) -> str:

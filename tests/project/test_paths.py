@@ -72,6 +72,8 @@ def test_a_name_is_a_path_where_there_is_something_of_that_name(here):
     assert existing("models/lcm", "model.path") == existing("./models/lcm/", "model.path") == here / "models/lcm"
     assert existing("a fox", "prompts") is None
     assert existing("", "prompts") is None
+    assert existing("price $USD/kg", "prompts") is existing("~5 foxes", "prompts") is None
+    assert existing("~", "RUN") == here.parent / "home"
     assert existing("long" * 2000, "prompts") is None
 
 

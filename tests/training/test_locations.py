@@ -44,7 +44,7 @@ def house(tmp_path_factory):
     (root / "it's.txt").write_text("a cat\na dog\n")
     (root / "my rewards.py").write_text(REWARD)
     (root / "factor").write_text("2")
-    entry = {"name": "./my rewards.py:Score", "args": {"weights": "factor", "note": "factor"}}
+    entry = {"name": "./my rewards.py:Score", "args": {"weights": "factor", "note": "of mine"}}
     config = tiny_config(
         "my runs",
         name="first",
@@ -72,7 +72,7 @@ def test_a_run_names_its_files_by_absolute_paths(house):
     assert config.prompts == str(root / "it's.txt")
     assert config.rewards[0].name == f"{root / 'my rewards.py'}:Score"
     assert config.rewards[0].label == "Score"
-    assert config.rewards[0].args == config.evaluation.held_out[0].args == {"weights": str(root / "factor"), "note": "factor"}
+    assert config.rewards[0].args == config.evaluation.held_out[0].args == {"weights": str(root / "factor"), "note": "of mine"}
 
 
 def test_what_a_training_prints_can_be_pasted(house, monkeypatch, tmp_path):

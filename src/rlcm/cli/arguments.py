@@ -40,16 +40,20 @@ class Setting(click.ParamType):  # type: ignore[type-arg]  # older versions of c
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the checked value, or end the command."""
         from rlcm.training.config import parse_settings
+        from rlcm.training.values import read_value
 
-        module, _, kind = self.kind.partition(":")
+        module, _, name = self.kind.partition(":")
+        kind = getattr(importlib.import_module(module), name)
         *groups, last = self.key.split(".")
-        given: Any = {last: value}
-        for group in reversed(groups):
-            given = {group: given}
         try:
-            found: Any = parse_settings(getattr(importlib.import_module(module), kind), given)
+            given: Any = {last: read_value(kind, self.key, value) if isinstance(value, str) else value}
+            for group in reversed(groups):
+                given = {group: given}
+            found: Any = parse_settings(kind, given)
         except ConfigError as error:
             self.fail(str(error).removeprefix(f"{self.key}="), param, ctx)
         for part in (*groups, last):
             found = getattr(found, part)
+        if found is None:  # a setting that may be left out: the option is left out then
+            self.fail(f"{value!r}: give a value, or leave the option out.", param, ctx)
         return found

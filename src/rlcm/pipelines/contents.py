@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
 
+from rlcm.paths import existing
 from rlcm.pipelines.loading import local_folder
 from rlcm.pipelines.settings import LoraSettings, ModelSettings
 from rlcm.runs import digests
@@ -96,10 +97,10 @@ def _variant(file: Path) -> str | None:
 
 
 def _lora(settings: LoraSettings, local_files_only: bool) -> Any:
-    place = Path(settings.path).expanduser()
-    if place.is_dir():
+    place = existing(settings.path, "model.loras")
+    if place is not None and place.is_dir():
         chosen = [place / settings.weight_name] if settings.weight_name else sorted(place.glob("*.safetensors"))
         return digests.of_files({file.name: file for file in chosen if file.is_file()})
-    if place.is_file():
+    if place is not None:
         return digests.of_file(place)
     return commit_of(settings.path, settings.weight_name or LORA, settings.revision, local_files_only)

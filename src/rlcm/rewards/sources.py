@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rlcm.paths import local
+
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
@@ -38,7 +40,7 @@ def own_files(place: str) -> dict[str, Path]:
     if not colon or module.partition(".")[0] == "rlcm":
         return {}
     named = module if module.endswith(".py") else getattr(sys.modules.get(module), "__file__", None) or ""
-    file = Path(named).expanduser().absolute()
+    file = local(named, "rewards").absolute()
     if file.suffix != ".py" or not file.is_file() or _INSTALLED & set(file.parts):
         return {}
     folder = file.parent

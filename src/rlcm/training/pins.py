@@ -18,6 +18,7 @@ import torch
 import rlcm
 from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
+from rlcm.paths import existing
 from rlcm.pipelines.contents import model_contents, pipeline_contents
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
@@ -156,13 +157,13 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
 def _held(value: Any) -> str:
     """Return the digest of an argument, or of the file or the model's folder that it names; no argument is kept itself."""
     try:
-        place = Path(value).expanduser() if isinstance(value, str) and value else None
+        place = existing(value, "rewards") if isinstance(value, str) else None
         if place is not None and place.is_file():
             return f"file {digests.of_file(place)}"
         if place is not None and (place / "config.json").is_file():
             inside = {str(file.relative_to(place)): file for file in sorted(place.rglob("*")) if file.is_file()}
             return f"folder {digests.of_value(digests.of_files(inside))}"
-    except (OSError, ValueError):  # no path, but a text that is too long for one
+    except (OSError, ValueError, ConfigError):  # a text, or what cannot be read
         pass
     return f"value {digests.of_value(value)}"
 

@@ -101,7 +101,7 @@ def given_prompts(texts: Sequence[str], setting: str = "--prompts") -> PromptSet
     prompts: list[str] = []
     metadata: list[dict[str, Any]] = []
     for text in texts:
-        path = Path(text)
+        path = existing(text, setting) or Path(text)
         alone = len(texts) == 1 and (text in BUILT_IN or _is_file(path) or (_is_folder(path) and os.sep in text))
         file = alone or path.suffix.lower() in {*READERS, *OTHERS} - {""}
         found = load_prompts(text, setting, "A prompt has no such ending.") if file else PromptSet((text,), ({},))

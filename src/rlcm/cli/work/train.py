@@ -12,7 +12,7 @@ import click
 from rlcm.builtin import DEMO
 from rlcm.cli.saying import quiet, say
 from rlcm.errors import CheckpointError
-from rlcm.paths import command, shown
+from rlcm.paths import command, local, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
 from rlcm.report.values import alteration
@@ -22,13 +22,14 @@ from rlcm.runs.rundir import RunDirectory
 from rlcm.training.build import checked
 from rlcm.training.config import load_config
 from rlcm.training.final import WEIGHTS_NAME
+from rlcm.training.locations import located
 from rlcm.training.trainer import Trainer
 
 
 def check_start(config: str | None, changes: Sequence[str]) -> None:
     """Run `rlcm train --check`: do what a training does before it reads weights."""
     quiet()
-    checked(load_config(config or DEMO, changes))
+    checked(located(load_config(config or DEMO, changes)))
     click.echo("this can start: settings, prompts, rewards and sampler are fine; the weights of the model were not read")
 
 
@@ -44,7 +45,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
         else:
             settings = load_config(config or DEMO, changes)
             if settings.name:  # before the model is loaded
-                RunDirectory(Path(settings.output) / settings.name).require_no_results()
+                RunDirectory(local(settings.output, "output") / settings.name).require_no_results()
             trainer = Trainer(settings, watcher=progress)
         if progress is not None and trainer.directory is not None and (rows := trainer.directory.metrics()):
             progress.began(rows[0], trainer.round_number)

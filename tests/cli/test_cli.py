@@ -1,5 +1,6 @@
 """The command line: exit codes, one paragraph instead of a traceback, and help that loads nothing heavy."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import diffusers
 import pytest
 import transformers
 from click.testing import CliRunner
+from junk_runs import place
 from PIL import Image
 from tiny_runs import lcm_pipeline, tiny_config
 
@@ -142,12 +144,18 @@ def test_train_resume_sample_and_report(config, model, tmp_path, monkeypatch):
     run = tmp_path / "runs/first"
     assert str(run.relative_to(tmp_path) / "report.html") in found.output
 
-    # A longer run of which only the first round is there goes on.
+    # A longer run of which only the first round is there goes on; what is no text in its metrics is left out, and so is a neighbour.
+    (tmp_path / "runs/loop").symlink_to("loop")
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(b'{"round": 1, "\xff": 2}\n{"round": 2')
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("rounds: 1", "rounds: 2"))
     found = rlcm("train", "--resume", "latest")
     assert found.exit_code == 0, found.output
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+    said = " ".join(found.output.split())
+    assert "left out: 2 lines of metrics.jsonl that cannot be read (line 2, 3)" in said
+    assert "left out: runs/loop: it is a link that leads back to itself" in said
+    assert [row["round"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())] == [1, 2]
 
     (run / "report.html").unlink()
     found = rlcm("report", run)
@@ -160,6 +168,27 @@ def test_train_resume_sample_and_report(config, model, tmp_path, monkeypatch):
     found = rlcm("sample", model, "--prompt", "a cat", "-o", "one.jpg", "--seed", "7")
     assert found.exit_code == 0, found.output
     assert Image.open("one.jpg").size == (16, 16)
+
+
+def test_a_check_does_what_the_start_does_before_the_model_is_loaded(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def score(images, prompts):\n    return images.mean((1, 2, 3))\n")
+    monkeypatch.setattr("rlcm.training.build.load_pipeline", None)
+    found = rlcm("train", config, "rewards=[mine.py:score]", "--check")
+    assert (found.exit_code, found.output.partition(":")[0]) == (0, "this can start"), found.output
+    for change, error in (
+        ("rewards=[other.py:score]", "there is no file other.py"),
+        ("rewards=[mine.py:scores]", "scores"),
+        ("prompts=none.txt", "none.txt"),
+        (f"model.path={tmp_path}/nowhere", "nowhere"),
+        ("lora.target_modules=[nothing]", "nothing"),
+    ):
+        found = rlcm("train", config, change, "--check")
+        assert (found.exit_code, found.output[:7]) == (2, "error: "), found.output
+        assert error in found.output
+        assert found.output == rlcm("train", config, change).output  # in the same words
+    assert "leave it out to go on with one" in rlcm("train", "--check", "--resume", "latest").output
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_that_has_not_ended_cannot_be_sampled(config, tmp_path):
@@ -184,7 +213,7 @@ def test_bugs_are_not_hidden(monkeypatch):
     assert isinstance(rlcm("train").exception, ZeroDivisionError)
 
 
-def test_the_latest_run_is_the_one_that_wrote_last(tmp_path):
+def test_the_latest_run_is_the_one_that_wrote_last(tmp_path, capsys):
     for name, second in (("a", 300), ("b", 200), ("c", None)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text("")
@@ -192,7 +221,9 @@ def test_the_latest_run_is_the_one_that_wrote_last(tmp_path):
             (tmp_path / name / "metrics.jsonl").write_text("")
             os.utime(tmp_path / name / "metrics.jsonl", (second, second))
     (tmp_path / "no run").mkdir()
+    place(tmp_path / "nowhere", "nowhere")
     assert latest_run(tmp_path) == tmp_path / "a"
+    assert "nowhere: it is a link that leads nowhere" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="there is no run in"):
         latest_run(tmp_path / "a")
 

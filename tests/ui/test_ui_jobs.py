@@ -108,8 +108,11 @@ def test_a_name_is_taken_once(folder):
     with pytest.raises(UsageError, match="there is a run of that name already"):
         jobs.start(TrainConfig(name="mine"))
     (folder / "other").mkdir()
+    (folder / "other/metrics.jsonl").write_text('{"round": 1}\n')
     with pytest.raises(UsageError, match="choose another name"):
         jobs.start(TrainConfig(name="other"))
+    (folder / "other/metrics.jsonl").write_text("")  # of one that has learnt nothing
+    assert jobs.start(TrainConfig(name="other")) == "other"
     assert jobs.start(TrainConfig()).startswith("jpeg_compressibility-")
 
 
@@ -246,7 +249,7 @@ def test_a_check_says_what_the_training_would(folder):
         jobs_of(folder, FAILS).check(TrainConfig())
     with pytest.raises(UsageError, match="KeyError: 'oops'"):
         jobs_of(folder, BREAKS).check(TrainConfig())
-    (folder / "mine").mkdir()
+    (folder / "mine").write_text("")
     with pytest.raises(UsageError, match="choose another name"):
         jobs_of(folder).check(TrainConfig(name="mine"))
     assert not [name for name in os.listdir(folder / ".ui") if name != ".lock"]

@@ -203,7 +203,9 @@ class RunDirectory:
         """
         file, partial, damage = self.path / "metrics.jsonl", self.path / ".metrics.jsonl.partial", Damage()
         if is_there(file):
-            with run_errors(file), self._metrics_file(file) as old, open(partial, "wb") as new:
+            with run_errors(file):
+                partial.unlink(missing_ok=True)
+            with run_errors(file), self._metrics_file(file) as old, open(partial, "xb") as new:
                 for line, row in rows(old, damage):
                     if row["round"] <= last:
                         new.write(line.rstrip(b"\r\n") + b"\n")

@@ -54,7 +54,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that after a crash the old file, the new one, or none is there, but no mixture."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # what a crash left, or anybody put there
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -224,7 +224,7 @@ class Jobs:
     def _new_name(self, config: TrainConfig) -> str:
         name = default_name(config.rewards[0].label)
         names = chain([name], (f"{name}-{number}" for number in count(2)))  # of trainings that start in the same second
-        return next(one for one in names if not self._is_taken(one))
+        return next(one for one in names if not is_there(self.folder / one) and not self._is_taken(one))
 
     def _launch(self, name: str, *arguments: str) -> None:
         log = self._file(name, "log")

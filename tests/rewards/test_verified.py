@@ -10,7 +10,7 @@ from reward_models import clip_folder
 from tiny_detectors import class_detector, dino, owl
 
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.rewards import RewardSettings, build_rewards
+from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.rewards.learned.clip import Network
 from rlcm.rewards.verified.colours import ClipColours
 from rlcm.rewards.verified.composition import Composition
@@ -146,6 +146,21 @@ def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(detectors, tm
         begin(file, [{"name": "composition", "args": {"model": str(tmp_path)}}])
     with pytest.raises(ConfigError, match=r"reward ocr: .*'a sign' has no words in double quotes"):
         begin('["a sign"]', [{"name": "ocr"}])
+
+
+def test_a_reward_of_ones_own_checks_prompts_behind_the_boundary():
+    class Picky:
+        def check_prompts(self, prompts, metadata):
+            metadata[0]["seen"] = True
+            raise SystemExit(0)
+
+        def __call__(self, images, prompts):
+            return [0.0] * len(prompts)
+
+    beside = [{}]
+    with pytest.raises(ConfigError, match=r"reward picky: its check_prompts .*SystemExit"):
+        RewardMix([("picky", Picky())]).check_prompts(["a cat"], beside)
+    assert beside == [{}]
 
 
 def test_a_model_that_is_no_detector(clip):

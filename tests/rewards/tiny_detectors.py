@@ -38,7 +38,7 @@ def owl(path):
     torch.manual_seed(0)
     text = {**_SMALL, "vocab_size": len(VOCABULARY), "max_position_embeddings": CONTEXT, "bos_token_id": 0, "eos_token_id": 1}
     vision = {**_SMALL, "image_size": 32, "patch_size": 8}
-    Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(path)
+    Owlv2ForObjectDetection(Owlv2Config(text_config=text, vision_config=vision, projection_dim=32)).save_pretrained(path)
     tokenizer_files(path)
     processor = {
         "image_processor_type": "Owlv2ImageProcessor", "processor_class": "Owlv2Processor", "size": {"height": 32, "width": 32},

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlcm.errors import CheckpointError, ConfigError, RewardError
-from rlcm.rewards.boundary import UserCode
+from rlcm.errors import CheckpointError, ConfigError, MissingFileError, RewardError, RLCMError
+from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.composition.answers import ask, attribute, check_inputs, not_finite
 from rlcm.rewards.composition.normalising import RunningNorm, norm_of
 from rlcm.rewards.composition.scores import RawScores, RewardPart, Scores
@@ -109,15 +111,21 @@ class RewardMix:
         """Ask every reward that has a method `check_prompts` whether it can score pictures of all prompts.
 
         Raises:
-            ConfigError: as a reward says it; the text names the reward.
+            ConfigError: as a reward says it, or if its method raises; the text names the reward.
         """
         for part in self.parts:
-            check = getattr(part.reward, "check_prompts", None)
+            check = attribute(part, "check_prompts")
+            if check is None:
+                continue
+            beside = deepcopy(list(metadata))
             try:
-                if check is not None:
-                    check(list(prompts), [dict(entry) for entry in metadata])
-            except ConfigError as error:
+                UserCode(f"reward {part.label}", part.timeout_seconds).run(partial(check, list(prompts), beside))
+            except MissingFileError as error:
+                raise MissingFileError(f"reward {part.label}: {error}") from error
+            except RLCMError as error:
                 raise ConfigError(f"reward {part.label}: {error}") from error
+            except UserCodeError as error:
+                raise ConfigError(f"reward {part.label}: its check_prompts {error}.") from error.__cause__
 
     def score_in_parts(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None, size: int

@@ -136,7 +136,9 @@ class WordDetector:
 
     def _answers(self, pictures: list[Image.Image], names: list[str]) -> list[dict[str, Any]]:
         texts: list[Any] = [[f"a photo of a {name}"] for name in names] if self.is_owl else [f"{name}." for name in names]
-        inputs = self.processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+        # OWL's processor joins texts of one length only.
+        length: dict[str, Any] = {"padding": "max_length", "truncation": True} if self.is_owl else {"padding": True}
+        inputs = self.processor(images=pictures, text=texts, return_tensors="pt", **length)
         inputs = inputs.to(self.network.torch_device, self.network.torch_dtype)
         outputs = self.model(**inputs)
         sizes = [(picture.height, picture.width) for picture in pictures]

@@ -117,9 +117,7 @@ def _check_scalar(kinds: list[Any], value: Any) -> None:
     elif numbers and isinstance(value, bool):
         raise _refused(f"input should be {numbers}, not true or false")
     elif numbers and isinstance(value, str):
-        raise _refused(
-            f"input should be {numbers}, written in digits and without quotes, such as 12{' or 1e-4' * (float in kinds)}"
-        )
+        raise _refused(f"input should be {numbers}, written in digits and without quotes")
 
 
 def _refused(message: str) -> PydanticCustomError:

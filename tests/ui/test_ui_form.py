@@ -71,7 +71,7 @@ def test_kinds_and_ranges():
     assert known["optimizer.lr"].kind == "number"
     assert known["optimizer.lr"].maximum == 1
     assert known["lora.rank"].range == "1 to 1,024."
-    assert known["run.save_every"].range == "From 0."
+    assert known["run.save_every"].range == "0 to 1,000,000,000."
     assert known["run.tracker"].range == ""
     assert known["algorithm.loss"].kind == "choice"
     assert "rebel" in known["algorithm.loss"].choices

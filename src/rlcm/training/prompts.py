@@ -30,6 +30,7 @@ BUILT_IN: dict[str, str] = {
 LARGEST = 2**28
 """Bytes of a file of prompts."""
 LIKE = '{"prompt": "a fox"}'
+"""An entry of a file, as errors show it."""
 FORMS = (
     "Files of prompts are .txt (one a line; a file without an ending is read so, too), .jsonl (one object a line, "
     f"{LIKE}) or .json (a list of texts or of such objects)"
@@ -37,6 +38,7 @@ FORMS = (
 """What can be read, as errors say it."""
 
 Row = tuple[str, dict[str, Any]]
+"""A prompt and what stood beside it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,9 @@ class Field:
     def range(self) -> str:
         """The numbers that are allowed, as words; nothing where all of them are."""
         if self.minimum is None:
-            return "" if self.maximum is None else f"Up to {self.maximum:,g}."
-        return f"From {self.minimum:,g}." if self.maximum is None else f"{self.minimum:,g} to {self.maximum:,g}."
+            return "" if self.maximum is None else f"Up to {_digits(self.maximum)}."
+        least = _digits(self.minimum)
+        return f"From {least}." if self.maximum is None else f"{least} to {_digits(self.maximum)}."
 
     def shown(self, value: Any) -> Any:
         """Return a value of the configuration (as JSON) as the field shows it."""
@@ -255,6 +256,10 @@ def _alternatives(annotation: Any) -> tuple[list[Any], bool]:
     """Return the types that a setting may have, and whether it may be left out."""
     kinds = alternatives(annotation)
     return [kind for kind in kinds if kind is not type(None)], type(None) in kinds
+
+
+def _digits(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:,g}"
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:

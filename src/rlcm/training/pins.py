@@ -144,7 +144,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
     for entry in entries:
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
-            found.surroundings[f"{key}{_SERVER}"] = entry.name.rpartition("@")[2].partition("?")[0]  # without passwords
+            found.surroundings[f"{key}{_SERVER}"] = entry.name  # whose settings refuse passwords
         else:
             found.settings[f"{key}.name"] = entry.name if entry.name in BUILT_IN else entry.name.rpartition(":")[2]
         for name, file in own_files(entry.name).items():

@@ -10,6 +10,8 @@ from pathlib import Path
 from rlcm.errors import ConfigError
 
 Typed = str | os.PathLike[str]
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes, on the usual file systems."""
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{\w+\})")
 
 
@@ -24,12 +26,16 @@ def local(typed: Typed, setting: str) -> Path:
         setting: where it was typed, for the error.
 
     Raises:
-        ConfigError: if it is no path: of an unknown user, with a variable in it, or not to be written down.
+        ConfigError: if it is no path: of an unknown user, with a variable in it, too long, or not to be written down.
     """
     text = os.fspath(typed)
     path = os.path.expanduser(text)
     if "\0" in path or not _is_utf8(path):
         raise ConfigError(f"{setting}={text!r} is not a path; give one that can be written in UTF-8, without a NUL.")
+    if len(path.encode()) > LONGEST_PATH or any(len(name.encode()) > LONGEST_NAME for name in path.split("/")):
+        raise ConfigError(
+            f"{setting}={text[:80]!r}... is not a path: a name is longer than {LONGEST_NAME} bytes, or all of it than {LONGEST_PATH}."
+        )
     if text.startswith("~") and path.startswith("~"):
         raise ConfigError(
             f"{setting}={text!r}: there is no user {text[1:].partition('/')[0]!r}, whose folder this would be; correct the name, or "

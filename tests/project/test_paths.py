@@ -53,6 +53,8 @@ def test_what_a_path_means(here, typed, meant):
         ("runs/${USER}", r"the environment variable \$\{USER\} is not read"),
         ("a\0b", "is not a path"),
         ("a\udcff", "is not a path"),
+        ("x" * 300, "is longer than 255 bytes"),
+        ("x/" * 3000, "all of it than 4095"),
     ],
 )
 def test_what_is_no_path(here, typed, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,7 +121,7 @@ def evaluate_all(work: Path, weights: Path | None, font: Path | None) -> None:
     from rlcm.recipe.measure import measure
 
     folder = weights or WEIGHTS
-    if not (folder / "judge").is_dir():
+    if not os.path.isdir(folder / "judge"):
         raise MissingFileError(
             f"--weights {str(folder)!r} holds no built-in model; give the folder that rlcm builtin train --weights wrote, or leave "
             "it out for the packaged one."

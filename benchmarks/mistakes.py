@@ -97,7 +97,7 @@ GROUPS = {
             "a Hub id without network",
             "rlcm train model.path=SimianLuo/LCM_Dreamshaper_v7",
             patches={"huggingface_hub.constants.HF_HUB_OFFLINE": True},
-            theirs=r"(?<=Hub \()\w+: .*?(?=\); check)",
+            theirs=r"(?<=Hub \()\w+: .*?(?=\)\. For)",
         ),
         Mistake("a prompt in place of a file", "rlcm train prompts='a red fox'"),
         Mistake("an empty file of prompts", "rlcm train prompts=empty.txt"),
@@ -187,7 +187,8 @@ def printed(mistake: Mistake) -> str:
     texts = re.split(r"^[Ee]rror: ", click.unstyle(output), flags=re.MULTILINE)
     assert len(texts) == 2, (mistake.typed, output)
     assert "Traceback" not in output, output
-    return re.sub(mistake.theirs, "…", texts[1].strip(), flags=re.DOTALL)
+    here = f"{Path.cwd()}/"  # a temporary folder, of another name each time
+    return re.sub(mistake.theirs, "…", texts[1].strip().replace(here, ""), flags=re.DOTALL)
 
 
 def page(found: dict[str, str]) -> str:
@@ -208,7 +209,7 @@ had, what is accepted and what to do; nobody meets a traceback, except by a bug 
 line or the configuration is wrong, the exit code is 2 and nothing was started; 1 means that something failed on the way.
 
 The table is written by `benchmarks/mistakes.py --write`, which makes every one of the mistakes; a test makes them again and
-compares. Dots stand for words of other libraries. No network, a full disk, a machine without CUDA, a package and a token that
+compares. Dots stand for words of other libraries; paths, which are absolute, are shown from the working directory on. No network, a full disk, a machine without CUDA, a package and a token that
 are missing are imitated.
 
 In the folder are an empty text file `empty.txt`, a finished run `runs/demo`, and

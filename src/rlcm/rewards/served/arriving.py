@@ -87,6 +87,7 @@ async def read_body(request: Request, longest: int, timeout: float, part: Part) 
 
 
 def busy(why: str) -> HTTPException:
+    """Return the answer to a client that should ask again a little later; `why` says what is too much."""
     return HTTPException(503, f"{why}; come back later.", {"Retry-After": "1"})
 
 

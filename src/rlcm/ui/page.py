@@ -91,8 +91,9 @@ def theme() -> gr.themes.Base:
         button_secondary_background_fill_hover="#eef3fa",
         block_radius="12px", input_radius="9px", button_large_radius="10px", button_small_radius="9px", container_radius="12px",
         button_border_width="1px", button_primary_border_color="*primary_500", button_large_text_weight="600",
-        slider_color="*primary_500", block_label_text_color="#3b434c", block_info_text_color="#69727d",
+        slider_color="*primary_500", block_label_text_color="#3b434c", block_info_text_color="#5b646f",
+        body_text_color_subdued="#5b646f", input_placeholder_color="#5b646f",
     )  # fmt: skip
     for name in [name for name in vars(made) if name.endswith("_dark")]:
-        setattr(made, name, None)  # as it is in light
+        setattr(made, name, getattr(made, name.removesuffix("_dark")))
     return made

@@ -209,8 +209,8 @@ had, what is accepted and what to do; nobody meets a traceback, except by a bug 
 line or the configuration is wrong, the exit code is 2 and nothing was started; 1 means that something failed on the way.
 
 The table is written by `benchmarks/mistakes.py --write`, which makes every one of the mistakes; a test makes them again and
-compares. Dots stand for words of other libraries; paths, which are absolute, are shown from the working directory on. No network, a full disk, a machine without CUDA, a package and a token that
-are missing are imitated.
+compares. Dots stand for words of other libraries; paths, which are absolute, are shown from the working directory on. No network,
+a full disk, a machine without CUDA, a package and a token that are missing are imitated.
 
 In the folder are an empty text file `empty.txt`, a finished run `runs/demo`, and
 

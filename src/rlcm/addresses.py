@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 from rlcm.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_USER = re.compile(r"(https?://)([^/?#\s@'\"]*)@", re.IGNORECASE)
+_USER = re.compile(r"([a-z][\w+.-]*:/{1,2})([^/?#\s@'\"]*)@", re.IGNORECASE)  # of any scheme: it may be mistyped
 _FIELD = re.compile(
     r"([?&;](?:[\w.-]*(?:key|token|secret|passw|pwd|auth|credential|signature)[\w.-]*|pw|sig)=)([^&;#\s'\"]+)", re.IGNORECASE
 )
@@ -47,7 +47,7 @@ def check_address(address: str) -> None:
         raise ValueError(
             f"{shown} holds a user, a password or a key, which would be written into the run's files. Put it into an environment "
             f"variable, such as REWARD_SECRET, and its name into the address: {shown.replace('***', '${REWARD_SECRET}')} (in single "
-            "quotes, so that the shell leaves it alone). A bearer token needs no place in the address: see token_env."
+            "quotes, so that the shell leaves it alone). A bearer token needs no place in the address: see token_env"
         )
 
 

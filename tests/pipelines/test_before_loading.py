@@ -1,6 +1,7 @@
 """What cannot work is refused before any weight is read or downloaded, with what to use instead."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from safetensors.torch import save_file
 from tiny_pipelines import flux, pixart, pixel, sana, schedule, sdxl, stable_diffusion
 from tiny_runs import tiny_config
 
+from rlcm.builtin import model_path
 from rlcm.errors import ConfigError, MissingFileError, SamplerError, UsageError
 from rlcm.pipelines import (
     LoraSettings,
     ModelSettings,
     SamplerSettings,
     bare_network,
+    load_pipeline,
     loading,
     make_denoiser,
     preview_table,
@@ -239,3 +242,17 @@ def test_what_the_hub_may_change_is_noted():
     assert "set model.loras.0.revision" in lora
     with pytest.raises(ValueError, match="revision"):
         LoraSettings(path="a/c", revision="")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_train_timesteps": 10**12}, {"num_train_timesteps": True}, {"beta_end": float("nan")}, [1]]
+)
+def test_a_scheduler_that_no_model_was_trained_with(tmp_path, wrong):
+    folder = tmp_path / "model"
+    shutil.copytree(model_path("student"), folder, copy_function=os.link)
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    file.unlink()
+    file.write_text(json.dumps(config | wrong if isinstance(wrong, dict) else wrong))
+    with pytest.raises(ConfigError, match=r"scheduler_config\.json"):
+        load_pipeline(ModelSettings(path=str(folder)))

@@ -5,8 +5,9 @@ import torch
 from pydantic import ValidationError
 from tiny_runs import PROMPTS, STEPS, largest_difference, plain_rollout, stir, tiny_denoiser, tiny_policy
 
+from rlcm.errors import WeightsError
 from rlcm.policy.noise import draw, image_seed, stream
-from rlcm.policy.rollout import RolloutSettings, decode_images, rollout, sample_latents
+from rlcm.policy.rollout import RolloutSettings, decode_images, require_pictures, rollout, sample_latents
 
 INDEX = torch.tensor([2, 0, 1, 0])
 SEEDS = [11, 12, 13, 14]
@@ -198,3 +199,12 @@ def test_targets_of_branches_are_what_each_branch_came_to():
         for branch in range(3):
             image = decode_images(policy.denoiser, final.targets[row, 0, branch : branch + 1])[0]
             assert largest_difference(image, final.images[row, branch]) < 1e-5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pictures_that_are_none_are_not_shown(value):
+    images = torch.rand(3, 3, 4, 5)
+    assert require_pictures(images) is images
+    images[1, 0, 2, 2] = value
+    with pytest.raises(WeightsError, match="1 of 3 pictures hold NaN or infinity"):
+        require_pictures(images)

@@ -1,14 +1,17 @@
 """Time, size and memory of exchanges: a client waits no longer than it says, a server takes no more than it says."""
 
 import contextlib
+import gc
 import http.client
 import socket
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
 import uvicorn
+from fastapi.testclient import TestClient
 
 from rlcm.errors import RewardError
 from rlcm.rewards import RewardMix
@@ -193,3 +196,19 @@ def test_what_a_body_holds_is_given_back():
         first.drop()
         assert held.bytes == 4
     assert held.bytes == 0
+
+
+def test_a_refused_body_is_not_kept_in_memory():
+    app = create_app(RewardMix([("slow", Slow())]), ServerSettings(), None)
+    body = b'{"images": ["' + b"A" * (4 * 2**20) + b'"], "prompts": ["a"]}'
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with TestClient(app) as client:
+            for _ in range(6):
+                answer = client.post("/score", content=body, headers={"content-type": "application/json"})
+                assert answer.status_code == 422
+            assert tracemalloc.get_traced_memory()[0] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
+        gc.enable()

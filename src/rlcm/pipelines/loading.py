@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "StableDiffusionXLPipeline": {"add_watermarker": False},
 }
 NOT_NEEDED = ("safety_checker", "feature_extractor")
+MOST_TIMESTEPS = 100_000
+"""Of a scheduler; published ones have 1000."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -103,6 +107,7 @@ def bare_scheduler(settings: ModelSettings) -> Any:
     """
     name, config = _component(settings, "scheduler", "scheduler_config.json")
     kind = getattr(diffusers, name, None)
+    _check_scheduler(config, settings)
     if kind is None:
         reason = NOT_TABLES.get(name, "the installed diffusers has no such scheduler")
         raise SamplerError(f"model.path={settings.path!r} samples with {name}, which cannot be used: {reason}.")
@@ -241,6 +246,21 @@ def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) 
                 f"model.path={settings.path!r} has no safetensors in {name}/, and rlcm reads no pickled weights; "
                 "save the pipeline again with save_pretrained(..., safe_serialization=True)."
             )
+    if (folder / "scheduler" / "scheduler_config.json").is_file():
+        _check_scheduler(_read_json(settings, "scheduler/scheduler_config.json"), settings)
+
+
+def _check_scheduler(config: Mapping[str, Any], settings: ModelSettings) -> None:
+    """Refuse numbers of a scheduler that no model was trained with, before a table of that length is made."""
+    steps = config.get("num_train_timesteps", 1000)
+    sound = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= MOST_TIMESTEPS
+    wrong = {"num_train_timesteps": steps} if not sound else {}
+    wrong |= {key: value for key, value in config.items() if isinstance(value, float) and not math.isfinite(value)}
+    for key, value in wrong.items():
+        raise ConfigError(
+            f"model.path={settings.path!r}: {key}={value} in scheduler/scheduler_config.json is no number that a model was trained "
+            "with; copy the file again."
+        )
 
 
 def _read_weights(settings: ModelSettings, name: str, dtype: torch.dtype) -> Any:

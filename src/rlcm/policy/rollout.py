@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from rlcm.errors import WeightsError
 from rlcm.policy.noise import draw, image_seed, stream
 from rlcm.policy.policy import Policy
 from rlcm.policy.transitions import transition
@@ -187,3 +188,18 @@ def decode_images(denoiser: Denoiser, latents: Tensor) -> Tensor:
     """Return images [B, 3, h, w] in [0, 1], on the CPU, decoded as many at once as the denoiser's `decode_batch_size` says."""
     at_once = getattr(denoiser, "decode_batch_size", None) or max(len(latents), 1)
     return torch.cat([denoiser.decode(part).clamp(0, 1).cpu() for part in latents.split(at_once)])
+
+
+def require_pictures(images: Tensor) -> Tensor:
+    """Return decoded images [B, 3, h, w] that are about to be shown or saved, where NaN would silently become black.
+
+    Raises:
+        WeightsError: if one of them holds NaN.
+    """
+    broken = int((~images.flatten(1).isfinite().all(1)).sum())
+    if broken:
+        raise WeightsError(
+            f"{broken} of {len(images)} pictures hold NaN or infinity: the model's weights, or those of a LoRA, are beyond what its "
+            "precision can hold. Take model.precision=fp32, a smaller scale of the LoRA, or another one."
+        )
+    return images

@@ -24,7 +24,7 @@ from rlcm.settings import Settings
 
 T = TypeVar("T")
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def list_rewards(name: str | None = None, console: Console | None = None) -> None:

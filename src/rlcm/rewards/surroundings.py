@@ -70,6 +70,12 @@ def _set_warnings(filters: list[Any]) -> None:
     warnings.filters.extend(filters)  # type: ignore[attr-defined]
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)  # there is no other way to look at it
+    os.umask(mask)
+    return mask
+
+
 def _makes_errors(before: list[Any], after: list[Any]) -> bool:
     """Return whether more warnings are errors than before; that fewer of them are shown does no harm."""
     return any(entry[0] == "error" and entry not in before for entry in after)
@@ -92,6 +98,14 @@ TRAITS = (
     Trait("sys.stderr", lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream), operator.is_not),
     Trait("logging.disable", lambda: logging.root.manager.disable, logging.disable),
     Trait("which warnings are errors", lambda: list(warnings.filters), _set_warnings, _makes_errors),
+    Trait("sys.excepthook", lambda: sys.excepthook, lambda hook: setattr(sys, "excepthook", hook), operator.is_not),
+    Trait(
+        "threading.excepthook",
+        lambda: threading.excepthook,
+        lambda hook: setattr(threading, "excepthook", hook),
+        operator.is_not,
+    ),
+    Trait("the umask", _umask, os.umask),
     Trait("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, operator.gt),
 )
 """What is put back. What belongs to a thread, such as torch's grad mode or NumPy's errstate, ends with the thread of the call; the

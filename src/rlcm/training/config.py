@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from rlcm.addresses import without_secrets
 from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
@@ -192,7 +193,8 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(kind, dict(detail)) for detail in _as_meant(error.errors()))) from None
+        texts = [_explain(kind, dict(detail)) for detail in _as_meant(error.errors())]
+        raise ConfigError(without_secrets("\n".join(texts))) from None
 
 
 def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:

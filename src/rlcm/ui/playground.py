@@ -18,7 +18,7 @@ from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import DrawSettings
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
 from rlcm.report.encoding import data_uri
 from rlcm.report.metric import Metric
 from rlcm.rewards import RewardMix, build_rewards
@@ -147,7 +147,7 @@ class Studio:
             if self.strength is not None:
                 self.strength.set(value)
             drawn.append(decode_images(denoiser, sample_latents(denoiser, denoiser.table, conditioning, [seed])))
-        images = torch.cat(drawn)
+        images = require_pictures(torch.cat(drawn))
         rewards, failure = self._score(images, prompt)
         judged = self.judge(images, [prompt] * len(images)) if self.judge else {}
         about = {"prompt": prompt, "seed": seed, "steps": steps, "guidance": denoiser.guidance, "model": self.config.model.path}

@@ -16,7 +16,7 @@ from rlcm.errors import ConfigError
 from rlcm.paths import shown
 from rlcm.pipelines import make_denoiser, preview_table
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
 from rlcm.report.words import counted
 from rlcm.runs.rundir import disk_errors, grid
 from rlcm.sharing import tuned_pipeline
@@ -75,4 +75,4 @@ def draw_images(
     for rows in torch.arange(len(seeds)).split(64):
         latents = sample_latents(denoiser, denoiser.table, conditioning.take(index[rows]), [seeds[i] for i in rows.tolist()])
         parts.append(decode_images(denoiser, latents))
-    return torch.cat(parts)
+    return require_pictures(torch.cat(parts))

@@ -38,7 +38,7 @@ class Part:
     """The bytes of one body, counted among those of all."""
 
     def __init__(self, held: Held) -> None:
-        self._held, self.found = held, bytearray()
+        self._held, self._bytes, self._found = held, 0, bytearray()
 
     def add(self, chunk: bytes) -> bool:
         """Keep a chunk and return True, or drop everything and return False, where all bodies together would be too large."""
@@ -46,13 +46,19 @@ class Part:
             self.drop()
             return False
         self._held.bytes += len(chunk)
-        self.found += chunk
+        self._bytes += len(chunk)
+        self._found += chunk
         return True
+
+    def take(self) -> bytes:
+        """Return all of it, which goes on being counted."""
+        found, self._found = bytes(self._found), bytearray()
+        return found
 
     def drop(self) -> None:
         """Keep nothing."""
-        self._held.bytes -= len(self.found)
-        self.found = bytearray()
+        self._held.bytes -= self._bytes
+        self._bytes, self._found = 0, bytearray()
 
 
 async def read_body(request: Request, longest: int, timeout: float, part: Part) -> bytes:
@@ -83,7 +89,7 @@ async def read_body(request: Request, longest: int, timeout: float, part: Part) 
         raise HTTPException(413, f"the body exceeds {longest} bytes; send fewer pictures at once.")
     if too_many:
         raise busy("the bodies of other requests fill the memory that they may take")
-    return bytes(part.found)
+    return part.take()
 
 
 def busy(why: str) -> HTTPException:

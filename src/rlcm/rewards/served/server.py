@@ -170,17 +170,15 @@ def create_app(mix: RewardMix, settings: ServerSettings, token: str | None = Non
         meter.running += 1
         started = time.perf_counter()
         try:
-            answer, count = await anyio.to_thread.run_sync(_score, mix, body, kind, limits)
-        except WireError as error:
-            raise HTTPException(422, str(error)) from error
-        except RewardError as error:
-            meter.failures += 1
-            logger.error("%s", error)
-            raise HTTPException(500, str(error)) from error
+            found = await anyio.to_thread.run_sync(_try, mix, body, kind, limits)
         finally:
             turn.release()
             meter.running -= 1
             meter.seconds += time.perf_counter() - started
+        if isinstance(found, HTTPException):
+            meter.failures += found.status_code == 500
+            raise found
+        answer, count = found
         meter.images += count
         return answer
 
@@ -218,6 +216,17 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
     labels = ", ".join(part.label for part in mix.parts)
     ready(f"serving {labels} at http://{host}:{listener.getsockname()[1]}")
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _try(mix: RewardMix, body: bytes, kind: str, limits: Limits) -> tuple[ScoreAnswer, int] | HTTPException:
+    """Return the answer, or why there is none: an error that left this thread would keep the body in memory."""
+    try:
+        return _score(mix, body, kind, limits)
+    except WireError as error:
+        return HTTPException(422, str(error))
+    except RewardError as error:
+        logger.error("%s", error)
+        return HTTPException(500, str(error))
 
 
 def _score(mix: RewardMix, body: bytes, kind: str, limits: Limits) -> tuple[ScoreAnswer, int]:

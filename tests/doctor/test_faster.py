@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rlcm.doctor.faster import faster
-from rlcm.training.config import TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig, load_config, parse_settings
 
 UNET, TRANSFORMER = nn.Sequential(nn.Conv2d(3, 3, 3)), nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 3, 1))
 CUDA = torch.device("cuda", 0)
@@ -38,7 +38,7 @@ def test_it_names_what_is_left_to_try(network, dtype, changes, named, monkeypatc
     for setting in named:  # each can be typed as it stands
         key, value = setting.split("=")
         group, name = key.split(".")
-        assert str(getattr(getattr(settings(**{group: {name: value}}), group), name)).lower() == value
+        assert str(getattr(getattr(load_config(None, [setting]), group), name)).lower() == value
 
 
 def test_it_is_silent_where_nothing_is_left_and_on_other_devices(monkeypatch):

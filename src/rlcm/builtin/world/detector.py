@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rlcm.builtin.world.vocabulary import ANIMALS, CLASSES, COLOURS
 from rlcm.builtin.world.verdict import Found
+from rlcm.builtin.world.vocabulary import ANIMALS, CLASSES, COLOURS
 
 CELLS = 16
 """The maps are 16x16: a cell is four pixels."""
@@ -79,7 +79,12 @@ class JudgeDetector(Detector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = _Hourglass((24, 48, 72, 96))
+        self.body: _Hourglass = _Hourglass((24, 48, 72, 96))
+
+    @torch.no_grad()
+    def features(self, images: Tensor, batch_size: int = 250) -> Tensor:
+        """Return what the judge sees of images [B, 3, 64, 64] as one vector each: [B, 384], of length 1."""
+        return torch.cat([F.normalize(self.body.summary(part * 2 - 1), dim=1) for part in images.split(batch_size)])
 
 
 class _Hourglass(nn.Module):
@@ -94,6 +99,11 @@ class _Hourglass(nn.Module):
         self.up_fine = nn.Conv2d(third, second, 1)
         self.after_middle, self.after_fine = _Block(third), nn.Sequential(_Block(second), _Block(second))
         self.head = _head(second)
+
+    def summary(self, x: Tensor) -> Tensor:
+        """Return what is known of each quarter of the picture at the coarsest place: [B, 4 * width]."""
+        coarse = self.coarse(self.middle(self.fine(self.stem(x))))
+        return F.adaptive_avg_pool2d(coarse, 2).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         fine = self.fine(self.stem(x))
@@ -144,6 +154,7 @@ def _head(width: int) -> nn.Conv2d:
     return head
 
 
+@torch.no_grad()
 def read(maps: Maps, threshold: float = THRESHOLD) -> list[list[Found]]:
     """Return the things in each picture: the peaks of the maps, strongest first, none near a stronger one."""
     probability = maps.classes.sigmoid()

@@ -62,9 +62,8 @@ def fulfilled(found: Sequence[Found], asked: Mapping[str, Any]) -> list[bool]:
             relation, index = item["position"]
             answers.append(any(related(a, b, relation) for a in of_class for b in matched[index]))
         matched.append(of_class)
-    for item in asked.get("exclude", ()):
-        answers.append(sum(f.name == item["class"] for f in found) < item.get("count", 1))
-    return answers
+    fewer = [sum(f.name == item["class"] for f in found) < item.get("count", 1) for item in asked.get("exclude", ())]
+    return answers + fewer
 
 
 def related(first: Found, second: Found, relation: str, margin: float = MARGIN) -> bool:

@@ -15,6 +15,8 @@ LATENT_CHANNELS = 16
 CROP = 32
 CROPPED = 0.6
 """The share of the updates that learn from crops around things: a crop costs a quarter, and the ground is easy."""
+STANDARD = 500
+"""Pictures by which the latents are standardised."""
 LATENT_NOISE = 0.15
 """At most so much noise, in standard deviations of the latents, so that the decoder forgives what a generator does."""
 
@@ -37,7 +39,7 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def train_autoencoder(pictures: Pictures, work: Path, settings: Fit, seed: int, batch_size: int = 16) -> AutoencoderKL:
+def train_autoencoder(pictures: Pictures, work: Path, settings: Fit, seed: int, batch_size: int) -> AutoencoderKL:
     """Return the autoencoder; its latents have mean 0 and variance 1 in every channel."""
     torch.manual_seed(seed)
     vae = new_autoencoder().to(device(), memory_format=torch.channels_last)
@@ -60,9 +62,8 @@ def train_autoencoder(pictures: Pictures, work: Path, settings: Fit, seed: int, 
         return {"loss": l1 + l2 + 0.5 * edges + 1e-3 * penalty, "psnr": psnr.detach(), "latent": penalty.detach()}
 
     fit("autoencoder", vae, loss, settings, work, seed)
-    vae.eval()
-    images = torch.cat([pictures.batch(100, -1 - i).images for i in range(5)]).to(device())
-    return standardised(vae, images)
+    vae.eval().to(memory_format=torch.contiguous_format)
+    return standardised(vae, pictures.batch(STANDARD, -1).images.to(device()))
 
 
 @torch.no_grad()

@@ -30,9 +30,9 @@ def train_detector(
     work: Path,
     settings: Fit,
     seed: int,
+    batch_size: int,
     *,
     hard: Hard | None = None,
-    batch_size: int = 64,
 ) -> Detector:
     """Return `detector`, trained on whole, worn and broken pictures, and where `hard` is given on what it makes of them."""
     detector.to(device()).train()
@@ -75,7 +75,11 @@ def detection_loss(maps: Maps, things: list[tuple[Thing, ...]]) -> dict[str, Ten
     place = (offsets - wanted).abs().mean()
     size = (maps.sides.float()[picture, row, column] - side).abs().mean()
     coloured = colour >= 0
-    hue = F.cross_entropy(maps.colours.float()[picture, :, row, column][coloured], colour[coloured]) if coloured.any() else 0 * heat
+    hue = (
+        F.cross_entropy(maps.colours.float()[picture, :, row, column][coloured], colour[coloured])
+        if coloured.any()
+        else 0 * heat
+    )
     return {"loss": heat + hue + place + 0.3 * size, "heat": heat.detach(), "colour": hue.detach(), "place": place.detach()}
 
 

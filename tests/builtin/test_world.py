@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlcm.builtin.world.prompts import SETS, prompt_set
 from rlcm.builtin.world.renderer import DEFAULT_FONT, HUES, Renderer, _ground, _tinted
 from rlcm.builtin.world.scenes import SIDES, SIZE, Thing, arrange, caption, draw_asked
 from rlcm.builtin.world.verdict import verdict
@@ -28,6 +29,7 @@ from rlcm.builtin.world.vocabulary import (
 )
 from rlcm.errors import MissingFileError
 from rlcm.recipe.world.clip import seen
+from rlcm.training.prompts import load_prompts
 
 ALL = [asked for tag in TAGS for held_out in (False, True) for asked in every(tag, held_out)]
 
@@ -140,6 +142,20 @@ def test_the_kinds_and_the_silence_of_captions_have_their_shares():
     assert silent["single_object"] == silent["two_object"] == 0
     for tag in ("counting", "colors", "position", "color_attr"):
         assert silent[tag] == pytest.approx(UNSAID, abs=0.06), tag
+
+
+def test_sets_of_prompts_are_apart_and_carry_their_metadata():
+    sets = {name: prompt_set(name) for name in SETS}
+    texts = {name: {entry["prompt"] for entry in entries} for name, entries in sets.items()}
+    for name, entries in sets.items():
+        assert len(texts[name]) == len(entries) == int(SETS[name].split()[0])
+        assert {entry["tag"] for entry in entries} == set(TAGS) - ({"single_object"} if name == "world-held-out" else set())
+    assert not texts["world"] & texts["world-unseen"]
+    assert not (texts["world"] | texts["world-unseen"]) & texts["world-held-out"]
+    loaded = load_prompts("world-unseen")
+    assert set(loaded.prompts) == texts["world-unseen"]
+    assert all({"tag", "include", "exclude"} == set(metadata) for metadata in loaded.metadata)
+    assert loaded.metadata == load_prompts("world-unseen").metadata  # nothing was taken out of what is shared
 
 
 def test_seeds_decide():

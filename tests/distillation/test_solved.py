@@ -13,7 +13,7 @@ CONDITION = Conditioning({"encoder_hidden_states": torch.zeros(5, 1, 16)})
 
 
 def gaussian(of, std, mean=0.0):
-    """Return the exact denoiser of pictures that are Gaussian: x_0 = mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x - alpha mean)."""
+    """Return the exact denoiser of Gaussian pictures: mean + alpha std^2 / (alpha^2 std^2 + sigma^2) (x - alpha mean)."""
 
     def run(unet, x, t, condition, embedding):
         alpha, sigma = of.rates(t, x)

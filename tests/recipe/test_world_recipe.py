@@ -115,11 +115,11 @@ def test_a_bar_is_reached_or_not():
     assert reached == [True, False, True, True, True, False, True, False]
 
 
-def test_a_stage_that_there_is_not_and_one_that_needs_another(tmp_path):
+def test_a_stage_that_there_is_not_and_one_that_needs_another(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="--stage teach: there is no such stage; use autoencoder"):
         main.train_all(tmp_path, None, None, ["teach"], None)
-    with pytest.raises(MissingFileError, match="rlcm builtin train --stage autoencoder"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "Renderer", Squares)
+    monkeypatch.setattr(data, "Renderer", Squares)
+    with pytest.raises(MissingFileError, match="rlcm builtin train --stage autoencoder"):
         main.train_all(tmp_path, None, None, ["teacher"], None)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rlcm.distillation.fit import Fit
 
-PICTURES = 40_000
+PICTURES = 30_000
 """Pictures whose latents the generators learn from."""
 TRAJECTORIES = 5_000
 STAGES: dict[str, Fit] = {
-    "autoencoder": Fit(1800, muon_lr=0.02),
+    "autoencoder": Fit(1400, muon_lr=0.02),
     "detector": Fit(700, muon_lr=0.02),
     "judge": Fit(700, muon_lr=0.01),
     "teacher": Fit(3000, lr=1e-3, muon_lr=0.01),

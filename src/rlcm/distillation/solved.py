@@ -44,7 +44,8 @@ def solve(
     size, number = timesteps.shape
     both = Conditioning.cat([condition, unconditional])
     scale = guidance.view(-1, *(1,) * (x_t.dim() - 1))
-    states, x_0, before, log_snr_before = [], x_t, None, None
+    states, x_0 = [], x_t
+    before: tuple[Tensor, Tensor] | None = None  # the last x_0 and logarithm of the signal-to-noise ratio
     for k in range(number):
         states.append(x_t)
         t = timesteps[:, k]
@@ -60,10 +61,11 @@ def solve(
         jump = (next_alpha / next_sigma).log() - log_snr
         direction = x_0
         if before is not None:
-            share = jump / (2 * (log_snr - log_snr_before))
-            direction = (1 + share) * x_0 - share * before
+            last, last_log_snr = before
+            share = jump / (2 * (log_snr - last_log_snr))
+            direction = (1 + share) * x_0 - share * last
         x_t = next_sigma / sigma * x_t - next_alpha * torch.expm1(-jump) * direction
-        before, log_snr_before = x_0, log_snr
+        before = x_0, log_snr
     return torch.stack(states, dim=1), x_0
 
 

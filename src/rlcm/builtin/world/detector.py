@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,9 @@ class Maps:
         return (cells[None, :] + self.offsets[:, 0]) / CELLS, (cells[:, None] + self.offsets[:, 1]) / CELLS
 
 
+_D = TypeVar("_D", bound="Detector")
+
+
 class Detector(nn.Module):
     """A network from pictures [B, 3, 64, 64] in [0, 1] to `Maps`, and the things that are read off them."""
 
@@ -56,7 +60,7 @@ class Detector(nn.Module):
         return [things for part in images.split(batch_size) for things in read(self(part))]
 
     @classmethod
-    def load(cls, file: Path) -> Detector:
+    def load(cls: type[_D], file: Path) -> _D:
         """Return the detector with the weights of a safetensors file, in evaluation mode, fp32."""
         detector = cls()
         detector.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
@@ -148,9 +152,9 @@ def _conv(before: int, width: int, stride: int = 1, dilation: int = 1) -> nn.Mod
 
 def _head(width: int) -> nn.Conv2d:
     head = nn.Conv2d(width, OUTPUTS, 1)
-    nn.init.zeros_(head.bias)
-    # Things are rare: at first every cell says so.
-    nn.init.constant_(head.bias[: len(CLASSES)], -4.0)
+    bias = torch.zeros(OUTPUTS)
+    bias[: len(CLASSES)] = -4.0  # things are rare: at first every cell says so
+    head.bias = nn.Parameter(bias)
     return head
 
 

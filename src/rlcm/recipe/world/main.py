@@ -69,7 +69,8 @@ class Recipe:
     def teacher(self) -> None:
         """Train the diffusion teacher and the text encoder."""
         words = latents.Captions(self._tokenizer(), text.new_text_encoder(self._tokenizer()))
-        unet = teacher.train_teacher(*self._latents(), words, *self._how("teacher"))
+        known, asked = self._latents()
+        unet = teacher.train_teacher(known, asked, words, *self._how("teacher"))
         unet.save_pretrained(self.work / "teacher")
         words.encoder.save_pretrained(self.work / "text_encoder")
 
@@ -109,8 +110,9 @@ class Recipe:
             unet = UNet2DConditionModel.from_pretrained(self._ready(kind))
             pack.pack_generator(kind, unet, vae, encoder, tokenizer, self.weights)
         pack.pack_clip(CLIPModel.from_pretrained(self._ready("clip")).float(), tokenizer, self.weights)
-        for name, kind in (("detector", RewardDetector), ("judge", JudgeDetector)):
-            trained = kind.load(self._ready(f"{name}_hard") / "model.safetensors")
+        detectors_of: dict[str, type[Detector]] = {"detector": RewardDetector, "judge": JudgeDetector}
+        for name, detector in detectors_of.items():
+            trained = detector.load(self._ready(f"{name}_hard") / "model.safetensors")
             pack.pack_detector(trained, self.weights / pack.FOLDERS[name])
 
     def _harden(self, name: str, kind: type[Detector], seed: int) -> None:

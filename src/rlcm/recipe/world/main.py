@@ -157,12 +157,12 @@ class Recipe:
 
 
 def evaluate_all(work: Path, weights: str | None, font: str | None) -> None:
-    """Measure the packed weights and write `evaluation.json` and the model card beside them."""
+    """Measure the packed weights and write `evaluation.json` and the model card beside them, and pictures to look at in `work`."""
     from rlcm.recipe.world.card import write_card
     from rlcm.recipe.world.measure import measure
 
     folder = Path(weights) if weights else work / "weights"
-    figures = measure(folder, Path(font or DEFAULT_FONT))
+    figures = measure(folder, Path(font or DEFAULT_FONT), work / "look")
     (folder / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
     write_card(figures, work, folder)
     print(json.dumps(figures, indent=2))

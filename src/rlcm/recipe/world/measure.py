@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from rlcm.builtin.world.detector import Detector, JudgeDetector, RewardDetector
 from rlcm.builtin.world.judging import by_kind, diversity, right, sharpness
 from rlcm.builtin.world.scenes import draw_asked
+from rlcm.builtin.world.verdict import Found
 from rlcm.builtin.world.vocabulary import TAGS, every, metadata
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
@@ -22,6 +24,7 @@ from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.processes.machine import describe_machine
 from rlcm.recipe.world.data import TEST_SEED, Batch, Pictures
 from rlcm.recipe.world.pack import FOLDERS
+from rlcm.runs.rundir import grid
 
 COUNTS = (960, 480, 60)
 """How many pictures a figure, a figure of the teacher, and how many prompts for the diversity."""
@@ -31,8 +34,14 @@ TEACHER_STEPS = 50
 Sampler = Callable[[list[str], list[int]], Tensor]
 
 
-def measure(weights: Path, font: Path) -> dict[str, Any]:
-    """Return all figures of the model's card. A score is the share of pictures that have what was asked, by the judge."""
+def measure(weights: Path, font: Path, look: Path) -> dict[str, Any]:
+    """Return all figures of the model's card. A score is the share of pictures that have what was asked, by the judge.
+
+    Args:
+        look: a folder for what is to be looked at: 72 pictures of every set, the kinds in turn, and those on which the two detectors
+            disagree, with what each of them says.
+    """
+    look.mkdir(parents=True, exist_ok=True)
     count, teacher_count, prompts = COUNTS
     judge = JudgeDetector.load(weights / FOLDERS["judge"] / "model.safetensors")
     detector = RewardDetector.load(weights / FOLDERS["detector"] / "model.safetensors")
@@ -48,13 +57,13 @@ def measure(weights: Path, font: Path) -> dict[str, Any]:
     teacher = sampler(
         weights / FOLDERS["teacher"], SamplerSettings(scheduler="ddim", steps=TEACHER_STEPS, guidance=GUIDANCE, eta=1.0)
     )
-    render_sharpness = sharpness(renders[0].images)
-    figures["teacher_50"] = _drawn(teacher, judge, detector, teacher_count, False, render_sharpness)
+    measured = _Measured(judge, detector, sharpness(renders[0].images), look)
+    figures["teacher_50"] = measured.drawn(teacher, "teacher-50", teacher_count, held_out=False)
     for steps in STEPS:
         student = sampler(weights / FOLDERS["student"], SamplerSettings(steps=steps, guidance=GUIDANCE))
-        figures[f"student_{steps}"] = _drawn(student, judge, detector, count, False, render_sharpness)
+        figures[f"student_{steps}"] = measured.drawn(student, f"student-{steps}", count, held_out=False)
         if steps == 4:
-            figures["student_4_held_out"] = _drawn(student, judge, detector, count, True, render_sharpness)
+            figures["student_4_held_out"] = measured.drawn(student, "student-4-held-out", count, held_out=True)
             figures["diversity"] = _diversity(student, judge, prompts)
     return figures
 
@@ -85,21 +94,48 @@ def prompts_of_test(count: int, held_out: bool) -> list[dict[str, Any]]:
     return [metadata(draw_asked(rng, held_out, {tags[i % len(tags)]: 1.0})) for i in range(count)]
 
 
-def _drawn(
-    sample: Sampler, judge: Detector, detector: Detector, count: int, held_out: bool, render_sharpness: float
-) -> dict[str, Any]:
-    asked = prompts_of_test(count, held_out)
-    started = time.monotonic()
-    images = sample([a["prompt"] for a in asked], [image_seed("world", held_out, i) for i in range(count)])
-    seconds = time.monotonic() - started
-    judged, rewarded = right(judge, images, asked), right(detector, images, asked)
-    return {
-        "score": _rounded(by_kind(judged, asked)),
-        "by_the_rewards_detector": round(by_kind(rewarded, asked)["overall"], 4),
-        "detectors_agree": round(float((judged == rewarded).float().mean()), 4),
-        "sharpness": round(sharpness(images) / render_sharpness, 4),
-        "images_per_second": round(count / seconds, 1),
-    }
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What pictures are measured with."""
+
+    judge: Detector
+    detector: Detector
+    render_sharpness: float
+    look: Path
+
+    def drawn(self, sample: Sampler, name: str, count: int, *, held_out: bool) -> dict[str, Any]:
+        """Return the figures of `count` pictures, and leave some of them to be looked at."""
+        asked = prompts_of_test(count, held_out)
+        started = time.monotonic()
+        images = sample([a["prompt"] for a in asked], [image_seed("world", held_out, i) for i in range(count)])
+        seconds = time.monotonic() - started
+        judged, rewarded = right(self.judge, images, asked), right(self.detector, images, asked)
+        grid(images[:72], 12).save(self.look / f"{name}.png")
+        self._disagreements(name, images, asked, (judged != rewarded).nonzero().flatten()[:24])
+        return {
+            "score": _rounded(by_kind(judged, asked)),
+            "by_the_rewards_detector": round(by_kind(rewarded, asked)["overall"], 4),
+            "detectors_agree": round(float((judged == rewarded).float().mean()), 4),
+            "sharpness": round(sharpness(images) / self.render_sharpness, 4),
+            "images_per_second": round(count / seconds, 1),
+        }
+
+    def _disagreements(self, name: str, images: Tensor, asked: list[dict[str, Any]], rows: Tensor) -> None:
+        if not len(rows):
+            return
+        grid(images[rows], 12).save(self.look / f"{name}-disagreements.png")
+        seen = [[_said(things) for things in d.find(images[rows])] for d in (self.judge, self.detector)]
+        lines = [
+            f"{asked[int(row)]['prompt']}\n  judge: {by_judge}\n  rewards' detector: {by_detector}\n"
+            for row, by_judge, by_detector in zip(rows, *seen, strict=True)
+        ]
+        (self.look / f"{name}-disagreements.txt").write_text("".join(lines))
+
+
+def _said(things: list[Found]) -> str:
+    return ", ".join(
+        f"{t.colour or ''} {t.name} {t.confidence:.2f} at {t.centre[0]:.2f} {t.centre[1]:.2f}".strip() for t in things
+    )
 
 
 def _renders(detector: Detector, renders: list[Batch]) -> dict[str, float]:

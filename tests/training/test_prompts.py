@@ -13,7 +13,6 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import BUILT_IN, LARGEST, PromptSet, deal, given_prompts, load_prompts
 
-
 WORLD = {"world": 187, "world-unseen": 135, "world-held-out": 120}
 
 

@@ -1,0 +1,1 @@
+"""How the world's model is made: pictures, autoencoder, detectors, teacher and student, and what they are worth."""

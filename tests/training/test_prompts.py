@@ -13,12 +13,10 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import BUILT_IN, LARGEST, PromptSet, deal, given_prompts, load_prompts
 
-WORLD = {"world": 187, "world-unseen": 135, "world-held-out": 120}
-
 
 def test_built_in_sets():
     sizes = {name: len(load_prompts(name)) for name in BUILT_IN}
-    assert sizes == {"animals": 45, "animals-bare": 45, "scenes": 405, "scenes-held-out": 45, **WORLD}
+    assert sizes == {"animals": 45, "animals-bare": 45, "scenes": 405, "scenes-held-out": 45}
     assert "a fox" in load_prompts("animals").prompts
     assert load_prompts("animals-bare").prompts[:2] == ("cat", "dog")
     assert not set(load_prompts("scenes").prompts) & set(load_prompts("scenes-held-out").prompts)

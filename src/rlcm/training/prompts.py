@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, caption, is_held_out
-from rlcm.builtin.world.prompts import SETS, prompt_set
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import existing
 from rlcm.text_files import lines_of, read_text
@@ -26,7 +25,6 @@ BUILT_IN: dict[str, str] = {
     "animals-bare": "the 45 simple animals as the papers write them: cat, dog ...",
     "scenes": "the 405 trained combinations of animal and background colour, each with one pattern",
     "scenes-held-out": "the 45 combinations that the built-in model never saw",
-    **SETS,
 }
 """The sets of prompts that have a name, and what is in them."""
 LARGEST = 2**28
@@ -74,7 +72,7 @@ def load_prompts(source: str | Path | Iterable[str], setting: str = "prompts", o
         return _checked([(prompt, {}) for prompt in _finite(source, setting)], setting, "the list")
     source = os.fspath(source)
     if source in BUILT_IN:
-        return _checked(_built_in(source), setting, source)
+        return _checked([(prompt, {}) for prompt in _built_in(source)], setting, source)
     path = existing(source, setting) or Path(source)
     _require_file(path, setting, source, own or f"A prompt of your own goes into a list: {assignment(setting, [source])}.")
     named = f"{setting}={source!r}"
@@ -186,16 +184,14 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _built_in(name: str) -> list[tuple[str, dict[str, Any]]]:
-    if name in SETS:
-        return [(entry.pop("prompt"), entry) for entry in prompt_set(name)]
+def _built_in(name: str) -> list[str]:
     if name == "animals":
-        return [(article(animal), {}) for animal in ANIMALS]
+        return [article(animal) for animal in ANIMALS]
     if name == "animals-bare":
-        return [(animal, {}) for animal in ANIMALS]
+        return list(ANIMALS)
     held_out = name == "scenes-held-out"
     pairs = [(a, c) for a in range(len(ANIMALS)) for c in range(len(COLOURS)) if is_held_out(a, c) == held_out]
-    return [(caption(Scene(a, c, (a + c) % len(PATTERNS))), {}) for a, c in pairs]
+    return [caption(Scene(a, c, (a + c) % len(PATTERNS))) for a, c in pairs]
 
 
 def _read_lines(text: str) -> list[Row]:

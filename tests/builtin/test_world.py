@@ -29,7 +29,6 @@ from rlcm.builtin.world.vocabulary import (
 )
 from rlcm.errors import MissingFileError
 from rlcm.recipe.world.clip import seen
-from rlcm.training.prompts import load_prompts
 
 ALL = [asked for tag in TAGS for held_out in (False, True) for asked in every(tag, held_out)]
 
@@ -152,10 +151,8 @@ def test_sets_of_prompts_are_apart_and_carry_their_metadata():
         assert {entry["tag"] for entry in entries} == set(TAGS) - ({"single_object"} if name == "world-held-out" else set())
     assert not texts["world"] & texts["world-unseen"]
     assert not (texts["world"] | texts["world-unseen"]) & texts["world-held-out"]
-    loaded = load_prompts("world-unseen")
-    assert set(loaded.prompts) == texts["world-unseen"]
-    assert all({"tag", "include", "exclude"} == set(metadata) for metadata in loaded.metadata)
-    assert loaded.metadata == load_prompts("world-unseen").metadata  # nothing was taken out of what is shared
+    assert all({"tag", "include", "exclude", "prompt"} == set(entry) for entries in sets.values() for entry in entries)
+    assert sets["world-unseen"] == prompt_set("world-unseen")
 
 
 def test_seeds_decide():

@@ -43,8 +43,9 @@ def trainer(output, *, functions=(brightness,), watcher=None, **changes):
     return Trainer(config, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
 
 
-def resume(run, *, functions=(brightness,), watcher=None):
-    return Trainer.resume(run, model=lcm_pipeline(), rewards=functions, prompts=PROMPTS, watcher=watcher)
+def resume(run, *, functions=(brightness,), watcher=None, force=False):
+    objects = {"model": lcm_pipeline(), "rewards": functions, "prompts": PROMPTS}
+    return Trainer.resume(run, watcher=watcher, force=force, **objects)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path,
     (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text() + '{"round": 2, "rew')
     listener = Listener()
     going_on = resume(run, watcher=listener)
-    assert listener.notes[0] == "going on from the beginning: no checkpoint yet"
+    assert listener.notes[-1] == "going on from the beginning: no checkpoint yet"
     assert not (run / "eval.json").exists()
     assert (run / "metrics.jsonl").read_text() == ""
     assert [path.name for path in (run / "samples").glob("round-*.png")] == ["round-000000.png"]
@@ -293,7 +294,7 @@ def test_a_reward_that_fails_at_any_call_keeps_what_was_learnt(tmp_path, undistu
             trainer(tmp_path / str(call), functions=[failing], run={"save_every": 0}).train()
         run = tmp_path / str(call) / "run"
         assert newest_checkpoint(run)[0].round == whole
-        resume(run).train()
+        resume(run, force=call > 1).train()  # another function: refused once something was measured
         assert same_end(run, undisturbed)
 
 

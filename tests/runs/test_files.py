@@ -5,7 +5,7 @@ import os
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlcm.errors import UnreadableFileError
@@ -97,6 +97,7 @@ def test_plain_values_can_be_written():
     assert parse_yaml("1: 2001-01-01\n") == {"1": "2001-01-01"}
 
 
+@settings(deadline=None)
 @given(st.text() | st.sampled_from(["!!", "&a", "*a", "{", "- "]).flatmap(lambda head: st.text(max_size=20).map(head.__add__)))
 def test_any_yaml_is_a_plain_value_or_a_value_error(text):
     try:

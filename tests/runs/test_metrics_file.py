@@ -96,7 +96,7 @@ def test_pictures_of_later_rounds_go_and_what_is_none_stays(run):
     assert sorted(os.listdir(run.path / "samples")) == ["round-000001.png", "round-000010.png", "round-x.png", "round-².png"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ROWS.map(lambda row: json.dumps(row).encode()) | st.binary(max_size=20), max_size=8), st.integers(0, 4))
 def test_any_bytes_are_read_and_cut_back_to_sound_lines(tmp_path_factory, lines, last):
     run = RunDirectory(tmp_path_factory.mktemp("run"))

@@ -39,7 +39,7 @@ def shown(folder):
     return html
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(junk())
 def test_whatever_a_run_holds_the_list_and_the_report_are_made(folder, found):
     write_junk(folder / "bad", found)

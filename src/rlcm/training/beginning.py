@@ -79,8 +79,8 @@ class Stopped:
         Raises:
             ConfigError: if something changes its meaning, and the user does not insist.
         """
-        if self.checkpoint is None:
-            return [], []
+        if self.checkpoint is None or not (self.checkpoint.round or self.checkpoint.state.get("evaluations")):
+            return [], []  # nothing was learnt or measured yet
         before = self.checkpoint.state.get("depends_on")
         if not (isinstance(before, dict) and all(isinstance(before.get(table), dict) for table in TABLES)):
             return [], [

@@ -243,6 +243,9 @@ MEDDLING = {
     "sys.stderr": lambda: setattr(sys, "stderr", io.StringIO()),
     "logging.disable": lambda: logging.disable(logging.CRITICAL),
     "which warnings are errors": lambda: warnings.simplefilter("error"),
+    "sys.excepthook": lambda: setattr(sys, "excepthook", None),
+    "threading.excepthook": lambda: setattr(threading, "excepthook", None),
+    "the umask": lambda: os.umask(0o777),
     "the recursion limit": lambda: sys.setrecursionlimit(500),
 }
 

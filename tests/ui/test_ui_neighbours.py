@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from junk_runs import FILES, junk, place, write_junk
 
 from rlcm.errors import MissingFileError, RLCMError
-from rlcm.report import write_report
+from rlcm.report import read_run, write_report
 from rlcm.ui import desk, fragments
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.jobs import Job
@@ -81,12 +81,11 @@ def test_pictures_that_are_no_files_are_named(folder):
 
 def test_a_run_that_breaks_the_reading_itself_is_left_out_and_named(folder, monkeypatch):
     write_junk(folder / "bad", {"config.yaml": b"name: bad\n"})
-    read = RunsFolder(folder).read
 
     def broken(path):
         if path.name == "bad":
             raise ZeroDivisionError("oops")
-        return read(path.name)
+        return read_run(path)
 
     monkeypatch.setattr("rlcm.ui.folder.read_run", broken)
     runs, left_out = RunsFolder(folder).look()

@@ -92,7 +92,6 @@ class Trainer:
         prompts: Sequence[str] | None,
         stopped: Stopped | None,
     ) -> None:
-        require_same(self.world, flat(config), "start all of them with the same CONFIG and KEY=VALUE.")
         if config.run.clock == "cpu":
             device = resolve(config.model)[0] if pipeline is None else pipeline.device
             if self.world.size > 1 or device.type != "cpu":
@@ -100,6 +99,7 @@ class Trainer:
                     "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
+        require_same(self.world, flat(config), "start all of them with the same CONFIG and KEY=VALUE.")
         config = with_guidance(located(config), pipeline)
 
         def check(pins: Pins) -> None:

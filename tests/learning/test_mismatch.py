@@ -213,7 +213,7 @@ def test_importance_weights_take_away_the_bias_of_sampling_elsewhere():
     shift, count = 0.4, 400_000
     actions = torch.randn(count, 1, 1, generator=generator)
     sampling, learning, stds = torch.zeros(count, 1), torch.full((count, 1), shift), torch.ones(count)
-    weights = Mismatch(AlgorithmSettings(importance_cap=1e9, log_prob_reduction="sum")).weights(
+    weights = Mismatch(AlgorithmSettings(importance_cap=1e6, log_prob_reduction="sum")).weights(
         actions, sampling, learning, stds
     )
     score = (actions - shift)[..., 0]

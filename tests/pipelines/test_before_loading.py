@@ -245,7 +245,11 @@ def test_what_the_hub_may_change_is_noted():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_train_timesteps": 10**12}, {"num_train_timesteps": True}, {"beta_end": float("nan")}, [1]]
+    "wrong",
+    [
+        *({"num_train_timesteps": 10**12}, {"num_train_timesteps": True}, {"beta_end": float("nan")}, [1]),
+        *({"beta_end": float("-inf")}, {"lambda_min_clipped": float("inf")}),
+    ],
 )
 def test_a_scheduler_that_no_model_was_trained_with(tmp_path, wrong):
     folder = tmp_path / "model"

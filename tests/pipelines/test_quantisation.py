@@ -29,6 +29,7 @@ from rlcm.pipelines.quantisation import (
 )
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.processes.sharding import shard
+from rlcm.runs import digests
 from rlcm.sharing import export_run, tuned_pipeline
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.final import WEIGHTS_NAME
@@ -208,6 +209,18 @@ def test_stored_bytes_of_a_large_layer(kind, bits):
         bare = nn.Sequential(nn.Linear(256, 512, bias=False)).requires_grad_(False)
     quantise(bare, kind)
     assert stored_bytes(bare[0].weight) == stored_bytes(weight), "known before there are weights"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantised_weights_have_digests(kind):
+    def digest(change=0.0):
+        torch.manual_seed(0)
+        layer = nn.Sequential(nn.Linear(64, 64)).requires_grad_(False)
+        layer[0].weight[3, 5] += change
+        quantise(layer, kind)
+        return digests.of_tensors(layer.to(CPU).state_dict().items())
+
+    assert digest() == digest() != digest(change=0.5)
 
 
 @INT8

@@ -1,7 +1,6 @@
 """Which code a user's reward is made of."""
 
 import functools
-import sys
 
 import pytest
 
@@ -37,12 +36,11 @@ def test_a_file_and_those_beside_it_that_it_imports_even_in_a_circle(tmp_path):
 
 
 def test_a_module_counts_from_its_outermost_package(tmp_path, monkeypatch):
-    written(tmp_path, mine__in____init__="", mine__in__sub__in____init__="", mine__in__sub__in__r="from mine import more\n")
-    written(tmp_path, mine__in__more="")
+    written(tmp_path, outer__in____init__="", outer__in__sub__in____init__="", outer__in__sub__in__r="from outer import more\n")
+    written(tmp_path, outer__in__more="")
     monkeypatch.syspath_prepend(str(tmp_path))
-    __import__("mine.sub.r")
-    assert set(own_files("mine.sub.r:f")) == {"mine/sub/r.py", "mine/__init__.py", "mine/more.py"}
-    monkeypatch.delitem(sys.modules, "mine.sub.r")
+    __import__("outer.sub.r")
+    assert set(own_files("outer.sub.r:f")) == {"outer/sub/r.py", "outer/__init__.py", "outer/more.py"}
 
 
 @pytest.mark.parametrize(

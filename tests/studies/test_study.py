@@ -356,17 +356,17 @@ def test_a_reward_of_a_script_is_asked_for_by_its_file(tmp_path, name):
 
 def test_images_are_sampled_as_in_training(run, tmp_path, monkeypatch, capsys):
     path, config = run
-    commands.evaluate(str(path), "3", ("brightness",), (), 1, 2, 0, False, str(tmp_path / "out"))
+    commands.evaluate(str(path), "3", ("brightness",), (), 1, 2, 0, False, tmp_path / "out")
     assert json.loads((tmp_path / "out/eval.json").read_text())["batch_size"] == config.rollout.batch_size == 6
     assert str(tmp_path / "out/reward-1.png") in capsys.readouterr().out
 
 
 def test_prompts_of_a_configuration_that_are_elsewhere(tmp_path):
     config = tiny_config(tmp_path, model={"path": "x/y"}, prompts="prompts/mine.txt")
-    with pytest.raises(MissingFileError, match=r"prompts/mine.txt.*counts from the folder that the training was started in"):
+    with pytest.raises(MissingFileError, match=r"prompts/mine.txt.*counts from the working directory: start this command in the folder"):
         prompt_sets(config, True, (), 48)
     config = tiny_config(tmp_path, model={"path": "x/y"}, prompts=["a"], evaluation={"prompts": "prompts/mine.txt"})
-    with pytest.raises(MissingFileError, match=r"prompts/mine.txt.*counts from the folder that the training was started in"):
+    with pytest.raises(MissingFileError, match=r"prompts/mine.txt.*counts from the working directory: start this command in the folder"):
         prompt_sets(config, True, (), 48)
 
 

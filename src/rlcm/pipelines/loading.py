@@ -255,12 +255,17 @@ def _check_scheduler(config: Mapping[str, Any], settings: ModelSettings) -> None
     steps = config.get("num_train_timesteps", 1000)
     sound = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= MOST_TIMESTEPS
     wrong = {"num_train_timesteps": steps} if not sound else {}
-    wrong |= {key: value for key, value in config.items() if isinstance(value, float) and not math.isfinite(value)}
+    wrong |= {key: value for key, value in config.items() if isinstance(value, float) and not _is_bound(key, value)}
     for key, value in wrong.items():
         raise ConfigError(
             f"model.path={settings.path!r}: {key}={value} in scheduler/scheduler_config.json is no number that a model was trained "
             "with; copy the file again."
         )
+
+
+def _is_bound(key: str, value: float) -> bool:
+    """Whether a number of a scheduler is finite, or the infinity by which DPM-Solver says that it clips nothing."""
+    return math.isfinite(value) or (key == "lambda_min_clipped" and value == -math.inf)
 
 
 def _read_weights(settings: ModelSettings, name: str, dtype: torch.dtype) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _DIGITS, _CHUNK, _THREADS = 32, 1 << 22, 4
 
@@ -61,7 +62,17 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Return the digest of named tensors: names, shapes, precisions and every element."""
     found = hashlib.sha256()
     for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().to("cpu", copy=False).contiguous().reshape(-1)
-        found.update(flat.view(torch.uint8).numpy().data)
+        for part, inner in _plain(name, tensor.detach()):
+            found.update(f"{part} {inner.dtype} {list(inner.shape)}\n".encode())
+            flat = inner.to("cpu", copy=False).contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().data)
     return found.hexdigest()[:_DIGITS]
+
+
+def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the plain tensors that a tensor is made of: a quantised one holds several."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield name, tensor
+        return
+    for attribute in tensor.__tensor_flatten__()[0]:
+        yield from _plain(f"{name}.{attribute}", getattr(tensor, attribute))

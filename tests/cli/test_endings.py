@@ -71,10 +71,10 @@ main(prog_name="rlcm")
 SOURCE = str(Path(rlcm.__file__).parents[1])
 
 
-def start(*arguments, stdout=subprocess.PIPE, before=None, **environment):
+def start(*arguments, program=("-c", COMMAND), stdout=subprocess.PIPE, before=None, **environment):
     surroundings = os.environ | {"PYTHONPATH": SOURCE, "LANG": "C.UTF-8"} | environment
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=surroundings, preexec_fn=before
+        [sys.executable, *program, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=surroundings, preexec_fn=before
     )
 
 
@@ -107,6 +107,14 @@ def test_what_does_not_end_in_time_is_ended(what, signals):
     assert "stopped by SIGTERM" in error
     assert "Traceback" not in error
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_server_that_is_told_to_end_has_done_what_it_should(number):
+    process = start("rewards", "serve", "--rewards", "brightness", "--port", "0", program=("-m", "rlcm"))
+    assert process.stdout.readline().startswith(b"serving brightness at ")
+    process.send_signal(number)
+    assert ended(process) == (0, "", "")
 
 
 def test_a_signal_that_is_ignored_stays_so():

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -77,6 +77,13 @@ def saving(save: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _savers.remove(save)
+
+
+@contextmanager
+def until_told() -> Iterator[None]:
+    """Within it, a signal is the end that was meant: for servers, which have no other."""
+    with suppress(KeyboardInterrupt, Ended):
+        yield
 
 
 class Ending:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import re
 import secrets
@@ -256,8 +255,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(app: App, listener: socket.socket) -> None:
     """Answer until told to stop."""
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    with contextlib.suppress(KeyboardInterrupt):  # raised anew once everything is closed
-        uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[listener])  # raises the signal anew once everything is closed
 
 
 def address(listener: socket.socket) -> str:

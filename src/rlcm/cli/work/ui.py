@@ -10,6 +10,7 @@ import click
 from rlcm.cli.saying import quiet
 from rlcm.errors import UsageError
 from rlcm.paths import shown
+from rlcm.processes.signals import until_told
 from rlcm.report.words import counted
 
 
@@ -27,5 +28,6 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     folder = RunsFolder(runs.absolute())
     listener = listen(host, port)
     app = create_app(folder, host, password)
-    click.echo(f"{shown(runs)}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; runs go on)")
-    serve(app, listener)
+    with until_told():
+        click.echo(f"{shown(runs)}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; runs go on)")
+        serve(app, listener)

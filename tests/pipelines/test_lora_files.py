@@ -236,6 +236,7 @@ def test_files_that_are_no_lora_for_the_model(models, tmp_path):
         r"is no LoRA: it holds <cat>": {"<cat>": torch.ones(16)},
         "as the weights of a whole model do; those go into model.path": whole,
         "holds two LoRAs in one": peft(models.lora, adapter="a.") | peft(models.lora, adapter="b."),
+        "is stored as int8, which is no precision of a LoRA": changed(good, down, good[down].to(torch.int8)),
         "holds NaN or infinity": changed(good, down, torch.full_like(good[down], torch.nan)),
         r"\.alpha is no single number": changed(
             kohya(models.lora), next(iter(kohya({stem[5:]: models.lora[stem[5:]]}))).split(".")[0] + ".alpha", torch.ones(2)

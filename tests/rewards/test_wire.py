@@ -6,6 +6,7 @@ import json
 import tracemalloc
 import warnings
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -226,6 +227,18 @@ def test_texts_packed_into_pictures_do_not_add_up():
     assert tracemalloc.get_traced_memory()[1] < 120 * 2**20  # one picture's, and not eight's
     tracemalloc.stop()
     assert images[:, 0].min() == 1
+
+
+def test_pictures_of_very_many_parts_are_refused_before_they_are_read():
+    whole = base64.b64decode(png())
+    for part in (b"\0\0\0\3tEXta\0b" + zlib.crc32(b"tEXta\0b").to_bytes(4, "big"), b"\0\0\0\0IDAT\x35\xaf\x06\x1e"):
+        pictures = [base64.b64encode(whole[:33] + part * count + whole[33:]).decode() for count in (900, 1100)]
+        few, many = (json.dumps({"prompts": ["a"], "images": [picture]}).encode() for picture in pictures)
+        assert decode_request(few, JSON, LIMITS)[0].shape == (1, 3, 4, 4)
+        with pytest.raises(
+            WireError, match=r"images\.0 holds more than 1,000 parts that are no pixels; save it again without them"
+        ):
+            decode_request(many, JSON, LIMITS)
 
 
 @settings(max_examples=150, deadline=None)

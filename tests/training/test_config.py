@@ -137,6 +137,15 @@ def test_overrides_without_key_or_value(override):
 def test_an_override_cannot_go_into_a_value():
     with pytest.raises(ConfigError, match="lora is not a group of settings"):
         of("lora=4", "lora.rank=4")
+    with pytest.raises(
+        ConfigError, match=r"rewards is not a group.*\. It is now rewards='\[\{name: brightness, weight: 2\}\]'$"
+    ):
+        of("rewards=[{name: brightness, weight: 2}]", "rewards.0.weight=3")
+
+
+def test_one_value_in_place_of_a_list_is_shown_as_one():
+    with pytest.raises(ConfigError, match=r"write a list, such as rollout\.branch_schedule='\[0\.5\]'"):
+        of("rollout.branch_schedule=0.5")
 
 
 @pytest.mark.parametrize(

@@ -288,9 +288,10 @@ def _read_weights(settings: ModelSettings, name: str, dtype: torch.dtype) -> Any
     except (OSError, ValueError) as error:
         if folder is None:
             raise MissingFileError(hub_message(settings.path, error)) from error
+        among = f", and that model.variant={settings.variant!r} is among them" if settings.variant else ""
         raise MissingFileError(
-            f"model.path={settings.path!r} cannot be loaded ({error}); check that the folder is complete, that its weights are "
-            f"safetensors, and that model.variant={settings.variant!r} is among them."
+            f"model.path={settings.path!r} cannot be loaded ({error}); check that the folder is complete and that its weights are "
+            f"safetensors{among}."
         ) from error
 
 

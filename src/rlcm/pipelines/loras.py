@@ -159,6 +159,12 @@ def _factors(
     name = next(iter(given.values()))[0]
     if not {"down", "up"} <= given.keys():
         raise WeightsError(f"{setting}: {name} lacks its other factor, so the file is not whole; copy or save the LoRA again.")
+    for key, tensor in (given["down"], given["up"]):
+        if not tensor.is_floating_point():
+            stored = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"{setting}: {key} is stored as {stored}, which is no precision of a LoRA; save it in fp32, fp16 or bf16."
+            )
     down, up = given["down"][1].float(), given["up"][1].float()
     inputs, rows = weights[0].shape[1:], [len(weight) for weight in weights]
     rank = len(down) if down.dim() else 0

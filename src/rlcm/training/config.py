@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import textwrap
@@ -26,7 +27,7 @@ from rlcm.runs.trackers import TrackerName
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.values import assignment, change, read_file
-from rlcm.yaml_text import write_yaml
+from rlcm.yaml_text import meant, read_yaml, write_yaml
 
 S = TypeVar("S", bound=Settings)
 
@@ -254,12 +255,19 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
 
 def _as_list(field: FieldInfo, key: str, value: Any) -> str:
     """Return what to type for a list with one value in it; nothing where that would not do either."""
-    try:
-        annotation: Any = field.annotation
-        TypeAdapter(annotation).validate_python([value])
-    except ValidationError:
-        return ""
-    return assignment(key, [value])
+    annotation: Any = field.annotation
+    for entry in (_number(value), value):
+        with contextlib.suppress(ValidationError):
+            TypeAdapter(annotation).validate_python([entry])
+            return assignment(key, [entry])
+    return ""
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text is, anything else as it is."""
+    with contextlib.suppress(ValueError):
+        return meant(read_yaml(value)) if isinstance(value, str) else value
+    return value
 
 
 def _is_alternative(part: Any) -> bool:

@@ -66,10 +66,11 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
         )
     *parents, last = key.split(".")
     place = values
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         place = place.setdefault(parent, {})
         if not isinstance(place, dict):
-            raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole.")
+            whole = assignment(".".join(parents[:depth]), meant(place))
+            raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole. It is now {whole}")
     place[last] = read_value(kind, key, text)
 
 

@@ -35,6 +35,8 @@ LONGEST_TEXT = 16 * 2**20
 """Bytes of prompts and metadata beside arrays."""
 MOST_VALUES = 2**20
 """Commas, colons and brackets in a request's JSON."""
+MOST_CHUNKS = 1000
+"""Parts of a PNG file beside its pixels."""
 Encoding = Literal["uint8", "float32", "png"]
 
 
@@ -182,9 +184,26 @@ def _from_png(texts: Sequence[str], limits: Limits) -> Tensor:
 
 def _open_png(index: int, text: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
+        data = base64.b64decode(text, validate=True)
+        return Image.open(io.BytesIO(_checked(index, data)), formats=["PNG"])
+    except WireError:
+        raise
     except (binascii.Error, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise WireError(f"images.{index} is not a PNG file in base64 ({type(error).__name__}).") from error
+
+
+def _checked(index: int, data: bytes) -> bytes:
+    """Return a PNG file, unless it has very many parts beside its pixels: texts and the like, each of which takes its time."""
+    at, others = 8, 0
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        others += not length or data[at + 4 : at + 8] != b"IDAT"
+        if others > MOST_CHUNKS:
+            raise WireError(
+                f"images.{index} holds more than {MOST_CHUNKS:,} parts that are no pixels; save it again without them."
+            )
+        at += 12 + length
+    return data
 
 
 def _from_npz(body: bytes, limits: Limits) -> tuple[Tensor, ScoreRequest]:

@@ -27,6 +27,7 @@ from rlcm.rewards import RewardMix, RewardSettings
 from rlcm.rewards.build import BUILT_IN
 from rlcm.rewards.sources import own_files, own_text
 from rlcm.runs import digests
+from rlcm.runs.weights import listed
 from rlcm.settings import leaves
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import PromptSet
@@ -51,7 +52,6 @@ FREE = (
 TABLES = ("settings", "contents", "surroundings")
 """Parts of what a checkpoint keeps of it."""
 _SERVER = ": its server"
-_SHOWN = 8
 
 
 def class_of(setting: str) -> Literal["free", "rounding", "content", "meaning"]:
@@ -200,7 +200,7 @@ def require_same(world: World, mine: Mapping[str, str], remedy: str) -> None:
         for rank, other in enumerate(others, 1):
             found = [key for key in {**first, **other} if first.get(key) != other.get(key)]
             if found:
-                raise ConfigError(f"process {rank} differs from process 0 in {listed(_names(found))}; {remedy}")
+                raise ConfigError(f"process {rank} differs from process 0 in {listed(_names(found), 8)}; {remedy}")
 
 
 def agree(world: World, pins: Pins) -> None:
@@ -253,12 +253,6 @@ def _names(keys: Sequence[str]) -> list[str]:
     wholes = {file.partition(": ")[0] for file in files}
     kept = [key for key in keys if key in files or key.removesuffix(": its code") not in wholes]
     return [key for key in kept if key != "evaluation.prompts" or "prompts" not in kept]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _version(library: str) -> str:

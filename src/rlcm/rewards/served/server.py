@@ -20,7 +20,6 @@ from pydantic import BaseModel, Field
 
 from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
-from rlcm.processes.signals import until_told
 from rlcm.rewards.composition import RewardMix
 from rlcm.rewards.served.arriving import Gone, Held, PromptHeads, busy, read_body, turn_of
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
@@ -215,9 +214,8 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     labels = ", ".join(part.label for part in mix.parts)
-    with until_told():
-        ready(f"serving {labels} at http://{host}:{listener.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[listener])  # raises the signal anew once everything is closed
+    ready(f"serving {labels} at http://{host}:{listener.getsockname()[1]}")
+    uvicorn.Server(config).run(sockets=[listener])  # raises the signal anew once everything is closed
 
 
 def _try(mix: RewardMix, body: bytes, kind: str, limits: Limits) -> tuple[ScoreAnswer, int] | HTTPException:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_pipelines import PROMPTS, distance, flux, generators, pixart, rollout, sana, schedule
 
+from rlcm.errors import ConfigError
 from rlcm.pipelines import ModelSettings, SamplerSettings, make_denoiser
 from rlcm.types import Conditioning
 
@@ -45,11 +46,14 @@ def test_flux(name, guidance_embeds):
     swapped = Conditioning({**conditioning, "pooled": conditioning["pooled"].flip(0)})
     assert distance(rollout(denoiser, swapped, None), expected) > 1e-4
 
-    # A wrong guidance is seen where the network takes one.
+    # A wrong guidance is seen where the network takes one, and refused where it takes none.
+    settings, size = SamplerSettings(scheduler=name, steps=3, guidance=9.0), ModelSettings(height=16, width=32)
+    if not guidance_embeds:
+        with pytest.raises(ConfigError, match="guidance=9.0.*distilled without guidance.*leave it out"):
+            make_denoiser(pipeline, settings, size)
+        return
     torch.manual_seed(5)
-    settings = SamplerSettings(scheduler=name, steps=3, guidance=9.0)
-    other = make_denoiser(pipeline, settings, ModelSettings(height=16, width=32))
-    assert (distance(rollout(other, conditioning, None), expected) > 1e-4) == guidance_embeds
+    assert distance(rollout(make_denoiser(pipeline, settings, size), conditioning, None), expected) > 1e-4
 
 
 def test_flux_noise_of_a_generator_is_packed_by_the_pipeline():

@@ -18,6 +18,8 @@ from rlcm.pipelines.settings import BUILTIN_GUIDANCE, ModelSettings, SamplerSett
 from rlcm.types import Conditioning, TransitionTable
 
 NEGATIVE = "negative_"
+PIXELS = 1024
+"""Height and width of the images of models that do not say theirs."""
 PROMPTS_AT_ONCE = 8
 """Long prompts of large text encoders take a quarter of a GiB each."""
 
@@ -55,7 +57,7 @@ class PipelineDenoiser:
         self.offload_text_encoders = model.offload_text_encoders
         self.decode_batch_size = model.decode_batch_size
         self.height, self.width = image_size(pipeline, model)
-        self.guidance = guidance_scale(pipeline, sampler)
+        self.guidance = self.guidance_scale()
         self.latent_shape = self.shape_of_latents()
         if sampler.negative_prompt and not self.classifier_free:
             raise ConfigError(
@@ -100,7 +102,7 @@ class PipelineDenoiser:
                 self._in_precision(self.encode_batch(list(prompts[start : start + PROMPTS_AT_ONCE])))
                 for start in range(0, len(prompts), PROMPTS_AT_ONCE)
             ]
-        return Conditioning.cat(parts)
+        return self.join(parts)
 
     def scale_noise(self, noise: Tensor) -> Tensor:
         """Return the first latents [B, *latent_shape] for standard normal noise of that shape."""
@@ -124,7 +126,10 @@ class PipelineDenoiser:
         if not self.classifier_free:
             return self.predict(x_in, t, positive).float()
         both = {name: torch.cat([conditioning[NEGATIVE + name], value]) for name, value in positive.items()}
-        unguided, guided = self.predict(torch.cat([x_in, x_in]), torch.cat([t, t]), both).float().chunk(2)
+        return self.guide(*self.predict(torch.cat([x_in, x_in]), torch.cat([t, t]), both).float().chunk(2))
+
+    def guide(self, unguided: Tensor, guided: Tensor) -> Tensor:
+        """Return the network's outputs for the negative prompt and for the prompt as one, each shaped like the latents."""
         return unguided + self.guidance * (guided - unguided)
 
     def compile(self) -> None:
@@ -152,9 +157,36 @@ class PipelineDenoiser:
         }
 
     @classmethod
-    def options_before_loading(cls, scheduler: Any, sampler: SamplerSettings) -> dict[str, Any]:
-        """Return `table_options` for a model of which only the scheduler is there, at a common size of image."""
+    def options_before_loading(cls, scheduler: Any, sampler: SamplerSettings, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `table_options` for a model of which only the scheduler is there, at a common size of image.
+
+        Args:
+            config: as for `check`.
+        """
         return cls.table_options(None, sampler, ModelSettings())
+
+    @classmethod
+    def check(cls, config: Mapping[str, Any], sampler: SamplerSettings, model: ModelSettings) -> None:
+        """Refuse settings that do not go with what the model says of itself; most models say nothing.
+
+        Args:
+            config: the entries of the network's configuration, and over them those of the pipeline's.
+
+        Raises:
+            ConfigError: with what to use.
+        """
+
+    def guidance_scale(self) -> float:
+        """Return the guidance scale: the setting's, or the built-in model's or pipeline's own default; 0 without guidance.
+
+        Raises:
+            ConfigError: if guidance is set for a model that has none.
+        """
+        return guidance_scale(self.pipeline, self.sampler)
+
+    def join(self, parts: Sequence[Conditioning]) -> Conditioning:
+        """Return the conditioning of a few prompts after another as one."""
+        return Conditioning.cat(parts)
 
     @staticmethod
     def latent_unit(scheduler: Any) -> float:
@@ -217,7 +249,7 @@ def expand_as(row: Tensor, x: Tensor) -> Tensor:
 
 def text_encoders(pipeline: Any) -> list[nn.Module]:
     """Return the pipeline's text encoders."""
-    found = (getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))
+    found = (getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2", "text_encoder_3"))
     return [encoder for encoder in found if encoder is not None]
 
 
@@ -247,12 +279,11 @@ def image_size(pipeline: Any, model: ModelSettings) -> tuple[int, int]:
     Raises:
         ConfigError: if a size does not fit the model's grid.
     """
-    network = getattr(pipeline, "unet", None) or pipeline.transformer
-    sample = getattr(pipeline, "default_sample_size", None) or network.config.sample_size
-    rows, columns = (sample, sample) if isinstance(sample, int) else sample
     factor = getattr(pipeline, "vae_scale_factor", 1)
-    height, width = model.height or rows * factor, model.width or columns * factor
-    grid = factor * (2 if hasattr(pipeline, "_pack_latents") else network.config.get("patch_size", 1))
+    sample = getattr(pipeline, "default_sample_size", None) or _network(pipeline).config.get("sample_size")
+    rows, columns = (sample, sample) if isinstance(sample, int) else sample or (PIXELS / factor, PIXELS / factor)
+    height, width = model.height or int(rows * factor), model.width or int(columns * factor)
+    grid = patch_side(pipeline)
     for name, size in (("height", height), ("width", width)):
         if size % grid:
             near = max(size // grid, 1) * grid
@@ -260,3 +291,16 @@ def image_size(pipeline: Any, model: ModelSettings) -> tuple[int, int]:
                 f"model.{name}={size} does not fit {type(pipeline).__name__}; use a multiple of {grid}, e.g. {near}."
             )
     return height, width
+
+
+def patch_side(pipeline: Any) -> int:
+    """Return the pixels along a side of what is one position to the network."""
+    config = _network(pipeline).config
+    own = getattr(pipeline, "patch_size", None) or config.get("patch_size") or config.get("all_patch_size", (1,))[0]
+    # Pipelines that pack latents make patches before the network, whose own are then single pixels.
+    patch = getattr(pipeline, "patch_size", 2) if hasattr(pipeline, "_pack_latents") else own
+    return int(getattr(pipeline, "vae_scale_factor", 1) * patch)
+
+
+def _network(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer

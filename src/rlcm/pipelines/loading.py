@@ -34,9 +34,10 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "StableDiffusionPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     "LatentConsistencyModelPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     "StableDiffusionXLPipeline": {"add_watermarker": False},
+    "ErnieImagePipeline": {"pe": None, "pe_tokenizer": None},  # which rewrites prompts
 }
 INDEX = "model_index.json"
-NOT_NEEDED = ("safety_checker", "feature_extractor")
+NOT_NEEDED = ("safety_checker", "feature_extractor", "pe", "pe_tokenizer")
 MOST_TIMESTEPS = 100_000
 """Of a scheduler; published ones have 1000."""
 
@@ -111,6 +112,17 @@ def bare_scheduler(settings: ModelSettings) -> Any:
         reason = NOT_TABLES.get(name, "the installed diffusers has no such scheduler")
         raise SamplerError(f"model.path={settings.path!r} samples with {name}, which cannot be used: {reason}.")
     return kind.from_config(config)
+
+
+def configuration(settings: ModelSettings) -> dict[str, Any]:
+    """Return what a model says of itself: its network's configuration, and over it the numbers and words of its index.
+
+    Raises:
+        MissingFileError, ConfigError: as `load_pipeline`.
+    """
+    _, network = _component(settings, FAMILIES[pipeline_class(settings)].network, "config.json")
+    index = _index(settings)
+    return network | {key: value for key, value in index.items() if not key.startswith("_") and not isinstance(value, list)}
 
 
 def bare_network(settings: ModelSettings) -> nn.Module:

@@ -9,7 +9,7 @@ import diffusers
 from rlcm.errors import ConfigError, SamplerError
 from rlcm.pipelines.base import PipelineDenoiser
 from rlcm.pipelines.families import FAMILIES
-from rlcm.pipelines.loading import bare_scheduler, pipeline_class
+from rlcm.pipelines.loading import bare_scheduler, configuration, pipeline_class
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.samplers import BUILDERS, NOT_TABLES, build_table, check_replay
 from rlcm.types import TransitionTable
@@ -37,6 +37,7 @@ def build(family: type[PipelineDenoiser], pipeline: Any, sampler: SamplerSetting
     Raises:
         ConfigError, SamplerError: as `make_denoiser`.
     """
+    family.check({**getattr(pipeline, family.network).config, **pipeline.config}, sampler, model)
     scheduler = choose_scheduler(family, pipeline.scheduler, sampler, type(pipeline).__name__)
     options = family.table_options(pipeline, sampler, model)
     table = build_table(scheduler, **options)
@@ -58,7 +59,9 @@ def preview_table(model: ModelSettings, sampler: SamplerSettings) -> TransitionT
     kind = pipeline_class(model)
     family = FAMILIES[kind]
     scheduler = choose_scheduler(family, bare_scheduler(model), sampler, kind)
-    options = family.options_before_loading(scheduler, sampler)
+    config = configuration(model)
+    family.check(config, sampler, model)
+    options = family.options_before_loading(scheduler, sampler, config)
     table = build_table(scheduler, **options)
     check_replay(table, scheduler, **options)
     return _with_final_std(table, sampler)

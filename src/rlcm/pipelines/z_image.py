@@ -1,0 +1,48 @@
+"""Z-Image: a single-stream flow-matching transformer that is given lists, and answers with the velocity's opposite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rlcm.pipelines.base import call_default, with_negatives
+from rlcm.pipelines.flow import FlowDenoiser, padded
+
+
+class ZImageDenoiser(FlowDenoiser):
+    """ZImagePipeline: Z-Image-Turbo, and Z-Image with classifier-free guidance above 0.
+
+    Its network's time runs from noise (0) to the image (1), and its output points the same way.
+    """
+
+    kind: ClassVar[str] = "ZImagePipeline"
+    sign: ClassVar[float] = -1.0
+    unguided: ClassVar[float] = 0.0
+
+    def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
+        def encoded(texts: list[str]) -> dict[str, Tensor]:
+            # The pipeline writes its template into the list that it is given.
+            rows, _ = self.pipeline.encode_prompt(
+                list(texts),
+                device=self.device,
+                do_classifier_free_guidance=False,
+                max_sequence_length=call_default(self.pipeline, "max_sequence_length"),
+            )
+            return padded(rows)
+
+        positive = encoded(prompts)
+        if not self.classifier_free:
+            return positive
+        return with_negatives(positive, encoded([self.sampler.negative_prompt] * len(prompts)))
+
+    def time(self, t: Tensor) -> Tensor:
+        return (1000 - t) / 1000
+
+    def call(self, x: Tensor, time: Tensor, embeddings: Mapping[str, Tensor]) -> Tensor:
+        lengths = embeddings["mask"].sum(1).tolist()
+        texts = [row[:length] for row, length in zip(embeddings["embeddings"], lengths, strict=True)]
+        images = self.module(list(x.unsqueeze(2).unbind()), time, texts, return_dict=False)[0]
+        return torch.stack(list(images)).squeeze(2)

@@ -62,7 +62,7 @@ class FlowDenoiser(PipelineDenoiser):
 
     @classmethod
     def _options(cls, scheduler: Any, sampler: SamplerSettings, length: int, config: Mapping[str, Any]) -> dict[str, Any]:
-        levels = list(sampler.timesteps) if sampler.timesteps else [1 - i / sampler.steps for i in range(sampler.steps)]
+        levels = list(sampler.timesteps) if sampler.timesteps else cls.levels(sampler.steps)
         return {
             "num_steps": len(levels),
             "eta": sampler.eta,
@@ -70,6 +70,11 @@ class FlowDenoiser(PipelineDenoiser):
             "sigmas": levels,
             "mu": cls.shift(scheduler, length, len(levels), config),
         }
+
+    @classmethod
+    def levels(cls, steps: int) -> list[float]:
+        """Return the noise levels before the shift, as the pipeline spaces them."""
+        return [1 - i / steps for i in range(steps)]
 
     @classmethod
     def shift(cls, scheduler: Any, length: int, steps: int, config: Mapping[str, Any]) -> float | None:

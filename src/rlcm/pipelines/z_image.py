@@ -22,6 +22,10 @@ class ZImageDenoiser(FlowDenoiser):
     sign: ClassVar[float] = -1.0
     unguided: ClassVar[float] = 0.0
 
+    @classmethod
+    def levels(cls, steps: int) -> list[float]:
+        return list(cls.rule("get_default_z_image_sigmas")(steps))  # rounded otherwise than the others'
+
     def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
         def encoded(texts: list[str]) -> dict[str, Tensor]:
             # The pipeline writes its template into the list that it is given.

@@ -99,7 +99,7 @@ class TransitionTable:
         kept = torch.zeros(len(self), dtype=torch.bool)
         kept[list(rows)] = True
         silenced = ~kept.to(self.std.device) & (self.std > 0)
-        columns = {"std": torch.where(silenced, 0.0, self.std)}
+        columns: dict[str, Any] = {"std": torch.where(silenced, 0.0, self.std)}
         if self.quiet is not None:
             for name, quiet in zip(("b0", "bx", "bm"), self.quiet, strict=True):
                 columns[name] = torch.where(silenced, quiet, getattr(self, name))

@@ -116,14 +116,14 @@ class SamplerSettings(Settings):
     @field_validator("noisy_steps")
     @classmethod
     def _is_window(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
-        if isinstance(value, str) or not value:
-            if not value or not re.fullmatch(r"all|(first|last):0*[1-9][0-9]{0,5}", value):
-                raise ValueError(
-                    "use all, first:N or last:N with N of 1 or more, such as first:1, or a list of steps, such as [0, 1]"
-                )
-        elif min(value) < 0:
+        words = value if isinstance(value, str) else "" if not value else "all"
+        if not re.fullmatch(r"all|(first|last):0*[1-9][0-9]{0,5}", words):
+            raise ValueError(
+                "use all, first:N or last:N with N of 1 or more, such as first:1, or a list of steps, such as [0, 1]"
+            )
+        if not isinstance(value, str) and min(value) < 0:
             raise ValueError("steps are counted from 0; use 0 or more")
-        elif len(set(value)) < len(value):
+        if not isinstance(value, str) and len(set(value)) < len(value):
             raise ValueError("a step is in it twice; name each once")
         return value
 

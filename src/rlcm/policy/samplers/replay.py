@@ -56,7 +56,9 @@ def replay_error(
     parameters = inspect.signature(BUILDERS[name]).parameters
     if "eta" in parameters and eta is None:
         eta = parameters["eta"].default
-    take_step = _flow_step(oracle, eta) if name == "FlowMatchEulerDiscreteScheduler" else _step(oracle, eta)
+    take_step = _step(oracle, eta)
+    if name == "FlowMatchEulerDiscreteScheduler":
+        take_step = _flow_step(oracle, 1.0 if eta is None else eta)
 
     table = table.to("cpu")
     shape = (3, 4, 8, 8)

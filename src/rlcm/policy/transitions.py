@@ -15,7 +15,6 @@ from rlcm.errors import SamplerError
 from rlcm.policy.window import ALL, Window, shown
 from rlcm.types import TransitionTable
 
-
 LEAST_ETA = 1e-6
 """Of an eta below this hardly any noise is left, or none in float32."""
 

@@ -116,8 +116,8 @@ class SamplerSettings(Settings):
     @field_validator("noisy_steps")
     @classmethod
     def _is_window(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
-        words = value if isinstance(value, str) else "" if not value else "all"
-        if not re.fullmatch(r"all|(first|last):0*[1-9][0-9]{0,5}", words):
+        words = value if isinstance(value, str) else "all"
+        if not value or not re.fullmatch(r"all|(first|last):0*[1-9][0-9]{0,5}", words):
             raise ValueError(
                 "use all, first:N or last:N with N of 1 or more, such as first:1, or a list of steps, such as [0, 1]"
             )

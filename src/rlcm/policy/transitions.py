@@ -15,6 +15,9 @@ from rlcm.errors import SamplerError
 from rlcm.policy.window import ALL, Window, shown
 from rlcm.types import TransitionTable
 
+LEAST_ETA = 1e-6
+"""Of an eta below this hardly any noise is left, or none in float32."""
+
 
 def transition(table: TransitionTable, x: Tensor, model_output: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted clean latent, mean and std of the next latent.
@@ -65,9 +68,9 @@ def require_noise(table: TransitionTable, *, eta: float | None = None, window: W
     """
     if len(table.noisy_steps()):
         return
-    if eta == 0:
+    if eta is not None and eta < LEAST_ETA:
         raise SamplerError(
-            f"sampler.eta=0 of {table.name} draws no noise in any step, so no action has a probability and a policy gradient has "
+            f"sampler.eta={eta:g} of {table.name} draws no noise in any step, so no action has a probability and a policy gradient has "
             "nothing to learn from. Use 0 < sampler.eta <= 1 (1 is the default), or back-propagate a differentiable reward, which "
             "needs no noise (algorithm.loss=reward_backprop)."
         )

@@ -52,6 +52,11 @@ def sdxl_pipeline(**unet: Any) -> Any:
 SMALL: dict[str, dict[str, Any]] = {
     "FluxPipeline": {"height": 32, "width": 32, "max_sequence_length": 16},
     "SanaSprintPipeline": {"num_inference_steps": 2, "height": 32, "width": 32, "use_resolution_binning": False},
+    **{
+        kind: {"height": 16, "width": 16}
+        for kind in ("ZImagePipeline", "Flux2KleinPipeline", "QwenImagePipeline", "Krea2Pipeline", "ErnieImagePipeline")
+    },
+    "StableDiffusion3Pipeline": {"height": 16, "width": 16, "sigmas": [1.0, 2 / 3, 1 / 3]},
     "PixArtAlphaPipeline": {"height": 16, "width": 16, "use_resolution_binning": False},
 }
 """What keeps pictures small where the pipeline's own size is that of its published models."""
@@ -65,7 +70,7 @@ def images(pipeline: Any, guidance: float | None) -> Tensor:
     torch.manual_seed(7)  # FLUX passes no generator to its scheduler
     noise = [torch.Generator().manual_seed(100 + i) for i in range(len(PROMPTS))]
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline(PROMPTS, generator=noise, output_type="pt", **call).images.float()
+    return pipeline(prompt=list(PROMPTS), generator=noise, output_type="pt", **call).images.float()
 
 
 def finished_run(

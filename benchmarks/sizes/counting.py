@@ -79,6 +79,8 @@ def on_meta(shape: Shape, sampler: SamplerSettings, model: ModelSettings, dtype:
         if isinstance(component, nn.Module):
             component.to(dtype).eval().requires_grad_(False)
     denoiser = make_denoiser(pipeline, sampler, model)
+    # A policy reads its numbers.
+    denoiser.table = build_table(pipeline.scheduler, **type(denoiser).table_options(pipeline, sampler, model))
     if model.quantisation != "none":
         quantise(denoiser.module, model.quantisation)
     return pipeline, denoiser
@@ -94,7 +96,6 @@ def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16
             if module._supports_gradient_checkpointing:
                 module.enable_gradient_checkpointing()
     need = estimate(denoiser, shape.batch, shape.micro_batch, training=True)
-    table = build_table(pipeline.scheduler, **type(denoiser).table_options(pipeline, shape.sampler, model))
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in _networks(denoiser):
             _give_fake_storage(module)
@@ -102,7 +103,6 @@ def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16
             if isinstance(value, torch.Tensor):
                 setattr(denoiser, name, _fake(value))
         policy.named_parameters = {n: p for n, p in denoiser.module.named_parameters() if p.requires_grad}
-        policy.table = denoiser.table = table
         peaks = {
             "sampling": _peak(policy, lambda: _sample(policy, shape, shape.batch)),
             "decode": _peak(policy, lambda: _decode(policy, shape.batch)),
@@ -163,9 +163,9 @@ def _networks(denoiser: Any) -> list[nn.Module]:
 
 
 def _inputs(policy: Policy, shape: Shape, size: int) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    kinds = {"labels": torch.long, "mask": torch.bool}
     embeddings = {
-        name: torch.zeros(size, *rest, dtype=torch.long if name == "labels" else policy.denoiser.dtype)
-        for name, rest in shape.embeddings.items()
+        name: torch.ones(size, *rest, dtype=kinds.get(name, policy.denoiser.dtype)) for name, rest in shape.embeddings.items()
     }
     x = torch.zeros(size, *policy.denoiser.latent_shape)
     return x, torch.zeros(size, dtype=torch.long), Conditioning(embeddings)

@@ -149,7 +149,7 @@ def test_broken_folders(saved, tmp_path):
     [
         ("{", "not a pipeline's index"),
         ("[]", "not a pipeline's index"),
-        (json.dumps({"_class_name": "StableDiffusion3Pipeline"}), "cannot train; it takes Latent"),
+        (json.dumps({"_class_name": "HunyuanDiTPipeline"}), "cannot train; it takes Latent"),
         (json.dumps({"_class_name": ["custom", "MyPipeline"]}), "its own pipeline code"),
     ],
 )

@@ -50,6 +50,9 @@ class FlowDenoiser(PipelineDenoiser):
     unguided: ClassVar[float] = 1.0
     """The guidance scale that is no guidance: 1, or 0 where the pipeline adds g (c - u) to c."""
 
+    levels_are_the_pipelines: ClassVar[bool] = True
+    """Whether the pipeline's own default noise levels are `levels`."""
+
     @classmethod
     def table_options(cls, pipeline: Any, sampler: SamplerSettings, model: ModelSettings) -> dict[str, Any]:
         """Return the noise levels before the shift, 1 .. 1/N, and mu, the shift's exponent."""

@@ -248,7 +248,7 @@ def _read_json(settings: ModelSettings, name: str) -> dict[str, Any]:
 def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) -> None:
     """Refuse a local pipeline that lacks a component, or whose network is not in safetensors."""
     for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None or name in NOT_NEEDED:
+        if name in NOT_NEEDED or not _is_component(entry):
             continue
         if not (folder / name).is_dir():
             raise MissingFileError(f"model.path={settings.path!r} lacks its component {name!r}; copy the whole folder again.")
@@ -259,6 +259,11 @@ def _check_folder(folder: Path, index: dict[str, Any], settings: ModelSettings) 
             )
     if (folder / "scheduler" / "scheduler_config.json").is_file():
         _check_scheduler(_read_json(settings, "scheduler/scheduler_config.json"), settings)
+
+
+def _is_component(entry: Any) -> bool:
+    """Whether an entry of the index names a library and a class; some pipelines keep lists of numbers beside those."""
+    return isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
 
 
 def _check_scheduler(config: Mapping[str, Any], settings: ModelSettings) -> None:

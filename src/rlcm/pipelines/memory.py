@@ -46,6 +46,7 @@ REFERENCES: dict[str, tuple[Reference, ...]] = {
         Reference((0.0719, 0.125), (5.06, 6.55), (0.360, 0.542), 32 * 32, 1.62e9),
     ),
     "FluxPipeline": (Reference((0.457, 0.803), (30.1, 37.7), (2.38, 4.23), 64 * 64, 11.9e9),),
+    **{k: (Reference((0.457, 0.803), (30.1, 37.7), (2.38, 4.23), 64 * 64, 11.9e9),) for k in ("ZImagePipeline", "Flux2KleinPipeline", "StableDiffusion3Pipeline", "QwenImagePipeline", "Krea2Pipeline", "ErnieImagePipeline")},
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
 }
@@ -57,6 +58,8 @@ DECODERS = {
 }
 """By class; other decoders are taken to be like Stable Diffusion's."""
 _INNER = ("intermediate_size", "d_ff")
+LONGEST_PROMPT = 1024
+"""Tokens: tokenizers of language models read more than anybody writes."""
 HEAP = 1.6
 """How many times its activations the heap of a process grows on a CPU, measured: freed blocks lie scattered and are kept."""
 
@@ -166,7 +169,7 @@ def _encoding(denoiser: PipelineDenoiser) -> int:
     """
     activations = 0
     for encoder in text_encoders(denoiser.pipeline):
-        config, tokens = encoder.config, _longest_prompt(denoiser.pipeline)
+        config, tokens = encoder.config.get_text_config(), _longest_prompt(denoiser.pipeline)
         hidden, inner, heads = (
             getattr(config, name) for name in ("hidden_size", _INNER[hasattr(config, "d_ff")], "num_attention_heads")
         )
@@ -177,7 +180,7 @@ def _encoding(denoiser: PipelineDenoiser) -> int:
 
 def _longest_prompt(pipeline: Any) -> int:
     """Return the tokens of the longest prompt, with the instruction that SANA puts before it."""
-    clip = getattr(getattr(pipeline, "tokenizer", None), "model_max_length", 77)
+    clip = min(getattr(getattr(pipeline, "tokenizer", None), "model_max_length", 77), LONGEST_PROMPT)
     tokens = int(call_default(pipeline, "max_sequence_length") or clip)
     instruction = call_default(pipeline, "complex_human_instruction")
     return tokens + (len("\n".join(instruction).split()) * 3 // 2 if instruction else 0)

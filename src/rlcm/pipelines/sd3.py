@@ -20,6 +20,7 @@ class SD3Denoiser(FlowDenoiser):
     """
 
     kind: ClassVar[str] = "StableDiffusion3Pipeline"
+    levels_are_the_pipelines: ClassVar[bool] = False
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlcm.paths import existing
 from rlcm.pipelines.families import FAMILIES
+from rlcm.pipelines.flow import FlowDenoiser
 from rlcm.pipelines.scheduling import SCHEDULERS
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.window import ALL, shown
@@ -84,7 +85,7 @@ def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
     """Return the settings by which the run draws noise as no scheduler of diffusers does, None where there are none."""
     sampler = config.sampler
     between = _is_flow(kind) and sampler.eta is not None and 0 < sampler.eta < 1
-    found = [f"sampler.eta={sampler.eta:g}"] * between
+    found = [f"sampler.eta={sampler.eta:g}"] if between else []
     if sampler.noisy_steps != ALL:
         found.append(f"sampler.noisy_steps={shown(sampler.noisy_steps)}")
     return " and ".join(found) or None
@@ -92,7 +93,9 @@ def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
 
 def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
     """Return the line that draws and saves a picture."""
-    return f'pipe({_call([prompt], _sampling(config, kind))}).images[0].save("picture.png")'
+    prompts = ([], {"prompt": prompt}) if kind == "Flux2KleinPipeline" else ([prompt], {})  # whose first argument is an image
+    call = _call(prompts[0], {**prompts[1], **_sampling(config, kind)})
+    return f'pipe({call}).images[0].save("picture.png")'
 
 
 def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
@@ -102,15 +105,21 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
     if timesteps is not None and kind != "SanaSprintPipeline" and not _is_flow(kind):
         timesteps = [int(t) for t in timesteps]
     steps: int | None = sampler.calls
+    family = FAMILIES.get(kind)
+    if timesteps is None and family is not None and issubclass(family, FlowDenoiser) and not family.levels_are_the_pipelines:
+        timesteps = [round(level, 6) for level in family.levels(sampler.steps)]
     if timesteps is not None:
         steps = len(timesteps) - 1 if kind == "SanaSprintPipeline" else None
+    guided_by = getattr(family, "guided_by", "guidance_scale")
     return {
         "num_inference_steps": steps,
         "sigmas" if _is_flow(kind) else "timesteps": timesteps,
-        "guidance_scale": sampler.guidance,
-        "negative_prompt": sampler.negative_prompt or None,
+        guided_by: sampler.guidance,
+        # Qwen-Image is guided where it is told what to avoid, even if that is nothing.
+        "negative_prompt": sampler.negative_prompt or ("" if guided_by == "true_cfg_scale" and (sampler.guidance or 0) > 1 else None),
         "eta": None if _is_flow(kind) else sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
         "original_inference_steps": sampler.original_inference_steps if kind.startswith("LatentConsistency") else None,
+        "use_pe": False if kind == "ErnieImagePipeline" else None,  # prompts as they are
         "height": config.model.height,
         "width": config.model.width,
     }

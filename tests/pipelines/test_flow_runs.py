@@ -1,0 +1,146 @@
+"""The flow-matching models from disk to disk: previewed, loaded, trained, exported, and read back by their pipelines."""
+
+import diffusers
+import pytest
+import torch
+from exported_runs import comfyui_transformer_map, finished_run, images, patched
+from safetensors.torch import load_file, save_file
+from tiny_flow import ernie, klein, krea, qwen_image, sd3, stochastic, z_image
+from tiny_pipelines import flux
+from tiny_runs import largest_difference, tiny_config
+
+from rlcm.errors import ConfigError
+from rlcm.pipelines import ModelSettings, SamplerSettings, estimate, load_pipeline, make_denoiser, preview_table, truncated_prompts
+from rlcm.pipelines.quantisation import PACKAGES
+from rlcm.sharing.formats import AVAILABLE, export_run
+from rlcm.training.trainer import Trainer
+from rlcm.training.usage import usage
+
+MODELS = {
+    "z_image": (z_image, {"guidance": 0.0}),
+    "klein": (klein, {"guidance": None}),
+    "sd3": (sd3, {"guidance": 1.0}),
+    "qwen_image": (qwen_image, {"guidance": None}),
+    "krea": (krea, {"guidance": 0.0}),
+    "ernie": (ernie, {"guidance": 1.0}),
+}
+SIZE = {"height": 16, "width": 16}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request, tmp_path_factory):
+    """A finished run of each model, with a LoRA that changes the pictures."""
+    make, sampler = MODELS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    return finished_run(folder, lambda: make(stochastic(shift=3.0)), sampler, 4, 8, 0.3, model=SIZE)
+
+
+def test_the_result_is_read_back_by_the_pipelines_own_loader(run, tmp_path):
+    assert largest_difference(run.base, run.tuned) > 2e-2
+    file = export_run(run.path, "diffusers")
+    pipeline = run.fresh()
+    pipeline.load_lora_weights(file)
+    assert largest_difference(images(pipeline, run.config.sampler.guidance), run.tuned) < 1e-4
+
+    save_file({key: value / 2 if "lora_B" in key else value for key, value in load_file(file).items()}, tmp_path / "half.safetensors")
+    halved = run.fresh()
+    halved.load_lora_weights(tmp_path / "half.safetensors")
+    assert largest_difference(images(halved, run.config.sampler.guidance), run.tuned) > 1e-3
+
+    merged = diffusers.DiffusionPipeline.from_pretrained(export_run(run.path, "merged"))
+    assert largest_difference(images(merged, run.config.sampler.guidance), run.tuned) < 1e-4
+    if "comfyui" in AVAILABLE[type(pipeline).__name__]:
+        again = run.fresh()
+        patched(again.transformer, load_file(export_run(run.path, "comfyui")), comfyui_transformer_map(again))
+        assert largest_difference(images(again, run.config.sampler.guidance), run.tuned) < 1e-4
+
+
+def test_the_usage_of_the_result_runs_as_it_stands(run):
+    """The Python of the model card, without its first lines, which load."""
+    kind = type(run.pipeline).__name__
+    text = usage(run.config, "final", kind, run.model, "a red cat")
+    call = next(line for line in text.splitlines() if line.startswith("pipe("))
+    pipe = run.fresh()
+    drawn = []
+    pipe.image_processor.postprocess = lambda image, **_: drawn.append(image) or [type("", (), {"save": lambda *_: None})()]
+    exec(call, {"pipe": pipe})  # noqa: S102
+    assert drawn[0].shape == (1, 3, 16, 16)
+    assert len(pipe.scheduler.timesteps) == 3
+    table = make_denoiser(run.fresh(), run.config.sampler, run.config.model).table
+    assert torch.allclose(pipe.scheduler.timesteps.float(), table.timesteps, atol=1e-3)
+
+
+def test_the_preview_is_of_the_same_kind_as_the_table_of_the_loaded_model(run):
+    preview = preview_table(run.config.model, run.config.sampler)
+    loaded = make_denoiser(run.fresh(), run.config.sampler, run.config.model).table
+    assert preview.name == loaded.name == "FlowMatchEulerDiscrete"
+    # With a fixed shift they are the same to the bit: only a shift that grows with the image is that of another size.
+    assert torch.equal(preview.timesteps, loaded.timesteps)
+    assert torch.equal(preview.std, loaded.std)
+
+
+def test_a_run_of_it_learns(run, tmp_path):
+    config = tiny_config(
+        tmp_path, model={"path": run.model, **SIZE}, sampler={**run.config.sampler.model_dump(), "steps": 3}, prompts=["a cat", "a dog"]
+    )
+    trainer = Trainer(config, rewards=[lambda pictures, prompts: pictures.mean((1, 2, 3))])
+    before = [p.detach().clone() for p in trainer.parts.policy.parameters]
+    for _ in range(3):
+        metrics = trainer.round()
+        assert metrics["grad_norm"] > 0
+        assert metrics["skipped_updates"] == 0
+    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.parts.policy.parameters, strict=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_8_bit_base_says_nearly_the_same(name, tmp_path):
+    pytest.importorskip(PACKAGES["int8"])
+    make, sampler = MODELS[name]
+    make(stochastic(shift=3.0)).save_pretrained(tmp_path)
+    settings = SamplerSettings(steps=2, **sampler)
+    answers = []
+    for kind in ("none", "int8"):
+        model = ModelSettings(path=str(tmp_path), quantisation=kind, **SIZE)
+        denoiser = make_denoiser(load_pipeline(model), settings, model)
+        x = torch.randn(1, *denoiser.latent_shape, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            answers.append(denoiser.denoise(x, torch.zeros(1, dtype=torch.long), denoiser.encode(["a red cat"])))
+    error = (answers[1] - answers[0]).norm() / answers[0].norm()
+    assert 0 < error < 0.05
+
+
+def test_few_steps_and_guidance_are_refused_before_weights_are_read(tmp_path):
+    model = {"base": klein(stochastic(), is_distilled=False), "distilled": krea(stochastic()), "schnell": flux(stochastic(), guidance_embeds=False)}
+    for name, pipeline in model.items():
+        pipeline.save_pretrained(tmp_path / name)
+        for file in (tmp_path / name / "transformer").glob("*.safetensors"):
+            file.write_bytes(b"not read")
+    with pytest.raises(ConfigError, match=r"sampler.steps=4: .*base is a base model"):
+        preview_table(ModelSettings(path=str(tmp_path / "base")), SamplerSettings(steps=4))
+    with pytest.raises(ConfigError, match=r"sampler.guidance=4.5: .*distilled is distilled"):
+        preview_table(ModelSettings(path=str(tmp_path / "distilled")), SamplerSettings(steps=4, guidance=4.5))
+    with pytest.raises(ConfigError, match=r"sampler.guidance=3.5: .*schnell was distilled without guidance"):
+        preview_table(ModelSettings(path=str(tmp_path / "schnell")), SamplerSettings(steps=4, guidance=3.5))
+    for name in ("distilled", "schnell"):
+        assert len(preview_table(ModelSettings(path=str(tmp_path / name)), SamplerSettings(steps=4))) == 4
+
+
+@pytest.mark.parametrize(("name", "letters"), [("z_image", 509), ("klein", 509), ("sd3", 255), ("krea", 390), ("qwen_image", 360)])
+def test_prompts_longer_than_the_model_reads(name, letters):
+    pipeline = MODELS[name][0](stochastic())
+    long = "cat " * 400
+    ((prompt, kept),) = truncated_prompts(pipeline, ["short", long])
+    assert prompt == long
+    assert long.startswith(kept)
+    # A token a letter, and those of the template around it.
+    assert letters - 15 < len(kept.replace(" ", "")) <= letters
+    assert truncated_prompts(pipeline, ["cat " * 50]) == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_there_is_an_estimate_for_it(name):
+    make, sampler = MODELS[name]
+    found = estimate(make_denoiser(make(stochastic()), SamplerSettings(steps=2, **sampler), ModelSettings(**SIZE)), 2, 1, training=True)
+    assert found.learning > found.sampling / 4 > 0
+    assert found.decode > 0
+    assert found.encoding > 0

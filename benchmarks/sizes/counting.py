@@ -102,6 +102,8 @@ def count(shape: Shape, checkpointing: bool, dtype: torch.dtype = torch.bfloat16
         for name, value in vars(denoiser).items():
             if isinstance(value, torch.Tensor):
                 setattr(denoiser, name, _fake(value))
+        if hasattr(denoiser, "texts"):  # a mask without storage says no lengths
+            denoiser.texts = lambda embeddings: list(embeddings["embeddings"].unbind())
         policy.named_parameters = {n: p for n, p in denoiser.module.named_parameters() if p.requires_grad}
         peaks = {
             "sampling": _peak(policy, lambda: _sample(policy, shape, shape.batch)),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from shipped_configs import ROOT, TINY, redness, tiny
+from shipped_configs import ROOT, TINY, TO_BE_PINNED, redness, tiny
 
 from rlcm.builtin import DEMO
 from rlcm.doctor import diagnose
@@ -37,7 +37,13 @@ def test_loads_and_names_what_exists(name):
     assert config.sampler.steps >= 2
     assert config.rollout.sample_batch_size <= config.rollout.batch_size
     hub = config.model.path.count("/") == 1
-    assert not hub or unpinned(config.model) == [], "a Hub id is pinned to a commit, and so are its LoRAs"
+    notes = unpinned(config.model)
+    if name in TO_BE_PINNED:
+        assert text.count("# revision: COMMIT") == len(notes) == 1 + len(config.model.loras)
+        assert f"model_info('{config.model.path}').sha" in text
+        assert "Licence: " in text
+    else:
+        assert not hub or notes == [], "a Hub id is pinned to a commit, and so are its LoRAs"
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -115,6 +121,11 @@ def test_ddpo_counterparts_differ_in_model_and_sampler(task):
     assert ddpo.rollout.model_copy(update={"sample_batch_size": rlcm.rollout.sample_batch_size}) == rlcm.rollout
     assert ddpo.run.model_copy(update={"micro_batch_size": rlcm.run.micro_batch_size}) == rlcm.run
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta, ddpo.sampler.guidance) == ("ddim", 50, 1.0, 5.0)
+
+
+@pytest.mark.parametrize("name", [name for name in TO_BE_PINNED if name.endswith("80gb")])
+def test_the_doctor_passes_the_flow_matching_models_on_tiny_ones(name, tmp_path):
+    assert diagnose(tiny(name, tmp_path), rewards=[redness]).verdict() == "ok"
 
 
 def test_a_conditioning_of_classes_reaches_the_pixel_model(tmp_path):

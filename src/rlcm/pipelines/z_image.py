@@ -46,7 +46,10 @@ class ZImageDenoiser(FlowDenoiser):
         return (1000 - t) / 1000
 
     def call(self, x: Tensor, time: Tensor, embeddings: Mapping[str, Tensor]) -> Tensor:
-        lengths = embeddings["mask"].sum(1).tolist()
-        texts = [row[:length] for row, length in zip(embeddings["embeddings"], lengths, strict=True)]
-        images = self.module(list(x.unsqueeze(2).unbind()), time, texts, return_dict=False)[0]
+        images = self.module(list(x.unsqueeze(2).unbind()), time, self.texts(embeddings), return_dict=False)[0]
         return torch.stack(list(images)).squeeze(2)
+
+    def texts(self, embeddings: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the embeddings of each prompt without its padding."""
+        lengths = embeddings["mask"].sum(1).tolist()
+        return [row[:length] for row, length in zip(embeddings["embeddings"], lengths, strict=True)]

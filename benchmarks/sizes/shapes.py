@@ -388,6 +388,12 @@ SD15_DIFFUSION = Shape(
 """For the doctor; its memory is counted as that of sd15."""
 
 SHIPPED = {
+    "ernie-image-turbo-*": "ernie-image",
+    "flux2-klein-4b-*": "klein-4b",
+    "krea-2-turbo-*": "krea-2",
+    "qwen-image-lightning-*": "qwen-image",
+    "sd3.5-large-turbo-*": "sd3.5-large",
+    "z-image-turbo-*": "z-image",
     "ddpo-dreamshaper-v7-*": "sd15",
     "flux-schnell-80gb": "flux",
     "lcm-dreamshaper-v7-*": "sd15",

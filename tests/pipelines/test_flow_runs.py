@@ -10,7 +10,15 @@ from tiny_pipelines import flux
 from tiny_runs import largest_difference, tiny_config
 
 from rlcm.errors import ConfigError
-from rlcm.pipelines import ModelSettings, SamplerSettings, estimate, load_pipeline, make_denoiser, preview_table, truncated_prompts
+from rlcm.pipelines import (
+    ModelSettings,
+    SamplerSettings,
+    estimate,
+    load_pipeline,
+    make_denoiser,
+    preview_table,
+    truncated_prompts,
+)
 from rlcm.pipelines.quantisation import PACKAGES
 from rlcm.sharing.formats import AVAILABLE, export_run
 from rlcm.training.trainer import Trainer
@@ -42,7 +50,9 @@ def test_the_result_is_read_back_by_the_pipelines_own_loader(run, tmp_path):
     pipeline.load_lora_weights(file)
     assert largest_difference(images(pipeline, run.config.sampler.guidance), run.tuned) < 1e-4
 
-    save_file({key: value / 2 if "lora_B" in key else value for key, value in load_file(file).items()}, tmp_path / "half.safetensors")
+    save_file(
+        {key: value / 2 if "lora_B" in key else value for key, value in load_file(file).items()}, tmp_path / "half.safetensors"
+    )
     halved = run.fresh()
     halved.load_lora_weights(tmp_path / "half.safetensors")
     assert largest_difference(images(halved, run.config.sampler.guidance), run.tuned) > 1e-3
@@ -63,7 +73,7 @@ def test_the_usage_of_the_result_runs_as_it_stands(run):
     pipe = run.fresh()
     drawn = []
     pipe.image_processor.postprocess = lambda image, **_: drawn.append(image) or [type("", (), {"save": lambda *_: None})()]
-    exec(call, {"pipe": pipe})  # noqa: S102
+    exec(call, {"pipe": pipe})
     assert drawn[0].shape == (1, 3, 16, 16)
     assert len(pipe.scheduler.timesteps) == 3
     table = make_denoiser(run.fresh(), run.config.sampler, run.config.model).table
@@ -81,7 +91,10 @@ def test_the_preview_is_of_the_same_kind_as_the_table_of_the_loaded_model(run):
 
 def test_a_run_of_it_learns(run, tmp_path):
     config = tiny_config(
-        tmp_path, model={"path": run.model, **SIZE}, sampler={**run.config.sampler.model_dump(), "steps": 3}, prompts=["a cat", "a dog"]
+        tmp_path,
+        model={"path": run.model, **SIZE},
+        sampler={**run.config.sampler.model_dump(), "steps": 3},
+        prompts=["a cat", "a dog"],
     )
     trainer = Trainer(config, rewards=[lambda pictures, prompts: pictures.mean((1, 2, 3))])
     before = [p.detach().clone() for p in trainer.parts.policy.parameters]
@@ -110,7 +123,11 @@ def test_an_8_bit_base_says_nearly_the_same(name, tmp_path):
 
 
 def test_few_steps_and_guidance_are_refused_before_weights_are_read(tmp_path):
-    model = {"base": klein(stochastic(), is_distilled=False), "distilled": krea(stochastic()), "schnell": flux(stochastic(), guidance_embeds=False)}
+    model = {
+        "base": klein(stochastic(), is_distilled=False),
+        "distilled": krea(stochastic()),
+        "schnell": flux(stochastic(), guidance_embeds=False),
+    }
     for name, pipeline in model.items():
         pipeline.save_pretrained(tmp_path / name)
         for file in (tmp_path / name / "transformer").glob("*.safetensors"):
@@ -125,7 +142,9 @@ def test_few_steps_and_guidance_are_refused_before_weights_are_read(tmp_path):
         assert len(preview_table(ModelSettings(path=str(tmp_path / name)), SamplerSettings(steps=4))) == 4
 
 
-@pytest.mark.parametrize(("name", "letters"), [("z_image", 509), ("klein", 509), ("sd3", 255), ("krea", 390), ("qwen_image", 360)])
+@pytest.mark.parametrize(
+    ("name", "letters"), [("z_image", 509), ("klein", 509), ("sd3", 255), ("krea", 390), ("qwen_image", 360)]
+)
 def test_prompts_longer_than_the_model_reads(name, letters):
     pipeline = MODELS[name][0](stochastic())
     long = "cat " * 400
@@ -140,7 +159,9 @@ def test_prompts_longer_than_the_model_reads(name, letters):
 @pytest.mark.parametrize("name", MODELS)
 def test_there_is_an_estimate_for_it(name):
     make, sampler = MODELS[name]
-    found = estimate(make_denoiser(make(stochastic()), SamplerSettings(steps=2, **sampler), ModelSettings(**SIZE)), 2, 1, training=True)
+    found = estimate(
+        make_denoiser(make(stochastic()), SamplerSettings(steps=2, **sampler), ModelSettings(**SIZE)), 2, 1, training=True
+    )
     assert found.learning > found.sampling / 4 > 0
     assert found.decode > 0
     assert found.encoding > 0

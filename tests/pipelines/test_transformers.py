@@ -49,7 +49,7 @@ def test_flux(name, guidance_embeds):
     # A wrong guidance is seen where the network takes one, and refused where it takes none.
     settings, size = SamplerSettings(scheduler=name, steps=3, guidance=9.0), ModelSettings(height=16, width=32)
     if not guidance_embeds:
-        with pytest.raises(ConfigError, match="guidance=9.0.*distilled without guidance.*leave it out"):
+        with pytest.raises(ConfigError, match=r"guidance=9\.0.*distilled without guidance.*leave it out"):
             make_denoiser(pipeline, settings, size)
         return
     torch.manual_seed(5)

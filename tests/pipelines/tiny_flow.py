@@ -202,7 +202,9 @@ def krea(scheduler: Any, *, is_distilled: bool = True) -> diffusers.Krea2Pipelin
         diffusers.Krea2Pipeline(
             scheduler=scheduler,
             vae=film_vae(),
-            text_encoder=Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config={**vision, "deepstack_visual_indexes": [0]})),
+            text_encoder=Qwen3VLModel(
+                Qwen3VLConfig(text_config=text, vision_config={**vision, "deepstack_visual_indexes": [0]})
+            ),
             tokenizer=chat_tokenizer(1024),
             transformer=transformer,
             text_encoder_select_layers=(1, 2),
@@ -241,7 +243,7 @@ def ernie(scheduler: Any) -> diffusers.ErnieImagePipeline:
 def euler(denoiser: PipelineDenoiser, conditioning: Conditioning, noise: torch.Tensor) -> torch.Tensor:
     """Return images [B, 3, h, w] in [0, 1] by plain Euler steps of the velocity, over the noise levels of the table.
 
-        x' = x + (s' - s) v
+    x' = x + (s' - s) v
     """
     levels = [*(-denoiser.table.am).tolist(), 0.0]
     x = denoiser.scale_noise(noise)

@@ -46,7 +46,17 @@ REFERENCES: dict[str, tuple[Reference, ...]] = {
         Reference((0.0719, 0.125), (5.06, 6.55), (0.360, 0.542), 32 * 32, 1.62e9),
     ),
     "FluxPipeline": (Reference((0.457, 0.803), (30.1, 37.7), (2.38, 4.23), 64 * 64, 11.9e9),),
-    **{k: (Reference((0.457, 0.803), (30.1, 37.7), (2.38, 4.23), 64 * 64, 11.9e9),) for k in ("ZImagePipeline", "Flux2KleinPipeline", "StableDiffusion3Pipeline", "QwenImagePipeline", "Krea2Pipeline", "ErnieImagePipeline")},
+    **{
+        k: (Reference((0.457, 0.803), (30.1, 37.7), (2.38, 4.23), 64 * 64, 11.9e9),)
+        for k in (
+            "ZImagePipeline",
+            "Flux2KleinPipeline",
+            "StableDiffusion3Pipeline",
+            "QwenImagePipeline",
+            "Krea2Pipeline",
+            "ErnieImagePipeline",
+        )
+    },
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
 }
@@ -169,7 +179,8 @@ def _encoding(denoiser: PipelineDenoiser) -> int:
     """
     activations = 0
     for encoder in text_encoders(denoiser.pipeline):
-        config, tokens = encoder.config.get_text_config(), _longest_prompt(denoiser.pipeline)
+        whole: Any = encoder.config
+        config, tokens = whole.get_text_config(), _longest_prompt(denoiser.pipeline)
         hidden, inner, heads = (
             getattr(config, name) for name in ("hidden_size", _INNER[hasattr(config, "d_ff")], "num_attention_heads")
         )

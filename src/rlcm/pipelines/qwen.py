@@ -58,7 +58,9 @@ class QwenDenoiser(OneFrameDenoiser):
             length = call_default(self.pipeline, "max_sequence_length")
             embeddings, mask = self.pipeline.encode_prompt(texts, device=self.device, max_sequence_length=length)
             # No mask is said where no prompt is padded.
-            return padded(list(embeddings) if mask is None else [row[own.bool()] for row, own in zip(embeddings, mask, strict=True)])
+            return padded(
+                list(embeddings) if mask is None else [row[own.bool()] for row, own in zip(embeddings, mask, strict=True)]
+            )
 
         positive = encoded(prompts)
         if not self.classifier_free:

@@ -116,7 +116,8 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
         "sigmas" if _is_flow(kind) else "timesteps": timesteps,
         guided_by: sampler.guidance,
         # Qwen-Image is guided where it is told what to avoid, even if that is nothing.
-        "negative_prompt": sampler.negative_prompt or ("" if guided_by == "true_cfg_scale" and (sampler.guidance or 0) > 1 else None),
+        "negative_prompt": sampler.negative_prompt
+        or ("" if guided_by == "true_cfg_scale" and (sampler.guidance or 0) > 1 else None),
         "eta": None if _is_flow(kind) else sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
         "original_inference_steps": sampler.original_inference_steps if kind.startswith("LatentConsistency") else None,
         "use_pe": False if kind == "ErnieImagePipeline" else None,  # prompts as they are

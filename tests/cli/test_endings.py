@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -112,7 +113,11 @@ def test_what_does_not_end_in_time_is_ended(what, signals):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_server_that_is_told_to_end_has_done_what_it_should(number):
     process = start("rewards", "serve", "--rewards", "brightness", "--port", "0", program=("-m", "rlcm"))
-    assert process.stdout.readline().startswith(b"serving brightness at ")
+    said = process.stdout.readline().decode()
+    assert said.startswith("serving brightness at http://127.0.0.1:")
+    with socket.create_connection(("127.0.0.1", int(said.rpartition(":")[2])), timeout=20) as caller:
+        caller.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert caller.recv(4) == b"HTTP"
     process.send_signal(number)
     assert ended(process) == (0, "", "")
 

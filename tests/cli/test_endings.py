@@ -69,14 +69,28 @@ import rlcm.processes.signals as signals
 signals.GRACE_SECONDS = 0.5
 main(prog_name="rlcm")
 """
+STARTED = []
 SOURCE = str(Path(rlcm.__file__).parents[1])
 
 
 def start(*arguments, program=("-c", COMMAND), stdout=subprocess.PIPE, before=None, **environment):
     surroundings = os.environ | {"PYTHONPATH": SOURCE, "LANG": "C.UTF-8"} | environment
-    return subprocess.Popen(
-        [sys.executable, *program, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=surroundings, preexec_fn=before
+    STARTED.append(
+        subprocess.Popen(
+            [sys.executable, *program, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=surroundings, preexec_fn=before
+        )
     )
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def ended(process, timeout=20):

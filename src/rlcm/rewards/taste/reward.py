@@ -46,6 +46,8 @@ class Taste:
     """Gradients flow through it."""
     places = ("votes", "model")
     """Arguments that may name a local file or folder."""
+    growing = ("votes",)
+    """Arguments that name files that are only ever appended to: a run may go on with more in them."""
     display: Mapping[str, str] = {"label": "taste", "unit": "nats", "better": "higher"}
 
     def __init__(

@@ -8,6 +8,7 @@ import click
 
 from rlcm.cli.arguments import LocalPath
 from rlcm.cli.kinds import Group
+from rlcm.processes.signals import until_told
 
 
 @click.group(cls=Group)
@@ -61,7 +62,8 @@ def rewards_serve(names: tuple[str, ...], host: str, port: int, token_env: str, 
     """
     from rlcm.rewards.commands import serve_rewards
 
-    serve_rewards(names, host, port, token_env, workers)
+    with until_told():
+        serve_rewards(names, host, port, token_env, workers)
 
 
 @rewards.command("prefetch")

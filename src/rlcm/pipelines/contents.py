@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
 
 from rlcm.paths import existing
-from rlcm.pipelines.loading import local_folder
+from rlcm.pipelines.hub import is_commit
+from rlcm.pipelines.loading import INDEX, NOT_NEEDED, local_folder
+from rlcm.pipelines.lora_files import LORA_FILE
 from rlcm.pipelines.settings import LoraSettings, ModelSettings
 from rlcm.runs import digests
 
-INDEX = "model_index.json"
-LORA = "pytorch_lora_weights.safetensors"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _READ = (".json", ".txt", ".model")
-_NOT_READ = ("safety_checker", "feature_extractor")
 
 
 def model_contents(settings: ModelSettings) -> dict[str, str]:
@@ -66,7 +63,7 @@ def weight_files(folder: Path, variant: str | None) -> dict[str, Path]:
         variant: as `model.variant`.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    parts = [name for name, entry in index.items() if isinstance(entry, list) and entry and entry[0] and name not in _NOT_READ]
+    parts = [name for name, entry in index.items() if isinstance(entry, list) and entry and entry[0] and name not in NOT_NEEDED]
     files = [folder / INDEX]
     for part in sorted(parts):
         inside = sorted(file for file in (folder / part).glob("*") if file.is_file())
@@ -79,7 +76,7 @@ def weight_files(folder: Path, variant: str | None) -> dict[str, Path]:
 
 def commit_of(repository: str, file: str, revision: str | None, local_files_only: bool) -> str | None:
     """Return the commit that a revision of a repository on the Hub is today, from the Hub or its cache; None where neither knows."""
-    if revision and _COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
     # What is wrong with it is said where the model is loaded.
     with contextlib.suppress(Exception):
@@ -103,4 +100,4 @@ def _lora(settings: LoraSettings, local_files_only: bool) -> Any:
         return digests.of_files({file.name: file for file in chosen if file.is_file()})
     if place is not None:
         return digests.of_file(place)
-    return commit_of(settings.path, settings.weight_name or LORA, settings.revision, local_files_only)
+    return commit_of(settings.path, settings.weight_name or LORA_FILE, settings.revision, local_files_only)

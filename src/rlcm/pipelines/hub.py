@@ -12,6 +12,7 @@ from rlcm.errors import MissingFileError
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """The form of a repository's name."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def download(path: str, name: str, revision: str | None, setting: str, *, local_files_only: bool) -> Path:
@@ -42,6 +43,11 @@ def files_on_hub(path: str, revision: str | None, setting: str) -> list[str]:
         return list(list_repo_files(path, revision=revision))
     except Exception as error:  # as in `download`
         raise MissingFileError(hub_message(path, error, setting)) from error
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit, which always names the same files."""
+    return bool(revision and _COMMIT.fullmatch(revision))
 
 
 def hub_message(path: str, error: BaseException, setting: str = "model.path") -> str:

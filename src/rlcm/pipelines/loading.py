@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rlcm.paths import existing
 from rlcm.pipelines.acceleration import order_channels_last, require_compiler, use_tf32
 from rlcm.pipelines.base import text_encoders
 from rlcm.pipelines.families import FAMILIES
-from rlcm.pipelines.hub import HUB_ID, download, hub_message
+from rlcm.pipelines.hub import HUB_ID, download, hub_message, is_commit
 from rlcm.pipelines.lora_files import locate, read_file
 from rlcm.pipelines.loras import BoundLora, apply_loras, bind
 from rlcm.pipelines.precision import resolve
@@ -36,10 +35,10 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     "LatentConsistencyModelPipeline": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     "StableDiffusionXLPipeline": {"add_watermarker": False},
 }
+INDEX = "model_index.json"
 NOT_NEEDED = ("safety_checker", "feature_extractor")
 MOST_TIMESTEPS = 100_000
 """Of a scheduler; published ones have 1000."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def load_pipeline(settings: ModelSettings) -> Any:
@@ -153,10 +152,10 @@ def _network_class(settings: ModelSettings, part: str) -> Any:
 def unpinned(settings: ModelSettings) -> list[str]:
     """Return a note for each of the model and its LoRAs that the Hub may change from one run to the next."""
     found = []
-    if local_folder(settings) is None and not _COMMIT.fullmatch(settings.revision or ""):
+    if local_folder(settings) is None and not is_commit(settings.revision):
         found.append(("model.revision", settings.path, settings.revision))
     for number, lora in enumerate(settings.loras):
-        if existing(lora.path, "model.loras") is None and not _COMMIT.fullmatch(lora.revision or ""):
+        if existing(lora.path, "model.loras") is None and not is_commit(lora.revision):
             found.append((f"model.loras.{number}.revision", lora.path, lora.revision))
     return [
         f"unpinned: {path} is taken from the Hub as its {'branch or tag ' + revision if revision else 'main branch'} is today; "
@@ -191,12 +190,12 @@ def local_folder(settings: ModelSettings) -> Path | None:
 
 def _index(settings: ModelSettings) -> dict[str, Any]:
     folder = local_folder(settings)
-    if folder is not None and not (folder / "model_index.json").is_file():
+    if folder is not None and not (folder / INDEX).is_file():
         raise MissingFileError(
             f"model.path={settings.path!r} has no model_index.json, so it is not a diffusers pipeline; "
             "give the folder that pipeline.save_pretrained wrote."
         )
-    index = _read_json(settings, "model_index.json")
+    index = _read_json(settings, INDEX)
     if "_class_name" not in index:
         raise ConfigError(
             f"model.path={settings.path!r}: its model_index.json is not a pipeline's index, as it names no class."
@@ -229,7 +228,7 @@ def _read_json(settings: ModelSettings, name: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MissingFileError(f"model.path={settings.path!r} lacks {name}; copy the whole folder again.") from error
     except (OSError, ValueError, TypeError) as error:
-        kind = "a pipeline's index" if name == "model_index.json" else "a configuration"
+        kind = "a pipeline's index" if name == INDEX else "a configuration"
         raise ConfigError(f"{file} is not {kind} ({error}); save the pipeline again with save_pretrained.") from error
     return content
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import CheckpointError
+from rlcm.runs import digests
 from rlcm.runs.rundir import run_errors
 from rlcm.runs.serialization import load_state, save_state, write_json
 
@@ -127,7 +127,7 @@ def _remove(path: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256((path / "state.safetensors").read_bytes()).hexdigest()
+    return digests.sha256(path / "state.safetensors")
 
 
 def _found(run: Path) -> list[tuple[int, Path]]:

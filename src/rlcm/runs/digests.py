@@ -27,7 +27,16 @@ def of_value(value: Any) -> str:
 
 
 def of_file(file: Path) -> str:
-    """Return the digest of a whole file, read a piece at a time.
+    """Return the digest of a whole file: the first digits of its SHA-256.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    return sha256(file)[:_DIGITS]
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file, read a piece at a time: 64 hexadecimal digits.
 
     Raises:
         OSError: if it cannot be read.
@@ -36,7 +45,7 @@ def of_file(file: Path) -> str:
     with open(file, "rb") as opened:
         while piece := opened.read(_CHUNK):
             found.update(piece)
-    return found.hexdigest()[:_DIGITS]
+    return found.hexdigest()
 
 
 def of_source(file: Path) -> str:

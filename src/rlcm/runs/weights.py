@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rlcm.errors import MissingFileError, WeightsError
 
-_SHOWN = 3
 _BEGINNINGS = {
     b"version https://git-lfs": "is a pointer of Git LFS, not the weights that it stands for; fetch them with `git lfs pull`",
     b"<": "is a web page, perhaps that of a login, not weights; download the file again",
@@ -106,10 +105,10 @@ def load_whole(kind: Any, folder: Path, *, spare: Sequence[str] = (), exact: boo
     return model
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = 3) -> str:
     """Return the first of some names, and how many there are besides."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _what_else(file: Path, error: Exception) -> str:

@@ -14,9 +14,10 @@ from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import located
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import default_name
+from rlcm.runs.weights import listed
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig, load_config
-from rlcm.training.pins import TABLES, Pins, changes_of_meaning, changes_of_rounding, class_of, listed, not_compared
+from rlcm.training.pins import TABLES, Pins, changes_of_meaning, changes_of_rounding, class_of, not_compared
 
 
 def resolved(
@@ -90,19 +91,19 @@ class Stopped:
         if changed and not self.force:
             raise ConfigError(
                 f"{self.run} cannot go on as it began, as something else is there now than up to round {self.checkpoint.round}: "
-                f"{listed(changed)}. What was measured before and after would not belong together. Put it back; or start a new run: "
+                f"{listed(changed, 8)}. What was measured before and after would not belong together. Put it back; or start a new run: "
                 f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or insist (in Python: force=True): "
                 f"{self.insisting}"
             )
         notes = (
-            [f"going on, as you insist, with other things than up to round {self.checkpoint.round}: {listed(changed)}"]
+            [f"going on, as you insist, with other things than up to round {self.checkpoint.round}: {listed(changed, 8)}"]
             if changed
             else []
         )
         if kept_apart := not_compared(before, now):
-            notes.append(f"cannot be compared with what was there before: {listed(kept_apart)}")
+            notes.append(f"cannot be compared with what was there before: {listed(kept_apart, 8)}")
         if rounding:
-            notes.append(f"other than before, for the last digits only: {listed(rounding)}")
+            notes.append(f"other than before, for the last digits only: {listed(rounding, 8)}")
         return changed, notes
 
     @property

@@ -18,7 +18,7 @@ import torch
 import rlcm
 from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
-from rlcm.paths import existing
+from rlcm.paths import existing, local
 from rlcm.pipelines.contents import model_contents, pipeline_contents
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
@@ -27,6 +27,7 @@ from rlcm.rewards import RewardMix, RewardSettings
 from rlcm.rewards.build import BUILT_IN
 from rlcm.rewards.sources import own_files, own_text
 from rlcm.runs import digests
+from rlcm.runs.weights import listed
 from rlcm.settings import leaves
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import PromptSet
@@ -51,7 +52,6 @@ FREE = (
 TABLES = ("settings", "contents", "surroundings")
 """Parts of what a checkpoint keeps of it."""
 _SERVER = ": its server"
-_SHOWN = 8
 
 
 def class_of(setting: str) -> Literal["free", "rounding", "content", "meaning"]:
@@ -133,6 +133,7 @@ def digest_of(prompts: PromptSet) -> str:
 
 def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequence[RewardSettings]) -> None:
     parts = mix.parts if mix else []
+    growing = {part.label: getattr(part.reward, "growing", ()) for part in parts}
     found.settings[f"the labels of {group}"] = json.dumps(sorted(part.label for part in parts))
     for part in parts:
         key = f"{group}.{part.label}"
@@ -151,7 +152,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
             found.contents[f"{key}: {name}"] = digests.of_source(file)
             found.places[f"{key}: {name}"] = str(file)
         for name, value in entry.args.items():
-            found.contents[f"{key}.args.{name}"] = _held(value)
+            found.contents[f"{key}.args.{name}"] = _begun(value) if name in growing[entry.label] else _held(value)
 
 
 def _held(value: Any) -> str:
@@ -166,6 +167,18 @@ def _held(value: Any) -> str:
     except (OSError, ValueError, ConfigError):  # a text, or what cannot be read
         pass
     return f"value {digests.of_value(value)}"
+
+
+def _begun(value: Any) -> str:
+    """Return the digest of how files begin that are only ever appended to: more of it is the same file."""
+    begun = []
+    for name in [value] if isinstance(value, str) else value:
+        try:
+            with open(local(name, "rewards"), "rb") as file:
+                begun.append(digests.of_bytes(file.readline()))
+        except (OSError, TypeError, ConfigError):
+            return _held(value)
+    return f"begins {digests.of_value(begun)}"
 
 
 def surroundings(config: TrainConfig, pipeline: Any = None, processes: int = 1) -> dict[str, str]:
@@ -200,7 +213,7 @@ def require_same(world: World, mine: Mapping[str, str], remedy: str) -> None:
         for rank, other in enumerate(others, 1):
             found = [key for key in {**first, **other} if first.get(key) != other.get(key)]
             if found:
-                raise ConfigError(f"process {rank} differs from process 0 in {listed(_names(found))}; {remedy}")
+                raise ConfigError(f"process {rank} differs from process 0 in {listed(_names(found), 8)}; {remedy}")
 
 
 def agree(world: World, pins: Pins) -> None:
@@ -253,12 +266,6 @@ def _names(keys: Sequence[str]) -> list[str]:
     wholes = {file.partition(": ")[0] for file in files}
     kept = [key for key in keys if key in files or key.removesuffix(": its code") not in wholes]
     return [key for key in kept if key != "evaluation.prompts" or "prompts" not in kept]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _version(library: str) -> str:

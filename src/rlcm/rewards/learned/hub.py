@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from rlcm.errors import MissingFileError, RewardError
 from rlcm.paths import existing
+from rlcm.runs import digests
 from rlcm.runs.weights import read_weights, require_finite
 
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -57,7 +57,7 @@ class Source:
             if not path.is_file():
                 raise MissingFileError(f"{path} is missing; put it there, or leave the path out to download it.")
         if self.sha256 and path.is_file():
-            found = _sha256(path)
+            found = digests.sha256(path)
             if found != self.sha256:
                 raise RewardError(
                     f"{path} has the sha256 {found}, not {self.sha256}: it is damaged or another file; delete it and fetch it again, "
@@ -102,11 +102,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise RewardError(f"{path} does not hold a dict of tensors.")
     require_finite(state.items(), str(path))
     return {str(name).removeprefix("module."): value for name, value in state.items()}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -20,13 +20,14 @@ from pydantic import BaseModel, Field
 
 from rlcm._version import __version__
 from rlcm.errors import RewardError, UsageError
-from rlcm.processes.signals import until_told
 from rlcm.rewards.composition import RewardMix
 from rlcm.rewards.served.arriving import Gone, Held, PromptHeads, busy, read_body, turn_of
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
 from rlcm.settings import Settings
 
 logger = logging.getLogger(__name__)
+BACKLOG = 2048
+"""Callers who may wait for the server to take them in."""
 
 
 class ServerSettings(Settings):
@@ -199,6 +200,7 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)  # whoever reads the address can call at once
     except OSError as error:
         listener.close()
         raise UsageError(
@@ -210,14 +212,13 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
         create_app(mix, settings, token),
         log_level="warning",
         timeout_graceful_shutdown=settings.stop_timeout,
-        backlog=2048,
+        backlog=BACKLOG,
         http=type("Heads", (PromptHeads,), {"header_timeout": settings.header_timeout}),
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     labels = ", ".join(part.label for part in mix.parts)
-    with until_told():
-        ready(f"serving {labels} at http://{host}:{listener.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[listener])  # raises the signal anew once everything is closed
+    ready(f"serving {labels} at http://{host}:{listener.getsockname()[1]}")
+    uvicorn.Server(config).run(sockets=[listener])  # raises the signal anew once everything is closed
 
 
 def _try(mix: RewardMix, body: bytes, kind: str, limits: Limits) -> tuple[ScoreAnswer, int] | HTTPException:

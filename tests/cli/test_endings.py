@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,14 +69,28 @@ import rlcm.processes.signals as signals
 signals.GRACE_SECONDS = 0.5
 main(prog_name="rlcm")
 """
+STARTED = []
 SOURCE = str(Path(rlcm.__file__).parents[1])
 
 
 def start(*arguments, program=("-c", COMMAND), stdout=subprocess.PIPE, before=None, **environment):
     surroundings = os.environ | {"PYTHONPATH": SOURCE, "LANG": "C.UTF-8"} | environment
-    return subprocess.Popen(
-        [sys.executable, *program, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=surroundings, preexec_fn=before
+    STARTED.append(
+        subprocess.Popen(
+            [sys.executable, *program, *arguments], stdout=stdout, stderr=subprocess.PIPE, env=surroundings, preexec_fn=before
+        )
     )
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def ended(process, timeout=20):
@@ -112,7 +127,11 @@ def test_what_does_not_end_in_time_is_ended(what, signals):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_server_that_is_told_to_end_has_done_what_it_should(number):
     process = start("rewards", "serve", "--rewards", "brightness", "--port", "0", program=("-m", "rlcm"))
-    assert process.stdout.readline().startswith(b"serving brightness at ")
+    said = process.stdout.readline().decode()
+    assert said.startswith("serving brightness at http://127.0.0.1:")
+    with socket.create_connection(("127.0.0.1", int(said.rpartition(":")[2])), timeout=20) as caller:
+        caller.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert caller.recv(4) == b"HTTP"
     process.send_signal(number)
     assert ended(process) == (0, "", "")
 

@@ -90,7 +90,8 @@ def test_all_is_well(run, tmp_path):
 
 
 def test_all_is_well_with_flow_matching_as_published_and_a_window(run):
-    result = run("doctor", "flow", "--json", sampler__guidance="null", sampler__eta=0.5, sampler__noisy_steps="last:1")
+    small = {"sampler__guidance": "null", "model__height": 16, "model__width": 16}
+    result = run("doctor", "flow", "--json", sampler__eta=0.5, sampler__noisy_steps="last:1", **small)
     assert result.exit_code == 0, result.output
     numbers = {finding["name"]: finding["numbers"] for finding in json.loads(result.output)["findings"]}
     assert numbers["scheduler replay"]["replay_error"] <= 1e-5

@@ -10,6 +10,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from rlcm.rewards import BUILT_IN, RewardList, RewardMix, RewardSettings, build_rewards
+from rlcm.rewards.taste import VotesFile
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -63,13 +64,17 @@ def test_the_table_is_complete():
     assert re.findall(r"(?m)^\| `(\w+)` \|.*\|.*\|.*\|$", PAGE.partition("## What is built in")[2]) == list(BUILT_IN)
 
 
-def test_gradients_are_where_the_table_says():
+def test_gradients_are_where_the_table_says(tmp_path):
+    votes = VotesFile(tmp_path / "votes.jsonl")
+    for _ in range(2):
+        votes.add("a fox", torch.rand(2, 3, 8, 8), [0])
     rows = dict(re.findall(r"(?m)^\| `(\w+)` \|.*\|.*\| (yes)? ?\|$", PAGE.partition("## What is built in")[2]))
     assert set(rows) == set(BUILT_IN)
     for name, yes in rows.items():
         args = {
             "imscore": {"revision": "0"},
             "composition": {"model": "."},
+            "taste": {"votes": str(votes.path)},
             "vlm": {"model": "m", "endpoint": "http://h/v1"},
         }.get(name.partition("_")[0], {})
         if not name.startswith("vlm"):

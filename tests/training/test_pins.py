@@ -16,6 +16,7 @@ from rlcm.errors import ConfigError
 from rlcm.report import read_run, write_report
 from rlcm.report.words import headline
 from rlcm.rewards import RewardMix
+from rlcm.rewards.taste import VotesFile
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.serialization import save_state
 from rlcm.settings import leaves
@@ -304,3 +305,27 @@ def test_another_server_is_said():
 
 PROMPT_SET = load_prompts(PROMPTS)
 PIPELINE = lcm_pipeline()
+
+
+def test_a_run_goes_on_with_more_votes_but_not_with_others(tmp_path):
+    votes = VotesFile(tmp_path / "votes.jsonl")
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        votes.add("a fox", images, [0])
+    taste = {"name": "taste", "args": {"votes": str(votes.path)}}
+    lcm_pipeline().save_pretrained(tmp_path / "model")
+    config = tiny_config(
+        tmp_path / "runs",
+        model={"path": str(tmp_path / "model")},
+        prompts=PROMPTS,
+        rewards=[taste],
+        run={"rounds": 1, "save_every": 1},
+    )
+    run = Trainer(config).train()
+    votes.add("a fox", images, [1])
+    Trainer.resume(run, ["run.rounds=2"]).train()
+    assert len(metrics_of(run)) == 2
+    lines = votes.path.read_text().splitlines()
+    votes.path.write_text("\n".join(reversed(lines)) + "\n")
+    with pytest.raises(ConfigError, match=r"rewards\.taste\.args\.votes"):
+        Trainer.resume(run, ["run.rounds=3"])

@@ -10,10 +10,11 @@ from tiny_pipelines import flux
 from tiny_runs import PROMPTS, brightness, lcm_pipeline, plain_rollout, tiny_config, tiny_denoiser, tiny_policy
 
 from rlcm.errors import ConfigError, SamplerError
-from rlcm.pipelines import SamplerSettings, make_denoiser
+from rlcm.pipelines import ModelSettings, SamplerSettings, make_denoiser
 from rlcm.policy.policy import AdapterSettings, Policy
 from rlcm.policy.rollout import sample_latents
 from rlcm.training.build import build
+from rlcm.training.final import WEIGHTS_NAME
 from rlcm.training.fitting import memory_need
 from rlcm.training.trainer import Trainer
 
@@ -29,6 +30,7 @@ def red(images, prompts):
     return images[:, 0].mean((1, 2)).gt(0.5).float()
 
 
+SIZE = {"height": 16, "width": 32}
 FLOW = {"steps": 4, "guidance": None, "eta": 0.6, "noisy_steps": "first:2"}
 RUNS = {
     "a window of flow matching": {"sampler": FLOW},
@@ -48,22 +50,16 @@ RUNS = {
 def test_ratios_begin_at_1_and_a_run_goes_on_bit_for_bit(tmp_path, case):
     changes = RUNS[case]
     functions = [brightness, red] if "gdpo" in case.lower() else [brightness]
-    config = tiny_config(tmp_path, optimizer={"lr": 1e-3}, **changes)
+    config = tiny_config(tmp_path, optimizer={"lr": 1e-3}, model=SIZE, **changes)
     straight = Trainer(config, model=flow_pipeline(), rewards=functions, prompts=PROMPTS)
     assert straight.parts.policy.noisy_steps.tolist() == ([0, 2] if "GDPO" in case else [0, 1])
     assert straight.parts.policy.table.std[2:].any() == ("GDPO" in case)
     straight = straight.train()
-    halted = Trainer(
-        tiny_config(tmp_path / "b", optimizer={"lr": 1e-3}, **changes),
-        model=flow_pipeline(),
-        rewards=functions,
-        prompts=PROMPTS,
-    )
-    halted.round()
     rows = metrics_of(straight)
     assert rows[0]["ratio_deviation_max"] < 1e-5
     assert all(row["grad_norm"] > 0 for row in rows)
 
+    weights = (straight / "final" / WEIGHTS_NAME).read_bytes()
     # The first checkpoint is taken up by another process's trainer, as it were.
     for later in ("checkpoint-000002", "final"):
         for file in sorted((straight / later).rglob("*"), reverse=True):
@@ -75,6 +71,7 @@ def test_ratios_begin_at_1_and_a_run_goes_on_bit_for_bit(tmp_path, case):
     found = metrics_of(straight)
     assert len(found) == 2
     assert without_times([found[1]]) == without_times([wanted])
+    assert (straight / "final" / WEIGHTS_NAME).read_bytes() == weights
 
 
 def test_a_window_of_a_consistency_model_draws_and_learns_in_its_steps_alone():
@@ -123,6 +120,7 @@ def test_rewards_follow_gradients_through_steps_without_noise(tmp_path):
     bright.differentiable = True
     config = tiny_config(
         tmp_path,
+        model=SIZE,
         sampler={**FLOW, "eta": 0, "noisy_steps": "all"},
         algorithm={"loss": "reward_backprop", "backprop_calls": 2, "kl_coefficient": 0.1, "stat_min_count": 1},
     )
@@ -148,7 +146,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_windows_are_refused_before_anything_is_sampled(tmp_path, case):
     sampler, rollout, error, message = BAD[case]
-    config = tiny_config(tmp_path, sampler={**FLOW, "noisy_steps": "all", **sampler}, rollout=rollout)
+    config = tiny_config(tmp_path, sampler={**FLOW, "noisy_steps": "all", **sampler}, rollout=rollout, model=SIZE)
     with pytest.raises(error, match=message):
         build(config, pipeline=flow_pipeline(), rewards=[brightness], prompts=PROMPTS)
     flow_pipeline().save_pretrained(tmp_path / "model")
@@ -160,7 +158,7 @@ def test_bad_windows_are_refused_before_anything_is_sampled(tmp_path, case):
 @pytest.mark.parametrize("flag", [False, True])
 def test_the_pipelines_own_images_come_out_at_both_ends_of_eta(flag):
     pipeline = flux(diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, stochastic_sampling=flag))
-    none = make_denoiser(pipeline, SamplerSettings(steps=4, eta=0))
+    none = make_denoiser(pipeline, SamplerSettings(steps=4, eta=0), ModelSettings(**SIZE))
     assert not none.table.std.any()
     conditioning = none.encode(PROMPTS[:2])
     noise = torch.stack([torch.randn(none.latent_shape, generator=torch.Generator().manual_seed(s)) for s in (5, 6)])
@@ -169,14 +167,14 @@ def test_the_pipelines_own_images_come_out_at_both_ends_of_eta(flag):
     expected = pipeline(PROMPTS[:2], latents=noise, guidance_scale=none.guidance, **call).images
     found = none.decode(sample_latents(none, none.table, conditioning, [5, 6])).clamp(0, 1)
     assert (found - expected).abs().max() < 1e-5
-    every = make_denoiser(pipeline, SamplerSettings(steps=4))
+    every = make_denoiser(pipeline, SamplerSettings(steps=4), ModelSettings(**SIZE))
     assert len(every.table.noisy_steps()) == 3
     other = every.decode(sample_latents(every, every.table, conditioning, [5, 6])).clamp(0, 1)
     assert (other - expected).abs().max() > 1e-3
 
 
 def test_settings_of_a_window_are_kept_with_the_run(tmp_path):
-    config = tiny_config(tmp_path, sampler=FLOW, run={"rounds": 1})
+    config = tiny_config(tmp_path, sampler=FLOW, run={"rounds": 1}, model=SIZE)
     run = Trainer(config, model=flow_pipeline(), rewards=[brightness], prompts=PROMPTS).train()
     text = (run / "config.yaml").read_text()
     assert "noisy_steps: first:2" in text

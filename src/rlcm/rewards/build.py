@@ -32,6 +32,7 @@ BUILT_IN: dict[str, BuiltIn] = {
         "rlcm.rewards.verified.composition:Composition", "the right objects, counts, colours and places, by a detector"
     ),
     "ocr": BuiltIn("rlcm.rewards.verified.ocr:Ocr", "the words in quotes in the prompt can be read in the picture"),
+    "taste": BuiltIn("rlcm.rewards.taste.reward:Taste", "what voters like, learnt from a file of votes"),
     "colourfulness": BuiltIn("rlcm.rewards.image:Colourfulness", "Hasler and Suesstrunk's measure"),
     "sharpness": BuiltIn("rlcm.rewards.image:Sharpness", "variance of the Laplacian"),
     "brightness": BuiltIn("rlcm.rewards.image:Brightness", "minus the distance of the mean luma from a target"),

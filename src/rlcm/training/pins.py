@@ -18,7 +18,7 @@ import torch
 import rlcm
 from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
-from rlcm.paths import existing
+from rlcm.paths import existing, local
 from rlcm.pipelines.contents import model_contents, pipeline_contents
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
@@ -133,6 +133,7 @@ def digest_of(prompts: PromptSet) -> str:
 
 def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequence[RewardSettings]) -> None:
     parts = mix.parts if mix else []
+    growing = {part.label: getattr(part.reward, "growing", ()) for part in parts}
     found.settings[f"the labels of {group}"] = json.dumps(sorted(part.label for part in parts))
     for part in parts:
         key = f"{group}.{part.label}"
@@ -151,7 +152,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
             found.contents[f"{key}: {name}"] = digests.of_source(file)
             found.places[f"{key}: {name}"] = str(file)
         for name, value in entry.args.items():
-            found.contents[f"{key}.args.{name}"] = _held(value)
+            found.contents[f"{key}.args.{name}"] = _begun(value) if name in growing[entry.label] else _held(value)
 
 
 def _held(value: Any) -> str:
@@ -166,6 +167,18 @@ def _held(value: Any) -> str:
     except (OSError, ValueError, ConfigError):  # a text, or what cannot be read
         pass
     return f"value {digests.of_value(value)}"
+
+
+def _begun(value: Any) -> str:
+    """Return the digest of how files begin that are only ever appended to: more of it is the same file."""
+    begun = []
+    for name in [value] if isinstance(value, str) else value:
+        try:
+            with open(local(name, "rewards"), "rb") as file:
+                begun.append(digests.of_bytes(file.readline()))
+        except (OSError, TypeError, ConfigError):
+            return _held(value)
+    return f"begins {digests.of_value(begun)}"
 
 
 def surroundings(config: TrainConfig, pipeline: Any = None, processes: int = 1) -> dict[str, str]:

@@ -26,6 +26,8 @@ from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer,
 from rlcm.settings import Settings
 
 logger = logging.getLogger(__name__)
+BACKLOG = 2048
+"""Callers who may wait for the server to take them in."""
 
 
 class ServerSettings(Settings):
@@ -198,6 +200,7 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)  # whoever reads the address can call at once
     except OSError as error:
         listener.close()
         raise UsageError(
@@ -209,7 +212,7 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
         create_app(mix, settings, token),
         log_level="warning",
         timeout_graceful_shutdown=settings.stop_timeout,
-        backlog=2048,
+        backlog=BACKLOG,
         http=type("Heads", (PromptHeads,), {"header_timeout": settings.header_timeout}),
     )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host

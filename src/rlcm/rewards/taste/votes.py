@@ -1,0 +1,232 @@
+"""votes.jsonl: which of several pictures of one prompt people liked best, a line a vote, only ever appended to.
+
+A line is one of
+
+    {"id": "4f0c...", "time": "2026-11-29T10:00:00+00:00", "voter": "ada", "prompt": "a fox",
+     "pictures": ["pictures/1b9d....png", "pictures/77e0....png"], "chosen": [1]}
+    {"undo": "4f0c...", "time": "2026-11-29T10:00:04+00:00"}
+
+`pictures` are PNG files, named from the folder of votes.jsonl; their names are digests of what they show. `chosen` holds the
+places, from 0, of the pictures that were liked best: one; several that are equally good; none at all where none is good. `voter`
+may be left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from torch import Tensor
+
+from rlcm.errors import ConfigError, MissingFileError, UnreadableFileError, UsageError
+from rlcm.rewards.image.pixels import to_png, to_uint8
+from rlcm.runs import digests
+from rlcm.runs.files import read_bytes
+from rlcm.runs.rundir import disk_errors, take_lock
+
+MOST_PICTURES = 9
+PICTURES = "pictures"
+"""The folder of the pictures, beside the file."""
+
+
+class Line(BaseModel):
+    """A vote, as it is written."""
+
+    id: str = Field(min_length=1)
+    prompt: str
+    pictures: list[str] = Field(min_length=2, max_length=MOST_PICTURES)
+    chosen: list[int]
+    voter: str = ""
+    time: str = ""
+
+    @field_validator("chosen", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _names_what_is_there(self) -> Line:
+        if len(set(self.chosen)) < len(self.chosen) or not set(self.chosen) <= set(range(len(self.pictures))):
+            raise ValueError(f"chosen={self.chosen} must be places of the {len(self.pictures)} pictures, from 0, each once")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """Which of several pictures of one prompt somebody liked best."""
+
+    id: str
+    prompt: str
+    pictures: tuple[Path, ...]
+    """2 to 9 files."""
+    chosen: tuple[int, ...]
+    """Places of the best ones, from 0; empty where none is good."""
+    voter: str = ""
+
+
+def read_votes(*files: Path) -> list[Vote]:
+    """Return the votes of one or several files, those that were taken back left out, and a vote that stands in two files once.
+
+    What a crash left of a last line is no vote, and is passed over.
+
+    Raises:
+        MissingFileError: if a file is not there.
+        ConfigError: if one cannot be read, or a line is no vote.
+    """
+    votes: dict[str, Vote] = {}
+    undone = set()
+    for file in files:
+        own: dict[str, Vote | None] = {}
+        if not file.exists():
+            raise MissingFileError(
+                f"votes={str(file)!r} is not there; give the votes.jsonl that `rlcm ui` or VotesFile has written."
+            )
+        try:
+            lines = read_bytes(file).split(b"\n")
+        except UnreadableFileError as error:
+            raise ConfigError(f"votes={str(file)!r}: {error}.") from error
+        for number, line in enumerate(lines, 1):
+            found = _parse(line, f"{file}, line {number}", is_last=number == len(lines))
+            if isinstance(found, str):
+                own[found] = None
+            elif found is not None and own.get(found.id) is None:
+                pictures = tuple(file.parent / name for name in found.pictures)
+                own[found.id] = Vote(found.id, found.prompt, pictures, tuple(found.chosen), found.voter)
+        for id, vote in own.items():
+            if vote is None:
+                undone.add(id)
+            else:
+                votes.setdefault(id, vote)
+    return [vote for vote in votes.values() if vote.id not in undone]
+
+
+def _parse(line: bytes, place: str, *, is_last: bool) -> Line | str | None:
+    """Return a vote, or the id of one that is taken back; None for an empty line, and for a last one that was cut short."""
+    if not line.strip():
+        return None
+    try:
+        value = json.loads(line)
+        if isinstance(value, dict) and "undo" in value:
+            return str(value["undo"])
+        return Line.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ConfigError(f"{place} is no vote: {where}: {first['msg']}; correct or delete the line.") from error
+    except (ValueError, RecursionError) as error:
+        if is_last:
+            return None
+        raise ConfigError(f"{place} is no JSON ({error}); correct or delete the line.") from error
+
+
+class VotesFile:
+    """A file that votes are added to, each of them safely on the disk before it counts; several processes may add to one.
+
+    Args:
+        path: of votes.jsonl; it and its folder are made with the first vote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, prompt: str, images: Tensor, chosen: Sequence[int], *, voter: str = "", id: str | None = None) -> str:
+        """Write a vote down, and return its id.
+
+        Args:
+            images: [K, 3, h, w] in [0, 1], 2 to 9 of them.
+            chosen: places of the best ones, from 0; empty where none is good.
+            id: of the question, so that nobody answers it twice; left out, a new one.
+
+        Raises:
+            UsageError: if `chosen` names no pictures, or the question was answered before.
+            RunDirectoryError: if it cannot be written; nothing of it counts then.
+        """
+        levels = to_uint8(images)
+        files = [to_png(level) for level in levels]
+        names = [f"{PICTURES}/{digests.of_bytes(file)}.png" for file in files]
+        id = id or uuid.uuid4().hex
+        try:
+            line = Line(id=id, time=_now(), voter=voter, prompt=prompt, pictures=names, chosen=sorted(chosen))
+        except ValidationError as error:
+            raise UsageError(f"this is no vote: {error.errors()[0]['msg']}.") from error
+        with disk_errors(self.path):
+            (self.path.parent / PICTURES).mkdir(parents=True, exist_ok=True)
+            for name, data in zip(names, files, strict=True):
+                _write(self.path.parent / name, data)
+            self._append(line.model_dump(), id)
+        return id
+
+    def undo(self, id: str) -> None:
+        """Take a vote back; its line stays, and another one says so.
+
+        Raises:
+            RunDirectoryError: if it cannot be written; the vote counts then.
+        """
+        with disk_errors(self.path):
+            self._append({"undo": id, "time": _now()}, None)
+
+    def votes(self) -> list[Vote]:
+        """Return the votes that count; none where the file is not there yet. Errors as `read_votes`."""
+        return read_votes(self.path) if self.path.exists() else []
+
+    def _append(self, value: dict[str, Any], id: str | None) -> None:
+        lock = take_lock(self.path.with_name(f".{self.path.name}.lock"), wait=True)
+        try:
+            if id is not None and self.path.exists() and id in _answered(self.path):
+                raise UsageError("this question was answered before; the first answer counts. Take it back to answer again.")
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                data = b"\n" * torn + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+                try:
+                    if os.write(descriptor, data) < len(data):
+                        raise OSError(28, "No space left on device")
+                    os.fsync(descriptor)
+                except OSError:
+                    os.ftruncate(descriptor, size)
+                    raise
+            finally:
+                os.close(descriptor)
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+def _answered(file: Path) -> set[Any]:
+    found: set[Any] = set()
+    for line in read_bytes(file).split(b"\n"):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            found.add(value.get("id"))
+            found.discard(value.get("undo"))
+    return found
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file whose name says what it holds, whole or not at all."""
+    if file.exists():
+        return
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(part, "wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,163 @@
+"""votes.jsonl: nothing is lost, nothing counts twice, and what is no vote is named."""
+
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlcm.errors import ConfigError, MissingFileError, RunDirectoryError, UsageError
+from rlcm.rewards.image.pixels import read_picture, to_uint8
+from rlcm.rewards.taste.votes import VotesFile, read_votes
+
+FOUR = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return VotesFile(tmp_path / "mine" / "votes.jsonl")
+
+
+def test_a_vote_comes_back_with_its_pictures_bit_for_bit(file):
+    assert file.votes() == []
+    first = file.add('a "fox"\n', FOUR, [2], voter="ada")
+    second = file.add("a cat", FOUR[:2], [])
+    third = file.add("a cat", FOUR[1:], [2, 0])
+    one, two, three = file.votes()
+    assert [vote.id for vote in (one, two, three)] == [first, second, third]
+    assert (one.prompt, one.chosen, one.voter) == ('a "fox"\n', (2,), "ada")
+    assert (two.chosen, three.chosen) == ((), (0, 2))
+    for vote, images in ((one, FOUR), (two, FOUR[:2]), (three, FOUR[1:])):
+        assert np.array_equal(np.stack([read_picture(picture) for picture in vote.pictures]), to_uint8(images))
+    assert len(list((file.path.parent / "pictures").iterdir())) == 4, "one file a picture, however often it is shown"
+
+
+def test_a_vote_is_taken_back_and_a_question_answered_once(file):
+    asked = file.add("a", FOUR, [1], id="question")
+    with pytest.raises(UsageError, match="this question was answered before"):
+        file.add("a", FOUR, [2], id="question")
+    file.undo(asked)
+    assert file.votes() == []
+    file.undo("of nobody")
+    file.add("b", FOUR, [0])
+    assert [vote.prompt for vote in file.votes()] == ["b"]
+    assert len(file.path.read_text().splitlines()) == 4, "lines stay"
+
+
+def test_an_answer_that_was_taken_back_can_be_given_again(file):
+    file.undo(file.add("a", FOUR, [1], id="question"))
+    file.add("a", FOUR, [2], id="question")
+    assert [vote.chosen for vote in file.votes()] == [(2,)]
+
+
+def test_several_files_add_up_and_a_vote_in_two_of_them_counts_once(tmp_path, file):
+    file.add("a", FOUR, [1])
+    other = VotesFile(tmp_path / "votes.jsonl")
+    other.add("b", FOUR, [0])
+    copy = tmp_path / "mine" / "copy.jsonl"
+    copy.write_bytes(file.path.read_bytes())
+    assert [vote.prompt for vote in read_votes(file.path, other.path, copy)] == ["a", "b"]
+
+
+def test_what_a_crash_left_is_passed_over_and_the_next_vote_is_whole(file):
+    file.add("a", FOUR, [1])
+    with open(file.path, "ab") as opened:
+        opened.write(b'{"id": "half", "prom')
+    assert [vote.prompt for vote in file.votes()] == ["a"]
+    file.add("b", FOUR, [1])
+    with pytest.raises(ConfigError, match=r"votes\.jsonl, line 2 is no JSON.*; correct or delete the line"):
+        file.votes()
+    lines = file.path.read_bytes().split(b"\n")
+    file.path.write_bytes(b"\n".join([lines[0], lines[2], b""]))
+    assert [vote.prompt for vote in file.votes()] == ["a", "b"]
+
+
+GOOD = {"id": "x", "prompt": "a", "pictures": ["a.png", "b.png"], "chosen": [0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"chosen": [2]}, "must be places of the 2 pictures, from 0"),
+        ({"chosen": [-1]}, "must be places"),
+        ({"chosen": [0, 0]}, "each once"),
+        ({"chosen": True}, "chosen"),
+        ({"chosen": None}, "chosen"),
+        ({"pictures": ["a.png"]}, "pictures"),
+        ({"pictures": ["a.png"] * 10}, "pictures"),
+        ({"prompt": 3}, "prompt"),
+        ({"id": ""}, "id"),
+    ],
+)
+def test_lines_that_are_no_votes_are_named(tmp_path, change, said):
+    file = tmp_path / "v.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"id": "y"} | change) + "\n")
+    with pytest.raises(ConfigError, match="line 2 is no vote") as caught:
+        read_votes(file)
+    assert said in str(caught.value)
+
+
+def test_a_number_alone_is_a_choice_and_more_may_stand_in_a_line(tmp_path):
+    file = tmp_path / "v.jsonl"
+    file.write_text(json.dumps(GOOD | {"chosen": 1, "seed": 7}))
+    assert read_votes(file)[0].chosen == (1,)
+
+
+def test_files_that_are_not_there_or_cannot_be_read(tmp_path):
+    with pytest.raises(MissingFileError, match="is not there; give the votes"):
+        read_votes(tmp_path / "no.jsonl")
+    with pytest.raises(ConfigError, match="it is a folder"):
+        read_votes(tmp_path)
+
+
+@pytest.mark.parametrize("chosen", [[4], [-1], [1, 1]])
+def test_what_is_no_vote_is_not_written(file, chosen):
+    with pytest.raises(UsageError, match="this is no vote"):
+        file.add("a", FOUR, chosen)
+    assert not file.path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="no full disk here")
+def test_a_vote_that_cannot_be_written_does_not_count(file, monkeypatch):
+    file.add("a", FOUR, [1])
+    before = file.path.read_bytes()
+    monkeypatch.setattr("rlcm.rewards.taste.votes.os.write", lambda descriptor, data: os.pwrite(descriptor, data[:5], 0) and 5)
+    with pytest.raises(RunDirectoryError, match="No space left"):
+        file.add("b", FOUR, [1])
+    monkeypatch.undo()
+    assert file.path.read_bytes()[: len(before)] == before
+    assert [vote.prompt for vote in file.votes()] == ["a"]
+
+
+def _vote_often(path, name):
+    votes = VotesFile(path)
+    for number in range(20):
+        votes.add(f"{name} {number}", FOUR[:2], [0])
+
+
+def test_two_processes_vote_at_once(file):
+    file.path.parent.mkdir()
+    context = multiprocessing.get_context("fork")
+    voters = [context.Process(target=_vote_often, args=(file.path, name)) for name in "ab"]
+    for voter in voters:
+        voter.start()
+    for voter in voters:
+        voter.join()
+    found = [vote.prompt for vote in file.votes()]
+    assert sorted(found) == sorted(f"{name} {number}" for name in "ab" for number in range(20))
+    assert [prompt for prompt in found if prompt[0] == "a"] == [f"a {number}" for number in range(20)]
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_whatever_stands_in_a_file_is_read_or_refused_in_words(tmp_path_factory, lines):
+    file = tmp_path_factory.mktemp("votes") / "v.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    try:
+        found = read_votes(file)
+    except ConfigError as error:
+        found = str(error)
+    assert found == [] or "correct or delete the line" in found

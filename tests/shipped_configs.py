@@ -46,7 +46,8 @@ FLOW = {
     "krea-2-turbo": flow(krea, shift=1.0, use_dynamic_shifting=True, max_image_seq_len=6400),
     "ernie-image-turbo": flow(ernie),
 }
-TO_BE_PINNED = [f"{name}-{memory}gb" for name in FLOW for memory in (24, 80)]
+MEMORY = {name: (48, 80) if name.startswith("qwen") else (24, 80) for name in FLOW}
+TO_BE_PINNED = [f"{name}-{memory}gb" for name in FLOW for memory in MEMORY[name]]
 """Configurations whose commits are not known here: a user fills them in."""
 
 # What `model.path` of each configuration holds, as far as its classes and its scheduler's settings go.
@@ -60,7 +61,7 @@ TINY = {
         for task in ("aesthetic", "alignment", "compressibility", "incompressibility")
     },
     "flux-schnell-80gb": lambda: flux(diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0), guidance_embeds=False),
-    **{f"{name}-{memory}gb": make for name, make in FLOW.items() for memory in (24, 80)},
+    **{f"{name}-{memory}gb": make for name, make in FLOW.items() for memory in MEMORY[name]},
     "lcm-dreamshaper-v7-aesthetic": latent_consistency,
     "lcm-dreamshaper-v7-alignment": latent_consistency,
     "lcm-dreamshaper-v7-compressibility": latent_consistency,

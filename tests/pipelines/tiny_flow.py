@@ -177,9 +177,9 @@ def qwen_image(scheduler: Any) -> diffusers.QwenImagePipeline:
 
 
 def krea(scheduler: Any, *, is_distilled: bool = True) -> diffusers.Krea2Pipeline:
-    """Return a Krea 2 pipeline on packed latents of 4 channels, told of prompts by two layers."""
+    """Return a Krea 2 pipeline on packed latents of 4 channels, told of prompts by four layers."""
     torch.manual_seed(0)
-    text = {**SEQUENCE, "num_hidden_layers": 2, "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default"}}
+    text = {**SEQUENCE, "num_hidden_layers": 3, "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default"}}
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
     transformer = diffusers.Krea2Transformer2DModel(
         in_channels=16,
@@ -190,7 +190,7 @@ def krea(scheduler: Any, *, is_distilled: bool = True) -> diffusers.Krea2Pipelin
         intermediate_size=32,
         timestep_embed_dim=16,
         text_hidden_dim=16,
-        num_text_layers=2,
+        num_text_layers=4,
         text_num_attention_heads=2,
         text_num_key_value_heads=2,
         text_intermediate_size=32,
@@ -207,7 +207,7 @@ def krea(scheduler: Any, *, is_distilled: bool = True) -> diffusers.Krea2Pipelin
             ),
             tokenizer=chat_tokenizer(1024),
             transformer=transformer,
-            text_encoder_select_layers=(1, 2),
+            text_encoder_select_layers=(0, 1, 2, 3),
             is_distilled=is_distilled,
         )
     )

@@ -46,18 +46,18 @@ REFERENCES: dict[str, tuple[Reference, ...]] = {
         Reference((0.0719, 0.125), (5.06, 6.55), (0.360, 0.542), 32 * 32, 1.62e9),
     ),
     "FluxPipeline": (Reference((0.457, 0.803), (30.1, 37.7), (2.38, 4.23), 64 * 64, 11.9e9),),
-    "ZImagePipeline": (Reference((0.481, 0.845), (37.0, 46.3), (2.36, 4.19), 128 * 128, 6.17e9),),
+    "ZImagePipeline": (Reference((0.481, 0.954), (37.0, 37.2), (2.36, 3.51), 128 * 128, 6.17e9),),
     "Flux2KleinPipeline": (Reference((0.573, 1.14), (14.5, 22.6), (1.7, 3.17), 64 * 64, 3.88e9),),
     "StableDiffusion3Pipeline": (Reference((0.261, 0.499), (18.1, 21.6), (1.38, 2.37), 128 * 128, 8.08e9),),
     "QwenImagePipeline": (Reference((0.437, 0.768), (34.8, 43.6), (2.26, 4.02), 64 * 64, 20.5e9),),
     "Krea2Pipeline": (Reference((0.69, 1.18), (38.3, 51.0), (3.58, 5.85), 64 * 64, 12.9e9),),
-    "ErnieImagePipeline": (Reference((0.75, 1.32), (45.8, 57.4), (2.91, 5.17), 64 * 64, 8.07e9),),
+    "ErnieImagePipeline": (Reference((0.75, 1.36), (45.8, 47.5), (2.91, 4.59), 64 * 64, 8.07e9),),
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
 }
 """Counted by benchmarks/full_size.py, with their adapters among the parameters: Stable Diffusion at 512x512 pixels, consistency
-models on pixels at 64x64, all others at 1024x1024. For Z-Image, Qwen-Image and ERNIE-Image what
-32 bits take is FLUX.1's multiple of the count in 16."""
+models on pixels at 64x64, all others at 1024x1024. For Qwen-Image what 32 bits take is FLUX.1's
+multiple of the count in 16."""
 DECODERS = {
     "AutoencoderKL": Reference((0.375, 0.750), (2.84, 5.68), (1.52, 3.05), 512 * 512, 128),
     "AutoencoderDC": Reference((1.63, 2.26), (16.8, 23.3), (16.8, 23.3), 1024 * 1024, 128),

@@ -72,6 +72,8 @@ class TransitionTable:
     """[H] fp32, >= 0."""
     clip: float | None = None
     """x0 is clamped to [-clip, clip]; None leaves it alone. No gradient passes where it clamps."""
+    quiet: Tensor | None = None
+    """[3, H] fp32: b0, bx and bm of each row if it is to draw no noise; None: as they are."""
 
     def __len__(self) -> int:
         return len(self.std)
@@ -84,6 +86,24 @@ class TransitionTable:
     def noisy_steps(self) -> Tensor:
         """Return the rows that draw noise, LongTensor [A] in order: the steps that are actions."""
         return self.std.nonzero().squeeze(1)
+
+    def with_noise_in(self, rows: Sequence[int]) -> TransitionTable:
+        """Return the table whose other rows draw no noise, so that only `rows` can be actions.
+
+        A row without its noise takes the noise that the latent has already, where the sampler's builder says how (`quiet`);
+        else it is its own mean. Rows that draw none by themselves stay as they are.
+
+        Args:
+            rows: of the table, 0 .. H - 1.
+        """
+        kept = torch.zeros(len(self), dtype=torch.bool)
+        kept[list(rows)] = True
+        silenced = ~kept.to(self.std.device) & (self.std > 0)
+        columns: dict[str, Any] = {"std": torch.where(silenced, 0.0, self.std)}
+        if self.quiet is not None:
+            for name, quiet in zip(("b0", "bx", "bm"), self.quiet, strict=True):
+                columns[name] = torch.where(silenced, quiet, getattr(self, name))
+        return replace(self, **columns)
 
     def with_final_std(self, std: float) -> TransitionTable:
         """Return the table with the last step drawn from N(its own mean, std^2 I), so that it is an action too.

@@ -89,6 +89,15 @@ def test_all_is_well(run, tmp_path):
     assert not list(tmp_path.iterdir()), "the doctor writes nothing"
 
 
+def test_all_is_well_with_flow_matching_as_published_and_a_window(run):
+    small = {"sampler__guidance": "null", "model__height": 16, "model__width": 16}
+    result = run("doctor", "flow", "--json", sampler__eta=0.5, sampler__noisy_steps="last:1", **small)
+    assert result.exit_code == 0, result.output
+    numbers = {finding["name"]: finding["numbers"] for finding in json.loads(result.output)["findings"]}
+    assert numbers["scheduler replay"]["replay_error"] <= 1e-5
+    assert numbers["scheduler replay"]["actions"] == 1
+
+
 def test_what_is_found_as_json(run):
     result = run("doctor", "lcm", "--json")
     found = json.loads(result.output)
@@ -207,7 +216,17 @@ BAD = {
     "a scheduler with history": ("history", {}, "its step needs earlier model outputs"),
     "one step": ("lcm", {"sampler__steps": 1}, "Use more steps (sampler.steps=2 or more)"),
     "an eta of 0": ("ddim", {"sampler__eta": 0}, "use 0 < eta <= 1"),
-    "deterministic flow matching": ("flow", {"sampler__guidance": "null"}, "flow_euler_stochastic"),
+    "an eta of 0 of flow matching": ("flow", {"sampler__guidance": "null", "sampler__eta": 0}, "Use 0 < sampler.eta <= 1"),
+    "a window without a noisy step": (
+        "lcm",
+        {"sampler__noisy_steps": "[2]"},
+        "Use steps that do, such as sampler.noisy_steps=",
+    ),
+    "a window beyond the steps": (
+        "lcm",
+        {"sampler__noisy_steps": "[0, 3]"},
+        "there is no step 3; the 3 steps of LCM are 0 .. 2",
+    ),
     "targets that bind nothing": ("lcm", {"lora__target_modules": "[to_w]"}, "lora.target_modules=['to_w'] matches no layer"),
     "a Hub id without network": ("nobody/nothing", {}, "cannot be had from the Hugging Face Hub"),
     "a folder that is not there": ("./nowhere", {}, "is neither a folder nor a Hub id"),

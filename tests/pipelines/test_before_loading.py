@@ -81,7 +81,10 @@ REFUSED = {
     "one step on pixels": ("pixel", {"steps": 1}, "draws no noise in any step"),
     "eta 0 of DDIM": ("ddim", {"eta": 0.0}, r"eta=0.*deterministic"),
     "eta 0 of TCD": ("lcm", {"eta": 0.0, "scheduler": "tcd"}, r"eta=0.*deterministic"),
-    "deterministic flow matching": ("flux", {}, "deterministic.*one of flow_euler_stochastic, flow_lcm"),
+    "eta 0 of flow matching": ("flux", {"eta": 0.0}, r"sampler\.eta=0 .*Use 0 < sampler\.eta <= 1"),
+    "eta of a sampler that draws all noise anew": ("flux", {"scheduler": "flow_lcm", "eta": 0.5}, "eta=0.5 is no setting"),
+    "a window without a noisy step": ("lcm", {"noisy_steps": [2]}, r"noisy_steps=\[2\]: none of these steps draws noise"),
+    "a window that is not there": ("lcm", {"noisy_steps": [3]}, r"there is no step 3"),
     "an eta where there is none": ("lcm", {"eta": 0.5}, "eta=0.5 is no setting of LCMScheduler"),
     "an odd grid": ("lcm", {"steps": 60}, "LCMScheduler does not accept num_steps=60"),
 }
@@ -100,6 +103,9 @@ def test_samplers_that_cannot_be_used(folders, tmp_path, case):
         ("pndm", {"scheduler": "lcm"}),
         ("pndm", {"scheduler": "ddim", "eta": 1.0}),
         ("flux", {"scheduler": "flow_euler_stochastic"}),
+        ("flux", {}),
+        ("flux", {"eta": 0.2, "noisy_steps": "first:1"}),
+        ("lcm", {"noisy_steps": [1, 2]}),
         ("lcm", {"steps": 1, "final_std": 0.05}),
         ("sana", {}),
         ("pixel", {}),
@@ -119,6 +125,7 @@ def test_the_preview_is_the_table_that_the_loaded_model_gets(folders):
         ("sana", SamplerSettings(steps=2)),
         ("pixel", SamplerSettings(steps=3)),
         ("flux", SamplerSettings(steps=3, scheduler="flow_lcm")),
+        ("flux", SamplerSettings(steps=3, eta=0.5, noisy_steps="last:1")),
     ):
         pipeline = diffusers.DiffusionPipeline.from_pretrained(folders / name)
         loaded = make_denoiser(pipeline, sampler).table

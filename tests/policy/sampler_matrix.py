@@ -44,6 +44,14 @@ SAMPLERS = {
         {**SIGMAS, "mu": 1.15},
     ),
     "flow-euler-3-terminal": ("FlowMatchEulerDiscrete", {"stochastic_sampling": True, "shift_terminal": 0.1}, 3, {}),
+    "flow-euler-4-eta": ("FlowMatchEulerDiscrete", {"shift": 3.0}, 4, {**SIGMAS, "eta": 0.4}),
+    "flow-euler-4-eta-mu": (
+        "FlowMatchEulerDiscrete",
+        {"use_dynamic_shifting": True, "time_shift_type": "linear", "stochastic_sampling": True},
+        4,
+        {**SIGMAS, "mu": 1.15, "eta": 0.8},
+    ),
+    "flow-euler-3-eta-terminal": ("FlowMatchEulerDiscrete", {"shift_terminal": 0.1}, 3, {"eta": 0.1}),
     "euler-a-1": ("EulerAncestralDiscrete", {**SD, "timestep_spacing": "trailing"}, 1, {}),
     "euler-a-4-turbo": ("EulerAncestralDiscrete", {**SD, "timestep_spacing": "trailing"}, 4, {}),
     "euler-a-4-v": ("EulerAncestralDiscrete", {**SD, **V}, 4, {}),
@@ -74,7 +82,8 @@ SAMPLERS = {
 
 every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 # The statistical tests look at every row: the long schedules repeat what the short ones show.
-every_short_sampler = pytest.mark.parametrize("name", [name for name in SAMPLERS if not name.endswith("-1000")])
+SHORT = [name for name in SAMPLERS if not name.endswith("-1000")]
+every_short_sampler = pytest.mark.parametrize("name", SHORT)
 
 
 def scheduler_of(kind, config=None):

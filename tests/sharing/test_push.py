@@ -166,6 +166,28 @@ def test_the_cards_code_names_what_the_run_set():
     assert 'base = model_path("student")' in usage(builtin, REPO, "LatentConsistencyModelPipeline", None, "a cat")
 
 
+def test_the_cards_code_says_how_flow_matching_was_sampled():
+    def code(**sampler):
+        found = usage(
+            tiny_config("x", model={"path": "a/b"}, sampler={"guidance": None, **sampler}), REPO, "FluxPipeline", "a/b", "a cat"
+        )
+        compile(found, "card", "exec")
+        return found
+
+    line = "pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, stochastic_sampling="
+    assert f"{line}True)" in code()
+    assert f"{line}True)" in code(eta=1.0)
+    assert f"{line}False)" in code(eta=0.0)
+    assert "The run sampled with" not in code(eta=0.0)
+    between = code(eta=0.5, noisy_steps=[0, 2])
+    assert f"{line}False)" in between
+    assert "# The run sampled with sampler.eta=0.5 and sampler.noisy_steps=[0, 2], which diffusers has not" in between
+    assert "eta=" not in between.split("pipe(")[1]
+    assert "FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config, stochastic_sampling=True)" in code(
+        scheduler="flow_euler_stochastic"
+    )
+
+
 @pytest.mark.parametrize("prompt", ["a\nb", 'a "b" \\', "a\tb\r", "```\nx", "a````b", "\u2028 ü 🦊 \x85", "\x07"])
 def test_the_cards_code_holds_for_any_prompt(prompt):
     config = tiny_config("x", model={"path": "a/b"}, sampler={"negative_prompt": prompt})

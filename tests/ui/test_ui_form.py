@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlcm.builtin import DEMO
 from rlcm.errors import ConfigError, MissingFileError
@@ -21,6 +23,7 @@ from rlcm.ui.form import (
     start_from,
     values_of,
 )
+from rlcm.yaml_text import read_yaml
 
 CONFIGS = [DEMO, *sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))]
 
@@ -151,3 +154,29 @@ def test_errors_name_the_fields_label():
     assert in_form_words("optimizer.lr=5.0: too large.\nlora.rank=0: too small.") == (
         "Learning rate: optimizer.lr=5.0: too large.\nlora.rank=0: too small."
     )
+
+
+WINDOWS = st.one_of(
+    st.just("all"),
+    st.builds("{}:{}".format, st.sampled_from(["first", "last"]), st.integers(1, 999)),
+    st.lists(st.integers(0, 999), min_size=1, max_size=6, unique=True),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(window=WINDOWS)
+def test_a_window_of_noisy_steps_is_the_same_typed_in_a_file_and_in_the_form(window):
+    wanted = window if isinstance(window, str) else tuple(window)
+    typed = load_config(None, [f"sampler.noisy_steps={window}"])
+    assert typed.sampler.noisy_steps == wanted
+    assert parse_settings(TrainConfig, read_yaml(typed.dump())) == typed
+    assert read_form({"sampler.noisy_steps": values_of(typed)["sampler.noisy_steps"]}).sampler == typed.sampler
+
+
+@pytest.mark.parametrize(
+    "text", ["first", "first:0", "last:-1", "1", "0:2", "none", "", "[]", "[-1]", "[0, 0]", "[0.5]", "[a]", "true"]
+)
+def test_what_is_no_window_is_said(text):
+    with pytest.raises(ConfigError, match=r"^sampler\.noisy_steps") as error:
+        load_config(None, [f"sampler.noisy_steps={text}"])
+    assert any(words in str(error.value) for words in ("first:1, or a list", "0 or more", "twice", "valid integer"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from rlcm.doctor.findings import Finding
 from rlcm.pipelines import truncated_prompts
 from rlcm.policy.policy import Policy
-from rlcm.policy.samplers import REPLAY_TOLERANCE, replay_error
+from rlcm.policy.samplers import REPLAY_TOLERANCE, build_table, replay_error
 from rlcm.training.config import TrainConfig
 from rlcm.training.trainer import Trainer
 from rlcm.types import Conditioning
@@ -28,8 +29,10 @@ def sampler(trainer: Trainer, config: TrainConfig) -> Finding:
     """Return what the sampler is, and how far its table is from the installed scheduler's own steps."""
     denoiser: Any = trainer.parts.policy.denoiser
     options = type(denoiser).table_options(denoiser.pipeline, config.sampler, config.model)
-    table = trainer.parts.evaluator.table
-    error = replay_error(table, denoiser.pipeline.scheduler, **options)
+    scheduler = denoiser.pipeline.scheduler
+    # As the scheduler has it, with noise in all steps: one of the run's own may be without.
+    table = build_table(copy.deepcopy(scheduler), **options)
+    error = replay_error(table, scheduler, **options)
     actions = len(trainer.parts.policy.table.noisy_steps())
     return Finding(
         "scheduler replay",

@@ -39,6 +39,10 @@ class AlgorithmSettings(Settings):
     `leave_one_out` the other images of the same prompt or branch point; `batch` all images of the round."""
     normalise_std: bool = True
     """Divide advantages by the standard deviation of what they are compared with."""
+    multi_reward: Literal["sum", "gdpo"] = "sum"
+    """How several rewards become one advantage. `sum`: they are weighted and summed, and the sum is compared. `gdpo`: each is
+    compared and divided by its own standard deviation, then they are weighted and summed, and the sum is brought to mean 0 and
+    standard deviation 1 over the round; so a rare, hard reward counts beside an easy, smooth one."""
     advantage_clip: float = Field(default=10.0, gt=0, le=1_000_000)
     """Advantages are clamped to plus or minus this."""
     stat_buffer_size: int = Field(default=32, ge=1, le=1_000_000)
@@ -110,6 +114,16 @@ class AlgorithmSettings(Settings):
                 f"algorithm.importance_cap={self.importance_cap} corrects a mean over actions, but algorithm.loss=rebel is a "
                 "regression, which holds wherever its actions come from; leave it out, or use ppo_clip."
             )
+        if self.multi_reward == "gdpo" and not self.normalise_std:
+            raise ValueError(
+                "algorithm.multi_reward=gdpo divides every reward by its own standard deviation, which algorithm.normalise_std=false "
+                "leaves out; set algorithm.normalise_std=true, or algorithm.multi_reward=sum."
+            )
+        if self.multi_reward == "gdpo" and self.kl_form == "reward" and self.kl_coefficient:
+            raise ValueError(
+                "algorithm.multi_reward=gdpo compares rewards one by one, and algorithm.kl_form=reward takes the divergence off their "
+                "sum; set algorithm.kl_form=loss, or algorithm.multi_reward=sum."
+            )
         if self.loss == "reward_backprop":
             self._without_actions()
         return self
@@ -123,6 +137,7 @@ class AlgorithmSettings(Settings):
             "stop_kl": self.stop_kl is not None,
             "importance_cap": self.importance_cap is not None,
             "kl_form": self.kl_form == "reward",
+            "multi_reward": self.multi_reward == "gdpo",
         }
         found = [name for name, is_set in needless.items() if is_set]
         if found:

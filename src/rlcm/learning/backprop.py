@@ -106,7 +106,7 @@ class RewardBackprop:
     def _images(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Return images [b, 3, h, w] that carry the gradient, and their KL divergence per call [b] under a leash.
 
-        The last call, which draws no noise, has no divergence: there it is half the mean squared distance of the means, as
+        A call that draws no noise, such as the last, has no divergence: there it is half the mean squared distance of the means, as
         of a Gaussian of unit std.
         """
         policy, denoiser = self.policy, self.policy.denoiser

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from rlcm.learning import advantages
 from rlcm.learning.algorithm import AlgorithmSettings
+from rlcm.rewards import Scores
 
 
 class Credit:
@@ -31,6 +32,33 @@ class Credit:
         """Return which of a plain trajectory's A states have their predicted image scored: the first and every n-th after it."""
         every = self.settings.dense_every
         return advantages.scored_calls(actions + 1, every)[:-1] if every else []
+
+    @property
+    def is_decoupled(self) -> bool:
+        """Whether rewards are compared one by one."""
+        return self.settings.multi_reward == "gdpo"
+
+    def returns_of(
+        self, scores: Scores, shape: tuple[int, int], ahead: Scores | None = None, charges: Tensor | None = None
+    ) -> Tensor:
+        """Return what followed every action by the sum of the rewards [B, A, K], or by each of R rewards [B, A, K, R].
+
+        Args:
+            scores: of the final images, B K.
+            shape: B and A.
+            ahead: of the predicted images of the `scored_states`, B S; plain trajectories only.
+            charges: [B, A, K] what every action costs.
+        """
+        count, actions = shape
+
+        def followed(final: Tensor, before: Tensor | None) -> Tensor:
+            potentials = None if before is None else before.view(count, -1)
+            return self.returns(final.view(count, -1), actions, potentials, charges)
+
+        if not self.is_decoupled:
+            return followed(scores.total, None if ahead is None else ahead.total)
+        each = [followed(values, None if ahead is None else ahead.parts[name]) for name, values in scores.parts.items()]
+        return torch.stack(each, -1)
 
     def returns(self, rewards: Tensor, actions: int, potentials: Tensor | None = None, charges: Tensor | None = None) -> Tensor:
         """Return what followed every action, higher is better.
@@ -59,36 +87,61 @@ class Credit:
         lam = 1.0 if potentials is None else self.settings.dense_lambda
         return advantages.gae(each, torch.zeros_like(each), 1.0, lam).unflatten(0, rewards.shape).transpose(1, 2)
 
-    def advantages(self, returns: Tensor, prompts: Sequence[str], valid: Tensor) -> Tensor:
+    def advantages(
+        self, returns: Tensor, prompts: Sequence[str], valid: Tensor, weights: Mapping[str, float] | None = None
+    ) -> Tensor:
         """Return the advantages [B, A, K] of `returns`, each action compared with others drawn at the same step.
 
+        With several rewards, GDPO (Liu et al. 2026, arXiv:2601.05242): compared one by one, then summed, then standardised.
+
+            A_r = compared(returns of r);   S = sum_r w_r A_r;   A = (S - mean S) / (std S + 1e-6) over the round
+
         Args:
+            returns: [B, A, K]; of R rewards one by one [B, A, K, R].
             prompts: B strings, one a trajectory.
             valid: [B, K] bool; images that were not scored get 0 and count nowhere.
+            weights: of the R rewards by name, in their order; None: `returns` are those of the sum.
         """
-        settings = self.settings
         kept = valid.flatten().nonzero().squeeze(1)
         named = [prompt for prompt in prompts for _ in range(valid.shape[1])]
+        asked = [named[i] for i in kept.tolist()]
         group = (torch.arange(valid.numel()) // self.group_size)[kept]
         columns = []
         for number, column in enumerate(returns.unbind(1)):
-            rewards = column.flatten()[kept]
-            if settings.advantage == "prompt_statistics":
-                # Later steps have statistics of their own: what is still to come differs from step to step.
-                keys = [named[i] + (f" (action {number})" if number else "") for i in kept.tolist()]
-                found = self.statistics.advantages(keys, rewards)
-            elif settings.advantage == "batch":
-                found = advantages.batch(rewards, normalise_std=settings.normalise_std)
+            # Later steps have statistics of their own: what is still to come differs from step to step.
+            of_step = f" (action {number})" if number else ""
+            if weights is None:
+                found = self._compared(column.flatten()[kept], asked, of_step, group)
             else:
-                estimator = advantages.group if settings.advantage == "group" else advantages.leave_one_out
-                found = estimator(rewards, group, normalise_std=settings.normalise_std)
+                found = torch.zeros(len(kept))
+                for place, (name, weight) in enumerate(weights.items()):
+                    rewards = column[..., place].flatten()[kept]
+                    found = found + weight * self._compared(rewards, asked, of_step + (f" ({name})" if place else ""), group)
+                found = advantages.batch(found)
             result = torch.zeros(valid.numel())
-            result[kept] = advantages.clip_advantages(found, settings.advantage_clip)
+            result[kept] = advantages.clip_advantages(found, self.settings.advantage_clip)
             columns.append(result.view(valid.shape))
         return torch.stack(columns, 1)
 
     def idle_groups(self, returns: Tensor, valid: Tensor) -> float:
-        """Return the share of groups whose images all have the same return, so that they teach nothing."""
+        """Return the share of groups whose images all have the same return (the same R returns), so that they teach nothing."""
         kept = valid.flatten().nonzero().squeeze(1)
         group = (torch.arange(valid.numel()) // self.group_size)[kept]
-        return advantages.zero_variance_groups(returns[:, 0].flatten()[kept], group) / len(group.unique())
+        _, alike = returns[:, 0].reshape(valid.numel(), -1)[kept].unique(dim=0, return_inverse=True)
+        return advantages.zero_variance_groups(alike, group) / len(group.unique())
+
+    def _compared(self, rewards: Tensor, prompts: Sequence[str], statistics: str, group: Tensor) -> Tensor:
+        """Return the advantages [M] of one reward [M] at one step.
+
+        Args:
+            prompts: M.
+            statistics: what tells the prompts' statistics of this reward and step from others.
+            group: [M].
+        """
+        settings = self.settings
+        if settings.advantage == "prompt_statistics":
+            return self.statistics.advantages([prompt + statistics for prompt in prompts], rewards)
+        if settings.advantage == "batch":
+            return advantages.batch(rewards, normalise_std=settings.normalise_std)
+        estimator = advantages.group if settings.advantage == "group" else advantages.leave_one_out
+        return estimator(rewards, group, normalise_std=settings.normalise_std)

@@ -12,6 +12,7 @@ from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.loading import bare_scheduler, pipeline_class
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.samplers import BUILDERS, NOT_TABLES, build_table, check_replay
+from rlcm.policy.window import with_window
 from rlcm.types import TransitionTable
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,7 +44,7 @@ def build(family: type[PipelineDenoiser], pipeline: Any, sampler: SamplerSetting
     check_replay(table, scheduler, **options)
     pipeline.scheduler = scheduler
     scale = float(getattr(scheduler, "init_noise_sigma", 1.0)) * family.latent_unit(scheduler)
-    return family(pipeline, _with_final_std(table, sampler), scale, sampler, model)
+    return family(pipeline, _with_chosen_noise(table, sampler), scale, sampler, model)
 
 
 def preview_table(model: ModelSettings, sampler: SamplerSettings) -> TransitionTable:
@@ -61,10 +62,12 @@ def preview_table(model: ModelSettings, sampler: SamplerSettings) -> TransitionT
     options = family.options_before_loading(scheduler, sampler)
     table = build_table(scheduler, **options)
     check_replay(table, scheduler, **options)
-    return _with_final_std(table, sampler)
+    return _with_chosen_noise(table, sampler)
 
 
-def _with_final_std(table: TransitionTable, sampler: SamplerSettings) -> TransitionTable:
+def _with_chosen_noise(table: TransitionTable, sampler: SamplerSettings) -> TransitionTable:
+    """Return the table with noise in the chosen steps alone; a last one that explores comes on top of them."""
+    table = with_window(table, sampler.noisy_steps)
     return table.with_final_std(sampler.final_std) if sampler.final_std else table
 
 
@@ -87,11 +90,6 @@ def choose_scheduler(family: type[PipelineDenoiser], own: Any, sampler: SamplerS
                 f"sampler.scheduler='auto' keeps this model's {scheduler_class}, which cannot be used: "
                 f"{NOT_TABLES.get(scheduler_class, 'it is not one of the supported samplers')}. "
                 f"Set sampler.scheduler to one of {', '.join(family.schedulers)}."
-            )
-        if own.config.get("stochastic_sampling") is False:
-            raise SamplerError(
-                f"sampler.scheduler='auto' keeps this model's {scheduler_class}, which with stochastic_sampling=False is "
-                f"deterministic: there is no action to reinforce. Set sampler.scheduler to one of {', '.join(family.schedulers)}."
             )
         return type(own).from_config(own.config)
     if name not in family.schedulers:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rlcm.settings import Settings
 
@@ -96,7 +97,12 @@ class SamplerSettings(Settings):
     """Guidance scale; None is the pipeline's own default, 3 for the built-in models. Up to 1 is off. Above it, models distilled
     with guidance get the scale as an input, others run twice a step."""
     eta: float | None = Field(default=None, ge=0, le=1)
-    """Stochasticity: DDIM's eta (None: 1.0), TCD's gamma (None: 0.3). Other samplers have none."""
+    """Stochasticity: DDIM's eta (None: 1.0), TCD's gamma (None: 0.3), and for flow matching (flow_euler_stochastic) the share of
+    the noise that a step draws anew, by coefficient-preserving sampling (None: 1.0, all of it). Other samplers have none. 0 draws
+    no noise: pictures can be drawn with it, a policy gradient needs more."""
+    noisy_steps: str | tuple[int, ...] = "all"
+    """Which steps draw noise and are learnt from: `all` that can, `first:N` or `last:N` of them, or a list of steps, from 0. The
+    others are taken without noise. A step that `final_std` adds noise to draws it in any case."""
     original_inference_steps: int | None = Field(default=None, ge=1, le=1000)
     """Length of the grid that the model was distilled on (LCM, TCD); None is the scheduler's own, 50 as published."""
     timesteps: tuple[float, ...] | None = Field(default=None, min_length=1)
@@ -106,6 +112,20 @@ class SamplerSettings(Settings):
     """What classifier-free guidance leads away from."""
     final_std: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation of noise added to the last step, which draws none otherwise; 0 is off."""
+
+    @field_validator("noisy_steps")
+    @classmethod
+    def _is_window(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        words = value if isinstance(value, str) else "all"
+        if not value or not re.fullmatch(r"all|(first|last):0*[1-9][0-9]{0,5}", words):
+            raise ValueError(
+                "use all, first:N or last:N with N of 1 or more, such as first:1, or a list of steps, such as [0, 1]"
+            )
+        if not isinstance(value, str) and min(value) < 0:
+            raise ValueError("steps are counted from 0; use 0 or more")
+        if not isinstance(value, str) and len(set(value)) < len(value):
+            raise ValueError("a step is in it twice; name each once")
+        return value
 
     @property
     def calls(self) -> int:

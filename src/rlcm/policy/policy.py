@@ -83,7 +83,7 @@ class Policy:
         self.stds: list[float] = self.table.std.tolist()
         """The table's stds as numbers, so that no step waits for the device to tell them."""
         self.noisy_steps = self.table.to("cpu").noisy_steps()
-        """[A] rows of the table that draw noise, on the CPU."""
+        """[A] rows of the table that draw noise, on the CPU: the steps that are actions."""
         self.average = {name: p.detach().clone() for name, p in self.named_parameters.items()} if settings.ema_decay else None
 
     @property

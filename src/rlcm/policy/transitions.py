@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from rlcm.errors import SamplerError
+from rlcm.policy.window import ALL, Window, shown
 from rlcm.types import TransitionTable
+
+LEAST_ETA = 1e-6
+"""Of an eta below this hardly any noise is left, or none in float32."""
 
 
 def transition(table: TransitionTable, x: Tensor, model_output: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,16 +55,34 @@ def transition(table: TransitionTable, x: Tensor, model_output: Tensor, step: Te
     return x0, mean, table.std[step]
 
 
-def require_noise(table: TransitionTable) -> None:
+def require_noise(table: TransitionTable, *, eta: float | None = None, window: Window = ALL) -> None:
     """Check that a policy gradient has something to learn from.
+
+    Args:
+        table: of the policy.
+        eta: with which it was built.
+        window: out of which steps draw noise, see `rlcm.policy.window`.
 
     Raises:
         SamplerError: if no step of the table draws noise.
     """
-    if not len(table.noisy_steps()):
+    if len(table.noisy_steps()):
+        return
+    if eta is not None and eta < LEAST_ETA:
         raise SamplerError(
-            f"num_steps={len(table)}: the sampler {table.name} draws no noise in any step, so no action has a probability and "
-            "a policy gradient has nothing to learn from. Use more steps (sampler.steps=2 or more), or back-propagate a "
-            "differentiable reward, which needs no noise (algorithm.loss=reward_backprop), or explore the last step "
-            "(sampler.final_std=0.1; in code TransitionTable.with_final_std)."
+            f"sampler.eta={eta:g} of {table.name} draws no noise in any step, so no action has a probability and a policy gradient has "
+            "nothing to learn from. Use 0 < sampler.eta <= 1 (1 is the default), or back-propagate a differentiable reward, which "
+            "needs no noise (algorithm.loss=reward_backprop)."
         )
+    if window != ALL:
+        raise SamplerError(
+            f"sampler.noisy_steps={shown(window)}: none of these steps draws noise (the last step of a sampler mostly draws none), so "
+            "a policy gradient has nothing to learn from. Use steps that do, such as sampler.noisy_steps=first:1 or "
+            "sampler.noisy_steps=all."
+        )
+    raise SamplerError(
+        f"num_steps={len(table)}: the sampler {table.name} draws no noise in any step, so no action has a probability and "
+        "a policy gradient has nothing to learn from. Use more steps (sampler.steps=2 or more), or back-propagate a "
+        "differentiable reward, which needs no noise (algorithm.loss=reward_backprop), or explore the last step "
+        "(sampler.final_std=0.1; in code TransitionTable.with_final_std)."
+    )

@@ -9,6 +9,7 @@ import yaml
 
 from rlcm._version import __version__
 from rlcm.pipelines.settings import BUILTIN
+from rlcm.policy.window import ALL, shown
 from rlcm.report.run import Run
 from rlcm.report.steps import step_tables
 from rlcm.report.templating import render
@@ -70,7 +71,14 @@ def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
     sampler, guidance = config.sampler, config.sampler.guidance
     scheduler = "the model's own" if sampler.scheduler == "auto" else sampler.scheduler
     found = {
-        "Sampler": f"{scheduler}, {config.sampler.calls} steps" + ("" if guidance is None else f", guidance {guidance:g}"),
+        "Sampler": ", ".join(
+            [
+                f"{scheduler}, {config.sampler.calls} steps",
+                *([] if guidance is None else [f"guidance {guidance:g}"]),
+                *([] if sampler.eta is None else [f"eta {sampler.eta:g}"]),
+                *([] if sampler.noisy_steps == ALL else [f"noise in steps {shown(sampler.noisy_steps)}"]),
+            ]
+        ),
         "LoRA": f"rank {config.lora.rank}, alpha {config.lora.alpha:g} (multiplied into the weights), "
         f"on {', '.join(f'`{name}`' for name in config.lora.target_modules)}",
         "Algorithm": f"{config.algorithm.loss}, advantage {config.algorithm.advantage}, "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlcm.errors import ConfigError
+from rlcm.learning.advantages import branch_probabilities
 from rlcm.pipelines import (
     bare_network,
     load_pipeline,
@@ -19,6 +20,7 @@ from rlcm.pipelines.acceleration import use_tf32
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.transitions import require_noise
+from rlcm.policy.window import shown
 from rlcm.rewards import RewardMix, RewardPart, build_rewards
 from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.runs.trackers import require_tracker
@@ -27,7 +29,7 @@ from rlcm.training.evaluate import Evaluator, Judge
 from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
 from rlcm.training.pins import Pins, pins_of
 from rlcm.training.prompts import PromptSet, load_prompts
-from rlcm.types import Conditioning
+from rlcm.types import Conditioning, TransitionTable
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ def build(
         _refuse_what_comes_too_late(config)
         use_tf32(config.model.tf32, denoiser.device)
     if not backprop:
-        require_noise(denoiser.table)
+        _require_actions(denoiser.table, config)
     notes = unpinned(config.model) if pipeline is None else []
     notes += [
         f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'
@@ -153,8 +155,21 @@ def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
     """Refuse a sampler or an adapter that does not fit the model before its weights are read or downloaded."""
     table = preview_table(config.model, config.sampler)
     if acting:
-        require_noise(table)
+        _require_actions(table, config)
     check_targets(bare_network(config.model), config.lora)
+
+
+def _require_actions(table: TransitionTable, config: TrainConfig) -> None:
+    """Refuse a sampler without an action, or a schedule of branches that does not fit its actions."""
+    require_noise(table, eta=config.sampler.eta, window=config.sampler.noisy_steps)
+    schedule, noisy = config.rollout.branch_schedule, table.noisy_steps().tolist()
+    if config.rollout.branches > 1:
+        try:
+            branch_probabilities(schedule, len(noisy))
+        except ValueError as error:
+            raise ConfigError(
+                f"rollout.branch_schedule={schedule}: {error}. The steps of this sampler that draw noise are {shown(noisy)}."
+            ) from None
 
 
 def _refuse_what_comes_too_late(config: TrainConfig) -> None:

@@ -84,7 +84,8 @@ def memory_need(denoiser: PipelineDenoiser, config: TrainConfig) -> MemoryEstima
     """Return how much memory a run needs on the device of its denoiser."""
     backprop = config.algorithm.loss == "reward_backprop"
     rollout = config.rollout
-    states = rollout.batch_size // rollout.branches * (1 if backprop or rollout.branches > 1 else config.sampler.calls)
+    each = 1 if backprop or rollout.branches > 1 else actions(denoiser)
+    states = rollout.batch_size // rollout.branches * each
     return estimate(
         denoiser,
         sampled_at_once(rollout),
@@ -93,6 +94,11 @@ def memory_need(denoiser: PipelineDenoiser, config: TrainConfig) -> MemoryEstima
         differentiable=backprop,
         calls=config.algorithm.backprop_calls if backprop else 1,
     )
+
+
+def actions(denoiser: PipelineDenoiser) -> int:
+    """Return how many actions a plain trajectory has: the steps that draw noise; without one, it is learnt from as one."""
+    return max(1, len(denoiser.table.noisy_steps()))
 
 
 def sampled_at_once(settings: RolloutSettings) -> int:
@@ -112,7 +118,7 @@ def _check_batches(denoiser: PipelineDenoiser, config: TrainConfig) -> None:
         if learns
         else ("rollout.sample_batch_size", config.rollout.sample_batch_size)
     )
-    at_once = min(value, config.rollout.batch_size * (config.sampler.calls if learns else 1))
+    at_once = min(value, config.rollout.batch_size * (actions(denoiser) if learns else 1))
     fits = max(1, int(at_once * there / taken / UNSURE))
     smaller = "" if fits > 1 else ", and smaller images by model.height and model.width"
     raise ConfigError(

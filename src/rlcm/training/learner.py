@@ -186,11 +186,11 @@ class Learner:
         raw = gather_scores(self.world, images, len(mine) * rollouts.branches)
         of_states = gather_scores(self.world, states, len(mine) * len(scored)) if scored else None
         scores = self.parts.rewards.mix(raw)
-        potentials, known = None, scores.valid.view(count, -1)
+        known = scores.valid.view(count, -1)
+        ahead: Scores | None = None
         if of_states is not None:
-            found = self.parts.rewards.mix(of_states, update=False)
-            potentials = found.total.view(count, -1)
-            known = known & found.valid.view(count, -1).all(1, keepdim=True)
+            ahead = self.parts.rewards.mix(of_states, update=False)
+            known = known & ahead.valid.view(count, -1).all(1, keepdim=True)
         scored_at = time.perf_counter()
         self._require_something_to_learn(number, scores, raw)
 
@@ -202,9 +202,10 @@ class Learner:
         if self.leash.coefficient and config.algorithm.kl_form == "reward":
             experience = self.update.settled(experience, self.parts.conditioning)
             charges = self._charges(experience, whose, (count, actions), learned)
-        returns = self.credit.returns(scores.total.view(count, -1), actions, potentials, charges)
+        returns = self.credit.returns_of(scores, (count, actions), ahead, charges)
+        factors = self.parts.rewards.weights(scores.parts) if self.credit.is_decoupled else None
         prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
-        worth = self.credit.advantages(returns, prompts, known)
+        worth = self.credit.advantages(returns, prompts, known, factors)
         experience.advantages = worth[whose, _action_number(whose) if worth.shape[1] > 1 else 0]
         if number == 1:
             self._preflight(experience, scores)
@@ -253,7 +254,8 @@ class Learner:
         if not scores.valid.any():
             reason = raw.failures[0] if raw.failures else "no reason given"
             raise RewardError(f"no image of round {number} could be scored, so there is nothing to learn from ({reason})")
-        if number == 1 and not (scores.total[scores.valid].std() > 0):
+        compared = [scores.total, *(scores.parts.values() if self.credit.is_decoupled else [])]
+        if number == 1 and not any(values[scores.valid].std() > 0 for values in compared):
             raise PreflightError(
                 f"all {len(scores.total)} images of the first round have the same reward ({scores.total[0].item()}), so there is "
                 "nothing to learn from; check the reward function, or use more images a round (rollout.batch_size)."

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlcm.paths import existing
+from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.scheduling import SCHEDULERS
 from rlcm.pipelines.settings import BUILTIN
+from rlcm.policy.window import ALL, shown
 from rlcm.training.config import TrainConfig
 
 DEFAULT_ETA = {"ddim": 1.0, "tcd": 0.3}
@@ -21,6 +23,7 @@ def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, pro
     """Return the Python that draws a picture with the adapter, in plain diffusers, as the run sampled."""
     sampler, model = config.sampler, config.model
     scheduler = SCHEDULERS.get(sampler.scheduler)
+    noise = sampler.eta in (None, 1)
     lines = [f"from diffusers import DiffusionPipeline{f', {scheduler[0]}' if scheduler else ''}"]
     if model.path in BUILTIN:
         lines += ["from rlcm.builtin import model_path", "", f'base = model_path("{BUILTIN[model.path]}")']
@@ -29,8 +32,12 @@ def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, pro
         where = {"revision": model.revision, "variant": model.variant}
         lines += ["", f"pipe = DiffusionPipeline.from_pretrained({_call([base_model or own_name(config)], where)})"]
     if scheduler:
-        changes = "".join(f", {key}={value!r}" for key, value in scheduler[1].items())
+        options = {**scheduler[1], **({"stochastic_sampling": noise} if "stochastic_sampling" in scheduler[1] else {})}
+        changes = "".join(f", {key}={value!r}" for key, value in options.items())
         lines.append(f"pipe.scheduler = {scheduler[0]}.from_config(pipe.scheduler.config{changes})")
+    elif sampler.scheduler == "auto" and _is_flow(kind):
+        # Its flag may be either in the model's files; what the run did is `eta`.
+        lines.append(f"pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, stochastic_sampling={noise})")
     for number, lora in enumerate(model.loras):
         where = {"weight_name": lora.weight_name, "revision": lora.revision, "adapter_name": f"base_{number}"}
         lines.append(f"pipe.load_lora_weights({_call([lora.path], where)})")
@@ -38,6 +45,8 @@ def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, pro
     if model.loras:
         names = [*(f"base_{number}" for number in range(len(model.loras))), "tuned"]
         lines.append(f"pipe.set_adapters({_quoted(names)}, {[*(lora.scale for lora in model.loras), 1.0]})")
+    if (others := _without_diffusers(config, kind)) is not None:
+        lines.append(f"# The run sampled with {others}, which diffusers has not: `rlcm sample` draws as it did.")
     lines.append(_picture(config, kind, prompt))
     return "\n".join(lines)
 
@@ -66,6 +75,22 @@ def _whole_path(path: str) -> str:
     return str(existing(path, "model") or path)
 
 
+def _is_flow(kind: str) -> bool:
+    """Return whether a pipeline's models are sampled by flow matching, with a share of noise that `sampler.eta` says."""
+    return kind in FAMILIES and "flow_euler_stochastic" in FAMILIES[kind].schedulers
+
+
+def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
+    """Return the settings by which the run draws noise as no scheduler of diffusers does, None where there are none."""
+    sampler = config.sampler
+    found = []
+    if _is_flow(kind) and sampler.eta is not None and 0 < sampler.eta < 1:
+        found.append(f"sampler.eta={sampler.eta:g}")
+    if sampler.noisy_steps != ALL:
+        found.append(f"sampler.noisy_steps={shown(sampler.noisy_steps)}")
+    return " and ".join(found) or None
+
+
 def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
     """Return the line that draws and saves a picture."""
     return f'pipe({_call([prompt], _sampling(config, kind))}).images[0].save("picture.png")'
@@ -75,17 +100,17 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
     """Return the arguments of a call of the pipeline that samples as the run does."""
     sampler = config.sampler
     timesteps = None if sampler.timesteps is None else list(sampler.timesteps)
-    if timesteps is not None and kind not in ("FluxPipeline", "SanaSprintPipeline"):
+    if timesteps is not None and kind != "SanaSprintPipeline" and not _is_flow(kind):
         timesteps = [int(t) for t in timesteps]
     steps: int | None = sampler.calls
     if timesteps is not None:
         steps = len(timesteps) - 1 if kind == "SanaSprintPipeline" else None
     return {
         "num_inference_steps": steps,
-        "sigmas" if kind == "FluxPipeline" else "timesteps": timesteps,
+        "sigmas" if _is_flow(kind) else "timesteps": timesteps,
         "guidance_scale": sampler.guidance,
         "negative_prompt": sampler.negative_prompt or None,
-        "eta": sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
+        "eta": None if _is_flow(kind) else sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
         "original_inference_steps": sampler.original_inference_steps if kind.startswith("LatentConsistency") else None,
         "height": config.model.height,
         "width": config.model.width,

@@ -47,6 +47,8 @@ def sample(
     change: dict[str, Any] = {"final_std": 0.0}
     change |= {"steps": steps, "timesteps": None} if steps is not None else {}
     change |= {"guidance": guidance} if guidance is not None else {}
+    if steps not in (None, base.sampler.calls):
+        change["noisy_steps"] = "all"  # steps are counted in the run's own number of them
     sampler = base.sampler.model_copy(update=change)
     preview_table(base.model, sampler)  # a sampler that does not fit is refused before weights are read
     pipeline = tuned_pipeline(base, run, beside=True)

@@ -31,7 +31,7 @@ BUILDERS: Mapping[str, Callable[..., TransitionTable]] = {
 }
 """The supported samplers, by the class name of their diffusers scheduler."""
 _DIFFUSION = "DDIMScheduler (eta=1) or EulerAncestralDiscreteScheduler"
-_FLOW = "FlowMatchEulerDiscreteScheduler (stochastic_sampling=True) or FlowMatchLCMScheduler"
+_FLOW = "FlowMatchEulerDiscreteScheduler or FlowMatchLCMScheduler"
 
 
 def build_table(scheduler: Any, num_steps: int, *, eta: float | None = None, **kwargs: Any) -> TransitionTable:
@@ -42,7 +42,8 @@ def build_table(scheduler: Any, num_steps: int, *, eta: float | None = None, **k
     Args:
         scheduler: a diffusers scheduler; one of the classes in `BUILDERS`.
         num_steps: network calls of one image, >= 1. One step is a legal table (it draws no noise, see `require_noise`).
-        eta: stochasticity of TCD (default .3) and DDIM (default 1), in (0, 1]; no other sampler has it.
+        eta: stochasticity of TCD (default .3), DDIM (default 1) and FlowMatchEulerDiscrete (default 1), in (0, 1]; the last
+            takes 0 as well, which draws no noise. No other sampler has it.
         kwargs: what the sampler's builder accepts: original_inference_steps and timesteps (LCM, TCD), timesteps
             (CMStochasticIterative: indices; DDPM), timesteps, max_timesteps and intermediate_timesteps (SCM), sigmas and mu
             (the flow-matching ones). None means not given.

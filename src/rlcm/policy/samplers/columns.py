@@ -24,6 +24,7 @@ def make_table(
     bm: Tensor | None = None,
     c_in: Tensor | None = None,
     clip: float | None = None,
+    quiet: tuple[Tensor, ...] | None = None,
 ) -> TransitionTable:
     """Return the table of a scheduler's steps from its columns in float64, each [num_steps].
 
@@ -37,6 +38,7 @@ def make_table(
         bm: coefficient of m in the mean; None: 0.
         c_in: factor of the network's input; None: 1.
         clip: the prediction is clipped to +-clip; None: not at all.
+        quiet: b0, bx and, if it is not 0, bm of a row that is to draw no noise; None: as with it.
 
     Raises:
         SamplerError: if the schedule is of another length, or a coefficient is not finite.
@@ -58,6 +60,8 @@ def make_table(
         "bm": zeros if bm is None else bm,
         "std": std,
     }
+    if quiet is not None:
+        columns["quiet"] = torch.stack([*quiet, *[zeros] * (3 - len(quiet))])
     for column, values in columns.items():
         if not values.isfinite().all():
             raise SamplerError(
@@ -101,6 +105,24 @@ def predictions_of(abar: Tensor, config: Any) -> tuple[tuple[Tensor, Tensor], tu
     if config.prediction_type not in kinds:
         raise SamplerError(f"prediction_type={config.prediction_type!r} of the scheduler; use one of {', '.join(kinds)}.")
     return kinds[config.prediction_type]
+
+
+def kept_noise(signal: Tensor, noise: Tensor, signal_next: Tensor, noise_next: Tensor) -> tuple[Tensor, Tensor]:
+    """Return b0 and bx of steps that draw no noise, but take the noise that the latent has, as the clean latent shows it.
+
+        x = signal x0 + noise z;   x' = signal' x0 + noise' z = (signal' - r signal) x0 + r x,   r = noise' / noise
+
+    They keep the noise level that the sampler's own step leads to, which the next network call expects. On the way from a
+    diffusion model's eps this is DDIM with eta = 0, on a straight path it is Euler.
+
+    Args:
+        signal: [H], of x0 in the latent.
+        noise: [H], >= 0, of z in the latent.
+        signal_next: [H], after the step.
+        noise_next: [H], >= 0, after the step.
+    """
+    r = torch.where(noise_next > 0, noise_next / noise, 0.0)
+    return signal_next - r * signal, r
 
 
 def clip_of(config: Any) -> float | None:

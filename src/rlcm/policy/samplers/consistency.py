@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlcm.policy.samplers.columns import above, make_table, set_timesteps
+from rlcm.policy.samplers.columns import above, kept_noise, make_table, set_timesteps
 from rlcm.types import TransitionTable
 
 
@@ -28,12 +28,16 @@ def consistency(scheduler: Any, num_steps: int, *, timesteps: Sequence[int] | No
     sigma, sigma_next = sigmas[:-1], sigmas[1:]
     variance = torch.where(above(sigma_next, e), sigma_next.square() - e**2, 0.0)
     norm = (sigma.square() + d**2).sqrt()
+    ones = torch.ones_like(sigma)
+    # The network's answer still has the noise of sigma_min.
+    rest = torch.where(above(sigma_next, e), sigma_next - e, 0.0)
     return make_table(
         scheduler,
         num_steps,
         x0=(d**2 / ((sigma - e).square() + d**2), (sigma - e) * d / norm),
-        b0=torch.ones_like(sigma),
+        b0=ones,
         std=config.s_noise * variance.sqrt(),
         c_in=1 / norm,
         clip=1.0 if config.clip_denoised else None,
+        quiet=kept_noise(ones, sigma - e, ones, rest),
     )

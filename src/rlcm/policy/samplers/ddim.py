@@ -44,4 +44,5 @@ def ddim(scheduler: Any, num_steps: int, *, eta: float = 1.0) -> TransitionTable
         bm=direction * eps[1],
         std=variance.sqrt(),
         clip=clip_of(config),
+        quiet=(abar_p.sqrt(), *((1 - abar_p).sqrt() * part for part in eps)),
     )

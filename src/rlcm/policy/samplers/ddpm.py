@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rlcm.errors import SamplerError
-from rlcm.policy.samplers.columns import alphas_of, beta_of, clip_of, make_table, predictions_of, set_timesteps
+from rlcm.policy.samplers.columns import alphas_of, beta_of, clip_of, kept_noise, make_table, predictions_of, set_timesteps
 from rlcm.types import TransitionTable
 
 
@@ -43,4 +43,5 @@ def ddpm(scheduler: Any, num_steps: int, *, timesteps: Sequence[int] | None = No
         bx=(1 - beta).sqrt() * (1 - abar_next) / (1 - abar_t),
         std=torch.where(t > 0, variance, 0.0).sqrt(),
         clip=clip_of(config),
+        quiet=kept_noise(abar_t.sqrt(), (1 - abar_t).sqrt(), abar_next.sqrt(), (1 - abar_next).sqrt()),
     )

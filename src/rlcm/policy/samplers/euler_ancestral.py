@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rlcm.errors import SamplerError
-from rlcm.policy.samplers.columns import make_table
+from rlcm.policy.samplers.columns import kept_noise, make_table
 from rlcm.types import TransitionTable
 
 
@@ -37,4 +37,5 @@ def euler_ancestral(scheduler: Any, num_steps: int) -> TransitionTable:
         bx=r,
         std=sigma_next * (1 - r).sqrt(),
         c_in=1 / norm,
+        quiet=kept_noise(torch.ones_like(sigma), sigma, torch.ones_like(sigma), sigma_next),
     )

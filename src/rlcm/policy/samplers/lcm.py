@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlcm.policy.samplers.columns import alphas_of, clip_of, make_table, predictions_of, set_timesteps
+from rlcm.policy.samplers.columns import alphas_of, clip_of, kept_noise, make_table, predictions_of, set_timesteps
 from rlcm.types import TransitionTable
 
 
@@ -31,6 +31,7 @@ def lcm(
     c_skip, c_out = 0.25 / (scaled.square() + 0.25), scaled / (scaled.square() + 0.25).sqrt()
     # The last step keeps the denoised latent: its "next" abar is 1.
     abar_next = torch.cat([abar[t[1:]], torch.ones(1, dtype=torch.float64)])
+    b0, bx = kept_noise(abar[t].sqrt(), (1 - abar[t]).sqrt(), abar_next.sqrt(), (1 - abar_next).sqrt())
     return make_table(
         scheduler,
         num_steps,
@@ -39,4 +40,5 @@ def lcm(
         bx=abar_next.sqrt() * c_skip,
         std=(1 - abar_next).sqrt(),
         clip=clip_of(config),
+        quiet=(b0 * c_out, b0 * c_skip + bx),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,11 +53,12 @@ def replay_error(
         # In fp32 its last std is the root of a rounding error, which is negative for about a quarter of all sigma_min.
         sigmas = oracle.sigmas.double()
         oracle.sigmas = torch.where(above(sigmas, oracle.config.sigma_min), sigmas, oracle.config.sigma_min)
-    if "eta" in inspect.signature(BUILDERS[name]).parameters:
-        default = inspect.signature(BUILDERS[name]).parameters["eta"].default
-        step_options = {"eta": default if eta is None else eta}
-    else:
-        step_options = {}
+    parameters = inspect.signature(BUILDERS[name]).parameters
+    if "eta" in parameters and eta is None:
+        eta = parameters["eta"].default
+    take_step = _step(oracle, eta)
+    if name == "FlowMatchEulerDiscreteScheduler":
+        take_step = _flow_step(oracle, 1.0 if eta is None else eta)
 
     table = table.to("cpu")
     shape = (3, 4, 8, 8)
@@ -63,12 +66,11 @@ def replay_error(
     x = torch.randn(shape, generator=source) * float(getattr(oracle, "init_noise_sigma", 1.0))
     errors = []
     for i in range(len(table)):
-        t, m = oracle.timesteps[i].cpu(), torch.randn(shape, generator=source)
+        m = torch.randn(shape, generator=source)
         seeds = [seed + 1 + i * shape[0] + k for k in range(shape[0])]
         noise = torch.cat([torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(s)) for s in seeds])
-        scaled = oracle.scale_model_input(x, t) if hasattr(oracle, "scale_model_input") else x
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
-        expected = oracle.step(m, t, x, generator=generators, return_dict=False, **step_options)[0]
+        scaled = oracle.scale_model_input(x, oracle.timesteps[i].cpu()) if hasattr(oracle, "scale_model_input") else x
+        expected = take_step(i, m, x, seeds, noise)
         _, mean, std = transition(table, x, m, torch.full((shape[0],), i))
         errors.append(_relative(table.c_in[i] * x, scaled, floor=0.0))
         x_next = mean + std.view(-1, 1, 1, 1) * noise
@@ -94,6 +96,38 @@ def check_replay(
             "Build the table with the settings checked here, or install the diffusers version of constraints.txt."
         )
     return error
+
+
+def _step(oracle: Any, eta: float | None) -> Callable[[int, Tensor, Tensor, list[int], Tensor], Tensor]:
+    """Return the scheduler's own step, from row, model output, latent, and an image's seed and noise, which are the same draw."""
+    options = {} if eta is None else {"eta": eta}
+
+    def take(i: int, m: Tensor, x: Tensor, seeds: list[int], noise: Tensor) -> Tensor:
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        result: Tensor = oracle.step(m, oracle.timesteps[i].cpu(), x, generator=generators, return_dict=False, **options)[0]
+        return result
+
+    return take
+
+
+def _flow_step(oracle: Any, eta: float) -> Callable[[int, Tensor, Tensor, list[int], Tensor], Tensor]:
+    """Return a flow-matching step of any eta, put together from the scheduler's own two: one keeps all noise, one keeps none.
+
+    Both have (1 - sigma') x0 in common, and sigma' times their noise beside it.
+    """
+    keeping, drawing = copy.deepcopy(oracle), copy.deepcopy(oracle)
+    keeping.register_to_config(stochastic_sampling=False)
+    drawing.register_to_config(stochastic_sampling=True)
+    step_keeping, step_drawing = _step(keeping, None), _step(drawing, None)
+    kept, anew = math.sin((1 - eta) * math.pi / 2), math.sin(eta * math.pi / 2)
+
+    def take(i: int, m: Tensor, x: Tensor, seeds: list[int], noise: Tensor) -> Tensor:
+        old, new = step_keeping(i, m, x, seeds, noise), step_drawing(i, m, x, seeds, noise)
+        if kept in (0, 1):  # one of the two as it is, without the rounding of a sum
+            return old if kept else new
+        return kept * old + anew * new + (1 - kept - anew) * (new - oracle.sigmas[i + 1] * noise)
+
+    return take
 
 
 def _relative(actual: Tensor, expected: Tensor, floor: Tensor | float) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlcm.errors import SamplerError
-from rlcm.policy.samplers.columns import make_table
+from rlcm.policy.samplers.columns import kept_noise, make_table
 from rlcm.types import TransitionTable
 
 
@@ -46,4 +46,5 @@ def scm(
         x0=(t.cos(), -t.sin()),
         b0=t_next.cos(),
         std=t_next.sin() * scheduler.config.sigma_data,
+        quiet=kept_noise(t.cos(), t.sin(), t_next.cos(), t_next.sin()),
     )

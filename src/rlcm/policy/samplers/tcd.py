@@ -44,4 +44,5 @@ def tcd(
         bx=direction * eps[0],
         bm=direction * eps[1],
         std=(1 - abar_next / abar_s).sqrt(),
+        quiet=(abar_next.sqrt(), *((1 - abar_next).sqrt() * part for part in eps)),
     )

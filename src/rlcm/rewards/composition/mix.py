@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -143,6 +143,10 @@ class RewardMix:
                 themselves are used.
         """
         return self._scores(raw, self.norms, update)
+
+    def weights(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the factors in the sum of rewards and components, by their names among a score's `parts`."""
+        return {name: self._settings(name).weight for name in names}
 
     def look(self, raw: RawScores) -> Scores:
         """Return the weighted sum of what `score` returned for an evaluation; the running statistics are not involved.

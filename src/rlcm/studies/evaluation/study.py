@@ -146,13 +146,16 @@ def study(
 
 
 def sampler_at(sampler: SamplerSettings, steps: float) -> SamplerSettings:
-    """Return a sampler without exploration noise at another number of steps; its own timesteps hold for its own number only.
+    """Return a sampler without exploration noise at another number of steps; its own timesteps and its own
+    window of noisy steps hold for its own number only.
 
     Raises:
         ConfigError: if the number is out of the range of sampler.steps.
     """
     own = sampler.timesteps is not None and sampler.calls == steps
-    change = {"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None})
+    change: dict[str, Any] = {"final_std": 0.0} | ({} if own else {"steps": steps, "timesteps": None})
+    if sampler.calls != steps:
+        change["noisy_steps"] = "all"
     return parse_settings(SamplerSettings, sampler.model_dump() | change)
 
 

@@ -84,8 +84,9 @@ def _is_flow(kind: str) -> bool:
 def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
     """Return the settings by which the run draws noise as no scheduler of diffusers does, None where there are none."""
     sampler = config.sampler
-    between = _is_flow(kind) and sampler.eta is not None and 0 < sampler.eta < 1
-    found = [f"sampler.eta={sampler.eta:g}"] if between else []
+    found = []
+    if _is_flow(kind) and sampler.eta is not None and 0 < sampler.eta < 1:
+        found.append(f"sampler.eta={sampler.eta:g}")
     if sampler.noisy_steps != ALL:
         found.append(f"sampler.noisy_steps={shown(sampler.noisy_steps)}")
     return " and ".join(found) or None

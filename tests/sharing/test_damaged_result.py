@@ -49,6 +49,8 @@ def damages(run, file):
         "Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
         "is a pickle": b"PK\x03\x04",
         "holds no weights at all": save({}),
+        "is stored as int8, which is no precision": save(good | {up: good[up].to(torch.int8)}),
+        "is stored as bool, which is no precision": save({key: tensor.bool() for key, tensor in good.items()}),
         "holds NaN or infinity": save(good | {up: torch.full_like(good[up], torch.inf)}),
         "which no training by rlcm writes": save(kohya(lora)),
         "it holds alpha, which": save(good | {"alpha": torch.ones(1)}),

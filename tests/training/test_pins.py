@@ -1,5 +1,6 @@
 """What a run depends on: said, or refused, where it is something else than before the stop."""
 
+import functools
 import json
 import shlex
 import shutil
@@ -329,3 +330,18 @@ def test_a_run_goes_on_with_more_votes_but_not_with_others(tmp_path):
     votes.path.write_text("\n".join(reversed(lines)) + "\n")
     with pytest.raises(ConfigError, match=r"rewards\.taste\.args\.votes"):
         Trainer.resume(run, ["run.rounds=3"])
+
+
+def test_a_reward_that_was_passed_with_other_arguments_is_another(tmp_path):
+    def begun(scale):
+        return functools.partial(brightness_times, scale=scale)
+
+    run = trainer(tmp_path, functions=[begun(1.0)], run={"rounds": 1, "save_every": 1}).train()
+    with pytest.raises(ConfigError, match=r"rewards\.partial: what it was made with"):
+        resume(run, changes=["run.rounds=2"], functions=[begun(-5.0)])
+    resume(run, changes=["run.rounds=2"], functions=[begun(1.0)]).train()
+    assert len(metrics_of(run)) == 2
+
+
+def brightness_times(images, prompts, scale):
+    return scale * images.mean((1, 2, 3))

@@ -119,6 +119,11 @@ def test_texts_that_only_look_like_something_else_are_prompts(tmp_path):
         ("p", b"\x7fELF\x00\x00", "NUL bytes"),
         ("p.txt", b'["a red fox",\n "a blue dog"]', r"holds JSON; let its name end in \.json"),
         ("p", b'{"prompt": "a"}\n{"prompt": "b"}', r"holds JSON; .*\.jsonl"),
+        ("p.txt", b'[\n  {"prompt": "a fox"},\n', "holds JSON"),  # cut short
+        ("p.txt", b'{"prompt": "a"},\n{"prompt": "b"},', "holds JSON"),
+        ("p.txt", b'a fox\n{"prompt": "b",}', "holds JSON"),
+        ("p.txt", b"['a fox', 'a dog']", "holds JSON"),
+        ("p.txt", b'"a fox",\n"a dog"', "holds JSON"),
         ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r"line 2: .*is not like"),
         ("p.jsonl", b'{"prompt": 3}', r"line 1: .*must be a text"),
         ("p.jsonl", b"[1]", "line 1"),
@@ -289,3 +294,11 @@ def test_prompts_are_dealt_in_whole_shuffled_passes():
 
 def test_more_groups_than_prompts_come_equally_often():
     assert torch.bincount(deal(45, 3, seed=0, first_pass=0)).tolist() == [15, 15, 15]
+
+
+def test_lines_that_only_look_like_json_are_prompts(tmp_path):
+    lines = ["[fox]", "{a|b}", "1984", "null", '"OPEN"', "a fox, a dog,", "('x')", '"OPEN", says the sign']
+    (tmp_path / "p.txt").write_text("\n".join(lines))
+    assert load_prompts(tmp_path / "p.txt").prompts == tuple(lines)
+    (tmp_path / "q.txt").write_text('"OPEN"\n"CLOSED"')
+    assert load_prompts(tmp_path / "q.txt").prompts == ('"OPEN"', '"CLOSED"')

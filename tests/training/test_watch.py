@@ -1,6 +1,7 @@
 """The watch: the best evaluation, patience, floors, and clear words about metrics that are not there."""
 
 import pytest
+from short_runs import metrics_of, resume, trainer
 
 from rlcm.errors import ConfigError
 from rlcm.training.watch import Verdict, Watch, flat_summary, metric_value
@@ -37,6 +38,23 @@ def test_the_best_must_beat_the_untrained_model():
     assert [verdict.is_best for verdict in verdicts] == [False, False, False, True, False, True]
     assert all(verdict.stop is None for verdict in verdicts)
     assert watch.best == {"round": 5, "value": 1.6}
+
+
+def test_more_patience_makes_a_run_go_on(tmp_path):
+    def brighter(images, prompts):  # the first evaluation is the best
+        brighter.calls += 1
+        return images.mean((1, 2, 3)) - brighter.calls
+
+    brighter.calls = 0
+    looks = {"images": 2, "grid": 2, "every": 1, "patience": 2, "final": "last"}
+    run = trainer(tmp_path, functions=[brighter], evaluation=looks, run={"rounds": 6, "save_every": 1}).train()
+    assert len(metrics_of(run)) == 2
+    resume(run, functions=[brighter]).train()
+    assert len(metrics_of(run)) == 2, "with the same patience nothing is left to do"
+    resume(run, changes=["evaluation.patience=3"], functions=[brighter]).train()
+    assert len(metrics_of(run)) == 3
+    resume(run, changes=["evaluation.patience=50"], functions=[brighter]).train()
+    assert len(metrics_of(run)) == 6
 
 
 def test_patience_counts_from_the_last_best_and_survives_a_checkpoint():

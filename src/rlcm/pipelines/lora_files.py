@@ -25,6 +25,8 @@ PEFT_FILE = "adapter_model.safetensors"
 """What diffusers and PEFT call a LoRA's file; one of them is taken where the settings name none."""
 PEFT_CONFIG = "adapter_config.json"
 _IN_METADATA = "lora_adapter_metadata"
+_ALTERING = ("pissa", "olora", "corda", "loftq")
+"""What PEFT calls beginnings of a LoRA that are taken out of the model's own weights."""
 
 
 def locate(lora: LoraSettings, setting: str, *, local_files_only: bool) -> tuple[Path, Path | None]:
@@ -185,6 +187,12 @@ def _strength(config: Mapping[str, Any], place: str) -> Strength:
         name = "a DoRA" if config.get("use_dora") else kind
         raise WeightsError(
             f"{place} says that this is {name}, which rlcm cannot add; give a plain LoRA, or merge it beforehand."
+        )
+    begun = str(config.get("init_lora_weights")).lower()
+    if begun.startswith(_ALTERING):
+        raise WeightsError(
+            f"{place} says init_lora_weights={begun}, which changes the model itself before training, so that the file alone is not "
+            "what was learnt; convert it to a plain LoRA first, as PEFT's documentation of that method says."
         )
     alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
     numbers: list[Any] = [alpha, *patterns.values()] if isinstance(patterns, dict) else ["?"]

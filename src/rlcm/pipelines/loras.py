@@ -18,7 +18,7 @@ from rlcm.pipelines.lora_names import Place, known_names, read_key
 from rlcm.pipelines.settings import LoraSettings
 from rlcm.policy.adapter import Factors, add_lora
 from rlcm.policy.policy import adaptable_layers
-from rlcm.runs.weights import listed
+from rlcm.runs.weights import listed, require_floats
 
 logger = logging.getLogger(__name__)
 
@@ -159,12 +159,7 @@ def _factors(
     name = next(iter(given.values()))[0]
     if not {"down", "up"} <= given.keys():
         raise WeightsError(f"{setting}: {name} lacks its other factor, so the file is not whole; copy or save the LoRA again.")
-    for key, tensor in (given["down"], given["up"]):
-        if not tensor.is_floating_point():
-            stored = str(tensor.dtype).removeprefix("torch.")
-            raise WeightsError(
-                f"{setting}: {key} is stored as {stored}, which is no precision of a LoRA; save it in fp32, fp16 or bf16."
-            )
+    require_floats((given["down"], given["up"]), setting)
     down, up = given["down"][1].float(), given["up"][1].float()
     inputs, rows = weights[0].shape[1:], [len(weight) for weight in weights]
     rank = len(down) if down.dim() else 0

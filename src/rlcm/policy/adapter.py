@@ -18,7 +18,7 @@ from rlcm.paths import command
 from rlcm.policy.policy import ADAPTER, AdapterSettings, Policy, targets
 from rlcm.runs.rundir import run_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.runs.weights import listed, read_weights
+from rlcm.runs.weights import listed, read_weights, require_floats
 
 _OWN_KEY = re.compile(r"(unet|transformer)\.(?P<layer>.+)\.lora_(?P<letter>[AB])\.weight")
 
@@ -73,6 +73,7 @@ def read_lora(settings: AdapterSettings, weights: Path) -> dict[str, Factors]:
     """
     try:
         tensors, _ = read_weights(weights)
+        require_floats(tensors.items(), str(weights))
     except WeightsError as error:
         raise WeightsError(f"{error} {_remedy(weights)}") from error
     layers: dict[str, dict[str, Tensor]] = {}
@@ -86,7 +87,7 @@ def read_lora(settings: AdapterSettings, weights: Path) -> dict[str, Factors]:
     for layer, pair in layers.items():
         if len(pair) < 2:
             raise _foreign(weights, f"{layer} has one of its two factors only")
-        down, up = pair["A"], pair["B"]
+        down, up = pair["A"].float(), pair["B"].float()
         if down.dim() < 2 or down.dim() != up.dim() or {len(down), up.shape[1]} != {settings.rank}:
             shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
             raise _foreign(weights, f"the factors of {layer}, {shapes}, are not of the run's lora.rank={settings.rank}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.paths import local
+from rlcm.rewards.user import signature_of
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -27,6 +28,48 @@ def own_text(reward: Callable[..., Any]) -> str | None:
         return inspect.getsource(found)
     except (OSError, TypeError):
         return None
+
+
+def made_with(reward: Callable[..., Any]) -> Any:
+    """Return the values that a reward was made with, as JSON: arguments of a partial, constructor arguments that an instance
+    keeps under their names, and plain values that an inner function has from the outer one; None where there are none.
+
+    What it counts or remembers while it works is none of them.
+    """
+    found: list[Any] = []
+    while isinstance(reward, functools.partial):
+        found.append(
+            [[_plain(value) for value in reward.args], {name: _plain(value) for name, value in reward.keywords.items()}]
+        )
+        reward = reward.func
+    reward = inspect.unwrap(reward)
+    owner: Any = getattr(reward, "__self__", reward)
+    code: Any = getattr(reward, "__code__", None)
+    if cells := getattr(reward, "__closure__", None):
+        known = {name: cell for name, cell in zip(code.co_freevars, cells, strict=True) if _is_full(cell)}
+        found.append({name: _plain(cell.cell_contents) for name, cell in known.items()})
+    if not inspect.isroutine(owner) and not inspect.isclass(owner) and not inspect.ismodule(owner):
+        kept = getattr(owner, "__dict__", {})
+        names = getattr(signature_of(type(owner)), "parameters", {})
+        found.append({name: _plain(kept[key]) for name in names for key in (name, f"_{name}") if key in kept})
+    return found or None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON where it is made of texts, numbers and truth values; else the name of its type."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, frozenset)):
+        return [_plain(one) for one in (value if isinstance(value, tuple) else sorted(value, key=repr))]
+    return type(value).__qualname__
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 (it raises where there is nothing yet)
+    except ValueError:
+        return False
+    return True
 
 
 def own_files(place: str) -> dict[str, Path]:
@@ -69,6 +112,8 @@ def _imported(file: Path, folder: Path) -> Iterator[Path]:
             base = folder if not node.level else file.parents[min(node.level, len(file.parents)) - 1]
             roots = [(base, ".".join(filter(None, (node.module, alias.name)))) for alias in node.names]
             roots += [(base, node.module)] if node.module else []
+        elif isinstance(node, ast.Call) and (named := _imported_by_name(node)):
+            roots = [(folder, named)]
         else:
             continue
         for base, dotted in roots:
@@ -78,3 +123,11 @@ def _imported(file: Path, folder: Path) -> Iterator[Path]:
                 for candidate in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
                     if candidate.is_relative_to(folder) and candidate.is_file():
                         yield candidate
+
+
+def _imported_by_name(call: ast.Call) -> str:
+    """Return the module that `__import__("x")` or `importlib.import_module("x")` names; empty for other calls."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    first = call.args[0] if call.args else None
+    value = first.value if isinstance(first, ast.Constant) else None
+    return value if name in ("__import__", "import_module") and isinstance(value, str) else ""

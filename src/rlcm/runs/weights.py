@@ -64,6 +64,23 @@ def require_finite(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
             raise WeightsError(f"{name}: {key} holds NaN or infinity, so nothing could be drawn with it; take other weights.")
 
 
+def require_floats(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
+    """Check that tensors are stored in a precision that weights of a LoRA have.
+
+    Args:
+        name: what the user calls the place that they are from.
+
+    Raises:
+        WeightsError: if one holds whole numbers, truth values or complex numbers.
+    """
+    for key, tensor in tensors:
+        if not tensor.is_floating_point():
+            stored = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"{name}: {key} is stored as {stored}, which is no precision of a LoRA; save it in fp32, fp16 or bf16."
+            )
+
+
 def load_whole(kind: Any, folder: Path, *, spare: Sequence[str] = (), exact: bool = False, **options: Any) -> Any:
     """Return the model that `kind.from_pretrained` makes of a folder, if the folder holds all of its weights.
 

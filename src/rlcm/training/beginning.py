@@ -134,7 +134,8 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         setting = change.partition("=")[0]
         own = setting in ("name", "output")
         if own or not (force or class_of(setting) in ("free", "rounding")):
-            insist = "" if own else f", or insist (in Python: force=True): {stopped.insisting}"
+            # What a checkpoint holds of a LoRA is of its shape.
+            insist = "" if own or setting.startswith("lora.") else f", or insist (in Python: force=True): {stopped.insisting}"
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
                 "others, such as run.rounds=200, but for run.clock, and what changes rounding only. Start a new run: "

@@ -25,7 +25,7 @@ from rlcm.processes.distributed import World
 from rlcm.processes.machine import processor
 from rlcm.rewards import RewardMix, RewardSettings
 from rlcm.rewards.build import BUILT_IN
-from rlcm.rewards.sources import own_files, own_text
+from rlcm.rewards.sources import made_with, own_files, own_text
 from rlcm.runs import digests
 from rlcm.runs.weights import listed
 from rlcm.settings import leaves
@@ -142,6 +142,8 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         text = own_text(part.reward)
         if text is not None:
             found.contents[f"{key}: its code"] = digests.of_value(text)
+        if part.label not in {entry.label for entry in entries} and (values := made_with(part.reward)):
+            found.contents[f"{key}: what it was made with"] = digests.of_value(values)
     for entry in entries:
         key = f"{group}.{entry.label}"
         if is_address(entry.name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def _built_in(name: str) -> list[str]:
 
 def _read_lines(text: str) -> list[Row]:
     lines = [line for _, line in _numbered(text)]
-    if lines and (_is_json(text, (list, dict)) or _is_json(lines[0], dict)):
+    if lines and (_is_json(text, (list, dict)) or _is_nearly_json(lines)):
         raise ValueError(
             "which is read as one prompt a line, holds JSON; let its name end in .json, or in .jsonl for one object a line"
         )
@@ -252,6 +253,14 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
     return found
+
+
+def _is_nearly_json(lines: list[str]) -> bool:
+    """Return whether lines were meant as JSON, or as a list of a program: objects, brackets alone, or texts with commas after them."""
+    if any(re.match(r'\{\s*"', line) for line in lines) or re.match(r"""\[\s*(["'{]|$)""", lines[0]):
+        return True
+    quoted = [re.fullmatch(r"""(["']).*\1,?""", line) for line in lines]
+    return all(quoted) and any(line.endswith(",") for line in lines)
 
 
 def _is_json(text: str, kinds: type | tuple[type, ...]) -> bool:

@@ -351,7 +351,8 @@ class Trainer:
             self.counters = {key: type(value)(state["counters"][key]) for key, value in self.counters.items()}
             self.evaluations = [{**found, "round": int(found["round"])} for found in state["evaluations"]]
             self.watch.load_state_dict(state["watch"])
-            self.stop_reason = state["stop_reason"]
+            if state["stop_reason"]:  # unless the settings are others now
+                self.stop_reason = self.watch.below(self.evaluations[-1]) or self.watch.impatience()
             self.altered = list(state.get("altered", []))  # not in those from before it was kept
             self.learner.load_state_dict(state)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

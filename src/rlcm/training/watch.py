@@ -49,20 +49,30 @@ class Watch:
             self.base = {name: metric_value(summary, name) for name in self.least} | {self.metric: value}
             self.best = {"round": number, "value": value}
             return Verdict(False, None)
-        for name, share in self.least.items():
-            now, limit = metric_value(summary, name), share * self.base[name]
-            if now < limit:
-                return Verdict(False, f"{name} is {now:.4g}, below {share:g} of its {self.base[name]:.4g} before training")
+        if below := self.below(summary):
+            return Verdict(False, below)
         if value > self.best["value"]:
             self.best, self.waited = {"round": number, "value": value}, 0
             return Verdict(True, None)
         self.waited += 1
-        if self.patience is not None and self.waited >= self.patience:
-            return Verdict(
-                False, f"{self.waited} evaluations brought no better {self.metric} than {self.best['value']:.4g} of round "
-                f"{self.best['round']:.0f}"
-            )  # fmt: skip
-        return Verdict(False, None)
+        return Verdict(False, self.impatience())
+
+    def below(self, summary: Mapping[str, Any]) -> str | None:
+        """Return which metric an evaluation has below its floor, in words, or None; the base model was looked at before."""
+        for name, share in self.least.items():
+            now, limit = metric_value(summary, name), share * self.base[name]
+            if now < limit:
+                return f"{name} is {now:.4g}, below {share:g} of its {self.base[name]:.4g} before training"
+        return None
+
+    def impatience(self) -> str | None:
+        """Return that there was no new best for too long, in words, or None."""
+        if self.patience is None or self.waited < self.patience:
+            return None
+        return (
+            f"{self.waited} evaluations brought no better {self.metric} than {self.best['value']:.4g} of round "
+            f"{self.best['round']:.0f}"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen so far, as JSON-able values."""

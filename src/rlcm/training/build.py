@@ -167,8 +167,9 @@ def _require_actions(table: TransitionTable, config: TrainConfig) -> None:
         try:
             branch_probabilities(schedule, len(noisy))
         except ValueError as error:
+            given = schedule if isinstance(schedule, str) else list(schedule)
             raise ConfigError(
-                f"rollout.branch_schedule={schedule}: {error}. The steps of this sampler that draw noise are {shown(noisy)}."
+                f"rollout.branch_schedule={given}: {error}. The steps of this sampler that draw noise are {shown(noisy)}."
             ) from None
 
 

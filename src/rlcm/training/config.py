@@ -265,9 +265,10 @@ def _as_list(field: FieldInfo, key: str, value: Any) -> str:
 
 def _number(value: Any) -> Any:
     """Return the number that a text is, anything else as it is."""
+    found = value
     with contextlib.suppress(ValueError):
-        return meant(read_yaml(value)) if isinstance(value, str) else value
-    return value
+        found = meant(read_yaml(value)) if isinstance(value, str) else value
+    return found if isinstance(found, (int, float)) else value
 
 
 def _is_alternative(part: Any) -> bool:

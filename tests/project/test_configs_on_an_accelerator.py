@@ -20,7 +20,7 @@ def on_an_accelerator(name, folder, old_policy):
         "algorithm": config.algorithm.model_copy(update={"old_policy": old_policy}),
         "rollout": config.rollout.model_copy(update={"sample_batch_size": config.rollout.batch_size}),
         "run": config.run.model_copy(update={"micro_batch_size": 3}),
-        "sampler": config.sampler.model_copy(update={"steps": min(config.sampler.steps, 4)}),
+        "sampler": config.sampler.model_copy(update={"steps": min(config.sampler.steps, 4), "noisy_steps": "all"}),
     }
     made = Trainer(TrainConfig.model_validate(config.model_copy(update=changes).model_dump()), rewards=[redness])
     denoiser = made.parts.policy.denoiser

@@ -487,7 +487,7 @@ def test_a_process_that_fails_takes_the_others_with_it(tmp_path):
 
 DIFFERENCES = {
     "prompts": "process 1 differs from process 0 in prompts; give all machines the same files",
-    "reward": "in rewards.brightness: its code;",
+    "reward": "in rewards.brightness: its code",
     "weights": "in model.path;",
     "version": "in torch;",
     "settings": "in seed; start all of them with the same CONFIG and KEY=VALUE.",

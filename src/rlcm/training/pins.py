@@ -51,7 +51,7 @@ FREE = (
 """Settings, beside those of `run`, that change nothing of what was learnt or measured."""
 TABLES = ("settings", "contents", "surroundings")
 """Parts of what a checkpoint keeps of it."""
-_SERVER = ": its server"
+_SERVER, _CODE, _MADE = ": its server", ": its code", ": what it was made with"
 
 
 def class_of(setting: str) -> Literal["free", "rounding", "content", "meaning"]:
@@ -141,9 +141,9 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         found.settings[f"{key}.normalise"] = json.dumps(part.normalise)
         text = own_text(part.reward)
         if text is not None:
-            found.contents[f"{key}: its code"] = digests.of_value(text)
+            found.contents[f"{key}{_CODE}"] = digests.of_value(text)
         if part.label not in {entry.label for entry in entries} and (values := made_with(part.reward)):
-            found.contents[f"{key}: what it was made with"] = digests.of_value(values)
+            found.contents[f"{key}{_MADE}"] = digests.of_value(values)
     for entry in entries:
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
@@ -264,9 +264,9 @@ def _is_object(digest: str) -> bool:
 
 def _names(keys: Sequence[str]) -> list[str]:
     """Return what to name: files rather than the whole that they belong to."""
-    files = [key for key in keys if ": " in key and not key.endswith(": its code")]
+    files = [key for key in keys if ": " in key and not key.endswith((_CODE, _MADE))]
     wholes = {file.partition(": ")[0] for file in files}
-    kept = [key for key in keys if key in files or key.removesuffix(": its code") not in wholes]
+    kept = [key for key in keys if key in files or key.removesuffix(_CODE) not in wholes]
     return [key for key in kept if key != "evaluation.prompts" or "prompts" not in kept]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from urllib.parse import quote, urlsplit
 
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, UsageError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _USER = re.compile(r"([a-z][\w+.-]*:/{1,2})([^/?#\s@'\"]*)@", re.IGNORECASE)  # of any scheme: it may be mistyped
@@ -18,6 +19,28 @@ _FIELD = re.compile(
 def is_address(name: str) -> bool:
     """Return whether a text is the address of a server."""
     return name.lower().startswith(("http://", "https://"))
+
+
+def open_port(host: str, port: int, named: str, waiting: int = 128) -> socket.socket:
+    """Return a port that listens, so that whoever reads its address can call at once.
+
+    Args:
+        port: 0 takes a free one.
+        named: how the user gave both, for the error.
+        waiting: how many callers may wait to be taken in.
+
+    Raises:
+        UsageError: if it cannot be opened.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(waiting)
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"{named} cannot be opened ({error.strerror}); choose another, or 0.") from error
+    return listener
 
 
 def without_secrets(text: str) -> str:

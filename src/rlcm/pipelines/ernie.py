@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from rlcm.pipelines.base import with_negatives
 from rlcm.pipelines.flow import FlowDenoiser, padded, with_batch_norm_undone
 
 BATCH_NORM_EPS = 1e-5
@@ -26,14 +25,8 @@ class ErnieDenoiser(FlowDenoiser):
     def shift(cls, scheduler: Any, length: int, steps: int, config: Mapping[str, Any]) -> None:
         return None
 
-    def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
-        def encoded(texts: list[str]) -> dict[str, Tensor]:
-            return padded(self.pipeline.encode_prompt(texts, self.device))
-
-        positive = encoded(prompts)
-        if not self.classifier_free:
-            return positive
-        return with_negatives(positive, encoded([self.sampler.negative_prompt] * len(prompts)))
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        return padded(self.pipeline.encode_prompt(texts, self.device))
 
     def time(self, t: Tensor) -> Tensor:
         return t.to(self.dtype)

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from rlcm.errors import ConfigError
-from rlcm.pipelines.base import NEGATIVE, PipelineDenoiser, call_default, image_size, patch_side
+from rlcm.pipelines.base import NEGATIVE, PipelineDenoiser, call_default, image_size, patch_side, with_negatives
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.types import Conditioning
 
@@ -34,7 +34,7 @@ class FlowDenoiser(PipelineDenoiser):
     """A transformer that predicts a velocity: with s the noise level, x_s = (1 - s) x_0 + s eps and v = eps - x_0.
 
     The table's output m is v. A model of this family says how its network is called (`call`) and what its text encoders say
-    (`encode_batch`); where it differs from FLUX.1 it sets one of the class attributes, or overrides `time`, `shift`, `unscale`.
+    (`encode_texts`); where it differs from FLUX.1 it sets one of the class attributes, or overrides `time`, `shift`, `unscale`.
     """
 
     network: ClassVar[str] = "transformer"
@@ -125,6 +125,21 @@ class FlowDenoiser(PipelineDenoiser):
 
     def guide(self, unguided: Tensor, guided: Tensor) -> Tensor:
         return unguided + (self.guidance + 1 - self.unguided) * (guided - unguided)
+
+    @property
+    def negative_prompt(self) -> str:
+        """What classifier-free guidance leads away from."""
+        return self.sampler.negative_prompt
+
+    def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
+        positive = self.encode_texts(prompts)
+        if not self.classifier_free:
+            return positive
+        return with_negatives(positive, self.encode_texts([self.negative_prompt] * len(prompts)))
+
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        """Return what the text encoders say of texts, each tensor [B, ...]; where they say more at once, see `encode_batch`."""
+        raise NotImplementedError
 
     def predict(self, x: Tensor, t: Tensor, embeddings: Mapping[str, Tensor]) -> Tensor:
         return self.sign * self.call(x.to(self.dtype), self.time(t), embeddings)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rlcm.pipelines.base import call_default, with_negatives
+from rlcm.pipelines.base import call_default
 from rlcm.pipelines.flow import FlowDenoiser, with_batch_norm_undone
 
 
@@ -30,19 +30,17 @@ class Flux2KleinDenoiser(FlowDenoiser):
     def shift(cls, scheduler: Any, length: int, steps: int, config: Mapping[str, Any]) -> float:
         return float(cls.rule("compute_empirical_mu")(image_seq_len=length, num_steps=steps))
 
-    def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
-        def encoded(texts: list[str]) -> dict[str, Tensor]:
-            length = call_default(self.pipeline, "max_sequence_length")
-            layers = call_default(self.pipeline, "text_encoder_out_layers")
-            embeddings, _ = self.pipeline.encode_prompt(
-                texts, device=self.device, max_sequence_length=length, text_encoder_out_layers=layers
-            )
-            return {"embeddings": embeddings}
+    @property
+    def negative_prompt(self) -> str:
+        return ""  # the pipeline takes none
 
-        positive = encoded(prompts)
-        if not self.classifier_free:
-            return positive
-        return with_negatives(positive, encoded([""] * len(prompts)))
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        length = call_default(self.pipeline, "max_sequence_length")
+        layers = call_default(self.pipeline, "text_encoder_out_layers")
+        embeddings, _ = self.pipeline.encode_prompt(
+            texts, device=self.device, max_sequence_length=length, text_encoder_out_layers=layers
+        )
+        return {"embeddings": embeddings}
 
     def call(self, x: Tensor, time: Tensor, embeddings: Mapping[str, Tensor]) -> Tensor:
         text = embeddings["embeddings"]

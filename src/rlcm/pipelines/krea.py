@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from rlcm.pipelines.base import call_default, with_negatives
+from rlcm.pipelines.base import call_default
 from rlcm.pipelines.flow import padded
 from rlcm.pipelines.qwen import OneFrameDenoiser
 
@@ -25,17 +25,11 @@ class KreaDenoiser(OneFrameDenoiser):
     def shift(cls, scheduler: Any, length: int, steps: int, config: Mapping[str, Any]) -> float | None:
         return SHIFT_OF_DISTILLED if config.get("is_distilled") else super().shift(scheduler, length, steps, config)
 
-    def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
-        def encoded(texts: list[str]) -> dict[str, Tensor]:
-            length = call_default(self.pipeline, "max_sequence_length")
-            embeddings, mask = self.pipeline.encode_prompt(texts, device=self.device, max_sequence_length=length)
-            # All tokens are at one position, and padding among them is never looked at: 31 MB a prompt, were it kept.
-            return padded([row[own] for row, own in zip(embeddings, mask, strict=True)])
-
-        positive = encoded(prompts)
-        if not self.classifier_free:
-            return positive
-        return with_negatives(positive, encoded([self.sampler.negative_prompt] * len(prompts)))
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        length = call_default(self.pipeline, "max_sequence_length")
+        embeddings, mask = self.pipeline.encode_prompt(texts, device=self.device, max_sequence_length=length)
+        # All tokens are at one position, and padding among them is never looked at: 31 MB a prompt, were it kept.
+        return padded([row[own] for row, own in zip(embeddings, mask, strict=True)])
 
     def time(self, t: Tensor) -> Tensor:
         return (t / self.pipeline.scheduler.config.num_train_timesteps).to(self.dtype)

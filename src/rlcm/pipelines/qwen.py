@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlcm.pipelines.base import call_default, with_negatives
+from rlcm.pipelines.base import call_default
 from rlcm.pipelines.flow import FlowDenoiser, padded
 
 
@@ -53,19 +53,13 @@ class QwenDenoiser(OneFrameDenoiser):
         both = super().guide(unguided, guided)
         return both * (guided.norm(dim=-1, keepdim=True) / both.norm(dim=-1, keepdim=True))
 
-    def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
-        def encoded(texts: list[str]) -> dict[str, Tensor]:
-            length = call_default(self.pipeline, "max_sequence_length")
-            embeddings, mask = self.pipeline.encode_prompt(texts, device=self.device, max_sequence_length=length)
-            # No mask is said where no prompt is padded.
-            return padded(
-                list(embeddings) if mask is None else [row[own.bool()] for row, own in zip(embeddings, mask, strict=True)]
-            )
-
-        positive = encoded(prompts)
-        if not self.classifier_free:
-            return positive
-        return with_negatives(positive, encoded([self.sampler.negative_prompt] * len(prompts)))
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        length = call_default(self.pipeline, "max_sequence_length")
+        embeddings, mask = self.pipeline.encode_prompt(texts, device=self.device, max_sequence_length=length)
+        # No mask is said where no prompt is padded.
+        return padded(
+            list(embeddings) if mask is None else [row[own.bool()] for row, own in zip(embeddings, mask, strict=True)]
+        )
 
     def call(self, x: Tensor, time: Tensor, embeddings: Mapping[str, Tensor]) -> Tensor:
         return self.module(

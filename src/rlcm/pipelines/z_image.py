@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rlcm.pipelines.base import call_default, with_negatives
+from rlcm.pipelines.base import call_default
 from rlcm.pipelines.flow import FlowDenoiser, padded
 
 
@@ -26,21 +26,15 @@ class ZImageDenoiser(FlowDenoiser):
     def levels(cls, steps: int) -> list[float]:
         return list(cls.rule("get_default_z_image_sigmas")(steps))  # rounded otherwise than the others'
 
-    def encode_batch(self, prompts: list[str]) -> dict[str, Tensor]:
-        def encoded(texts: list[str]) -> dict[str, Tensor]:
-            # The pipeline writes its template into the list that it is given.
-            rows, _ = self.pipeline.encode_prompt(
-                list(texts),
-                device=self.device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=call_default(self.pipeline, "max_sequence_length"),
-            )
-            return padded(rows)
-
-        positive = encoded(prompts)
-        if not self.classifier_free:
-            return positive
-        return with_negatives(positive, encoded([self.sampler.negative_prompt] * len(prompts)))
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        # The pipeline writes its template into the list that it is given.
+        rows, _ = self.pipeline.encode_prompt(
+            list(texts),
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=call_default(self.pipeline, "max_sequence_length"),
+        )
+        return padded(rows)
 
     def time(self, t: Tensor) -> Tensor:
         return (1000 - t) / 1000

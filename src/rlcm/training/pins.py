@@ -154,7 +154,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
             found.contents[f"{key}: {name}"] = digests.of_source(file)
             found.places[f"{key}: {name}"] = str(file)
         for name, value in entry.args.items():
-            found.contents[f"{key}.args.{name}"] = _begun(value) if name in growing[entry.label] else _held(value)
+            found.contents[f"{key}.args.{name}"] = _begun(value) if name in growing.get(entry.label, ()) else _held(value)
 
 
 def _held(value: Any) -> str:

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
+from rlcm.addresses import open_port
 from rlcm.errors import MissingFileError, UsageError
 from rlcm.report.templating import render
 from rlcm.ui.folder import RunsFolder
@@ -240,17 +241,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: if it cannot be opened.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()  # whoever reads the address can call at once
-    except OSError as error:
-        listener.close()
-        raise UsageError(
-            f"--port {port} at --host {host} cannot be opened ({error.strerror}); choose another, or 0."
-        ) from error
-    return listener
+    return open_port(host, port, f"--port {port} at --host {host}")
 
 
 def serve(app: App, listener: socket.socket) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import logging
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
 
 from rlcm._version import __version__
-from rlcm.errors import RewardError, UsageError
+from rlcm.addresses import open_port
+from rlcm.errors import RewardError
 from rlcm.rewards.composition import RewardMix
 from rlcm.rewards.served.arriving import Gone, Held, PromptHeads, busy, read_body, turn_of
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
@@ -196,16 +196,8 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
     Raises:
         UsageError: if the port cannot be opened.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(BACKLOG)  # whoever reads the address can call at once
-    except OSError as error:
-        listener.close()
-        raise UsageError(
-            f"port={settings.port} at host={settings.host} cannot be opened ({error.strerror}); choose another, or 0."
-        ) from error
+    named = f"port={settings.port} at host={settings.host}"
+    listener = open_port(settings.host, settings.port, named, BACKLOG)
     if not token and not settings.host.startswith(("127.", "localhost", "::1")):
         logger.warning("everyone who reaches %s can use this server; set a token.", settings.host)
     config = uvicorn.Config(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from rlcm.builtin import model_path
 from rlcm.errors import ConfigError, MissingFileError
@@ -48,8 +48,7 @@ class Encoder:
         side, patch = (getattr(model.config, name, None) for name in ("image_size", "patch_size"))
         if not isinstance(side, int) or not isinstance(patch, int):
             raise ConfigError(
-                f"{place} is a {AutoConfig.from_pretrained(place).model_type}, which is no vision transformer; give a CLIP, SigLIP, "
-                "DINOv2 or ViT."
+                f"{place} is a {model.config.model_type}, which is no vision transformer; give a CLIP, SigLIP, DINOv2 or ViT."
             )
         self.side, self.rows = side, side // patch
         self.model = model.requires_grad_(False).eval().to(network.torch_device, network.torch_dtype)
@@ -76,7 +75,7 @@ class Encoder:
 
 
 def _pixels(place: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    from transformers import AutoImageProcessor
+    from transformers import AutoImageProcessor  # slow to import, and the built-in model needs none
 
     processor = AutoImageProcessor.from_pretrained(place, use_fast=False)
     return tuple(processor.image_mean), tuple(processor.image_std)

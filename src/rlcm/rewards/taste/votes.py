@@ -13,10 +13,12 @@ may be left out.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +32,7 @@ from rlcm.rewards.image.pixels import to_png, to_uint8
 from rlcm.runs import digests
 from rlcm.runs.files import read_bytes
 from rlcm.runs.rundir import disk_errors, take_lock
+from rlcm.runs.serialization import write_bytes
 
 MOST_PICTURES = 9
 PICTURES = "pictures"
@@ -156,11 +159,14 @@ class VotesFile:
             line = Line(id=id, time=_now(), voter=voter, prompt=prompt, pictures=names, chosen=sorted(chosen))
         except ValidationError as error:
             raise UsageError(f"this is no vote: {error.errors()[0]['msg']}.") from error
-        with disk_errors(self.path):
-            (self.path.parent / PICTURES).mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.path), self._alone():
+            if self.path.exists() and id in _answered(self.path):
+                raise UsageError("this question was answered before; the first answer counts. Take it back to answer again.")
+            (self.path.parent / PICTURES).mkdir(exist_ok=True)
             for name, data in zip(names, files, strict=True):
-                _write(self.path.parent / name, data)
-            self._append(line.model_dump(), id)
+                if not (self.path.parent / name).exists():  # its name says what it holds
+                    write_bytes(self.path.parent / name, data)
+            self._append(line.model_dump())
         return id
 
     def undo(self, id: str) -> None:
@@ -169,35 +175,40 @@ class VotesFile:
         Raises:
             RunDirectoryError: if it cannot be written; the vote counts then.
         """
-        with disk_errors(self.path):
-            self._append({"undo": id, "time": _now()}, None)
+        with disk_errors(self.path), self._alone():
+            self._append({"undo": id, "time": _now()})
 
     def votes(self) -> list[Vote]:
         """Return the votes that count; none where the file is not there yet. Errors as `read_votes`."""
         return read_votes(self.path) if self.path.exists() else []
 
-    def _append(self, value: dict[str, Any], id: str | None) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within it, no other process writes."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = take_lock(self.path.with_name(f".{self.path.name}.lock"), wait=True)
         try:
-            if id is not None and self.path.exists() and id in _answered(self.path):
-                raise UsageError("this question was answered before; the first answer counts. Take it back to answer again.")
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                size = os.fstat(descriptor).st_size
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                data = b"\n" * torn + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-                try:
-                    if os.write(descriptor, data) < len(data):
-                        raise OSError(28, "No space left on device")
-                    os.fsync(descriptor)
-                except OSError:
-                    os.ftruncate(descriptor, size)
-                    raise
-            finally:
-                os.close(descriptor)
+            yield
         finally:
             if lock is not None:
                 lock.release()
+
+    def _append(self, value: dict[str, Any]) -> None:
+        """Add a line, whole or not at all; after half a line that a crash left, on one of its own."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            data = b"\n" * torn + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            try:
+                if os.write(descriptor, data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def _answered(file: Path) -> set[Any]:
@@ -211,21 +222,6 @@ def _answered(file: Path) -> set[Any]:
             found.add(value.get("id"))
             found.discard(value.get("undo"))
     return found
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Write a file whose name says what it holds, whole or not at all."""
-    if file.exists():
-        return
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with open(part, "wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -19,7 +19,7 @@ from benchmarks.shared.command import parser
 from benchmarks.shared.figures import figure
 from benchmarks.shared.places import IMAGES, RESULTS
 from rlcm import Trainer, load_config
-from rlcm.builtin import DEMO
+from rlcm.builtin import DEFAULT
 from rlcm.processes.machine import describe_machine
 from rlcm.report.drawing import PALETTE, Line, draw_chart
 
@@ -41,7 +41,7 @@ def run(name: str, changes: list[str], output: Path, rounds: int) -> Path:
             "evaluation.every=5",
             "evaluation.images=90",
         ]
-        Trainer(load_config(DEMO, [*fixed, *changes])).train()
+        Trainer(load_config(DEFAULT, [*fixed, *changes])).train()
     return folder
 
 

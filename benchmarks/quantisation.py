@@ -24,7 +24,7 @@ from benchmarks.shared.places import RESULTS
 from benchmarks.sizes.counting import on_meta
 from benchmarks.sizes.shapes import SHAPES
 from rlcm import Trainer, load_config
-from rlcm.builtin import DEMO
+from rlcm.builtin import DEFAULT
 from rlcm.pipelines import ModelSettings, estimate
 from rlcm.pipelines.quantisation import entries, linear_layers, stored_bytes
 from rlcm.policy.policy import AdapterSettings, Policy
@@ -59,7 +59,7 @@ def learning(kind: str, seed: int, rounds: int) -> list[float]:
     """Return the reward of every round."""
     changes = [f"seed={seed}", f"model.quantisation={kind}", "model.device=cpu", "rollout.batch_size=64", "evaluation.images=2"]
     with TemporaryDirectory() as folder:
-        trainer = Trainer(load_config(DEMO, [*changes, f"output={folder}"]))
+        trainer = Trainer(load_config(DEFAULT, [*changes, f"output={folder}"]))
         return [trainer.round()["reward"] for _ in range(rounds)]
 
 

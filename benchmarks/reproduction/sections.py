@@ -128,9 +128,7 @@ def generalisation(results: Mapping[str, Any]) -> str:
         rows
         and f"""## Unseen prompts
 
-Tuned on "a fox on a blue striped background" and the like, for 36 animals and nine of ten backgrounds of each. Asked: the
-combinations left out, the same prompts in other words ("a picture of a fox ..."), and the nine animals left out
-({", ".join(results["untrained_animals"])}). Gain: tuned minus base on the same seeds.
+{asked(results)} Gain: tuned minus base on the same seeds.
 
 | task | method | prompts | seeds | gain in reward | share of the gain on trained prompts |
 |---|---|---|---|---|---|

@@ -13,7 +13,7 @@ import torch
 from benchmarks.shared.pages import table
 from benchmarks.shared.simulated_accelerator import simulated
 from rlcm import Trainer
-from rlcm.builtin import DEMO
+from rlcm.builtin import DEFAULT
 from rlcm.training.config import load_config
 
 PRECISIONS = ("fp32", "bf16")
@@ -31,7 +31,7 @@ def train(precision: str | None, seed: int, changes: tuple[str, ...] = ()) -> di
     half = precision not in (None, "fp32")
     with tempfile.TemporaryDirectory() as folder:
         also = ("algorithm.old_policy=learning",) if half else ()
-        config = load_config(DEMO, (f"output={folder}", "name=demo", f"seed={seed}", "run.tracker=none", *also, *changes))
+        config = load_config(DEFAULT, (f"output={folder}", "name=demo", f"seed={seed}", "run.tracker=none", *also, *changes))
         trainer = Trainer(config)
         with simulated(trainer.parts.policy.denoiser, str(precision)) if half else nullcontext():
             run = trainer.train()

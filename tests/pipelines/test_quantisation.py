@@ -13,7 +13,7 @@ from tiny_runs import largest_difference, stir, tiny_config
 from torch import nn
 
 import rlcm.pipelines.quantisation as quantisation
-from rlcm.builtin import DEMO
+from rlcm.builtin import DEFAULT
 from rlcm.distillation.distill import DistillConfig, distill
 from rlcm.doctor.machine import machine
 from rlcm.errors import ConfigError
@@ -301,7 +301,7 @@ def test_it_learns_as_whole_weights_do(tmp_path):
 
     def rewards(seed, each):
         config = load_config(
-            DEMO,
+            DEFAULT,
             [f"seed={seed}", f"model.quantisation={each}", "model.device=cpu", "rollout.batch_size=64", "evaluation.images=2"],
         )
         trainer = Trainer(config.model_copy(update={"output": str(tmp_path)}))

@@ -5,7 +5,7 @@ import torch
 import yaml
 from shipped_configs import ROOT, TINY, TO_BE_PINNED, redness, tiny
 
-from rlcm.builtin import DEMO
+from rlcm.builtin import DEFAULT
 from rlcm.doctor import diagnose
 from rlcm.pipelines import unpinned
 from rlcm.rewards.build import BUILT_IN
@@ -61,7 +61,7 @@ def test_two_rounds_on_a_tiny_model(name, tmp_path):
 
 
 def test_the_built_in_configuration_is_what_runs_without_one():
-    assert load_config("configs/builtin.yaml") == load_config(DEMO)
+    assert load_config("configs/builtin.yaml") == load_config(DEFAULT)
 
 
 def test_ddpo_is_the_same_run_with_another_model_and_sampler_and_plain_trajectories():

@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from PIL import Image
 from tiny_runs import lcm_pipeline, tiny_config
 
-from rlcm.builtin import DEMO
+from rlcm.builtin import DEFAULT
 from rlcm.cli import commands as cli
 from rlcm.errors import MissingFileError, UsageError
 from rlcm.pipelines.settings import ModelSettings
@@ -150,7 +150,7 @@ def test_the_code_of_the_first_steps_is_the_cards():
     """That code is run above; the page's last step must not drift from it."""
     page = (Path(__file__).parents[2] / "docs" / "first-steps.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)\n```", page, flags=re.DOTALL)
-    assert code == usage(load_config(DEMO), "runs/demo/final", "LatentConsistencyModelPipeline", None, "a fox")
+    assert code == usage(load_config(DEFAULT), "runs/demo/final", "LatentConsistencyModelPipeline", None, "a fox")
 
 
 def test_the_cards_code_names_what_the_run_set():

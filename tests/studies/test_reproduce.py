@@ -12,7 +12,7 @@ from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
 
 from benchmarks import results_page
 from benchmarks.reproduction import reading, sources, verdicts
-from rlcm.builtin import ANIMALS, DEMO
+from rlcm.builtin import ANIMALS, DEFAULT
 from rlcm.builtin.judging import named
 from rlcm.errors import RunDirectoryError, TrainingError
 from rlcm.runs.rundir import RunDirectory
@@ -67,7 +67,7 @@ def test_methods_differ_in_what_they_should():
     assert (ddpo.model.path, ddpo.sampler.steps, ddpo.sampler.eta) == ("builtin-teacher", 50, 1.0)
     for group in ("lora", "rollout", "algorithm", "optimizer", "prompts", "rewards"):
         assert getattr(ddpo, group) == getattr(published, group), group
-    demo = load_config(DEMO)
+    demo = load_config(DEFAULT)
     assert (default.algorithm, default.rollout, default.optimizer) == (demo.algorithm, demo.rollout, demo.optimizer)
     assert default.run.rounds == demo.run.rounds
     with pytest.raises(KeyError):

@@ -1,25 +1,34 @@
-"""The built-in model: 45 animals at 64x64 pixels, in plain diffusers and transformers format, inside the package."""
+"""The built-in model: one to four things at 64x64 pixels, in plain diffusers and transformers format, inside the package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, caption, is_held_out
 from rlcm.errors import MissingFileError
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEMO = Path(__file__).parent / "demo.yaml"
+DEFAULT = Path(__file__).parent / "default.yaml"
 """The configuration of a run that names none."""
+DEMO = Path(__file__).parent / "demo.yaml"
+"""The configuration that is called `demo`."""
 PARTS: dict[str, str] = {
     "student": "student",
     "teacher": "teacher",
     "clip": "clip",
+    "detector": "detector/model.safetensors",
     "judge": "judge/model.safetensors",
 }
 
 
+def configuration(name: str | None) -> Path | str:
+    """Return the file of a configuration: the default where there is no name, the package's own of the name `demo`, else the name."""
+    if not name:
+        return DEFAULT
+    return DEMO if name == "demo" and not Path(name).exists() else name
+
+
 def model_path(name: str) -> Path:
-    """Return where a part of the built-in model lies: student, teacher, clip or judge.
+    """Return where a part of the built-in model lies: student, teacher, clip, detector or judge.
 
     Raises:
         MissingFileError: if there is no such part, or the package was installed without its weights.
@@ -40,4 +49,4 @@ def is_part(path: Path | str) -> bool:
     return WEIGHTS in Path(path).parents
 
 
-__all__ = ["ANIMALS", "COLOURS", "DEMO", "PATTERNS", "Scene", "article", "caption", "is_held_out", "is_part", "model_path"]
+__all__ = ["DEFAULT", "DEMO", "PARTS", "WEIGHTS", "configuration", "is_part", "model_path"]

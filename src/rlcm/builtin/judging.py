@@ -1,36 +1,83 @@
-"""Asks the held-out judge whether pictures show what their prompts name."""
+"""What a detector says of pictures and of what was asked of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rlcm.builtin import ANIMALS, COLOURS, model_path
-from rlcm.builtin.judge import Judge
+from rlcm.builtin import model_path
+from rlcm.builtin.detector import Detector, JudgeDetector
+from rlcm.builtin.scenes import SIZE
+from rlcm.builtin.verdict import verdict
+from rlcm.builtin.vocabulary import known
 
 
 class PromptJudge:
-    """From images [B, 3, 64, 64] and prompts to booleans [B]: is the named animal there, is the background of that colour?
+    """Asks the held-out judge whether pictures have what their prompts ask for.
 
-    A question that some prompt leaves open (no animal, or no colour named) is not asked at all.
+    From images [B, 3, h, w] in [0, 1], prompts and their metadata to answers [B], 1 or 0, by question: `right` is asked of all, and
+    each kind of prompt, by its name in GenEval, of its own pictures alone. Where nothing is asked, the answer is NaN: of another
+    kind of prompt, or of one that is none of the world's and has no metadata. A question that is asked of no picture is left out.
     """
 
     def __init__(self) -> None:
-        self._judge = Judge.load(model_path("judge"))
+        self._judge = JudgeDetector.load(model_path("judge"))
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        found = dict(zip(("animal", "colour"), self._judge.name(images), strict=True))
-        wanted = {"animal": [named(p, ANIMALS) for p in prompts], "colour": [named(p, tuple(COLOURS)) for p in prompts]}
-        return {
-            question: found[question] == torch.tensor(index)
-            for question, index in wanted.items()
-            if all(i is not None for i in index)
-        }
+    def __call__(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None
+    ) -> dict[str, Tensor]:
+        asked = [known(prompt, entry) for prompt, entry in zip(prompts, metadata or [{}] * len(prompts), strict=True)]
+        rows = [row for row, entry in enumerate(asked) if entry is not None]
+        if not rows:
+            return {}
+        answers = torch.full((len(asked),), torch.nan)
+        there = [entry for entry in asked if entry is not None]
+        answers[rows] = right(self._judge, images[rows], there).float()
+        tags = [None if entry is None else entry.get("tag") for entry in asked]
+        kinds = {tag: torch.tensor([tag == other for other in tags]) for tag in dict.fromkeys(tags) if tag}
+        return {"right": answers} | {tag: answers.where(mine, torch.nan) for tag, mine in kinds.items() if len(kinds) > 1}
 
 
-def named(prompt: str, words: Sequence[str]) -> int | None:
-    """Return the index of the only one of `words` that the prompt holds, else None."""
-    present = [words.index(word) for word in set(prompt.lower().split()) if word in words]
-    return present[0] if len(present) == 1 else None
+def right(detector: Detector, images: Tensor, asked: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Return whether each of the images [B, 3, h, w] has what its metadata ask for: booleans [B]."""
+    found = detector.find(fitted(images))
+    return torch.tensor([verdict(things, a) for things, a in zip(found, asked, strict=True)])
+
+
+def fitted(images: Tensor) -> Tensor:
+    """Return images [B, 3, h, w] at the detectors' size, fp32, on the CPU: [B, 3, 64, 64]; differentiable."""
+    images = images.float().cpu()
+    if images.shape[-2:] != (SIZE, SIZE):
+        images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+    return images
+
+
+def by_kind(answers: Tensor, asked: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the share of right pictures of each kind of prompt, and "overall", the mean of the kinds."""
+    tags = [a["tag"] for a in asked]
+    shares = {
+        tag: float(answers[torch.tensor([t == tag for t in tags])].float().mean())
+        for tag in sorted(Counter(tags), key=tags.index)
+    }
+    return shares | {"overall": sum(shares.values()) / len(shares)}
+
+
+def sharpness(images: Tensor) -> float:
+    """Return the mean absolute difference of neighbouring pixels, across and down, of images in [0, 1]."""
+    return float(images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean())
+
+
+def diversity(features: Tensor, prompts: Sequence[str]) -> float:
+    """Return the mean distance (one minus cosine) of two pictures of one prompt, from features [B, D] of length 1."""
+    distances = []
+    for prompt in set(prompts):
+        rows = features[[i for i, p in enumerate(prompts) if p == prompt]]
+        if len(rows) > 1:
+            distance = 1 - rows @ rows.T
+            distances.append(float(distance.sum() / (len(rows) * (len(rows) - 1))))
+    return sum(distances) / len(distances)

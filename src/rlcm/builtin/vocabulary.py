@@ -1,60 +1,164 @@
-"""What the built-in model can draw: animals, background colours and patterns, and the prompts that name them."""
+"""What the world holds, and what can be asked of a picture of it: prompts of six kinds, with metadata in GenEval's format."""
 
 from __future__ import annotations
 
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
 
-# fmt: off
+from rlcm.builtin.verdict import RELATIONS
+
 ANIMALS: tuple[str, ...] = (
-    "cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer", "cow",
-    "goat", "lion", "tiger", "bear", "raccoon", "fox", "wolf", "lizard", "beetle", "ant", "butterfly",
-    "fish", "shark", "whale", "dolphin", "squirrel", "mouse", "rat", "snake", "turtle", "frog", "chicken",
-    "duck", "goose", "bee", "pig", "turkey", "fly", "llama", "camel", "bat", "gorilla", "hedgehog",
-    "kangaroo",
+    *("dog", "cat", "fox", "panda", "monkey", "pig"),
+    *("frog", "chicken", "tiger", "owl", "rabbit", "penguin"),
 )
-"""The 45 simple animals of the RLCM and DDPO papers' prompt list."""
-# fmt: on
-
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (205, 40, 45),
-    "orange": (245, 135, 30),
-    "yellow": (250, 220, 60),
-    "green": (60, 160, 70),
-    "cyan": (70, 205, 220),
-    "blue": (45, 80, 205),
-    "purple": (120, 50, 165),
-    "pink": (250, 155, 200),
-    "white": (245, 245, 245),
-    "black": (25, 25, 28),
+THINGS: tuple[str, ...] = ("star", "heart", "car", "boat", "book", "balloon", "cap", "backpack")
+"""What comes in every colour; an animal has its own."""
+CLASSES: tuple[str, ...] = ANIMALS + THINGS
+COLOURS: tuple[str, ...] = ("red", "yellow", "green", "blue", "purple")
+NUMBERS: dict[int, str] = {2: "two", 3: "three", 4: "four"}
+TAGS: dict[str, float] = {
+    "single_object": 0.12,
+    "two_object": 0.20,
+    "counting": 0.20,
+    "colors": 0.12,
+    "position": 0.20,
+    "color_attr": 0.16,
 }
-"""Background colours, sRGB."""
-
-PATTERNS: tuple[str, ...] = ("plain", "gradient", "striped", "checked", "speckled")
+"""The kinds of prompts, by GenEval's names, and their shares in pretraining."""
+UNSAID = 0.3
+"""The share of captions in pretraining that leave out the number, the relation or a colour, as captions of the web do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """One picture's content: indices into ANIMALS, COLOURS and PATTERNS."""
+class Asked:
+    """What a prompt asks for: things of one or two classes, with colours, a number or a relation.
 
-    animal: int
-    colour: int
-    pattern: int
+    `classes` and `colours` go together, and hold indices into CLASSES and COLOURS; no colour is asked for where it is None.
+    """
+
+    tag: str
+    classes: tuple[int, ...]
+    colours: tuple[int | None, ...]
+    count: int = 1
+    """How many, where there is one class."""
+    relation: str | None = None
+    """Where the first thing is as seen from the second."""
 
 
 def article(word: str) -> str:
-    """Return the word with its indefinite article: "a fox", "an ant"."""
+    """Return the word with its indefinite article: "a fox", "an owl"."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
-def caption(scene: Scene, detail: int = 2) -> str:
-    """Return the prompt of a scene; `detail` 0 names the animal, 1 also the colour, 2 also the pattern."""
-    animal, colour, pattern = ANIMALS[scene.animal], list(COLOURS)[scene.colour], PATTERNS[scene.pattern]
-    if detail == 0:
-        return article(animal)
-    background = f"{colour} background" if detail == 1 else f"{colour} {pattern} background"
-    return f"{article(animal)} on {article(background)}"
+def plural(word: str) -> str:
+    """Return the plural of a class: "foxes", "cats"."""
+    return word + ("es" if word[-1] in "xs" else "s")
 
 
-def is_held_out(animal: int, colour: int) -> bool:
-    """Say whether this animal-on-colour combination is kept out of all generator training (one colour for each animal)."""
-    return colour == (7 * animal + 3) % len(COLOURS)
+def prompt(asked: Asked, unsaid: int = 0) -> str:
+    """Return the prompt: "three foxes", "a star left of an owl", "a red car and a blue heart".
+
+    Args:
+        unsaid: 0 says everything. Else the number, the relation or a colour is left out: of two colours the first with 1,
+            the second with 2, both with 3.
+    """
+    colours = list(asked.colours)
+    if unsaid and len(colours) == 1:
+        colours = [None]
+    elif unsaid:
+        colours = [None if unsaid >> i & 1 else colour for i, colour in enumerate(colours)]
+    names = [CLASSES[c] if k is None else f"{COLOURS[k]} {CLASSES[c]}" for c, k in zip(asked.classes, colours, strict=True)]
+    if asked.count > 1:
+        return plural(names[0]) if unsaid else f"{NUMBERS[asked.count]} {plural(names[0])}"
+    joined = "and" if unsaid or asked.relation is None else asked.relation
+    return f" {joined} ".join(article(name) for name in names)
+
+
+def metadata(asked: Asked) -> dict[str, Any]:
+    """Return what GenEval's checker reads: tag, include, exclude and prompt.
+
+    One thing more of a class than was asked for is excluded in every kind, not in counting alone.
+    """
+    include: list[dict[str, Any]] = [
+        {"class": CLASSES[c], "count": asked.count} | ({} if k is None else {"color": COLOURS[k]})
+        for c, k in zip(asked.classes, asked.colours, strict=True)
+    ]
+    if asked.relation is not None:
+        # GenEval says where a thing is of an earlier one, so the second thing of the prompt comes first.
+        include = [include[1], include[0] | {"position": [asked.relation, 0]}]
+    exclude = [{"class": item["class"], "count": item["count"] + 1} for item in include]
+    return {"tag": asked.tag, "include": include, "exclude": exclude, "prompt": prompt(asked)}
+
+
+def known(text: str, said: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a picture of this prompt must have, as metadata; None if that is not known, or nothing of this world.
+
+    Args:
+        text: the prompt, which says it itself if it is one of the world's, with or without "a picture of" before it.
+        said: metadata that stood beside it, which are believed if they say what to include.
+    """
+    if "include" not in said:
+        asked = _by_prompt().get(text.strip().lower().removeprefix("a picture of "))
+        return None if asked is None else metadata(asked)
+    parts = [*said["include"], *said.get("exclude", ())]
+    colours = [item["color"] for item in said["include"] if item.get("color")]
+    return said if all(item["class"] in CLASSES for item in parts) and all(c in COLOURS for c in colours) else None
+
+
+@cache
+def _by_prompt() -> dict[str, Asked]:
+    return {prompt(asked): asked for tag in TAGS for held_out in (False, True) for asked in every(tag, held_out)}
+
+
+def is_held_out(asked: Asked) -> bool:
+    """Say whether no generator's training may see such a picture: a tenth of the pairs, numbers and colours of things."""
+    if len(asked.classes) == 2 and pair_is_held_out(*asked.classes):
+        return True
+    if asked.count > 1 and _tenth(f"{asked.count} {CLASSES[asked.classes[0]]}"):
+        return True
+    pairs = zip(asked.classes, asked.colours, strict=True)
+    return any(k is not None and colour_is_held_out(c, k) for c, k in pairs)
+
+
+def pair_is_held_out(first: int, second: int) -> bool:
+    """Say whether these two classes are never together in a picture of pretraining."""
+    return _tenth(" and ".join(sorted((CLASSES[first], CLASSES[second]))))
+
+
+def colour_is_held_out(thing: int, colour: int) -> bool:
+    """Say whether a thing of this class never has this colour in pretraining."""
+    return _tenth(f"{COLOURS[colour]} {CLASSES[thing]}")
+
+
+@lru_cache
+def every(tag: str, held_out: bool) -> tuple[Asked, ...]:
+    """Return all that can be asked of one kind: what pretraining may see, or what it never sees."""
+    return tuple(asked for asked in _every(tag) if is_held_out(asked) == held_out)
+
+
+def _every(tag: str) -> Iterator[Asked]:
+    classes, things = range(len(CLASSES)), range(len(ANIMALS), len(CLASSES))
+    if tag == "single_object":
+        yield from (Asked(tag, (c,), (None,)) for c in classes)
+    elif tag == "two_object":
+        yield from (Asked(tag, pair, (None, None)) for pair in itertools.permutations(classes, 2))
+    elif tag == "counting":
+        yield from (Asked(tag, (c,), (None,), count=n) for c in classes for n in NUMBERS)
+    elif tag == "colors":
+        yield from (Asked(tag, (c,), (k,)) for c in things for k in range(len(COLOURS)))
+    elif tag == "position":
+        pairs = itertools.permutations(classes, 2)
+        yield from (Asked(tag, pair, (None, None), relation=r) for pair in pairs for r in RELATIONS)
+    elif tag == "color_attr":
+        colours = list(itertools.permutations(range(len(COLOURS)), 2))
+        yield from (Asked(tag, pair, two) for pair in itertools.permutations(things, 2) for two in colours)
+    else:
+        raise ValueError(f"tag={tag!r} is none of {', '.join(TAGS)}")
+
+
+def _tenth(words: str) -> bool:
+    return zlib.crc32(words.encode()) % 10 == 9

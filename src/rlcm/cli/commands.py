@@ -48,7 +48,7 @@ def main(debug: bool) -> None:
 @click.option("--force", is_flag=True, help="With --resume: go on although prompts, rewards, weights or settings are others.")
 @click.option("--check", is_flag=True, help="Only say whether it can start, before the model is loaded.")
 def train(config: str | None, changes: tuple[str, ...], resume: str | None, force: bool, check: bool) -> None:
-    """Tune a model. Without CONFIG: the built-in model, to smaller JPEG files.
+    """Tune a model. Without CONFIG: the built-in model, by a policy gradient, to draw what was asked; CONFIG `demo`: the demo.
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
     """
@@ -116,7 +116,7 @@ def sample(
 ) -> None:
     """Draw images with MODEL: `builtin`, a run's folder, a configuration, a diffusers folder or a Hub id.
 
-    Example:  rlcm sample builtin --prompt "a fox on a blue striped background" --n 4 -o foxes.png
+    Example:  rlcm sample builtin --prompt "three foxes" --n 4 -o foxes.png
     """
     from rlcm.cli.work.sample import sample as run
 
@@ -289,7 +289,7 @@ def push_command(
 
     Needs a token that may write: HF_TOKEN, or `hf auth login`. Look at what would be uploaded with --dry-run first.
 
-    Example:  rlcm push runs/demo me/small-animals --dry-run
+    Example:  rlcm push runs/demo me/three-foxes --dry-run
     """
     from rlcm.cli.work.share import push_result
 

@@ -1,1 +1,1 @@
-"""How the built-in model was made, from an emoji font to the weights in the package."""
+"""The recipe of the built-in model: from an emoji font to the packaged weights."""

@@ -1,4 +1,4 @@
-"""The recipe's pictures: rendered once, kept in one file, drawn from by seeded index."""
+"""The recipe's pictures: drawn anew for every update, by seed."""
 
 from __future__ import annotations
 
@@ -7,60 +7,41 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from rlcm.builtin.renderer import SIZE, Renderer, random_scenes
-from rlcm.builtin.vocabulary import Scene
+from rlcm.builtin.renderer import Renderer
+from rlcm.builtin.scenes import Thing, arrange, draw_asked
+from rlcm.builtin.vocabulary import Asked
 
-# Seeds fixed before anything was trained. Rendering seeds of one set never meet those of another.
-TRAIN_SEED, JUDGE_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000, 3_000_000
+# Seeds fixed before anything was trained. What is drawn for one purpose is never drawn for another.
+GENERATOR_SEED, REWARD_SEED, JUDGE_SEED, TEST_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures with what they show: images [B, 3, 64, 64] in [0, 1], and B each of what was asked and what is there."""
+
+    images: Tensor
+    asked: list[Asked]
+    things: list[tuple[Thing, ...]]
+
+
 class Pictures:
-    """Rendered pictures and what they show: images [N, 3, 64, 64] uint8 and scenes [N, 3] (animal, colour, pattern)."""
+    """Draws batches of pictures.
 
-    images: torch.Tensor
-    scenes: torch.Tensor
+    Args:
+        seed: of the purpose that they are drawn for.
+        held_out: False draws what a generator may see, True what it never sees, None all alike.
+    """
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def __init__(self, font: Path, seed: int, held_out: bool | None) -> None:
+        self._renderer, self._seed, self._held_out = Renderer(font), seed, held_out
 
-    def batch(self, size: int, rng: torch.Generator, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return `size` pictures [size, 3, 64, 64] in [0, 1], half of them mirrored, and their scenes [size, 3]."""
-        index = torch.randint(len(self), (size,), generator=rng)
-        mirrored = torch.rand(size, generator=rng) < 0.5
-        images = self.images[index].to(device).float() / 255
-        images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images)
-        return images, self.scenes[index]
-
-    def floats(self, device: torch.device) -> torch.Tensor:
-        """Return all images in [0, 1]."""
-        return self.images.to(device).float() / 255
-
-
-def scene_rows(scenes: list[Scene]) -> torch.Tensor:
-    """Return scenes as a tensor [N, 3]."""
-    return torch.tensor([[s.animal, s.colour, s.pattern] for s in scenes])
-
-
-def render(count: int, seed: int, held_out: bool, work: Path, font: Path) -> Pictures:
-    """Return `count` pictures of trained or held-out combinations; rendered once, then read from `work`."""
-    scenes = random_scenes(count, seed, held_out)
-    file = work / f"renders-{seed}-{'held-out' if held_out else 'trained'}-{count}.npy"
-    if file.exists():
-        images = np.load(file, allow_pickle=False)
-    else:
-        renderer = Renderer(font)
-        images = np.empty((count, 3, SIZE, SIZE), np.uint8)
-        for i, scene in enumerate(scenes):
-            images[i] = renderer.draw(scene, seed + i).transpose(2, 0, 1)
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, images, allow_pickle=False)
-        partial.rename(file)
-    return Pictures(torch.from_numpy(images), scene_rows(scenes))
-
-
-def both(count: int, seed: int, work: Path, font: Path) -> Pictures:
-    """Return pictures of all combinations: nine in ten of trained ones, one in ten of held-out ones."""
-    seen, unseen = render(count - count // 10, seed, False, work, font), render(count // 10, seed + count, True, work, font)
-    return Pictures(torch.cat([seen.images, unseen.images]), torch.cat([seen.scenes, unseen.scenes]))
+    def batch(self, size: int, number: int, tags: dict[str, float] | None = None) -> Batch:
+        """Return `size` pictures; the same `number` gives the same ones."""
+        rng = np.random.default_rng([self._seed, number % 2**63])
+        asked = [draw_asked(rng, self._held_out, tags) for _ in range(size)]
+        things = [arrange(a, rng, self._held_out) for a in asked]
+        seeds = rng.integers(2**62, size=size)
+        arrays = np.stack([self._renderer.draw(t, int(s)) for t, s in zip(things, seeds, strict=True)])
+        return Batch(torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255, asked, things)

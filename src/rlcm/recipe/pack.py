@@ -1,4 +1,4 @@
-"""Writes the trained parts as fp16 safetensors in plain diffusers and transformers folders, and loads them again."""
+"""Writes the trained parts as fp16 safetensors in plain diffusers and transformers folders."""
 
 from __future__ import annotations
 
@@ -11,20 +11,13 @@ from diffusers import AutoencoderKL, LatentConsistencyModelPipeline, StableDiffu
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from rlcm.builtin import PARTS
-from rlcm.builtin.judge import Judge
-from rlcm.recipe.generators import student_scheduler, teacher_scheduler
+from rlcm.builtin.detector import Detector
+from rlcm.recipe.teacher import student_scheduler, teacher_scheduler
 
 
-def text_encoder(clip: CLIPModel) -> CLIPTextModel:
-    """Return the small CLIP's text tower as a pipeline's text encoder."""
-    encoder = CLIPTextModel(clip.config.text_config)
-    # transformers 4 wraps the tower in `text_model`, transformers 5 does not.
-    getattr(encoder, "text_model", encoder).load_state_dict(clip.text_model.state_dict())
-    return encoder.eval().requires_grad_(False)
-
-
-def pack_generator(kind: str, unet: Any, vae: AutoencoderKL, clip: CLIPModel, tokenizer: CLIPTokenizer, weights: Path) -> None:
+def pack_generator(
+    kind: str, unet: Any, vae: AutoencoderKL, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, weights: Path
+) -> None:
     """Write `kind` ("student" or "teacher") as a pipeline folder; `unet` and the others are left in fp32."""
     classes = {
         "student": (LatentConsistencyModelPipeline, student_scheduler),
@@ -33,7 +26,7 @@ def pack_generator(kind: str, unet: Any, vae: AutoencoderKL, clip: CLIPModel, to
     pipeline_class, scheduler = classes[kind]
     pipeline = pipeline_class(
         vae=vae,
-        text_encoder=text_encoder(clip),
+        text_encoder=encoder,
         tokenizer=tokenizer,
         unet=unet,
         scheduler=scheduler(),
@@ -41,9 +34,9 @@ def pack_generator(kind: str, unet: Any, vae: AutoencoderKL, clip: CLIPModel, to
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    folder = weights / PARTS[kind]
+    folder = weights / kind
     pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
-    for part in (unet, vae):
+    for part in (unet, vae, encoder):
         part.float()
     _say_float32(folder / "text_encoder" / "config.json")
     _forget_origin(folder)
@@ -54,16 +47,16 @@ def pack_generator(kind: str, unet: Any, vae: AutoencoderKL, clip: CLIPModel, to
     _write_slow_tokenizer(tokenizer, folder / "tokenizer")
 
 
-def pack_judge(judge: Judge, weights: Path) -> None:
-    """Write the judge's weights in fp16."""
-    file = weights / PARTS["judge"]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.half().contiguous().cpu() for name, tensor in judge.state_dict().items()}, file)
+def pack_detector(detector: Detector, folder: Path) -> None:
+    """Write a detector's weights in fp16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.half().contiguous().cpu() for name, tensor in detector.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
 
 
 def pack_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, weights: Path) -> None:
     """Write the small CLIP in fp16, with its tokenizer beside it."""
-    folder = weights / PARTS["clip"]
+    folder = weights / "clip"
     clip.half().save_pretrained(folder)
     clip.float()
     _say_float32(folder / "config.json")

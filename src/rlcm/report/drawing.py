@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator
 
 from rlcm.report.run import Run
 from rlcm.report.values import finite, mapping, mean_and_half
-from rlcm.report.words import meaning_of
+from rlcm.report.words import asked, meaning_of
 
 ACCENT, INK, MUTED, LINE = "#1f5fbf", "#1d2126", "#6a727c", "#d9dde2"
 PALETTE = (ACCENT, "#d9731a", "#2a8f5b", "#8a4fbf", "#b3364b", "#5b6670", "#0f8f9c", "#9c7a0f")
@@ -182,7 +182,7 @@ def guards(run: Run) -> list[dict[str, Any]]:
     for question in dict.fromkeys(q for e in run.evaluations for q in mapping(e.get("judge"))):
         found = [(e["round"], *mean_and_half(mapping(e.get("judge")).get(question))) for e in run.evaluations]
         points = [(x, 100 * y, 100 * half) for x, y, half in found if y is not None]
-        charts.append((f"Judge: {question} recognised", points, "%", f"judge/{question}"))
+        charts.append((f"Judge: {asked(question)}", points, "%", f"judge/{question}"))
     for key in dict.fromkeys(k for e in run.evaluations for k in mapping(e.get("guard"))):
         found = [(e["round"], finite(mapping(e.get("guard")).get(key)), 0.0) for e in run.evaluations]
         charts.append((key.replace("_", " ").capitalize(), [(x, y, h) for x, y, h in found if y is not None], "", key))

@@ -49,7 +49,9 @@ class Samples:
 
     def verdicts(self, index: int) -> list[tuple[str, bool]]:
         """Return what the judge said of a picture, by question."""
-        return [(str(q), bool(v[index])) for q, v in self.judge.items() if isinstance(v, list) and index < len(v)]
+        given = {q: v[index] for q, v in self.judge.items() if isinstance(v, list) and index < len(v) and v[index] is not None}
+        # That all is right says as much as that all of its kind is.
+        return [(str(q), bool(v)) for q, v in given.items() if q == "right" or "right" not in given]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from rlcm.report.drawing import LARGE, MUTED, PALETTE, STYLE, Line, draw_chart, svg_chart
 from rlcm.report.encoding import data_uris
 from rlcm.report.values import finite, mapping, mean_and_half
-from rlcm.report.words import written
+from rlcm.report.words import asked, written
 
 SPEED = "images per second, sampling and decoding"
 
@@ -130,7 +130,7 @@ def step_tables(study: Mapping[str, Any]) -> list[dict[str, Any]]:
             lines.append([*cells, "" if speed is None else written(speed)])
         heads = ["steps", *(["model"] if several else [])]
         heads += [r["title"] + (f", {r['unit']}" if r["unit"] else "") + held_out_note(r, ", ") for r in rewards]
-        heads += [f"judge: {question}, %" for question in questions] + ["images/s"]
+        heads += [f"judge: {asked(question)}, %" for question in questions] + ["images/s"]
         tables.append({"title": f"{name}: {_about(group, own)}", "heads": heads, "rows": lines})
     return tables
 

@@ -125,8 +125,28 @@ def _judged(run: Run) -> str:
     (old, wide), (new, narrow) = mean_and_half(before.get(question)), mean_and_half(after.get(question))
     if old is None or new is None:
         return ""
+    shares = f"{100 * new:.1f}{NBSP}%", f"({100 * old:.1f}{NBSP}% before)"
+    if question == "right":
+        return f"; the judge finds {shares[0]} of the pictures right {shares[1]}"
     still = "now recognises only" if recognised_less((old, wide), (new, narrow)) else "still recognises"
-    return f"; the judge {still} {100 * new:.1f}{NBSP}% of the {question}s ({100 * old:.1f}{NBSP}% before)"
+    return f"; the judge {still} {shares[0]} of the {question}s {shares[1]}"
+
+
+KINDS = {
+    "right": "right pictures",
+    "single_object": "right, of one thing",
+    "two_object": "right, of two things",
+    "counting": "right, of a number",
+    "colors": "right, of a colour",
+    "position": "right, of a place",
+    "color_attr": "right, of two colours",
+}
+"""What the judge of the built-in model is asked, in words."""
+
+
+def asked(question: str) -> str:
+    """Return what a question asks the judge, as a label."""
+    return KINDS.get(question, f"{question} recognised")
 
 
 def summary(run: Run) -> list[str]:
@@ -181,7 +201,7 @@ def comparison(run: Run) -> list[dict[str, str]]:
         add(str(label), before, after, meaning="Held out: measured, not trained on.")
     for question, after in mapping(last.get("judge")).items():
         before = mapping(first.get("judge")).get(question)
-        add(f"judge: {question} recognised", before, after, percent=True, meaning=meaning_of(f"judge/{question}"))
+        add(f"judge: {asked(question)}", before, after, percent=True, meaning=meaning_of(f"judge/{question}"))
     for key, after in mapping(last.get("guard")).items():
         before = mapping(first.get("guard")).get(key)
         add(key.replace("_", " "), {"mean": before}, {"mean": after}, meaning=meaning_of(key))
@@ -195,5 +215,8 @@ def meaning_of(key: str) -> str:
     if key.startswith("held_out/"):
         return "A reward that is measured and not trained on. A fall says that the gain is a trick."
     if key.startswith("judge/"):
-        return f"Share of pictures in which a classifier that no reward uses sees the prompt's {key.removeprefix('judge/')}."
+        question = key.removeprefix("judge/")
+        if question in KINDS:
+            return "Share of pictures in which a detector that no reward uses finds all that was asked for."
+        return f"Share of pictures in which a classifier that no reward uses sees the prompt's {question}."
     return MEANINGS.get(key, "")

@@ -250,7 +250,7 @@ class RunDirectory:
             "rewards": {label: [_known(v) for v in values[:count].tolist()] for label, values in evaluation.rewards.items()},
         }
         if evaluation.judge:
-            described["judge"] = {key: value[:count].tolist() for key, value in evaluation.judge.items()}
+            described["judge"] = {key: _answers(value[:count]) for key, value in evaluation.judge.items()}
         self.write_json(f"{name}.json", described)
         self.add_extremes("samples/prompts", round_number, evaluation, evaluation.rewards["total"])
 
@@ -288,9 +288,14 @@ class RunDirectory:
             "prompts": [drawn.prompts[i] for i in index],
             "seeds": [drawn.seeds[i] for i in index],
             "rewards": {label: [_known(values[i].item()) for i in index] for label, values in drawn.rewards.items()},
-            "judge": {question: [bool(right[i]) for i in index] for question, right in (drawn.judge or {}).items()},
+            "judge": {question: _answers(right[index]) for question, right in (drawn.judge or {}).items()},
         }
         self.write_json(f"{name}.json", described)
+
+
+def _answers(values: Tensor) -> list[bool | None]:
+    """Return a judge's answers [N] for JSON; None where the question was not asked."""
+    return [None if math.isnan(value) else bool(value) for value in values.tolist()]
 
 
 def extremes(prompts: Sequence[str], rewards: Tensor) -> list[tuple[int, int, int]]:

@@ -96,7 +96,7 @@ class TrainConfig(Settings):
     """How it samples."""
     lora: AdapterSettings = AdapterSettings()
     """What is trained."""
-    prompts: str | tuple[str, ...] = "animals"
+    prompts: str | tuple[str, ...] = "world"
     """A built-in set, a .txt, .jsonl or .json file, or a list of prompts."""
     rewards: RewardList = [RewardSettings(name="jpeg_compressibility", label="jpeg_compressibility")]
     """What is rewarded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,8 +22,8 @@ from rlcm.rewards import RawScores, RewardMix, RewardSettings
 from rlcm.settings import Settings
 from rlcm.types import Conditioning, TransitionTable
 
-Judge = Callable[[Tensor, Sequence[str]], dict[str, Tensor]]
-"""From images and prompts to named booleans [B]; NaN-free, see `rlcm.builtin.judging`."""
+Judge = Callable[[Tensor, Sequence[str], Sequence[Mapping[str, Any]]], dict[str, Tensor]]
+"""From images, prompts and metadata to answers [B] by question: 1, 0 or NaN where it is not asked; see `rlcm.builtin.judging`."""
 
 
 class EvaluationSettings(Settings):
@@ -47,7 +47,7 @@ class EvaluationSettings(Settings):
     patience: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Stop after this many evaluations without a new best; left out, never."""
     least: dict[str, float] = Field(default_factory=dict)
-    """Stop once a figure is below this share of what it was before training, such as `{judge.animal: 0.9}`."""
+    """Stop once a figure is below this share of what it was before training, such as `{judge.right: 0.9}`."""
     final: Literal["last", "best"] = "last"
     """Which weights become the run's result in `final/`."""
 
@@ -63,7 +63,7 @@ class Evaluation:
     rewards: dict[str, Tensor]
     """[B] "total" and every reward by label."""
     judge: dict[str, Tensor] | None
-    """[B] booleans by question."""
+    """[B] answers by question: 1, 0, or NaN where it is not asked."""
     images_per_second: float
     """Of sampling and decoding."""
     held_out: dict[str, Tensor] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Evaluation:
             "reward": mean_interval(self.rewards["total"]),
             "rewards": {label: mean_interval(values) for label, values in self.rewards.items() if label != "total"},
             "held_out": {label: mean_interval(values) for label, values in self.held_out.items()},
-            "judge": None if not self.judge else {key: mean_interval(value.float()) for key, value in self.judge.items()},
+            "judge": None if not self.judge else {key: mean_interval(value) for key, value in self.judge.items()},
             "images_per_second": round(self.images_per_second, 2),
             "guard": guard(self.images, self.prompts),
         }
@@ -161,7 +161,7 @@ class Evaluator:
         images = world.gather_rows(drawn[: len(mine)])
         held_out = gather_scores(world, [others], len(mine)).parts if others else {}
         scores = self.rewards.look(gather_scores(world, [raw], len(mine)))
-        judged = self.judge(images, self.prompts) if self.judge else None
+        judged = self.judge(images, self.prompts, self.metadata) if self.judge else None
         rewards = {"total": scores.total, **scores.parts}
         return Evaluation(images, self.prompts, self.seeds, rewards, judged, len(images) / seconds, held_out)
 

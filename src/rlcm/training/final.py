@@ -12,6 +12,7 @@ from rlcm.policy.adapter import check_lora, read_lora, save_lora
 from rlcm.policy.policy import Policy
 from rlcm.report.templating import render
 from rlcm.report.values import alteration
+from rlcm.report.words import asked
 from rlcm.runs.checkpoint import rounds_kept
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
@@ -99,5 +100,11 @@ def model_card(
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
     changes = [alteration(entry) for entry in altered]
     return render(
-        "training/templates/model_card.md.jinja", config=config, before=before, after=after, code=code, altered=changes
+        "training/templates/model_card.md.jinja",
+        config=config,
+        before=before,
+        after=after,
+        code=code,
+        altered=changes,
+        asked=asked,
     )

@@ -15,17 +15,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, caption, is_held_out
+from rlcm.builtin.prompts import SETS, prompt_set
+from rlcm.builtin.vocabulary import article
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import existing
 from rlcm.text_files import lines_of, read_text
 from rlcm.training.values import assignment
 
-BUILT_IN: dict[str, str] = {
-    "animals": "the 45 simple animals of the papers, each with its article: a cat, a dog ...",
+# fmt: off
+ANIMALS: tuple[str, ...] = (
+    "cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer", "cow",
+    "goat", "lion", "tiger", "bear", "raccoon", "fox", "wolf", "lizard", "beetle", "ant", "butterfly",
+    "fish", "shark", "whale", "dolphin", "squirrel", "mouse", "rat", "snake", "turtle", "frog", "chicken",
+    "duck", "goose", "bee", "pig", "turkey", "fly", "llama", "camel", "bat", "gorilla", "hedgehog",
+    "kangaroo",
+)
+"""The 45 simple animals of the RLCM and DDPO papers' prompt list."""
+# fmt: on
+BUILT_IN: dict[str, str] = SETS | {
+    "animals": "the 45 simple animals of the papers, each with its article: a cat, a dog ... For large models",
     "animals-bare": "the 45 simple animals as the papers write them: cat, dog ...",
-    "scenes": "the 405 trained combinations of animal and background colour, each with one pattern",
-    "scenes-held-out": "the 45 combinations that the built-in model never saw",
 }
 """The sets of prompts that have a name, and what is in them."""
 LARGEST = 2**28
@@ -73,7 +82,7 @@ def load_prompts(source: str | Path | Iterable[str], setting: str = "prompts", o
         return _checked([(prompt, {}) for prompt in _finite(source, setting)], setting, "the list")
     source = os.fspath(source)
     if source in BUILT_IN:
-        return _checked([(prompt, {}) for prompt in _built_in(source)], setting, source)
+        return _checked(_built_in(source), setting, source)
     path = existing(source, setting) or Path(source)
     _require_file(path, setting, source, own or f"A prompt of your own goes into a list: {assignment(setting, [source])}.")
     named = f"{setting}={source!r}"
@@ -185,14 +194,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _built_in(name: str) -> list[str]:
-    if name == "animals":
-        return [article(animal) for animal in ANIMALS]
-    if name == "animals-bare":
-        return list(ANIMALS)
-    held_out = name == "scenes-held-out"
-    pairs = [(a, c) for a in range(len(ANIMALS)) for c in range(len(COLOURS)) if is_held_out(a, c) == held_out]
-    return [caption(Scene(a, c, (a + c) % len(PATTERNS))) for a, c in pairs]
+def _built_in(name: str) -> list[Row]:
+    if name in SETS:
+        return [_row(entry, name) for entry in prompt_set(name)]
+    return [(article(animal) if name == "animals" else animal, {}) for animal in ANIMALS]
 
 
 def _read_lines(text: str) -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rlcm.errors import ConfigError
 from rlcm.report.run import Run
 from rlcm.report.values import finite, mapping, mean_and_half
-from rlcm.report.words import NBSP, recognised_less, written
+from rlcm.report.words import NBSP, asked, recognised_less, written
 from rlcm.training.watch import Watch
 
 LATEST = 5
@@ -44,7 +44,7 @@ def _pictures(run: Run) -> list[Advice]:
             found.append(
                 Advice(
                     "warning",
-                    f"The judge recognises the {question} less often",
+                    f"The judge sees less: {asked(question)}",
                     f"{_percent(new)} of the pictures, {_percent(old)} before training. The model may be trading what it draws for "
                     "reward. Take an earlier round, stop, or hold it closer with a larger algorithm.kl_coefficient.",
                 )

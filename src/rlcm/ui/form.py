@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from rlcm.addresses import is_address
-from rlcm.builtin import DEMO
+from rlcm.builtin import DEFAULT, DEMO
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.rewards import RewardSettings
@@ -54,7 +54,11 @@ SUGGESTED: dict[str, Mapping[str, str]] = {
 """Values to choose from where others are allowed too."""
 HIDDEN = ("output",)
 """Settings that the page itself decides."""
-STARTS = {"*demo": "The demo: smaller JPEG files, in about three minutes", "*published": "The published algorithm, defaults"}
+STARTS = {
+    "*default": "The default: a policy gradient, for any reward",
+    "*demo": "The demo: draw what was asked, in about four minutes",
+    "*published": "The published algorithm, defaults",
+}
 """Configurations to start from, besides those of runs."""
 
 
@@ -198,7 +202,9 @@ def start_from(start: str, runs: Mapping[str, Path]) -> TrainConfig:
     Raises:
         UsageError: and its children, if a run's configuration does not fit this version.
     """
-    files = {"*demo": DEMO, "*published": None} | {name: folder / "config.yaml" for name, folder in runs.items()}
+    files = {"*default": DEFAULT, "*demo": DEMO, "*published": None} | {
+        name: folder / "config.yaml" for name, folder in runs.items()
+    }
     return load_config(files[start]).model_copy(update={"name": ""})
 
 

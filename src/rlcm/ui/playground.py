@@ -149,7 +149,7 @@ class Studio:
             drawn.append(decode_images(denoiser, sample_latents(denoiser, denoiser.table, conditioning, [seed])))
         images = require_pictures(torch.cat(drawn))
         rewards, failure = self._score(images, prompt)
-        judged = self.judge(images, [prompt] * len(images)) if self.judge else {}
+        judged = self.judge(images, [prompt] * len(images), [{}] * len(images)) if self.judge else {}
         about = {"prompt": prompt, "seed": seed, "steps": steps, "guidance": denoiser.guidance, "model": self.config.model.path}
         return [
             Drawn(

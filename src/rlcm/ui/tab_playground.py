@@ -16,7 +16,7 @@ from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk, in_brief
 
 BASE = "the built-in model, untuned"
-IDEAS = ("a fox", "a llama", "a bee", "a camel on a pink striped background", "a whale")
+IDEAS = ("a fox", "three frogs", "a yellow car", "a star left of an owl", "a red heart and a blue boat")
 SEEDS = 2**32
 
 

@@ -43,10 +43,10 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
     """Lay out the tab."""
     started = gr.State(None)
     seen = gr.State(0)
-    initial = values_of(start_from("*demo", {}))
+    initial = values_of(start_from("*default", {}))
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=310):
-            start = gr.Dropdown(label="Start from", choices=_starts([]), value="*demo", elem_id="train-start")
+            start = gr.Dropdown(label="Start from", choices=_starts([]), value="*default", elem_id="train-start")
             boxes: dict[str, Any] = {}
             front = in_front()
             with gr.Row():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from rlcm.builtin import DEMO
+from rlcm.builtin import configuration
 from rlcm.cli.saying import quiet
 from rlcm.doctor import Finding, diagnose
 from rlcm.training.config import load_config
@@ -16,7 +16,7 @@ from rlcm.training.config import load_config
 def run_doctor(config: str | None, changes: Sequence[str], as_json: bool) -> bool:
     """Run `rlcm doctor`: print every finding as it is made and the verdict, or all as JSON; return whether all is well."""
     quiet()
-    settings = load_config(config or DEMO, changes)
+    settings = load_config(configuration(config), changes)
     if as_json:
         diagnosis = diagnose(settings)
         click.echo(json.dumps(diagnosis.as_dict(), indent=2))

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import click
 
-from rlcm.builtin import DEMO
+from rlcm.builtin import configuration
 from rlcm.cli.saying import quiet, say
 from rlcm.errors import CheckpointError
 from rlcm.paths import command, local, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
 from rlcm.report.values import alteration
+from rlcm.report.words import asked
 from rlcm.runs.files import stamp
 from rlcm.runs.listing import runs_in
 from rlcm.runs.rundir import RunDirectory
@@ -29,7 +30,7 @@ from rlcm.training.trainer import Trainer
 def check_start(config: str | None, changes: Sequence[str]) -> None:
     """Run `rlcm train --check`: do what a training does before it reads weights."""
     quiet()
-    checked(located(load_config(config or DEMO, changes)))
+    checked(located(load_config(configuration(config), changes)))
     click.echo("this can start: settings, prompts, rewards and sampler are fine; the weights of the model were not read")
 
 
@@ -43,7 +44,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
             run = latest_run() if resume == "latest" else resume
             trainer = Trainer.resume(run, changes, force=force, watcher=progress)
         else:
-            settings = load_config(config or DEMO, changes)
+            settings = load_config(configuration(config), changes)
             if settings.name:  # before the model is loaded
                 RunDirectory(local(settings.output, "output") / settings.name).require_no_results()
             trainer = Trainer(settings, watcher=progress)
@@ -61,7 +62,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
     for entry in trainer.altered:
         click.echo(f"before and after are not of one and the same run: {alteration(entry)}")
     for question, value in (after["judge"] or {}).items():
-        click.echo(f"held-out judge, {question}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}")
+        click.echo(f"held-out judge, {asked(question)}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}")
     if (folder / "final" / WEIGHTS_NAME).exists():
         click.echo(f"page     {shown(folder / 'report.html')}\nLoRA     {shown(folder / 'final' / WEIGHTS_NAME)}")
         click.echo(f"try it   {command('rlcm', 'sample', folder, '--n', '8')}")

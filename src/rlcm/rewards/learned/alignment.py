@@ -15,7 +15,7 @@ from rlcm.rewards.learned.clip import ClipEncoder, Lazy, Network, load_clip
 class Alignment:
     """The cosine of the angle between image and prompt in the embedding of the built-in model's CLIP, in [-1, 1].
 
-    It knows the built-in model's 45 animals at 64 x 64 pixels, and nothing else. Differentiable.
+    It knows what the built-in model draws at 64 x 64 pixels, and nothing else. Differentiable.
 
     Args:
         path: a CLIP model in transformers format, trained on images 2 x - 1; left out, the built-in one.

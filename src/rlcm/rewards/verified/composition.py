@@ -16,6 +16,7 @@ from rlcm.rewards.verified.asked import Asked, asked_of
 from rlcm.rewards.verified.colours import COLOURS, ClipColours
 from rlcm.rewards.verified.detectors import ALIASES, Detector, Finds, load_detector, vocabulary
 from rlcm.rewards.verified.verdict import Found, Verdict, judge, without_doubles
+from rlcm.rewards.verified.world import WorldChecker
 
 _STRICT, _WORDS = (0.3, 0.9, 1.0), (0.3, 0.3, 0.5)
 """Confidence, confidence for counting, and overlap: GenEval's for detectors of fixed classes; ours for those that look for words."""
@@ -27,10 +28,14 @@ class Composition:
     The rules are those of GenEval (Ghosh et al. 2023, arXiv:2310.11513), and so is the metadata that every prompt needs; its
     own file of prompts can be used as it is. The detector is another than GenEval's, so the figures are not GenEval's.
 
+    Without a `model` the detector is the built-in one. It knows the built-in model's world and nothing else, and prompts of that
+    world need no metadata.
+
     Args:
-        model: folder or Hub repository of the detector: of the DETR family, OWLv2 or Grounding DINO.
+        model: folder or Hub repository of the detector: of the DETR family, OWLv2 or Grounding DINO; left out, the built-in one.
         revision: the repository's commit.
-        graded: give the share of the demands that are met, 0 to 1, in place of 0 for every picture that is not all right.
+        graded: give the share of the demands that are met, 0 to 1, in place of 0 for every picture that is not all right; with the
+            built-in detector the mean of the demands' probabilities, which is differentiable.
         threshold: confidence from which on an object counts; left out, 0.3.
         counting_threshold: the same for prompts tagged `counting`; left out, 0.9, and 0.3 for detectors that look for words.
         max_overlap: two boxes of a class that overlap by more are one object, 0 to 1; left out, 1 (all are kept), and 0.5 for
@@ -43,7 +48,7 @@ class Composition:
     def __init__(
         self,
         *,
-        model: str,
+        model: str | None = None,
         revision: str | None = None,
         graded: bool = False,
         threshold: float | None = None,
@@ -61,12 +66,22 @@ class Composition:
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} is not between 0 and 1.")
         self.network, self.graded, self.colours = Network(batch_size, dtype, device), graded, tuple(colours)
+        self.world = WorldChecker() if model is None else None
+        self.differentiable = graded and model is None
+        self.display: Mapping[str, str] = {"label": "demands met" if graded else "right pictures", "better": "higher"}
+        if model is None:
+            for name, value in {**given, "revision": revision, "clip": clip, "clip_revision": clip_revision}.items():
+                if value is not None:
+                    raise ValueError(
+                        f"{name}={value} is for a detector that `model` names; the built-in one has its own rules."
+                    )
+            self.sources: list[Source] = []
+            return
         self.source, encoder = Source(model, revision), choose(clip, clip_revision, CLIP_L)
         self.sources = [self.source, encoder]
         self._limits = (threshold, counting_threshold, max_overlap)
         self._detector: Lazy[Detector] = Lazy(lambda: load_detector(self.source.fetch(), self.network))
         self._encoder = Lazy(lambda: fetch_clip(encoder, encoder, crop, self.network))
-        self.display: Mapping[str, str] = {"label": "demands met" if graded else "right pictures", "better": "higher"}
 
     def check_prompts(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
         """Do nothing if the detector can judge pictures of all prompts.
@@ -75,16 +90,23 @@ class Composition:
             ConfigError: if a prompt does not say what it asks for, or asks for a class that the detector does not know.
             MissingFileError: if there is no such detector.
         """
+        if self.world:
+            self.world.asked(prompts, metadata)
+            return
         asked = {prompt: asked_of(prompt, entry) for prompt, entry in zip(prompts, metadata, strict=True)}
         self._check_classes(asked, vocabulary(self.source.fetch()))
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         """Return the scores [B] of images [B, 3, h, w] in [0, 1] for B prompts and what they ask for."""
+        if self.world and self.graded:
+            return self.world.graded(images, self.world.asked(prompts, metadata))
         verdicts = self.verdicts(images, prompts, metadata)
         return torch.tensor([verdict.share if self.graded else float(verdict.right) for verdict in verdicts])
 
     def verdicts(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         """Return for each of B images what is right and wrong with it. Arguments as of the call, errors as `check_prompts`."""
+        if self.world:
+            return self.world.verdicts(images, self.world.asked(prompts, metadata))
         asked = [asked_of(prompt, entry) for prompt, entry in zip(prompts, metadata, strict=True)]
         detector = self._detector()
         self._check_classes(dict(zip(prompts, asked, strict=True)), detector.vocabulary)

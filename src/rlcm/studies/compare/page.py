@@ -15,7 +15,7 @@ from rlcm.report.page import render_page
 from rlcm.report.run import Run
 from rlcm.report.samples import Samples
 from rlcm.report.values import finite
-from rlcm.report.words import counted, decimals, duration, meaning_of, with_unit, written
+from rlcm.report.words import asked, counted, decimals, duration, meaning_of, with_unit, written
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.studies.compare.methods import Method, reward_sign
@@ -130,8 +130,10 @@ def final_table(found: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
         for key in dict.fromkeys(key for method in found["methods"] for key in method[group])
     ]
     heads = ["method", "seeds", "before", "after", "time", "images scored", "network calls"]
-    names = {"judge": "judge: {}, %", "held_out": "{}, held out", "guard": "{}"}
-    heads += [names[group].format(key.replace("_", " ")) for group, key in keys]
+    names = {"held_out": "{}, held out", "guard": "{}"}
+    heads += [
+        f"judge: {asked(key)}, %" if group == "judge" else names[group].format(key.replace("_", " ")) for group, key in keys
+    ]
     rows = []
     for method in found["methods"]:
         shown = [_shown(method.get(when), -1.0 if metric.lower_is_better else 1.0, metric.unit) for when in ("before", "after")]

@@ -32,7 +32,7 @@ class Drawn:
     rewards: dict[str, Tensor]
     """[B] by label, of every reward; NaN where one that may skip could not score."""
     judge: dict[str, Tensor]
-    """[B] booleans by question."""
+    """[B] answers by question: 1, 0, or NaN where it is not asked."""
     images_per_second: float
     """Of sampling and decoding: the median batch of full size, after a first one that is not counted."""
 
@@ -47,7 +47,7 @@ class Drawn:
             "images": len(self.prompts),
             "images_per_second": round(self.images_per_second, 2),
             "rewards": {label: mean_interval(values) for label, values in self.rewards.items()},
-            "judge": {question: mean_interval(right.float()) for question, right in self.judge.items()},
+            "judge": {question: mean_interval(right) for question, right in self.judge.items()},
             "guard": guard(self.images, self.prompts),
         }
         if base is not None:
@@ -102,7 +102,7 @@ def draw_set(
     images = torch.cat([drawn for drawn, _ in batches])
     prompts, metadata = _picked(group.prompts, rows), _picked(group.metadata, rows)
     raw = rewards.score_in_parts(images, prompts, metadata, sampling.size)
-    judged = judge(images, prompts) if judge else {}
+    judged = judge(images, prompts, metadata) if judge else {}
     speed = _images_per_second([(len(drawn), seconds) for drawn, seconds in batches], sampling.size)
     return Drawn(images, prompts, seeds, _with_failed(raw.parts, rewards, len(rows)), judged, speed)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlcm.builtin import ANIMALS, article
+from rlcm.builtin.vocabulary import known as asked_by
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import command, existing
 from rlcm.pipelines.settings import BUILTIN
@@ -35,9 +35,8 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
     """Return the sets of prompts to ask, each with at most `limit` prompts, evenly spaced through it.
 
     The first is what the run was trained on, or for a model without a run its configuration's prompts. The others are those
-    that are `wanted`; where none are, the prompts of the run's own evaluation and, for the built-in model, combinations of
-    animal and background that no training of it has seen, another wording of the training prompts, and animals that are in
-    no training prompt.
+    that are `wanted`; where none are, the prompts of the run's own evaluation and, for the built-in model, other prompts of the
+    kinds that the run was trained on, and prompts for what no training of the model has seen.
 
     Args:
         wanted: sources as for `load_prompts`, or `name=source`.
@@ -58,7 +57,7 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
                 _group("evaluation", "held-out", _configured(config.evaluation.prompts, "evaluation.prompts"), known, limit)
             )
         if config.model.path in BUILTIN:
-            sets += [_group(name, "unseen", load_prompts(texts), known, limit) for name, texts in _unseen(training).items()]
+            sets += [_group(name, "unseen", prompts, known, limit) for name, prompts in _unseen(training).items()]
     names = [group.name for group in sets]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -86,20 +85,21 @@ def _named(text: str) -> tuple[str, Kind, PromptSet]:
     return name, "held-out", load_prompts(source, "--prompts", "Prompts of your own go into a file.")
 
 
-def _unseen(training: PromptSet) -> dict[str, tuple[str, ...]]:
-    """Return what the built-in model can be asked besides its training prompts, by name."""
-    named = {animal for prompt in training.prompts for animal in ANIMALS if animal in prompt.lower().split()}
-    worded = tuple(f"a picture of {prompt}" for prompt in training.prompts if prompt.startswith(("a ", "an ")))
-    others = tuple(article(animal) for animal in ANIMALS if animal not in named)
-    if all(" background" in prompt for prompt in training.prompts):
-        # Asked in the words of the training, so that the animal is what is new.
-        others = tuple(prompt for prompt in load_prompts("scenes").prompts if prompt.split()[1] not in named)
-    sets = {
-        "unseen combinations": tuple(p for p in load_prompts("scenes-held-out").prompts if p.split()[1] in named),
-        "unseen wording": worded,
-        "untrained animals": others,
-    }
-    return {name: prompts for name, prompts in sets.items() if prompts}
+def _unseen(training: PromptSet) -> dict[str, PromptSet]:
+    """Return what the built-in model can be asked besides its training prompts, by name: of the same kinds, where they are known."""
+    asked = [asked_by(*row) for row in zip(training.prompts, training.metadata, strict=True)]
+    kinds = {entry.get("tag") for entry in asked if entry is not None}
+    sets = {}
+    for name, source in {"unseen prompts": "world-unseen", "unseen combinations": "world-held-out"}.items():
+        found = load_prompts(source)
+        rows = [
+            (prompt, entry)
+            for prompt, entry in zip(found.prompts, found.metadata, strict=True)
+            if prompt not in training.prompts and (not kinds or entry["tag"] in kinds)
+        ]
+        if rows:
+            sets[name] = PromptSet(*map(tuple, zip(*rows, strict=True)))
+    return sets
 
 
 def _group(name: str, kind: Kind, source: PromptSet, known: frozenset[str], limit: int) -> Group:

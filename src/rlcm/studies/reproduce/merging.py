@@ -27,7 +27,7 @@ def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]
     from their curves.
     """
     source, missing = {name: found[name] for name in SOURCE}, unfinished(found)
-    result: dict[str, Any] = {"sources": {}, "untrained_animals": found["untrained_animals"]}
+    result: dict[str, Any] = {"sources": {}}
     for part, only in PARTS.items():
         tasks, sources = dict(known.get(part, {})), dict(known.get("sources", {}).get(only, {}))
         for task, new in found.get(part, {}).items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlcm.builtin import ANIMALS, COLOURS, DEMO, PATTERNS, Scene, caption, is_held_out
+from rlcm import builtin
 from rlcm.settings import Changes, merge
 from rlcm.text_files import read_text
 from rlcm.training.config import TrainConfig, parse_settings
@@ -17,7 +17,7 @@ from rlcm.yaml_text import meant, read_yaml
 EXPERIMENTS: dict[str, str] = {
     "curves": "reward over time, reward queries and network calls, of DDPO, RLCM as published and this package's default",
     "inference": "reward against images per second, from 1 to 16 steps, and 5 to 50 for DDPO, of the models of `curves`",
-    "generalisation": "what a model tuned on some prompts does on unseen combinations, wordings and animals",
+    "generalisation": "what a model tuned on some prompts does on others, and on unseen combinations",
     "ablations": "steps, normalisation and clip range of RLCM as published",
     "learning-rates": "DDPO and RLCM as published with larger learning rates, one run each",
     "last-step": "variance of the gradient with the last step handled as published and correctly",
@@ -55,20 +55,18 @@ def _published(lr: float, batch: int, minibatches: int, buffer: int, rank: int =
     }  # fmt: skip
 
 
-def _some_scenes() -> list[str]:
-    """Return 45 scenes, one of every animal: of all 405 a run would draw each too seldom for statistics of its own."""
-    scenes = load_prompts("scenes").prompts
-    each = len(scenes) // len(ANIMALS)
-    return [scenes[each * animal + animal % each] for animal in range(len(ANIMALS))]
+def _some_prompts() -> list[str]:
+    """Return 48 prompts, eight of each kind: of all 187 a run would draw each too seldom for statistics of its own."""
+    return list(load_prompts("world").prompts[:48])
 
 
 TASKS: dict[str, Task] = {
-    "compressibility": Task("jpeg_compressibility", "animals", _published(1e-4, 160, 10, 16), 8),
-    "incompressibility": Task("jpeg_incompressibility", "animals", _published(1e-4, 160, 10, 16), 8),
+    "compressibility": Task("jpeg_compressibility", "world-objects", _published(1e-4, 160, 10, 16), 8),
+    "incompressibility": Task("jpeg_incompressibility", "world-objects", _published(1e-4, 160, 10, 16), 8),
     "alignment": Task(
-        "alignment", _some_scenes(), _published(4e-4, 192, 6, 32), 16, {PUBLISHED: 0.6}
+        "alignment", _some_prompts(), _published(4e-4, 192, 6, 32), 16, {PUBLISHED: 0.6}
     ),  # .2 was not enough to come to what DDPO reaches
-    "aesthetic": Task("aesthetic", "animals", _published(1e-4, 320, 10, 32, 8, 8), 8),
+    "aesthetic": Task("aesthetic", "world-objects", _published(1e-4, 320, 10, 32, 8, 8), 8),
 }
 DEFAULT_TASKS = ("compressibility", "incompressibility", "alignment")
 """`aesthetic` needs weights that are not part of the package."""
@@ -91,9 +89,6 @@ VARIANTS: dict[str, Changes] = {
     "no clipping": {"algorithm": {"clip_range": 1e3}},
 }
 """RLCM as published with one setting changed."""
-
-UNTRAINED_ANIMALS = ANIMALS[4::5]
-"""Left out of the training prompts of `generalisation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +140,7 @@ class Plan:
                     )
                 for method in self.methods if "generalisation" in self.only else ():
                     if method != DDPO:
-                        values = merge(values_of(task, method), {"prompts": list(training_scenes())})
+                        values = merge(values_of(task, method), {"prompts": "world"})
                         yield self._job("generalisation", task, method, seed, GENERALISATION_SHARE, values)
                 for variant, changes in VARIANTS.items() if "ablations" in self.only else ():
                     values = merge(values_of(task, PUBLISHED), changes)
@@ -180,7 +175,7 @@ def values_of(task: str, method: str) -> dict[str, Any]:
     }
     if method == DEFAULT:
         # What `rlcm train` does without a configuration, whatever that is in this version, with its own number of rounds.
-        values = meant(read_yaml(read_text(DEMO)))
+        values = meant(read_yaml(read_text(builtin.DEFAULT)))
         own = {"run": {"rounds": values["run"]["rounds"]}}
         return merge(values, common, own)
     if method == PUBLISHED:
@@ -195,9 +190,3 @@ def values_of(task: str, method: str) -> dict[str, Any]:
         }
         return merge(common, goal.published, teacher)
     raise KeyError(method)
-
-
-def training_scenes() -> tuple[str, ...]:
-    """Return the prompts of `generalisation`: the trained combinations of four animals out of five, one pattern each."""
-    pairs = [(a, c) for a, animal in enumerate(ANIMALS) if animal not in UNTRAINED_ANIMALS for c in range(len(COLOURS))]
-    return tuple(caption(Scene(a, c, (a + c) % len(PATTERNS))) for a, c in pairs if not is_held_out(a, c))

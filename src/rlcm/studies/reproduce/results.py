@@ -17,7 +17,7 @@ from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_json
 from rlcm.studies.compare import Method, at, compare, curve_of, read_methods, write_comparison
 from rlcm.studies.intervals import mean_over_seeds
-from rlcm.studies.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, UNTRAINED_ANIMALS, VARIANTS, Plan
+from rlcm.studies.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, VARIANTS, Plan
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.final import WEIGHTS_NAME
 
@@ -60,7 +60,6 @@ def collect(plan: Plan, command: str) -> dict[str, Any]:
         "ablations": {},
         "learning_rates": {},
         "last_step": [row for row in last_steps(plan) if row["images"] == images_of_an_estimate(plan)],
-        "untrained_animals": list(UNTRAINED_ANIMALS),
         "left_out": [str(folder.relative_to(plan.output)) for folder in left_out],
     }
     for task in TASKS:

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from rlcm.distillation.fit import Fit, device, fast_precision, fit
-from rlcm.recipe.world.data import Batch, Pictures
+from rlcm.recipe.data import Batch, Pictures
 
 LATENT_CHANNELS = 16
 CROP = 32

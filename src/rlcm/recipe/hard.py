@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlcm.builtin.world.scenes import Thing
-from rlcm.builtin.world.vocabulary import TAGS, every
+from rlcm.builtin.scenes import Thing
+from rlcm.builtin.vocabulary import TAGS, every
 from rlcm.distillation.fit import device
 from rlcm.distillation.loss import NoiseSchedule
-from rlcm.recipe.world.latents import Captions, captions, seeded
-from rlcm.recipe.world.teacher import teacher_scheduler
+from rlcm.recipe.latents import Captions, captions, seeded
+from rlcm.recipe.teacher import teacher_scheduler
 
 SPOILT = 0.5
 """The share of pictures that go through the model."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from rlcm.builtin.world.vocabulary import TAGS, every, prompt
+from rlcm.builtin.vocabulary import TAGS, every, prompt
 
 MAX_TOKENS = 16
 TEXT_WIDTH = 128

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcm.builtin.world.detector import CELLS, NEAR, JudgeDetector, Maps, RewardDetector, read
-from rlcm.builtin.world.graded import graded
-from rlcm.builtin.world.judging import by_kind, diversity, right, sharpness
-from rlcm.builtin.world.verdict import RELATIONS, Found, fulfilled, related, verdict
-from rlcm.builtin.world.vocabulary import CLASSES, COLOURS
+from rlcm.builtin.detector import CELLS, NEAR, JudgeDetector, Maps, RewardDetector, read
+from rlcm.builtin.graded import graded
+from rlcm.builtin.judging import by_kind, diversity, right, sharpness
+from rlcm.builtin.verdict import RELATIONS, Found, fulfilled, related, verdict
+from rlcm.builtin.vocabulary import CLASSES, COLOURS
 
 
 def at(name, x, y, colour=None, confidence=1.0):

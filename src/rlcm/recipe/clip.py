@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from rlcm.builtin.world.scenes import SIZE, Thing
-from rlcm.builtin.world.verdict import Found, verdict
-from rlcm.builtin.world.vocabulary import CLASSES, COLOURS, metadata, prompt
+from rlcm.builtin.scenes import SIZE, Thing
+from rlcm.builtin.verdict import Found, verdict
+from rlcm.builtin.vocabulary import CLASSES, COLOURS, metadata, prompt
 from rlcm.distillation.fit import Fit, device, fast_precision, fit
-from rlcm.recipe.world.data import Pictures
-from rlcm.recipe.world.words import MAX_TOKENS, wording
+from rlcm.recipe.data import Pictures
+from rlcm.recipe.words import MAX_TOKENS, wording
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlcm.builtin.world.verdict import RELATIONS
-from rlcm.builtin.world.vocabulary import (
+from rlcm.builtin.verdict import RELATIONS
+from rlcm.builtin.vocabulary import (
     ANIMALS,
     COLOURS,
     TAGS,

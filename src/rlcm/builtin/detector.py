@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rlcm.builtin.world.verdict import Found
-from rlcm.builtin.world.vocabulary import ANIMALS, CLASSES, COLOURS
+from rlcm.builtin.verdict import Found
+from rlcm.builtin.vocabulary import ANIMALS, CLASSES, COLOURS
 
 CELLS = 16
 """The maps are 16x16: a cell is four pixels."""

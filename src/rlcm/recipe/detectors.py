@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlcm.builtin.world.detector import CELLS, Detector, Maps
-from rlcm.builtin.world.renderer import Renderer
-from rlcm.builtin.world.scenes import SIZE, Thing
-from rlcm.builtin.world.vocabulary import CLASSES
+from rlcm.builtin.detector import CELLS, Detector, Maps
+from rlcm.builtin.renderer import Renderer
+from rlcm.builtin.scenes import SIZE, Thing
+from rlcm.builtin.vocabulary import CLASSES
 from rlcm.distillation.fit import Fit, device, fast_precision, fit
-from rlcm.recipe.world.broken import Breaker, worn
-from rlcm.recipe.world.data import Pictures
+from rlcm.recipe.broken import Breaker, worn
+from rlcm.recipe.data import Pictures
 
 CELL = SIZE // CELLS
 Hard = Callable[[Tensor, list[tuple[Thing, ...]], torch.Generator], tuple[Tensor, list[tuple[Thing, ...]]]]

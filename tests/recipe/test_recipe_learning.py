@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlcm.builtin.world.scenes import arrange, draw_asked
-from rlcm.builtin.world.vocabulary import TAGS, every, prompt
-from rlcm.recipe.world.hard import SPOILT, Spoiler
-from rlcm.recipe.world.latents import captions, seeded
-from rlcm.recipe.world.measure import prompts_of_test
-from rlcm.recipe.world.student import FROM_NOISE, NODES, _timesteps
-from rlcm.recipe.world.teacher import student_scheduler, teacher_scheduler
+from rlcm.builtin.scenes import arrange, draw_asked
+from rlcm.builtin.vocabulary import TAGS, every, prompt
+from rlcm.recipe.hard import SPOILT, Spoiler
+from rlcm.recipe.latents import captions, seeded
+from rlcm.recipe.measure import prompts_of_test
+from rlcm.recipe.student import FROM_NOISE, NODES, _timesteps
+from rlcm.recipe.teacher import student_scheduler, teacher_scheduler
 
 
 def test_timesteps_of_trajectories_fall_from_pure_noise_or_from_below():

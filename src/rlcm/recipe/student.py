@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlcm.builtin.world.vocabulary import Asked
+from rlcm.builtin.vocabulary import Asked
 from rlcm.distillation.fit import Fit, device, fit
 from rlcm.distillation.loss import NoiseSchedule, student_of
 from rlcm.distillation.solved import solve, solved_loss
-from rlcm.recipe.world.latents import Captions, captions, seeded
-from rlcm.recipe.world.teacher import student_scheduler
+from rlcm.recipe.latents import Captions, captions, seeded
+from rlcm.recipe.teacher import student_scheduler
 from rlcm.types import Conditioning
 
 GUIDANCE = (1.0, 7.0)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
-from rlcm.builtin.world.vocabulary import TAGS, Asked, every, metadata
+from rlcm.builtin.vocabulary import TAGS, Asked, every, metadata
 
 SETS: dict[str, str] = {
     "world": "187 prompts of the six kinds, to train on: one thing, two, a number, a colour, a place, two colours",
     "world-unseen": "135 other prompts of the same kinds, none of them in `world`",
+    "world-objects": "20 prompts, each for one thing: a dog, a star ...",
     "world-held-out": "120 prompts for what the built-in model never saw in pretraining: pairs, numbers and colours",
 }
 """The sets by name, and what is in them."""
+OBJECTS = "world-objects"
 _TRAINED, _UNSEEN = 40, 30  # of a kind, at most
 
 
 def prompt_set(name: str) -> list[dict[str, Any]]:
-    """Return a set's prompts as metadata in GenEval's format, kind by kind: tag, include, exclude, prompt."""
-    return [metadata(asked) for tag in TAGS for asked in _of_kind(name, tag)]
+    """Return a set's prompts as metadata in GenEval's format, the kinds in turn: tag, include, exclude, prompt."""
+    if name == OBJECTS:
+        return [metadata(asked) for asked in every("single_object", held_out=False)]
+    turns = itertools.zip_longest(*(_of_kind(name, tag) for tag in TAGS))
+    return [metadata(asked) for turn in turns for asked in turn if asked is not None]
 
 
 def _of_kind(name: str, tag: str) -> list[Asked]:

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from rlcm.builtin.world.scenes import caption
-from rlcm.builtin.world.vocabulary import TAGS, Asked, every
+from rlcm.builtin.scenes import caption
+from rlcm.builtin.vocabulary import TAGS, Asked, every
 from rlcm.distillation.fit import device
-from rlcm.recipe.world.data import Pictures
-from rlcm.recipe.world.words import MAX_TOKENS, wording
+from rlcm.recipe.data import Pictures
+from rlcm.recipe.words import MAX_TOKENS, wording
 
 WORDINGS = (0.6, 0.2, 0.2)
 """The shares of the wordings of a caption."""

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlcm.builtin.world.detector import Maps
-from rlcm.builtin.world.verdict import MARGIN, RELATIONS
-from rlcm.builtin.world.vocabulary import CLASSES, COLOURS
+from rlcm.builtin.detector import Maps
+from rlcm.builtin.verdict import MARGIN, RELATIONS
+from rlcm.builtin.vocabulary import CLASSES, COLOURS
 
 SOFTNESS = 0.05
 """How gradually a position becomes right, as a share of the picture's side."""
@@ -22,7 +22,7 @@ SHARPNESS = 6.0
 def graded(maps: Maps, asked: Sequence[Mapping[str, Any]]) -> Tensor:
     """Return how far each picture has what was asked: [B] in [0, 1], differentiable in the maps.
 
-    It is the mean, over all that `rlcm.builtin.world.verdict.fulfilled` answers, of a probability in place of the answer. A count
+    It is the mean, over all that `rlcm.builtin.verdict.fulfilled` answers, of a probability in place of the answer. A count
     takes the likeliest peaks, a colour what the maps say there, a position the centres of gravity of two classes.
 
     Args:

@@ -10,21 +10,21 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline
 from transformers import CLIPModel
 
-from rlcm.builtin.world.detector import CELLS, JudgeDetector, Maps, RewardDetector, read
-from rlcm.builtin.world.scenes import SIZE, Thing, arrange, draw_asked
-from rlcm.builtin.world.verdict import verdict
-from rlcm.builtin.world.vocabulary import CLASSES, COLOURS, TAGS, metadata
+from rlcm.builtin.detector import CELLS, JudgeDetector, Maps, RewardDetector, read
+from rlcm.builtin.scenes import SIZE, Thing, arrange, draw_asked
+from rlcm.builtin.verdict import verdict
+from rlcm.builtin.vocabulary import CLASSES, COLOURS, TAGS, metadata
 from rlcm.distillation.fit import Fit
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.recipe.world import data, main, measure
-from rlcm.recipe.world import stages as plan
-from rlcm.recipe.world.autoencoder import crops, new_autoencoder, standardised
-from rlcm.recipe.world.broken import Breaker, worn
-from rlcm.recipe.world.card import bar_rows
-from rlcm.recipe.world.clip import seen
-from rlcm.recipe.world.data import Batch
-from rlcm.recipe.world.detectors import bells, detection_loss
-from rlcm.recipe.world.words import corpus, make_tokenizer, wording
+from rlcm.recipe import data, main, measure
+from rlcm.recipe import stages as plan
+from rlcm.recipe.autoencoder import crops, new_autoencoder, standardised
+from rlcm.recipe.broken import Breaker, worn
+from rlcm.recipe.card import bar_rows
+from rlcm.recipe.clip import seen
+from rlcm.recipe.data import Batch
+from rlcm.recipe.detectors import bells, detection_loss
+from rlcm.recipe.words import corpus, make_tokenizer, wording
 
 
 class Squares:
@@ -56,13 +56,13 @@ def made(tmp_path_factory):
 
 def _tiny(patch):
     patch.setattr(data, "Renderer", Squares)
-    patch.setattr("rlcm.recipe.world.detectors.Renderer", Squares)
+    patch.setattr("rlcm.recipe.detectors.Renderer", Squares)
     patch.setattr(plan, "STAGES", {name: Fit(2, fit.lr, fit.muon_lr, warmup=1) for name, fit in plan.STAGES.items()})
     patch.setattr(plan, "BATCH", dict.fromkeys(plan.BATCH, 4))
     patch.setattr(plan, "PICTURES", 8)
     patch.setattr(plan, "TRAJECTORIES", 8)
-    patch.setattr("rlcm.recipe.world.student.NODES", 3)
-    patch.setattr("rlcm.recipe.world.autoencoder.STANDARD", 8)
+    patch.setattr("rlcm.recipe.student.NODES", 3)
+    patch.setattr("rlcm.recipe.autoencoder.STANDARD", 8)
     patch.setattr(measure, "COUNTS", (6, 6, 2))
     patch.setattr(measure, "TEACHER_STEPS", 2)
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlcm.builtin.world.renderer import Renderer
-from rlcm.builtin.world.scenes import SIZE, Thing
-from rlcm.builtin.world.vocabulary import ANIMALS, CLASSES, COLOURS
-from rlcm.recipe.world.data import Batch
+from rlcm.builtin.renderer import Renderer
+from rlcm.builtin.scenes import SIZE, Thing
+from rlcm.builtin.vocabulary import ANIMALS, CLASSES, COLOURS
+from rlcm.recipe.data import Batch
 
 WHOLE = 0.55
 """The share of the pictures that stay whole."""

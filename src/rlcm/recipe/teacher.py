@@ -8,12 +8,12 @@ import torch
 from diffusers import DDIMScheduler, LCMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from rlcm.builtin.world.vocabulary import Asked
+from rlcm.builtin.vocabulary import Asked
 from rlcm.distillation.fit import Fit, device, fast_precision, fit
 from rlcm.distillation.loss import NoiseSchedule
-from rlcm.recipe.world.autoencoder import LATENT_CHANNELS
-from rlcm.recipe.world.latents import Captions, captions, seeded
-from rlcm.recipe.world.words import TEXT_WIDTH
+from rlcm.recipe.autoencoder import LATENT_CHANNELS
+from rlcm.recipe.latents import Captions, captions, seeded
+from rlcm.recipe.words import TEXT_WIDTH
 
 _SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"}
 

@@ -253,7 +253,7 @@ def _shown(shots: Sequence[Shot], metric: Metric) -> list[dict[str, Any]]:
     digits = decimals(*(shot.value for shot in shots if shot.value is not None))
     pictures = [shot.picture for shot in shots]
     small = all(max(picture.size) <= PIXELATED for picture in pictures)
-    uris = [_png(picture) for picture in pictures] if small else data_uris(pictures, BUDGET)
+    uris = [png(picture) for picture in pictures] if small else data_uris(pictures, BUDGET)
     return [
         {
             "uri": uri,
@@ -265,7 +265,7 @@ def _shown(shots: Sequence[Shot], metric: Metric) -> list[dict[str, Any]]:
     ]
 
 
-def _png(picture: Image.Image) -> str:
+def png(picture: Image.Image) -> str:
     """Return a small picture as a data URI, without the search for the smallest file that takes most of the time."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")

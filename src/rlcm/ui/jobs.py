@@ -115,8 +115,8 @@ class Jobs:
             text = done.stdout.decode("utf-8", "replace")
             raise UsageError(last_words(text) or f"it would end with exit code {done.returncode}: {text.strip()[-2000:]}")
 
-    def resume(self, name: str) -> None:
-        """Go on with a run that was stopped.
+    def resume(self, name: str, *changes: str) -> None:
+        """Go on with a run that was stopped, or, with changes such as `run.rounds=20`, has ended.
 
         Raises:
             UsageError: if it is being trained, or has ended.
@@ -125,7 +125,7 @@ class Jobs:
         with self._alone():
             if self._state(name).alive:
                 raise UsageError(f"{name} is being trained at this moment; stop it first.")
-            self._launch(name, "train", "--resume", str(self.folder / name))
+            self._launch(name, "train", *changes, "--resume", str(self.folder / name))
 
     def stop(self, name: str) -> None:
         """Ask a training to end after its present round, with everything saved; to ask again changes nothing.

@@ -15,6 +15,7 @@ from rlcm.ui.tab_compare import compare_tab
 from rlcm.ui.tab_playground import playground_tab
 from rlcm.ui.tab_runs import runs_tab
 from rlcm.ui.tab_samples import samples_tab
+from rlcm.ui.tab_teach import teach_tab
 from rlcm.ui.tab_train import train_tab
 
 EVERY = 2.0
@@ -61,6 +62,8 @@ def build_page(desk: Desk) -> gr.Blocks:
                 samples_tab(desk, chosen, tabs["samples"])
             with gr.Tab("Playground", id="playground") as tabs["playground"]:
                 playground_tab(desk, chosen, tabs["playground"])
+            with gr.Tab("Teach", id="teach") as tabs["teach"]:
+                teach_tab(desk, timer, shown)
             with gr.Tab("Compare", id="compare") as tabs["compare"]:
                 compare_tab(desk, tabs["compare"])
             with gr.Tab("Train", id="train") as tabs["train"]:

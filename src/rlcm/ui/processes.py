@@ -30,15 +30,14 @@ def same_process(pid: Any, began: Any) -> psutil.Process | None:
 
 
 def started_as(process: psutil.Process, config: Path, run: Path) -> bool:
-    """Return whether a process is this user's own `... train CONFIG`, or `... train --resume RUN`, of that run."""
+    """Return whether a process is this user's own `... train CONFIG`, or `... train [KEY=VALUE] --resume RUN`, of that run."""
     try:
         line, place = process.cmdline(), Path(process.cwd())
         if process.username() != psutil.Process().username():
             return False
     except (psutil.Error, OSError):
         return False
-    wanted = {("train",): config, ("train", "--resume"): run}
-    return any(
-        tuple(line[-len(words) - 1 : -1]) == words and os.path.realpath(place / line[-1]) == os.path.realpath(file)
-        for words, file in wanted.items()
-    )
+    if len(line) < 2 or "train" not in line:
+        return False
+    wanted = {"train": config, "--resume": run}.get(line[-2])
+    return wanted is not None and os.path.realpath(place / line[-1]) == os.path.realpath(wanted)

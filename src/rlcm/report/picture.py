@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from rlcm.paths import local
 from rlcm.report.drawing import ACCENT, INK, LARGE, MUTED, STYLE, draw_chart, learning_curve
 from rlcm.report.reading import read_run
 from rlcm.report.run import Run
-from rlcm.report.samples import Pair
+from rlcm.report.samples import Pair, Shot
 from rlcm.report.words import decimals, headline, with_unit
+
+RIGHT, WRONG = "#1a7f37", "#b3261e"
 
 
 def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
-    """Write a PNG, 1280 pixels wide, of the first pictures of the fixed set before and after tuning; return `out`.
+    """Write a PNG, 1280 pixels wide, of pictures of the fixed set before and after tuning; return `out`.
+
+    Where the judge says which pictures are right, they are the first that were wrong and became right, and in the last column the
+    first that was wrong and stayed so; the picture says this. Elsewhere they are the first of the set.
 
     Args:
         columns: pictures in a row, 1 to 10; fewer where the run kept fewer.
@@ -31,7 +37,7 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     if not 1 <= columns <= 10:
         raise ValueError(f"columns={columns} is not in 1 .. 10.")
     run, out = read_run(local(run_dir, "run_dir")), local(out, "out")
-    pairs = run.pairs(columns)
+    pairs = _telling(run.pairs(sys.maxsize), columns)
     if not pairs:
         raise RunDirectoryError(
             f"{run.path / 'samples'} has no pictures of the same prompts from two rounds, so there is no before and after; "
@@ -42,6 +48,19 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     except OSError as error:
         raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
     return out
+
+
+def _telling(pairs: Sequence[Pair], columns: int) -> list[Pair]:
+    judged = [(pair, _is_right(pair.before), _is_right(pair.after)) for pair in pairs]
+    mended = [pair for pair, before, after in judged if before is False and after]
+    stayed = [pair for pair, before, after in judged if before is False and after is False]
+    if not mended or columns < 2:
+        return list(pairs[:columns])
+    return [*mended[: columns - len(stayed[:1])], *stayed[:1]]
+
+
+def _is_right(shot: Shot) -> bool | None:
+    return dict(shot.verdicts).get("right")
 
 
 def curve_picture(run: Run, out: Path) -> bool:
@@ -88,6 +107,8 @@ def _draw_rows(run: Run, pairs: Sequence[Pair]) -> Image.Image:
         draw.text((x, 30), text, font=title, fill=colour)
         x += title.getlength(text)
     line = "Same prompts, same seeds" + (f"; {judged}" if judged else "") + "."
+    if any(_is_right(pair.after) is not None for pair in pairs):
+        line += " Shown: the first that were mended, and the first that stayed wrong."
     draw.text((margin, 72), _cut(line, plain, width - 2 * margin), font=plain, fill=MUTED)
 
     for column, lines in enumerate(prompts):
@@ -104,7 +125,10 @@ def _draw_rows(run: Run, pairs: Sequence[Pair]) -> Image.Image:
         for column, shot in enumerate(shots):
             x = margin + gutter + column * (side + gap)
             _paste(canvas, shot.picture, (round(x), y), (side, height))
+            right = _is_right(shot)
             value = with_unit(shot.value, run.metric.unit, digits)
+            if right is not None:
+                value, colour = ("✓ right", RIGHT) if right else ("✗ wrong", WRONG)
             draw.text((x + side / 2, y + height + 8), value, font=font, fill=colour, anchor="ma")
     return canvas
 

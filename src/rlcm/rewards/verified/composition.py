@@ -70,11 +70,9 @@ class Composition:
         self.differentiable = graded and model is None
         self.display: Mapping[str, str] = {"label": "demands met" if graded else "right pictures", "better": "higher"}
         if model is None:
-            for name, value in {**given, "revision": revision, "clip": clip, "clip_revision": clip_revision}.items():
-                if value is not None:
-                    raise ValueError(
-                        f"{name}={value} is for a detector that `model` names; the built-in one has its own rules."
-                    )
+            needless = {**given, "revision": revision, "clip": clip, "clip_revision": clip_revision}
+            if told := [f"{name}={needless[name]}" for name in needless if needless[name] is not None]:
+                raise ValueError(f"{', '.join(told)}: for a detector that `model` names; the built-in one has its own rules.")
             self.sources: list[Source] = []
             return
         self.source, encoder = Source(model, revision), choose(clip, clip_revision, CLIP_L)

@@ -41,9 +41,9 @@ class WorldChecker:
             if asked is None:
                 raise ConfigError(
                     f"the prompt {prompt!r} asks for nothing that the built-in detector knows. It knows {', '.join(CLASSES)}, "
-                    f"the colours {', '.join(COLOURS)}, and the words of prompts=world, such as three foxes, a red car, a star left of an owl. For "
-                    "other prompts and models give the reward a detector: rewards: [{name: composition, args: {model: "
-                    "IDEA-Research/grounding-dino-tiny}}], and the prompts metadata in GenEval's format (docs/rewards.md)."
+                    f"the colours {', '.join(COLOURS)}, and the words of prompts=world, such as three foxes, a red car, a star left "
+                    "of an owl. For other prompts give the reward a detector, as in rewards='[{name: composition, args: {model: "
+                    "IDEA-Research/grounding-dino-tiny}}]', and the prompts metadata in GenEval's format (docs/rewards.md)."
                 )
             found.append(asked)
         return found

@@ -1,4 +1,4 @@
-# make demo   set up and tune the built-in model on this machine's CPU; leaves pictures and a page in runs/demo
+# make demo   set up and teach the built-in model to draw what was asked, on this machine's CPU; leaves pictures and a page in runs/demo
 # make test   set up in a fresh environment and run the whole test suite
 # make docs   build the documentation site into build/site; warnings and undocumented public names fail
 # make dist   build wheel and sdist into dist/ and check what an index would show of them
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	rm -rf runs/demo
-	$(BIN)/rlcm train name=demo
+	$(BIN)/rlcm train demo name=demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PARALLEL)

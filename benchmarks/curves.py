@@ -40,6 +40,8 @@ def run(name: str, changes: list[str], output: Path, rounds: int) -> Path:
             f"run.rounds={rounds}",
             "evaluation.every=5",
             "evaluation.images=90",
+            "rewards=[jpeg_compressibility]",
+            "prompts=world-objects",
         ]
         Trainer(load_config(DEFAULT, [*fixed, *changes])).train()
     return folder
@@ -54,7 +56,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "reward": [row["reward"] for row in rounds],
         "kl": [row["kl"] for row in rounds],
         "look": [look["round"] for look in looks],
-        "judge": [look["judge"]["animal"]["mean"] for look in looks],
+        "judge": [look["judge"]["right"]["mean"] for look in looks],
         "diversity": [look["guard"]["diversity"] for look in looks],
         "seconds": rounds[-1]["seconds"],
     }
@@ -62,7 +64,7 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def draw(found: dict[str, dict[str, Any]], file: Path) -> None:
     """Draw reward, divergence, judge and diversity of the runs over their rounds."""
-    panels = (("reward", "round", "reward: minus kB"), ("kl", "round", "kl"), ("judge", "look", "judge: animals recognised"),
+    panels = (("reward", "round", "reward: minus kB"), ("kl", "round", "kl"), ("judge", "look", "judge: right pictures"),
               ("diversity", "look", "guard.diversity"))  # fmt: skip
     with figure(file, 9, 5.4) as drawn:
         for place, (key, abscissa, label) in zip(drawn.subplots(2, 2).flat, panels, strict=True):

@@ -21,10 +21,10 @@ from benchmarks.shared.command import parser
 from benchmarks.shared.places import DOCS, IMAGES
 
 PAGE = DOCS / "first-steps.md"
-PROMPTS = ("a fox", "a bird", "a whale", "a tiger")
+PROMPTS = ("three foxes", "a red car", "a star left of an owl", "a red heart and a blue boat")
 SIDE, GAP = 180, 8
 LOAD = "pipe.load_lora_weights"
-FIRST_PICTURE = 'pipe("a fox"'
+FIRST_PICTURE = 'pipe("three foxes"'
 
 
 def main() -> None:

@@ -100,6 +100,7 @@ GROUPS = {
             theirs=r"(?<=Hub \()\w+: .*?(?=\)\. For)",
         ),
         Mistake("a prompt in place of a file", "rlcm train prompts='a red fox'"),
+        Mistake("a prompt that the built-in detector does not know", "rlcm train prompts='[a whale]'"),
         Mistake("an empty file of prompts", "rlcm train prompts=empty.txt"),
         Mistake("CUDA on a machine without", "rlcm train model.device=cuda", patches={"torch.cuda.is_available": nothing}),
         Mistake(
@@ -137,8 +138,8 @@ GROUPS = {
         Mistake("insisting without a run", "rlcm train quick.yaml --force"),
         Mistake("pictures of a run that has not ended", "rlcm sample runs/unfinished"),
         Mistake("a picture without an ending", "rlcm sample runs/demo -o foxes"),
-        Mistake("a name without a user", "rlcm push runs/demo small-animals"),
-        Mistake("no token", "rlcm push runs/demo me/small-animals", patches={"rlcm.sharing.push.get_token": nothing}),
+        Mistake("a name without a user", "rlcm push runs/demo three-foxes"),
+        Mistake("no token", "rlcm push runs/demo me/three-foxes", patches={"rlcm.sharing.push.get_token": nothing}),
     ],
 }
 MISTAKES = [mistake for group in GROUPS.values() for mistake in group]

@@ -58,6 +58,7 @@ def memory(name: str) -> dict[str, Any]:
 def learning(kind: str, seed: int, rounds: int) -> list[float]:
     """Return the reward of every round."""
     changes = [f"seed={seed}", f"model.quantisation={kind}", "model.device=cpu", "rollout.batch_size=64", "evaluation.images=2"]
+    changes += ["rewards=[jpeg_compressibility]", "prompts=world-objects"]
     with TemporaryDirectory() as folder:
         trainer = Trainer(load_config(DEFAULT, [*changes, f"output={folder}"]))
         return [trainer.round()["reward"] for _ in range(rounds)]

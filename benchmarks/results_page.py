@@ -5,8 +5,8 @@
     python benchmarks/results_page.py --take runs/reproduce/results.json    # into benchmarks/results/reproduce.json first
 
 What is taken replaces the same methods of the same tasks and experiments; others stay, each with the command, machine and budget that
-it came from. A call with another budget, or other options, replaces whole tasks. Writes docs/results.md and
-docs/images/results-*.png.
+it came from. A call with another budget, or other options, replaces whole tasks, and results of the former built-in model go as a
+whole. Writes docs/results.md and docs/images/results-*.png.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.reproduction.figures import draw
 from benchmarks.reproduction.page import page
+from benchmarks.reproduction.reading import of_former_model
 from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import ROOT
@@ -34,6 +35,9 @@ def write_page(root: Path, take: Path | None = None) -> Path:
         for (part, task), names in unfinished(found).items():
             print(f"left out, as seeds are missing: {part}, {task}: {', '.join(names)}; call again what made the results")
         known = files.read_if_there(committed)
+        if of_former_model(known):
+            print("the committed results are of the former built-in model, and are not joined with these")
+            known = {}
         results = files.rounded(merged(known, found))
         for part, task, name in sorted(names_in(known) - names_in(results)):
             print(f"no longer in the results, as the new ones are of another call: {part}, {task}: {name}")

@@ -19,7 +19,8 @@ from benchmarks.shared.browser import opened, served_runs, started_browser
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import IMAGES
 
-RUN, PROMPT, ROUND = "seed-0", "a fox", "45"
+RUN, PROMPT, ROUND = "seed-0", "three balloons", "40"
+"""The prompt and round that are shown; the prompt is one of `world-unseen`, the round one with an evaluation."""
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def main(rounds, images):
     denoiser = make_denoiser(load_pipeline(ModelSettings(path="builtin")), SamplerSettings(steps=4))
     policy = Policy(denoiser, AdapterSettings(rank=16))
     optimizer = torch.optim.AdamW(policy.parameters, lr=3e-3)
-    conditioning = denoiser.encode(["a fox", "a wolf", "a cat", "a dog"])
+    conditioning = denoiser.encode(["a fox", "three frogs", "a yellow star", "a cat and a dog"])
     index = torch.arange(images) % len(conditioning)
     for number in range(1, rounds + 1):
         with torch.no_grad():

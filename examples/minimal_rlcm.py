@@ -17,7 +17,8 @@ from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from PIL import Image
 
-from rlcm.builtin import ANIMALS, article, model_path
+from rlcm.builtin import model_path
+from rlcm.builtin.vocabulary import CLASSES, article
 from rlcm.policy.noise import draw, image_seed, stream
 
 
@@ -121,7 +122,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=64)
     arguments = parser.parse_args()
     pipeline = DiffusionPipeline.from_pretrained(model_path("student"))
-    animals = [article(animal) for animal in ANIMALS]
-    learning = rlcm(pipeline, animals, compressibility, rounds=arguments.rounds, images=arguments.images)
+    things = [article(name) for name in CLASSES]
+    learning = rlcm(pipeline, things, compressibility, rounds=arguments.rounds, images=arguments.images)
     for number, mean in enumerate(learning, start=1):
         print(f"round {number:3d}: reward {mean:.4f}", flush=True)

@@ -31,7 +31,7 @@ if __name__ == "__main__":
         output=arguments.output,
         model={"path": str(folder)},
         sampler={"steps": 4},
-        prompts=["a fox", "an owl", "a bear"],
+        prompts=["a fox", "an owl", "a red car"],
         rewards=["jpeg_compressibility"],
         rollout={"batch_size": arguments.images},
         optimizer={"lr": 6.5e-4},

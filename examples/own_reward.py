@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
     config = TrainConfig(
         output=arguments.output,
-        prompts=["a fox", "a wolf", "a cat", "a dog"],
+        prompts=["a fox", "three frogs", "a yellow star", "a cat and a dog"],
         rollout={"batch_size": arguments.images, "branches": 8},  # eight pictures of one prompt are compared with each other
         algorithm={"advantage": "group", "kl_coefficient": 0.035, "kl_target": 0.075},  # the leash: stay near the base model
         optimizer={"lr": 6.5e-4},

@@ -24,7 +24,7 @@ def write_run(
     (path / "samples").mkdir(parents=True)
     config = {
         "name": name, "output": str(folder), "seed": seed, "model": {"path": model}, "sampler": {"steps": steps},
-        "rewards": [{"name": r, "label": r, "weight": weight} for r in rewards], "prompts": "animals",
+        "rewards": [{"name": r, "label": r, "weight": weight} for r in rewards], "prompts": "world",
         "evaluation": {"images": 90, "seed": 1},
     }  # fmt: skip
     (path / "config.yaml").write_text(yaml.safe_dump(config))
@@ -35,7 +35,7 @@ def write_run(
             {
                 "round": number, "seconds": seconds, "images": 90, "steps": steps,
                 "reward": {"mean": weight * reward, "ci95": abs(weight) * 0.1},
-                "rewards": dict.fromkeys(rewards, value), "judge": {"animal": {"mean": 0.9 - number / 1000, "ci95": 0.01}},
+                "rewards": dict.fromkeys(rewards, value), "judge": {"right": {"mean": 0.9 - number / 1000, "ci95": 0.01}},
                 "guard": {"diversity": 0.3 - number / 1000},
                 "held_out": {held_out: {"mean": reward / 2, "ci95": 0.1}} if held_out else {},
             }

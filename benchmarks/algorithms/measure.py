@@ -6,8 +6,8 @@ The clock is this process's CPU time, all threads together, and only while the t
 machine then get the same share of work, whatever they wait for. Wall-clock time is recorded beside it.
 
 A reward can be had by breaking the pictures. The result of a run is therefore its best look at which the held-out judge still
-recognises at least 95 % of what it did before training, and those weights are what is sampled in other numbers of steps. A run
-whose judge falls below half twice in a row is over.
+finds at least 95 % as many pictures right as before training, and those weights are what is sampled in other numbers of steps. A
+run whose judge falls below half twice in a row is over.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from benchmarks.algorithms.methods import METHODS, UNTRAINED, values_of
 from benchmarks.shared.command import parser
 from benchmarks.shared.results import rounded
 from rlcm import TrainConfig, Trainer
-from rlcm.builtin import ANIMALS, model_path
-from rlcm.builtin.judge import Judge
-from rlcm.builtin.judging import named
+from rlcm.builtin import model_path
+from rlcm.builtin.detector import JudgeDetector
+from rlcm.builtin.graded import graded
+from rlcm.builtin.judging import fitted
+from rlcm.builtin.vocabulary import known
 from rlcm.pipelines import PipelineDenoiser, make_denoiser
 from rlcm.processes.machine import describe_machine
 from rlcm.training.config import parse_settings
@@ -84,7 +86,7 @@ def measure(key: RunKey, budget: float) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = parse_settings(TrainConfig, values_of(key.task, key.method, key.seed))
     trainer = Trainer(config)
-    judge = Judge.load(model_path("judge"))
+    judge = JudgeDetector.load(model_path("judge"))
     clock = {"cpu": 0.0, "wall": 0.0}
     curve: list[dict[str, float]] = []
 
@@ -99,13 +101,13 @@ def measure(key: RunKey, budget: float) -> dict[str, Any]:
             evaluator.table = policy.denoiser.table
         found = evaluator(policy)
         summary = found.summary()
-        animals = torch.tensor([named(prompt, ANIMALS) for prompt in found.prompts])
+        asked = [entry for prompt in found.prompts if (entry := known(prompt, {})) is not None]
         with torch.no_grad():
-            confidence = judge(found.images)[0].softmax(1).gather(1, animals[:, None]).mean().item()
+            confidence = graded(judge(fitted(found.images)), asked).mean().item()
         return {
             "reward": summary["reward"]["mean"],
             "reward_ci95": summary["reward"]["ci95"],
-            "judge": summary["judge"]["animal"]["mean"],
+            "judge": summary["judge"]["right"]["mean"],
             "judge_confidence": confidence,
             "guard": summary["guard"],
             **{name: summary[name] for name in ("held_out",) if name in summary},

@@ -16,7 +16,7 @@ UNTRAINED = "untrained"
 COMMON: dict[str, Any] = {
     "model": {"path": "builtin", "device": "cpu"},
     "sampler": {"steps": 4, "guidance": 3.0},
-    "prompts": "animals",
+    "prompts": "world-objects",
     "rollout": {"batch_size": 32},
     "optimizer": {"lr": 3e-3},
     "evaluation": {"images": 90, "every": 0},

@@ -23,14 +23,14 @@ run, seeds {seeds}. This page is written by `python -m benchmarks.algorithms`; n
 
 {choice}
 A reward can be had by breaking the pictures. What counts here is therefore a run's best look at which the held-out judge still
-recognises at least {sound:.0%} of the animals that it did before training. "Soon" is the time to the reward that plain RLCM, the
-published algorithm, has at its best look. The judge is a classifier that no reward and no training sees.
+finds at least {sound:.0%} as many pictures right as before training. "Soon" is the time to the reward that plain RLCM, the
+published algorithm, has at its best look. The judge is a detector that no reward and no training sees.
 
 ## How it was measured
 
 - Tasks:
-{tasks}- Prompts: `{prompts}`. Before training the judge recognises {judge:.0%}. What is at 100 % cannot rise, and the judge then shows
-  only what a method breaks; its confidence, the mean probability that it gives to the named animal, is the finer measure.
+{tasks}- Prompts: `{prompts}`. Before training the judge finds {judge:.0%} of the pictures right. None of these rewards asks for that,
+  so the judge shows what a method breaks; its confidence, the mean probability of all that was asked, is the finer measure.
 - Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Looks at the model are not counted.
 - Reward and judge are those of {images} fixed prompts and seeds, apart from the run's, without exploration noise. Lines are means
   over the seeds; bands go from the lowest to the highest seed. Looks lie closer together where a method is over in a tenth of the

@@ -26,7 +26,7 @@ def draw_task(task: str, found: Mapping[str, Any], file: Path) -> None:
     panels = (
         ("cpu", "reward over time", "CPU seconds of training", f"reward ({unit})"),
         ("reward_queries", "reward over reward queries", "images scored", ""),
-        ("judge", "held-out judge over time", "CPU seconds of training", "animals recognised (%)"),
+        ("judge", "held-out judge over time", "CPU seconds of training", "right pictures (%)"),
     )
     methods = found["methods"]
     order = sorted(methods, key=lambda name: methods[name]["reward"]["mean"], reverse=True)

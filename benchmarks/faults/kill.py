@@ -126,7 +126,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--demo", action="store_true")
     arguments = options.parse_args()
-    settings, name = (["name=demo"], "demo") if arguments.demo else (SMALL, "run")
+    settings, name = (["demo", "name=demo"], "demo") if arguments.demo else (SMALL, "run")
     draw = random.Random(arguments.seed)
     kills: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:

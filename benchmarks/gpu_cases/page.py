@@ -103,11 +103,11 @@ def doctor_table(rows: list[dict[str, Any]]) -> str:
 
 
 def demo_words(row: dict[str, Any]) -> str:
-    """Return the demo in a sentence."""
+    """Return the default run in a sentence."""
     return (
-        f"The demo, {row['rounds']} rounds: {row['before_kb']:.3f} kB to {row['after_kb']:.3f}, {row['judge_animal']:.1%} of the "
-        f"animals recognised in the end, {row['seconds']:.0f} s of rounds; before an update the ratio is off 1 by "
-        f"{row['ratio_deviation_max']:.1g} at most, and the mismatch is {row['mismatch_kl']:.1e} nats an action."
+        f"The default towards smaller files, {row['rounds']} rounds: {row['before_kb']:.3f} kB to {row['after_kb']:.3f}, "
+        f"{row['judge']:.1%} of the pictures right in the end, {row['seconds']:.0f} s of rounds; before an update the ratio is off 1 "
+        f"by {row['ratio_deviation_max']:.1g} at most, and the mismatch is {row['mismatch_kl']:.1e} nats an action."
     )
 
 

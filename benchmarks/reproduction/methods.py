@@ -7,6 +7,6 @@ ABOUT = {
     "`rlcm-published`; DDPO's own were not tried",
     "rlcm-published": "RLCM with the published settings on the student, guidance 3; with a fifth of DDPO's minutes, "
     "on alignment, where those were not enough, three fifths",
-    "rlcm": "the default of this package: 2 steps, branches, a leash and a learning rate that follows it, "
+    "rlcm": "the default of this package: branches, a leash and a learning rate that follows it, "
     "tuned on this model and on these tasks",
 }

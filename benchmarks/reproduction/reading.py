@@ -8,6 +8,11 @@ from typing import Any
 from rlcm.studies.intervals import mean_over_seeds
 
 
+def of_former_model(results: Mapping[str, Any]) -> bool:
+    """Say whether the results are of the former built-in model, the one with 45 animals: only these name untrained animals."""
+    return "untrained_animals" in results
+
+
 def metric_of(results: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     """Return what a task's reward is called, its unit, and which way is better."""
     known: Mapping[str, Any] = results["curves"].get(task, {})

@@ -7,7 +7,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from benchmarks.reproduction.methods import ABOUT
-from benchmarks.reproduction.reading import learned, metric_of
+from benchmarks.reproduction.reading import learned, metric_of, of_former_model
 from benchmarks.reproduction.sources import command
 from benchmarks.reproduction.words import plain, reached, shown, size, with_interval
 from benchmarks.shared.pages import table
@@ -16,12 +16,13 @@ from rlcm.report.words import duration, written
 
 def curves(results: Mapping[str, Any]) -> str:
     """Return what each method ended with, and when it reached which reward, a part a task."""
-    text = ""
+    text, former = "", of_former_model(results)
+    question, column = ("animal", "animals recognised") if former else ("right", "right pictures")
     for task, found in results["curves"].items():
         ends, times = [], []
         columns = [*found["targets"], *([found["equal_gain"]] if found["equal_gain"] else [])]
         for method in found["methods"]:
-            judged, diversity = method["judge"].get("animal"), method["guard"].get("diversity")
+            judged, diversity = method["judge"].get(question), method["guard"].get("diversity")
             cells = [method["name"], str(len(method["seeds"])), with_interval(method["before"], found["metric"])]
             cells += [with_interval(method["after"], found["metric"]), duration(method["seconds"]["mean"])]
             cells += [f"{method['reward_queries']['mean']:,.0f}", f"{judged['mean']:.1%}" if judged else ""]
@@ -35,7 +36,7 @@ def curves(results: Mapping[str, Any]) -> str:
             "after",
             "trained for",
             "images scored",
-            "animals recognised",
+            column,
             "diversity",
         ]
         at = ["method", *(f"at {shown(target['reward'], found['metric'])}" for target in found["targets"])]
@@ -53,12 +54,14 @@ def curves(results: Mapping[str, Any]) -> str:
     if not text:
         return ""
     about = "\n".join(f"- `{name}`: {meaning}" for name, meaning in ABOUT.items())
+    sees = "recognises the animal" if former else "finds all that was asked for"
     return f"""## Reward over time
 
 {about}
 
-First, what each method ended with: beside the reward the share of pictures in which a judge that is no part of any reward recognises
-the animal, and how far apart pictures of the same prompt are (`diversity`; at 0 they are all alike), both of the tuned model.
+First, what each method ended with: beside the reward the share of pictures in which a judge that is no part of any reward
+{sees}, and how far apart pictures of the same prompt are (`diversity`; at 0 they are all alike), both of the
+tuned model.
 
 Then, when a reward was reached, and how many times sooner than by `ddpo`. The rewards are half and nine tenths of the way to the
 highest that every seed of `ddpo` reached, and that one; last, as the two models do not begin at the same reward, a gain as large as
@@ -114,6 +117,15 @@ The models of the curves above, with other numbers of steps; a point each.
     )
 
 
+def _asked(results: Mapping[str, Any]) -> str:
+    if not of_former_model(results):
+        return """Tuned on the prompts of `world`. Asked: other prompts of the same kinds (`world-unseen`), and pairs, numbers and
+colours that no training of the built-in model has seen (`world-held-out`)."""
+    return f"""Tuned on "a fox on a blue striped background" and the like, for 36 animals and nine of ten backgrounds of each. Asked:
+the combinations left out, the same prompts in other words ("a picture of a fox ..."), and the nine animals left out
+({", ".join(results["untrained_animals"])})."""
+
+
 def generalisation(results: Mapping[str, Any]) -> str:
     """Return what of the gain is left on prompts that were not trained on."""
     rows = ""
@@ -128,7 +140,7 @@ def generalisation(results: Mapping[str, Any]) -> str:
         rows
         and f"""## Unseen prompts
 
-{asked(results)} Gain: tuned minus base on the same seeds.
+{_asked(results)} Gain: tuned minus base on the same seeds.
 
 | task | method | prompts | seeds | gain in reward | share of the gain on trained prompts |
 |---|---|---|---|---|---|

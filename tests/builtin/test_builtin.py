@@ -148,7 +148,8 @@ def test_sets_of_prompts_are_apart_and_carry_their_metadata():
     texts = {name: {entry["prompt"] for entry in entries} for name, entries in sets.items()}
     for name, entries in sets.items():
         assert len(texts[name]) == len(entries) == int(SETS[name].split()[0])
-        assert {entry["tag"] for entry in entries} == set(TAGS) - ({"single_object"} if name == "world-held-out" else set())
+        kinds = {"world-objects": {"single_object"}, "world-held-out": set(TAGS) - {"single_object"}}.get(name, set(TAGS))
+        assert {entry["tag"] for entry in entries} == kinds
     assert not texts["world"] & texts["world-unseen"]
     assert not (texts["world"] | texts["world-unseen"]) & texts["world-held-out"]
     assert all({"tag", "include", "exclude", "prompt"} == set(entry) for entries in sets.values() for entry in entries)

@@ -191,6 +191,23 @@ def test_a_check_does_what_the_start_does_before_the_model_is_loaded(config, tmp
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("typed", "loss"), [([], "ppo_clip"), (["demo"], "reward_backprop")])
+def test_the_packages_own_configurations_are_run_by_name_or_without_one(tmp_path, monkeypatch, typed, loss):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr("rlcm.cli.work.train.Trainer", lambda config, **_: started.append(config) or sys.exit(0))
+    for changes in ([], ["seed=3"]):
+        assert rlcm("train", *typed, *changes, "--check").output.startswith("this can start")
+        assert rlcm("train", *typed, *changes).exit_code == 0
+    assert [(config.algorithm.loss, config.prompts, config.seed) for config in started] == [
+        (loss, "world", 0),
+        (loss, "world", 3),
+    ]
+    (tmp_path / "demo").write_text("prompts: [a fox]\n")
+    found = rlcm("train", "demo")
+    assert (found.exit_code, started[-1].prompts) == (0, ("a fox",)), "a file of one's own goes before the package's"
+
+
 def test_a_run_that_has_not_ended_cannot_be_sampled(config, tmp_path):
     (tmp_path / "config.yaml").write_text(config.read_text())
     found = rlcm("sample", tmp_path)

@@ -15,7 +15,7 @@ from rlcm.cli import commands as cli
 from rlcm.cli.arguments import LocalPath, Setting
 from rlcm.cli.work import sample as sampling
 from rlcm.errors import UsageError
-from rlcm.recipe import data
+from rlcm.recipe import data, measure
 from rlcm.rewards.served import server as reward_server
 from rlcm.rewards.served.server import ServerSettings
 from rlcm.studies.reproduce import work
@@ -85,7 +85,8 @@ def place(tmp_path_factory):
         patch.setattr(sampling, "tuned_pipeline", reached)
         patch.setattr(sys.modules["rlcm.studies.evaluation.study"], "tuned_pipeline", reached)
         patch.setattr(work, "train", reached)
-        patch.setattr(data, "render", reached)
+        patch.setattr(data, "Pictures", reached)
+        patch.setattr(measure, "measure", reached)
         patch.setattr(page, "create_app", reached)
         patch.setattr("torch.set_num_threads", lambda count: None)
         patch.setattr(reward_server, "serve", reached)

@@ -59,8 +59,8 @@ def test_rewards_try_reads_files_sets_and_texts(folder):
     found = rlcm("rewards", "try", "mine.py:legs", "--images", ".", "--prompts", "ox", "--prompts", "cats")
     assert rows(found) == [["a.png", "ox", "2"], ["b.png", "cats", "4"]]
     assert rows(rlcm("rewards", "try", "mine.py:legs", "--images", ".")) == [["a.png", "0"], ["b.png", "0"]]
-    found = rlcm("rewards", "try", "brightness", "--images", ".", "--prompts", "animals")
-    assert (found.exit_code, "45 prompts do not fit 2 pictures" in found.output) == (2, True)
+    found = rlcm("rewards", "try", "brightness", "--images", ".", "--prompts", "world-objects")
+    assert (found.exit_code, "20 prompts do not fit 2 pictures" in found.output) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 from rlcm._moved import present_name
-from rlcm.builtin import DEFAULT
+from rlcm.builtin import DEFAULT, configuration
 from rlcm.cli import main
 from rlcm.distillation.distill import DistillConfig
 from rlcm.settings import Settings
@@ -336,7 +336,9 @@ def check_settings(kind: type[Settings], config: Path | str | None, changes: tup
     """Refuse what the trainer would refuse: an unknown key, a wrong value, settings that do not go together."""
     if config is not None and "=" in str(config):
         config, changes = None, (str(config), *changes)
-    example = DEFAULT if kind is TrainConfig else ROOT / "configs" / "distill" / "builtin.yaml"
+    example = ROOT / "configs" / "distill" / "builtin.yaml"
+    if kind is TrainConfig:
+        config, example = configuration(config and str(config)), DEFAULT
     values = read_values(config if config and Path(config).is_file() else example, changes, kind)
     parse_settings(kind, values)
 

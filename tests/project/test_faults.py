@@ -341,7 +341,7 @@ def launched(launcher, arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_launchers_start_a_run_of_two_processes(tmp_path, launcher):
-    done = launched(launcher, [*COMMAND, f"output={tmp_path}"])
+    done = launched(launcher, [*COMMAND, f"output={tmp_path}", "rewards=[jpeg_compressibility]"])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("LoRA     ") == 1  # one of the processes talks
     assert (tmp_path / "run" / LORA).exists()

@@ -17,7 +17,7 @@ from rlcm.training.trainer import Trainer
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_rlcm.py"
 ROUNDS = 3
 # Five prompts and twelve images a round: two passes and a bit, so that some prompts use their own statistics and some do not.
-PROMPTS = ["a cat", "an ant", "a fox", "a bee", "a cow"]
+PROMPTS = ["a cat", "an owl", "a fox", "three pigs", "a red car"]
 NUMBERS = {"images": 12, "steps": 4, "guidance": 3.0, "lr": 1e-3, "minibatches": 3, "remembered": 6, "needed": 5, "seed": 7}
 
 

@@ -18,7 +18,7 @@ from rlcm.cli import main
 # What the page says, and what is run in its place: the same on fewer images. Nothing else is changed.
 SHORTER = {
     "run.rounds=40": "run.rounds=2 rollout.batch_size=16 evaluation.images=4 evaluation.grid=4",
-    "--prompts animals --n 1": '--prompt "a fox" --prompt "a wolf" --n 1',
+    "--prompts world-objects --n 1": '--prompt "a fox" --prompt "three frogs" --n 1',
     "--steps 1,4": "--steps 1,4 --limit 2",
 }
 
@@ -73,7 +73,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len((tmp_path / "runs/spotlight/metrics.jsonl").read_text().splitlines()) == 2
     assert answer("import json").startswith("round  1  reward ")
     assert "spotlight" in (tmp_path / "runs/spotlight/report.html").read_text(encoding="utf-8")
-    assert {"unseen combinations", "unseen wording"} <= set(re.findall(r"(?m)^([\w ]+): ", answer("rlcm eval")))
+    assert {"unseen prompts", "unseen combinations"} <= set(re.findall(r"(?m)^([\w ]+): ", answer("rlcm eval")))
     assert (tmp_path / "runs/spotlight/evaluation/eval.json").is_file()
     exported = load_file(tmp_path / "spotlight.safetensors")
     assert all(key.startswith("lora_unet_") for key in exported)

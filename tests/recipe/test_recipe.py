@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,8 +50,8 @@ def made(tmp_path_factory):
     work = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         _tiny(patch)
-        main.train_all(work, None, "no font", [], None)
-        main.evaluate_all(work, None, "no font")
+        main.train_all(work, work / "weights", Path("no font"), [], None)
+        main.evaluate_all(work, work / "weights", Path("no font"))
     return work
 
 
@@ -117,10 +118,12 @@ def test_a_bar_is_reached_or_not():
 
 def test_a_stage_that_there_is_not_and_one_that_needs_another(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="--stage teach: there is no such stage; use autoencoder"):
-        main.train_all(tmp_path, None, None, ["teach"], None)
+        main.train_all(tmp_path, tmp_path / "weights", None, ["teach"], None)
     monkeypatch.setattr(data, "Renderer", Squares)
     with pytest.raises(MissingFileError, match="rlcm builtin train --stage autoencoder"):
-        main.train_all(tmp_path, None, None, ["teacher"], None)
+        main.train_all(tmp_path, tmp_path / "weights", None, ["teacher"], None)
+    with pytest.raises(MissingFileError, match="holds no built-in model"):
+        main.evaluate_all(tmp_path, tmp_path, None)
 
 
 def _batch(count=12, seed=3):
@@ -134,7 +137,7 @@ def _batch(count=12, seed=3):
 def test_batches_are_the_same_by_number():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "Renderer", Squares)
-        pictures = data.Pictures("font", 5, held_out=False)
+        pictures = data.Pictures(Path("font"), 5, held_out=False)
         first, again, other = (pictures.batch(3, number) for number in (1, 1, 2))
     assert torch.equal(first.images, again.images)
     assert first.things == again.things

@@ -21,7 +21,7 @@ from rlcm.report import before_after_picture, read_run, write_report
 def test_headline_says_what_happened(run: Path) -> None:
     page = Page(write_report(run))
     assert page.headline == (
-        "JPEG size fell 31 % (1.65 → 1.14 kB) in 3 min 12 s; the judge still recognises 98.1 % of the animals (98.4 % before)."
+        "JPEG size fell 31 % (1.65 → 1.14 kB) in 3 min 12 s; the judge finds 98.1 % of the pictures right (98.4 % before)."
     )
     assert "the built-in model" in page.text
     assert "2,000 images scored" in page.text
@@ -80,7 +80,16 @@ def test_less_of_a_penalty_is_better(run: Path, metric: Any, sign: int, expected
 
 def test_headline_admits_what_the_judge_lost(run: Path) -> None:
     write_evaluations(run, evaluation(0, -1.65), evaluation(20, -0.8, judge=0.41))
-    assert "the judge now recognises only 41.0 % of the animals (98.4 % before)" in Page(write_report(run)).headline
+    assert "the judge finds 41.0 % of the pictures right (98.4 % before)" in Page(write_report(run)).headline
+
+
+@pytest.mark.parametrize(("after", "words"), [(0.41, "now recognises only 41.0 %"), (0.981, "still recognises 98.1 %")])
+def test_a_run_that_an_earlier_judge_looked_at_is_told_in_its_words(run: Path, after: float, words: str) -> None:
+    looks = [evaluation(n, -1.65) | {"judge": {"animal": {"mean": v, "ci95": 0.01}}} for n, v in ((0, 0.984), (20, after))]
+    write_evaluations(run, *looks)
+    page = Page(write_report(run))
+    assert f"the judge {words} of the animals (98.4 % before)" in page.headline
+    assert "Judge: animal recognised" in page.text
 
 
 def test_page_needs_nothing_but_itself(run: Path) -> None:
@@ -101,7 +110,8 @@ def test_sections_of_a_whole_run(run: Path) -> None:
     for words in (
         "before and after", "How it learned", "One picture through the rounds", "In numbers", "Is the reward honest?",
         "Where the time went", "Use it", 'pipe.load_lora_weights("final")', "The whole configuration", "KL divergence",
-        "Judge: animal recognised", "Diversity", "Inside the updates", "1.65 ± 0.03 kB", "−31 %", "−0.3 points", "431 kB",
+        "Judge: right pictures", "✓ right", "✗ wrong", "Diversity",
+        "Inside the updates", "1.65 ± 0.03 kB", "−31 %", "−0.3 points", "431 kB",
     ):  # fmt: skip
         assert words in page.text, words
     assert "Not in this folder" not in page.text
@@ -271,6 +281,15 @@ def test_before_after_picture(run: Path, tmp_path: Path) -> None:
     assert min(middle) > 1000
     fewer = Image.open(before_after_picture(run, tmp_path / "fewer.png", columns=2))
     assert fewer.size[0] == 1280
+
+
+def test_the_picture_shows_what_was_mended_and_one_that_stayed_wrong(run: Path, tmp_path: Path) -> None:
+    for number, right in ((0, [False, True, False, True, False, False]), (20, [True, True, True, False, False, False])):
+        write_samples(run, number, values=[1.0] * 6, judge={"right": right, "counting": [None] * 6})
+    pixels = np.asarray(Image.open(before_after_picture(run, tmp_path / "picture.png", columns=3)).convert("RGB")).astype(int)
+    for number in (0, 20):
+        discs = [np.all(abs(pixels - (number, 40 * i, 255 - number)) < 4, -1).sum() for i in range(6)]
+        assert [size > 1000 for size in discs] == [True, False, True, False, True, False], "0 and 2 were mended, 4 was not"
 
 
 @pytest.mark.parametrize("columns", [0, 11])

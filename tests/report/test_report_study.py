@@ -21,7 +21,7 @@ def write_study(run: Path) -> dict[str, Any]:
         {
             "model": model, "set": group, "steps": steps, "images": 24, "images_per_second": 400 / steps,
             "rewards": {"jpeg": {"mean": -1.5 + 0.1 * steps, "ci95": 0.02}, "beauty": {"mean": 5.0, "ci95": 0.1}},
-            "judge": {"animal": {"mean": 0.99, "ci95": 0.01}},
+            "judge": {"right": {"mean": 0.99, "ci95": 0.01}, "position": {"mean": 0.5, "ci95": 0.05}},
         }
         for model in ("base", "tuned") for group in ("train", "a <b> & c") for steps in (1, 2, 4)
     ]  # fmt: skip
@@ -64,7 +64,8 @@ def test_a_study_is_shown(run: Path) -> None:
     for words in (
         "How many steps it needs", "Trained with 4 steps. a laptop", "JPEG size against steps", "JPEG size against speed",
         "train: 6 prompts, 24 images each", "a <b> & c: held-out, 6 prompts, 24 images each, 2 of the prompts were trained on",
-        "beauty, held out", "JPEG size, kB", "1.10 ± 0.02", "99.0 ± 1.0", "Held out: not trained on.",
+        "beauty, held out", "JPEG size, kB", "1.10 ± 0.02", "judge: right pictures, %", "99.0 ± 1.0",
+        "judge: right, of a place, %", "50.0 ± 5.0", "Held out: not trained on.",
     ):  # fmt: skip
         assert words in page.text, words
     assert page.source.count("a row for each number of steps: 1, 2, 4") == 1  # the other picture is not there

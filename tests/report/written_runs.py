@@ -37,7 +37,7 @@ def write_samples(
     Image.fromarray(sheet).save(run / f"samples/round-{round_number:06d}.png")
     described: dict[str, Any] = {
         "round": round_number, "columns": 4, "cell": list(cell), "prompts": PROMPTS, "seeds": SEEDS,
-        "rewards": {"total": values, "jpeg": values}, "judge": {"animal": [True] * 5 + [False]},
+        "rewards": {"total": values, "jpeg": values}, "judge": {"right": [True] * 5 + [False], "counting": [None] * 5 + [False]},
     }  # fmt: skip
     (run / f"samples/round-{round_number:06d}.json").write_text(json.dumps(described | changed))
 
@@ -46,7 +46,7 @@ def evaluation(round_number: int, reward: float, judge: float = 0.984) -> dict[s
     value = {"mean": reward, "ci95": 0.03}
     return {
         "round": round_number, "name": "tuned" if round_number else "base", "seconds": 9.6 * round_number, "images": 90,
-        "steps": 4, "reward": value, "rewards": {"jpeg": value}, "judge": {"animal": {"mean": judge, "ci95": 0.01}},
+        "steps": 4, "reward": value, "rewards": {"jpeg": value}, "judge": {"right": {"mean": judge, "ci95": 0.01}},
         "images_per_second": 200.0, "guard": {"diversity": 0.3, "saturated": 0.1},
     }  # fmt: skip
 

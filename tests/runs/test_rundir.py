@@ -131,7 +131,7 @@ def evaluation(count):
         [f"prompt {i}" for i in range(count)],
         list(range(count)),
         {"total": images.mean((1, 2, 3)), "sharp": torch.full((count,), float("nan"))},
-        {"animal": torch.arange(count) % 2 == 0},
+        {"right": (torch.arange(count) % 2 == 0).float(), "counting": torch.tensor([torch.nan, 1.0] * count)[:count]},
         3.0,
     )
 
@@ -149,7 +149,7 @@ def test_samples_are_a_grid_and_what_is_in_it(run):
     assert described["prompts"] == seen.prompts[:5]
     assert described["seeds"] == [0, 1, 2, 3, 4]
     assert described["rewards"]["total"] == pytest.approx(seen.rewards["total"][:5].tolist(), abs=1e-6)
-    assert described["judge"] == {"animal": [True, False, True, False, True]}
+    assert described["judge"] == {"right": [True, False, True, False, True], "counting": [None, True, None, True, None]}
 
 
 def test_grid_is_row_by_row():

@@ -21,7 +21,8 @@ from huggingface_hub import constants
 from PIL import Image
 from tiny_runs import lcm_pipeline, tiny_config
 
-from rlcm.builtin import DEFAULT
+from rlcm.builtin import DEMO
+from rlcm.builtin.vocabulary import known
 from rlcm.cli import commands as cli
 from rlcm.errors import MissingFileError, UsageError
 from rlcm.pipelines.settings import ModelSettings
@@ -35,7 +36,7 @@ from rlcm.training.trainer import Trainer
 from rlcm.training.usage import local_usage, usage
 
 FILES = {"README.md", WEIGHTS_NAME, "config.yaml", "eval.json", "before-after.png", "curve.png"}
-REPO = "me/small-animals"
+REPO = "me/three-foxes"
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +107,12 @@ def test_the_card_says_what_somebody_asks_first(run, tmp_path):
     assert header["base_model"] == "some/model"
     assert header["license"] == "apache-2.0"
     assert header["library_name"] == "diffusers"
-    for part in ("# small-animals", "`jpeg_compressibility`", "before-after.png", "curve.png", "rank 4, alpha 8", "2 rounds of 6",
+    for part in ("# three-foxes", "`jpeg_compressibility`", "before-after.png", "curve.png", "rank 4, alpha 8", "2 rounds of 6",
                  "the model's own, 3 steps, guidance 3", "huggingface.co/some/model", "The adapter itself: apache-2.0.",
                  "| before | after |"):  # fmt: skip
         assert part in text, part
     assert len([line for line in code.splitlines() if line]) <= 5
-    assert 'pipe.load_lora_weights("me/small-animals")' in code
+    assert 'pipe.load_lora_weights("me/three-foxes")' in code
     assert re.search(r"\| JPEG size \| [\d.]+ ± [\d.]+ kB \| [\d.]+ ± [\d.]+ kB \|", text)
 
 
@@ -150,7 +151,9 @@ def test_the_code_of_the_first_steps_is_the_cards():
     """That code is run above; the page's last step must not drift from it."""
     page = (Path(__file__).parents[2] / "docs" / "first-steps.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)\n```", page, flags=re.DOTALL)
-    assert code == usage(load_config(DEFAULT), "runs/demo/final", "LatentConsistencyModelPipeline", None, "a fox")
+    (prompt,) = re.findall(r'pipe\("([^"]+)"', code)
+    assert known(prompt, {}), "the built-in model knows what it is asked for"
+    assert code == usage(load_config(DEMO), "runs/demo/final", "LatentConsistencyModelPipeline", None, prompt)
 
 
 def test_the_cards_code_names_what_the_run_set():

@@ -70,7 +70,7 @@ def test_speed_ups(runs):
     ratio = last["methods"]["fast"]["network_calls"]["speedup"] / last["methods"]["fast"]["reward_queries"]["speedup"]
     assert ratio == pytest.approx(50 / 4)
     assert found["methods"][1]["after"]["mean"] == -1.0
-    assert found["methods"][0]["judge"]["animal"]["mean"] == pytest.approx(0.89)
+    assert found["methods"][0]["judge"]["right"]["mean"] == pytest.approx(0.89)
 
 
 def test_a_reward_that_is_not_reached_has_no_speed_up(runs, tmp_path):
@@ -265,7 +265,7 @@ def test_the_outcome_is_that_of_the_weights_in_final(tmp_path):
     found = compare(methods)
     method = found["methods"][0]
     assert method["after"]["mean"] == -1.0
-    assert method["judge"]["animal"]["mean"] == pytest.approx(0.89)
+    assert method["judge"]["right"]["mean"] == pytest.approx(0.89)
     assert method["guard"]["diversity"]["mean"] == pytest.approx(0.29)
     # What it cost is the whole run, and so are the curves.
     assert method["seconds"]["mean"] == 200

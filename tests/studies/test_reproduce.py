@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+from collections import Counter
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -12,8 +14,8 @@ from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
 
 from benchmarks import results_page
 from benchmarks.reproduction import reading, sources, verdicts
-from rlcm.builtin import ANIMALS, DEFAULT
-from rlcm.builtin.judging import named
+from rlcm import builtin
+from rlcm.builtin.vocabulary import TAGS
 from rlcm.errors import RunDirectoryError, TrainingError
 from rlcm.runs.rundir import RunDirectory
 from rlcm.settings import merge
@@ -27,9 +29,7 @@ from rlcm.studies.reproduce.plan import (
     PUBLISHED,
     RATE_FACTORS,
     SHARES,
-    UNTRAINED_ANIMALS,
     VARIANTS,
-    training_scenes,
     values_of,
 )
 from rlcm.studies.reproduce.results import ablations, at_equal_gain, at_equal_queries, generalisation, inference, is_finished
@@ -67,9 +67,9 @@ def test_methods_differ_in_what_they_should():
     assert (ddpo.model.path, ddpo.sampler.steps, ddpo.sampler.eta) == ("builtin-teacher", 50, 1.0)
     for group in ("lora", "rollout", "algorithm", "optimizer", "prompts", "rewards"):
         assert getattr(ddpo, group) == getattr(published, group), group
-    demo = load_config(DEFAULT)
-    assert (default.algorithm, default.rollout, default.optimizer) == (demo.algorithm, demo.rollout, demo.optimizer)
-    assert default.run.rounds == demo.run.rounds
+    own = load_config(builtin.DEFAULT)
+    assert (default.algorithm, default.rollout, default.optimizer) == (own.algorithm, own.rollout, own.optimizer)
+    assert default.run.rounds == own.run.rounds
     with pytest.raises(KeyError):
         values_of("compressibility", "other")
 
@@ -84,13 +84,10 @@ def test_a_part_of_the_plan():
     assert set(EXPERIMENTS) == set(Plan("x").only)
 
 
-def test_training_scenes_keep_animals_and_combinations_apart():
-    scenes = training_scenes()
-    animals = {ANIMALS[named(prompt, ANIMALS)] for prompt in scenes}
-    assert len(UNTRAINED_ANIMALS) == 9
-    assert animals == set(ANIMALS) - set(UNTRAINED_ANIMALS)
-    assert len(scenes) == len(set(scenes)) == 36 * 9
-    assert not set(scenes) & set(load_prompts("scenes-held-out").prompts)
+def test_generalisation_is_from_the_prompts_that_others_are_apart_from():
+    jobs = list(Plan("x", only=("generalisation",), tasks=("compressibility",), seeds=1).jobs())
+    assert {job.method for job in jobs} == {PUBLISHED, DEFAULT}
+    assert {job.config(Path("x")).prompts for job in jobs} == {"world"}
 
 
 def test_merging_changes_nothing_of_its_parts():
@@ -176,7 +173,6 @@ def test_a_whole_small_plan(model, tmp_path, monkeypatch):
     monkeypatch.setattr(work, "values_of", small)
     monkeypatch.setattr(package.plan, "VARIANTS", {"as published": {}, "2 steps": {"sampler": {"steps": 2}}})
     monkeypatch.setattr(package.plan, "RATE_FACTORS", (1, 3))
-    monkeypatch.setattr(package.plan, "training_scenes", lambda: PROMPTS[:2])
     plan = Plan(tmp_path / "out", tasks=("compressibility",), methods=(DDPO, PUBLISHED), seeds=1, images=8)
     notes = []
     assert package.reproduce(plan, "rlcm reproduce --seeds 1", notes.append)
@@ -330,7 +326,7 @@ def call(task, budget=60.0, methods=(), machine="two threads", rates=(), only=""
     return source | {
         "budget_minutes": budget, "clock": "cpu", "seeds": 2, "curves": {task: curves} if methods else {},
         "inference": {task: studied} if studied else {}, "generalisation": {}, "ablations": {},
-        "learning_rates": {task: list(rates)} if rates else {}, "last_step": last, "untrained_animals": ["ibex"],
+        "learning_rates": {task: list(rates)} if rates else {}, "last_step": last,
     }  # fmt: skip
 
 
@@ -424,6 +420,15 @@ def test_without_ddpo_no_speed_up_is_told(tmp_path):
     assert "Tasks whose curves are not complete yet: compressibility, incompressibility, alignment." in page
 
 
+def test_results_of_the_former_model_are_told_as_such(tmp_path):
+    pages = []
+    for name, own in (("former", {"untrained_animals": ["ibex"]}), ("present", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(call("alignment", methods=[FAST]) | own))
+        pages.append(results_page.write_page(tmp_path / name, tmp_path / name / "results.json").read_text())
+    assert ["Measured with the former built-in model (45 animals)" in page for page in pages] == [True, False]
+
+
 def told(seconds, interval):
     return {"seconds": {"speedup": seconds, "interval": interval, "reached": 3, "of": 3, "at": [1.0] * 3}}
 
@@ -466,10 +471,12 @@ def test_the_same_gain_is_told_beside_the_same_reward():
     assert at_equal_gain([method("worse", [0.0, -1.0, -2.0])]) == {}
 
 
-def test_the_scenes_of_the_alignment_task_are_one_of_every_animal():
-    scenes = TASKS["alignment"].prompts
-    assert [named(prompt, ANIMALS) for prompt in scenes] == list(range(len(ANIMALS)))
-    assert set(scenes) <= set(load_prompts("scenes").prompts)
+def test_the_prompts_of_the_alignment_task_are_of_all_kinds_alike():
+    prompts, known = TASKS["alignment"].prompts, load_prompts("world")
+    kinds = Counter(known.metadata[known.prompts.index(prompt)]["tag"] for prompt in prompts)
+    assert kinds == dict.fromkeys(TAGS, 8)
+    assert len(set(prompts)) == 48
+    assert len(load_prompts(TASKS["compressibility"].prompts)) == 20
 
 
 def write_study(folder, changes, own=4, rewards=(1.0,)):

@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_pipelines import pixart, pixel
 from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, stir, tiny_config, tiny_denoiser
 
+from rlcm.builtin.vocabulary import TAGS
 from rlcm.cli.work import evaluate as commands
 from rlcm.cli.work.evaluate import print_study
 from rlcm.cli.work.sample import draw_images
@@ -26,6 +27,7 @@ from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.evaluate import mean_interval
+from rlcm.training.prompts import load_prompts
 from rlcm.training.trainer import Trainer
 
 GROUP = Group("train", "train", tuple(PROMPTS), ({},) * 3, 3)
@@ -184,23 +186,48 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def builtin_sets(prompts, limit=1000, **changes):
+    """Return the sets of prompts that a run of the built-in model is asked, by name."""
+    config = tiny_config("runs", model={"path": "builtin"}, prompts=prompts, **changes)
+    return {group.name: group for group in prompt_sets(config, True, (), limit)}
+
+
 def test_sets_of_the_built_in_model():
-    config = tiny_config("runs", model={"path": "builtin"}, prompts=["a cat", "a fox", "an ant"])
-    sets = {g.name: g for g in prompt_sets(config, True, (), limit=48)}
-    assert list(sets) == ["train", "unseen combinations", "unseen wording", "untrained animals"]
-    assert len(sets["unseen combinations"].prompts) == 3
-    assert sets["unseen wording"].prompts == ("a picture of a cat", "a picture of a fox", "a picture of an ant")
-    assert len(sets["untrained animals"].prompts) == 42
-    assert all(g.trained == 0 for g in sets.values() if g.kind == "unseen")
-    animals = {g.name for g in prompt_sets(tiny_config("runs", model={"path": "builtin"}, prompts="animals"), True, (), 48)}
-    assert "untrained animals" not in animals
+    sets = builtin_sets("world")
+    assert [(g.name, g.kind, g.trained, len(g.prompts)) for g in sets.values()] == [
+        ("train", "train", 187, 187),
+        ("unseen prompts", "unseen", 0, 135),
+        ("unseen combinations", "unseen", 0, 120),
+    ]
+    for name, source in (("train", "world"), ("unseen prompts", "world-unseen"), ("unseen combinations", "world-held-out")):
+        known = load_prompts(source)
+        assert (sets[name].prompts, sets[name].metadata) == (known.prompts, known.metadata)
+    assert [len(group.prompts) for group in builtin_sets("world", limit=48).values()] == [48] * 3
+    looked_at = builtin_sets("world", evaluation={"prompts": "world-objects"})
+    assert list(looked_at) == ["train", "evaluation", "unseen prompts", "unseen combinations"]
 
 
-def test_untrained_animals_are_asked_in_the_words_of_the_training():
-    config = tiny_config("runs", model={"path": "builtin"}, prompts=["a cat on a red plain background"])
-    untrained = next(g for g in prompt_sets(config, True, (), limit=1000) if g.name == "untrained animals")
-    assert len(untrained.prompts) == 44 * 9
-    assert all(p.endswith(" background") and " cat " not in p for p in untrained.prompts)
+@pytest.mark.parametrize(
+    ("prompts", "kinds", "names"),
+    [
+        (["three foxes", "two red cars"], {"counting"}, ["unseen prompts", "unseen combinations"]),
+        (["a fox", "a red car"], {"single_object", "colors"}, ["unseen prompts", "unseen combinations"]),
+        (["a fox", "an owl"], {"single_object"}, ["unseen prompts"]),  # no single thing is held out of pretraining
+        ("world-objects", set(), []),  # there are no others of the kind
+        (["a camel at dawn"], set(TAGS), ["unseen prompts", "unseen combinations"]),
+    ],
+)
+def test_unseen_prompts_are_of_the_kinds_that_were_trained(prompts, kinds, names):
+    sets = builtin_sets(prompts)
+    assert list(sets) == ["train", *names]
+    unseen = [group for group in sets.values() if group.kind == "unseen"]
+    assert {entry["tag"] for group in unseen for entry in group.metadata} == kinds
+    assert not any(set(group.prompts) & set(sets["train"].prompts) for group in unseen)
+
+
+def test_a_trained_prompt_is_not_asked_as_unseen():
+    first = load_prompts("world-unseen").prompts[0]
+    assert first not in builtin_sets([first, "a fox"])["unseen prompts"].prompts
 
 
 def test_limits_take_prompts_from_all_over_a_set():

@@ -51,12 +51,20 @@ def test_the_averaged_weights_are_looked_at():
 
 def test_the_summary_is_plain_numbers():
     policy = tiny_policy()
-    found = evaluator(policy, judge=lambda images, prompts: {"bright": images.mean((1, 2, 3)) > 0})(policy)
+
+    def judge(images, prompts, metadata):
+        assert prompts == [*PROMPTS, *PROMPTS[:2]]
+        assert metadata == [{}] * 5
+        few = torch.tensor([1.0, torch.nan, 0.0, torch.nan, 1.0])  # where nothing is asked, nothing is answered
+        return {"bright": (images.mean((1, 2, 3)) > 0).float(), "few": few}
+
+    found = evaluator(policy, judge=judge)(policy)
     summary = found.summary()
     assert summary["images"] == 5
     assert summary["reward"]["mean"] == pytest.approx(found.rewards["total"].mean().item())
     assert set(summary["rewards"]) == {"bright", "red"}
     assert summary["judge"]["bright"]["mean"] == 1.0
+    assert summary["judge"]["few"] == mean_interval(torch.tensor([1.0, 0.0, 1.0]))
     assert set(summary["guard"]) == {"diversity", "saturated", "near_black", "near_white", "high_frequency"}
     assert summary["held_out"] == {}
     assert summary["images_per_second"] > 0

@@ -16,12 +16,24 @@ from rlcm.training.prompts import BUILT_IN, LARGEST, PromptSet, deal, given_prom
 
 def test_built_in_sets():
     sizes = {name: len(load_prompts(name)) for name in BUILT_IN}
-    assert sizes == {"animals": 45, "animals-bare": 45, "scenes": 405, "scenes-held-out": 45}
+    world = {"world": 187, "world-unseen": 135, "world-objects": 20, "world-held-out": 120}
+    assert sizes == {**world, "animals": 45, "animals-bare": 45}
     assert "a fox" in load_prompts("animals").prompts
     assert load_prompts("animals-bare").prompts[:2] == ("cat", "dog")
-    assert not set(load_prompts("scenes").prompts) & set(load_prompts("scenes-held-out").prompts)
+    assert {"a fox", "an owl", "a star"} <= set(load_prompts("world-objects").prompts)
     for name in BUILT_IN:
-        assert len(set(load_prompts(name).prompts)) == sizes[name]
+        found = load_prompts(name)
+        assert len(set(found.prompts)) == len(found.metadata) == sizes[name]
+        # The world's prompts say what they ask for, as GenEval's do; the papers' animals have nothing beside them.
+        asked = {"tag", "include", "exclude"} if name in world else set()
+        assert all(set(entry) == asked for entry in found.metadata)
+
+
+def test_what_is_trained_on_is_apart_from_what_is_tested_with():
+    trained, unseen, held_out = (set(load_prompts(name).prompts) for name in ("world", "world-unseen", "world-held-out"))
+    assert not trained & unseen
+    assert not (trained | unseen) & held_out
+    assert TrainConfig().prompts == "world"
 
 
 def test_a_list_and_a_text_file(tmp_path):
@@ -180,8 +192,8 @@ def test_a_folder_and_a_name_nearby_are_told(tmp_path):
         load_prompts(str(tmp_path / "empty"))
     with pytest.raises(MissingFileError, match=r"Did you mean prompts='.*my prompts\.txt'"):
         load_prompts(f"{tmp_path}/my promps.txt")
-    with pytest.raises(MissingFileError, match=r"Did you mean prompts=scenes-held-out\?"):
-        load_prompts("scenes-heldout")
+    with pytest.raises(MissingFileError, match=r"Did you mean prompts=world-held-out\?"):
+        load_prompts("world-heldout")
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ def test_held_out_rewards_are_looked_at_and_not_trained_on(tmp_path):
 
 
 def test_a_figure_that_is_not_there_is_refused_before_the_first_round(tmp_path):
-    made = trainer(tmp_path, evaluation={"best": "judge.animal"})
-    with pytest.raises(ConfigError, match=r"no metric 'judge\.animal'; this run has reward, rewards\.brightness"):
+    made = trainer(tmp_path, evaluation={"best": "judge.right"})
+    with pytest.raises(ConfigError, match=r"no metric 'judge\.right'; this run has reward, rewards\.brightness"):
         made.train()
     assert made.round_number == 0

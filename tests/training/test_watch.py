@@ -7,13 +7,13 @@ from rlcm.errors import ConfigError
 from rlcm.training.watch import Verdict, Watch, flat_summary, metric_value
 
 
-def summary(reward, animal=1.0, saturated=0.0):
+def summary(reward, right=1.0, saturated=0.0):
     return {
         "images": 4,
         "reward": {"mean": reward, "ci95": 0.1},
         "rewards": {"size": {"mean": -reward, "ci95": 0.1}},
         "held_out": {"clip": {"mean": 0.3, "ci95": 0.1}},
-        "judge": {"animal": {"mean": animal, "ci95": 0.1}},
+        "judge": {"right": {"mean": right, "ci95": 0.1}},
         "guard": {"saturated": saturated},
     }
 
@@ -24,7 +24,7 @@ def test_names_of_figures():
         "reward": 2.0,
         "rewards.size": -2.0,
         "held_out.clip": 0.3,
-        "judge.animal": 1.0,
+        "judge.right": 1.0,
         "guard.saturated": 0.25,
     }
     assert metric_value(summary(2.0, saturated=0.25), "-guard.saturated") == -0.25
@@ -67,11 +67,11 @@ def test_patience_counts_from_the_last_best_and_survives_a_checkpoint():
 
 
 def test_a_metric_that_falls_below_its_floor_stops_and_is_no_best():
-    watch = Watch("reward", None, {"judge.animal": 0.9})
-    watch.look(summary(1.0, animal=0.8), 0)
-    assert watch.look(summary(2.0, animal=0.73), 1) == Verdict(True, None)
-    found = watch.look(summary(3.0, animal=0.71), 2)
-    assert found == Verdict(False, "judge.animal is 0.71, below 0.9 of its 0.8 before training")
+    watch = Watch("reward", None, {"judge.right": 0.9})
+    watch.look(summary(1.0, right=0.8), 0)
+    assert watch.look(summary(2.0, right=0.73), 1) == Verdict(True, None)
+    found = watch.look(summary(3.0, right=0.71), 2)
+    assert found == Verdict(False, "judge.right is 0.71, below 0.9 of its 0.8 before training")
 
 
 def test_a_floor_under_a_negative_figure_is_refused():

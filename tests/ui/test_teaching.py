@@ -136,7 +136,7 @@ def test_a_run_that_learns_from_something_else_is_not_taken_over(tmp_path):
 
 
 def test_wrong_prompts_are_told_before_a_model_is_loaded(tmp_path):
-    with pytest.raises(ConfigError, match="no prompts|at least one"):
+    with pytest.raises(ConfigError, match=r"no prompts|at least one"):
         Teaching(Trainings(tmp_path), "none", [])
 
 

@@ -10,14 +10,14 @@ from rlcm.ui.advice import advice_on
 GUARD = {"diversity": 0.3, "saturated": 0.02, "near_black": 0.0, "near_white": 0.0, "high_frequency": 0.001}
 
 
-def look(number, reward=1.0, judge=1.0, held_out=1.0, **guard):
+def look(number, reward=1.0, judge=1.0, counting=1.0, held_out=1.0, **guard):
     value = {"mean": reward, "ci95": 0.05}
     return {
         "round": number,
         "reward": value,
         "rewards": {"own": value},
         "held_out": {"other": {"mean": held_out, "ci95": 0.05}},
-        "judge": {"animal": {"mean": judge, "ci95": 0.01}},
+        "judge": {"right": {"mean": judge, "ci95": 0.01}, "counting": {"mean": counting, "ci95": 0.01}},
         "guard": GUARD | guard,
     }
 
@@ -41,7 +41,8 @@ def test_a_healthy_run_gets_no_advice():
 @pytest.mark.parametrize(
     ("changed", "title"),
     [
-        ({"judge": 0.9}, "The judge recognises the animal less often"),
+        ({"judge": 0.9}, "The judge sees less: right pictures"),
+        ({"counting": 0.9}, "The judge sees less: right, of a number"),
         ({"diversity": 0.05}, "Pictures of one prompt look alike"),
         ({"high_frequency": 0.0031}, "Fine noise is spreading over the pictures"),
         ({"high_frequency": 0.00009}, "The pictures are losing their detail"),
@@ -89,13 +90,13 @@ def test_numbers_are_in_the_text():
 
 
 def test_why_a_run_ended_itself():
-    settings = {"best": "reward", "patience": 2, "least": {"judge.animal": 0.9}}
+    settings = {"best": "reward", "patience": 2, "least": {"judge.right": 0.9}}
     tired = run_of(look(0), look(5, reward=2.0), look(10), look(15), evaluation=settings)
     assert titles(tired) == ["The training ended itself after round 15"]
     assert advice_on(tired)[0].kind == "note"
     assert advice_on(tired)[0].text.startswith("2 evaluations brought no better reward")
     hacked = run_of(look(0), look(5, reward=2.0, judge=0.5), evaluation=settings)
-    assert titles(hacked) == ["The judge recognises the animal less often", "The training ended itself after round 5"]
+    assert titles(hacked) == ["The judge sees less: right pictures", "The training ended itself after round 5"]
     assert advice_on(run_of(look(0), look(5, reward=2.0), evaluation=settings)) == []
 
 

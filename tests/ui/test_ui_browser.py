@@ -19,6 +19,7 @@ from PIL import Image
 
 import rlcm
 from rlcm.report.templating import render
+from rlcm.rewards.taste.votes import read_votes
 from rlcm.studies.compare import compare, read_methods, write_comparison
 from rlcm.training.config import load_config
 
@@ -26,7 +27,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")]
-TABS = ("Runs", "Samples", "Playground", "Compare", "Train")
+TABS = ("Runs", "Samples", "Playground", "Teach", "Compare", "Train")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,26 @@ def test_the_playground(page):
     left, right = pictures(page, "#play-view")
     assert (left == right).all()
     page.locator("#play-ideas .chip").nth(1).click()
-    page.wait_for_selector("#play-view .quiet:has-text('a llama')")
+    page.wait_for_selector("#play-view .quiet:has-text('three frogs')")
+
+
+def test_teaching(page, site):
+    _, base = site
+    go(page, "Teach")
+    page.locator("#teach-begin").click()
+    page.wait_for_selector("#teach-view .choice")
+    assert len(pictures(page, "#teach-view")) == 4
+    asked = page.locator("#teach-view [data-question]").get_attribute("data-question")
+    page.keyboard.press("1")
+    page.wait_for_function(
+        "asked => document.querySelector('#teach-view [data-question]').dataset.question !== asked", arg=asked
+    )
+    page.wait_for_selector("#teach-standing .tally:has-text('1 vote')")
+    page.locator("#teach-view .choice").nth(1).click()
+    page.wait_for_selector("#teach-standing .tally:has-text('2 votes')")
+    page.locator("#teach-view [data-choice='undo']").click()
+    page.wait_for_selector("#teach-standing .tally:has-text('1 vote')")
+    assert [vote.chosen for vote in read_votes(base / "runs/taught-votes/votes.jsonl")] == [(0,)]
 
 
 def test_comparing(page):
@@ -257,7 +277,9 @@ def test_all_text_can_be_read_where_the_system_is_light_or_dark(site, browser, s
     page = visit(address, browser, complaints, 1280, 800, scheme)
     page.wait_for_selector("#runs .card")
     for name, ready in zip(
-        TABS, ("#run-curves svg", "#samples-view img", "#play-view .empty", "#compare-view svg", "#train-go"), strict=True
+        TABS,
+        ("#run-curves svg", "#samples-view img", "#play-view .empty", "#teach-view .empty", "#compare-view svg", "#train-go"),
+        strict=True,
     ):
         go(page, name)
         page.wait_for_selector(ready)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcm.builtin import DEFAULT
+from rlcm.builtin import DEFAULT, DEMO
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.settings import Settings
 from rlcm.training.config import TrainConfig, load_config, parse_settings
@@ -25,7 +25,7 @@ from rlcm.ui.form import (
 )
 from rlcm.yaml_text import read_yaml
 
-CONFIGS = [DEFAULT, *sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))]
+CONFIGS = [DEFAULT, DEMO, *sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))]
 
 
 def leaves(kind, before=""):
@@ -135,18 +135,18 @@ def test_fields_left_empty_are_the_defaults():
 
 
 def test_starts(tmp_path):
-    assert start_from("*demo", {}) == load_config(DEFAULT)
+    assert start_from("*default", {}) == load_config(DEFAULT)
+    assert start_from("*demo", {}) == load_config(DEMO)
     assert start_from("*published", {}) == TrainConfig()
-    assert set(STARTS) == {"*demo", "*published"}
+    assert list(STARTS) == ["*default", "*demo", "*published"]
     (tmp_path / "config.yaml").write_text("name: mine\nseed: 7\n")
     assert start_from("mine", {"mine": tmp_path}) == TrainConfig(seed=7)
 
 
 def test_the_plan_counts():
-    demo = start_from("*demo", {})
-    assert plan(demo).startswith(
-        "75 rounds of 128 pictures, rewarded for jpeg_compressibility: 9,600 pictures scored, and 6 looks"
-    )
+    changes = {"run": {"rounds": 75}, "rollout": {"batch_size": 128}, "evaluation": {"every": 15}, "rewards": ["composition"]}
+    config = parse_settings(TrainConfig, changes)
+    assert plan(config).startswith("75 rounds of 128 pictures, rewarded for composition: 9,600 pictures scored, and 6 looks")
     assert "2 looks" in plan(parse_settings(TrainConfig, {"evaluation": {"every": 0}}))
 
 

@@ -37,7 +37,8 @@ def drawn(strength, **rewards):
         "run": "mine",
         "strength": strength,
     }
-    return Drawn(Image.fromarray(np.zeros((8, 8, 3), np.uint8)), about, rewards, [("animal", strength == 0)])
+    verdicts = [("right", strength == 0), ("animal", strength == 0)]
+    return Drawn(Image.fromarray(np.zeros((8, 8, 3), np.uint8)), about, rewards, verdicts)
 
 
 def test_names_and_prompts_are_escaped(runs):
@@ -131,6 +132,8 @@ def test_a_pair_shows_rewards_as_people_read_them():
     assert "1.50 kB" in html
     assert "−25 %" in html
     assert "tuned, strength 1.5" in html
+    assert "✓ right" in html
+    assert "✗ wrong" in html
     assert "✗ animal not recognised" in html
     assert 'download="a-b-fox-b-seed3-steps4-mine-x1.5.png"' in html
     assert "drawn in 0.2 s" in html

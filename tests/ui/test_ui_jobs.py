@@ -166,7 +166,10 @@ def test_a_forged_note_lets_nobody_end_a_process(folder):
         child.wait()
 
 
-@pytest.mark.parametrize("line", [["train", "{}/.ui/mine.config.yaml"], ["train", "--resume", "{}/mine"]])
+@pytest.mark.parametrize(
+    "line",
+    [["train", "{}/.ui/mine.config.yaml"], ["train", "--resume", "{}/mine"], ["train", "run.rounds=9", "--resume", "{}/mine"]],
+)
 def test_a_training_is_known_by_its_command_from_wherever_it_was_started(folder, line):
     folder.mkdir(parents=True)
     words = [word.format(folder.name) for word in line]

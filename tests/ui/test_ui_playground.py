@@ -130,6 +130,17 @@ def test_a_reward_that_only_its_script_has_costs_no_picture(runs):
     assert "__main__" in right.failure
 
 
+def test_the_judge_of_the_built_in_model_says_whether_it_is_right_where_it_can_know():
+    studio = Studio(load_config(None, ["rewards=[composition]"]), None)
+    (drawn,) = studio.draw("three foxes", 1, 1)
+    ((question, right),) = drawn.verdicts
+    assert (question, type(right)) == ("right", bool)
+    assert drawn.rewards["composition"] in (0, 1)
+    (drawn,) = studio.draw("a camel at dawn", 1, 1)
+    assert drawn.verdicts == []
+    assert "asks for nothing that the built-in detector knows" in drawn.failure
+
+
 def test_a_penalty_is_told_as_people_read_it(runs):
     config = load_config(runs / "first" / "config.yaml")
     rewards = [RewardSettings(name="jpeg_compressibility", weight=-1.0)]

@@ -45,7 +45,7 @@ def _one(asked: Mapping[str, Any], heights: Tensor, peaks: Tensor, hue: Tensor, 
         kind, count = CLASSES.index(item["class"]), item.get("count", 1)
         present = heights[kind, :count]
         parts.append(present.mean())
-        if "color" in item:
+        if item.get("color"):
             right = (peaks[kind] * hue[COLOURS.index(item["color"])]).flatten().topk(count).values
             parts.append(right.mean())
         if item.get("position"):

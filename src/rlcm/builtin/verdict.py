@@ -55,7 +55,7 @@ def fulfilled(found: Sequence[Found], asked: Mapping[str, Any]) -> list[bool]:
         of_class = sorted((f for f in found if f.name == item["class"]), key=lambda f: -f.confidence)
         count = item.get("count", 1)
         answers.append(len(of_class) >= count)
-        if "color" in item:
+        if item.get("color"):
             of_class = [f for f in of_class if f.colour == item["color"]]
             answers.append(len(of_class) >= count)
         if item.get("position"):

@@ -6,13 +6,13 @@ from rlcm.distillation.fit import Fit
 
 PICTURES = 30_000
 """Pictures whose latents the generators learn from."""
-TRAJECTORIES = 5_000
+TRAJECTORIES = 4_000
 STAGES: dict[str, Fit] = {
     "autoencoder": Fit(1400, muon_lr=0.02),
     "detector": Fit(700, muon_lr=0.02),
     "judge": Fit(700, muon_lr=0.01),
     "teacher": Fit(3000, lr=1e-3, muon_lr=0.01),
-    "student": Fit(1000, lr=5e-4, muon_lr=0.003, ema=0.99),
+    "student": Fit(800, lr=5e-4, muon_lr=0.003, ema=0.99),
     "detector_hard": Fit(300, lr=1e-3, muon_lr=0.008, ema=0.99),
     "judge_hard": Fit(300, lr=1e-3, muon_lr=0.004, ema=0.99),
     "clip": Fit(600, lr=1e-3, muon_lr=0.01),

@@ -31,7 +31,7 @@ Kind = Literal["whole", "number", "text", "choice", "switch", "yaml", "rewards",
 PLAIN: dict[str, tuple[str, str]] = {
     "name": ("Name of the run", "Letters, digits, dots, dashes. Left empty: reward and date."),
     "model.path": ("Model", "Built in, a diffusers folder, or an id of the Hugging Face Hub."),
-    "prompts": ("Prompts", "A built-in set, the path of a .txt, .jsonl or .json file, or a list such as [a fox, a wolf]."),
+    "prompts": ("Prompts", "A built-in set, the path of a .txt, .jsonl or .json file, or a list such as [a fox, three frogs]."),
     "rewards": ("Rewards", "What is rewarded; several are summed. Type your own as module:function or file.py:function."),
     "run.rounds": ("Rounds", "How often it samples and learns."),
     "rollout.batch_size": ("Pictures a round", "More make each round slower and its step surer."),

@@ -6,18 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from world_pictures import at
 
 from rlcm.builtin.detector import CELLS, NEAR, JudgeDetector, Maps, RewardDetector, read
 from rlcm.builtin.graded import graded
 from rlcm.builtin.judging import by_kind, diversity, right, sharpness
-from rlcm.builtin.verdict import RELATIONS, Found, fulfilled, related, verdict
+from rlcm.builtin.verdict import RELATIONS, fulfilled, related, verdict
 from rlcm.builtin.vocabulary import CLASSES, COLOURS
-
-
-def at(name, x, y, colour=None, confidence=1.0):
-    """Return a thing of side .25 around (x, y)."""
-    return Found(name, colour, (x - 0.125, y - 0.125, x + 0.125, y + 0.125), confidence)
-
 
 ONE = {"include": [{"class": "fox", "count": 1}], "exclude": [{"class": "fox", "count": 2}]}
 THREE = {"include": [{"class": "fox", "count": 3}], "exclude": [{"class": "fox", "count": 4}]}
@@ -47,6 +42,7 @@ EACH = {"include": [{"class": "car", "count": 1, "color": "red"}, {"class": "boa
         (ABOVE, [at("fox", 0.2, 0.5), at("boat", 0.6, 0.3)], [True, True, False]),  # further across than along
         (ABOVE, [at("boat", 0.5, 0.3)], [False, True, False]),
         (ABOVE, [at("fox", 0.5, 0.1), at("fox", 0.5, 0.9), at("boat", 0.5, 0.5)], [True, True, True]),  # any fox will do
+        ({"include": [{"class": "car", "color": None}]}, [at("car", 0.5, 0.5, "blue")], [True]),  # no colour is asked for
         (EACH, [at("car", 0.2, 0.5, "red"), at("boat", 0.8, 0.5, "blue")], [True] * 4),
         (EACH, [at("car", 0.2, 0.5, "blue"), at("boat", 0.8, 0.5, "red")], [True, False, True, False]),
         ({"include": []}, [], []),

@@ -420,13 +420,16 @@ def test_without_ddpo_no_speed_up_is_told(tmp_path):
     assert "Tasks whose curves are not complete yet: compressibility, incompressibility, alignment." in page
 
 
-def test_results_of_the_former_model_are_told_as_such(tmp_path):
-    pages = []
-    for name, own in (("former", {"untrained_animals": ["ibex"]}), ("present", {})):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(json.dumps(call("alignment", methods=[FAST]) | own))
-        pages.append(results_page.write_page(tmp_path / name, tmp_path / name / "results.json").read_text())
-    assert ["Measured with the former built-in model (45 animals)" in page for page in pages] == [True, False]
+def test_results_of_the_former_model_are_told_as_such_and_joined_with_no_others(tmp_path):
+    committed = tmp_path / "benchmarks" / "results" / "reproduce.json"
+    committed.parent.mkdir(parents=True)
+    former = merged({}, call("compressibility", methods=[SLOW])) | {"untrained_animals": ["ibex"]}
+    committed.write_text(json.dumps(former))
+    told_so = "Measured with the former built-in model (45 animals)"
+    assert told_so in results_page.write_page(tmp_path).read_text()
+    (tmp_path / "new.json").write_text(json.dumps(call("alignment", methods=[FAST])))
+    assert told_so not in results_page.write_page(tmp_path, tmp_path / "new.json").read_text()
+    assert list(json.loads(committed.read_text())["curves"]) == ["alignment"]
 
 
 def told(seconds, interval):

@@ -13,10 +13,12 @@ from rlcm.pipelines import (
     load_pipeline,
     make_denoiser,
     preview_table,
+    restrictions,
     truncated_prompts,
     unpinned,
 )
 from rlcm.pipelines.acceleration import use_tf32
+from rlcm.pipelines.guidance import guidance_left_open
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.transitions import require_noise
@@ -107,6 +109,7 @@ def build(
     found = checked(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
     training, looked_at, mix, held_out = found.prompts, found.looked_at, found.rewards, found.held_out
     backprop = config.algorithm.loss == "reward_backprop"
+    config = with_guidance(config, pipeline)
     if check is not None:
         named = [key for key, given in (("prompts", prompts), ("rewards", rewards)) if given is None]
         check(pins_of(config, training, looked_at, mix, held_out, pipeline=pipeline, named=named, processes=processes))
@@ -118,6 +121,7 @@ def build(
     if not backprop:
         _require_actions(denoiser.table, config)
     notes = unpinned(config.model) if pipeline is None else []
+    notes += restrictions(config.model, pipeline)
     notes += [
         f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
@@ -149,6 +153,14 @@ def build(
         ),
         notes,
     )
+
+
+def with_guidance(config: TrainConfig, pipeline: Any = None) -> TrainConfig:
+    """Return the configuration with the guidance that the model takes, where it was left open and its pipeline takes another."""
+    own = guidance_left_open(config.model, pipeline) if config.sampler.guidance is None else None
+    if own is None:
+        return config
+    return config.model_copy(update={"sampler": config.sampler.model_copy(update={"guidance": own})})
 
 
 def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:

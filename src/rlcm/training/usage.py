@@ -9,7 +9,7 @@ from typing import Any
 from rlcm.paths import existing
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.flow import FlowDenoiser
-from rlcm.pipelines.scheduling import SCHEDULERS
+from rlcm.pipelines.scheduling import SCHEDULERS, changed_shift
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.window import ALL, shown
 from rlcm.training.config import TrainConfig
@@ -32,13 +32,16 @@ def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, pro
     else:
         where = {"revision": model.revision, "variant": model.variant}
         lines += ["", f"pipe = DiffusionPipeline.from_pretrained({_call([base_model or own_name(config)], where)})"]
-    if scheduler:
-        options = {**scheduler[1], **({"stochastic_sampling": noise} if "stochastic_sampling" in scheduler[1] else {})}
+    options = {
+        **(scheduler[1] if scheduler else {}),
+        **(changed_shift(FAMILIES[kind], sampler, kind) if _is_flow(kind) else {}),
+    }
+    if "stochastic_sampling" in options or (sampler.scheduler == "auto" and _is_flow(kind)):
+        options["stochastic_sampling"] = noise  # its flag may be either in the model's files; what the run did is `eta`
+    if scheduler or options:
         changes = "".join(f", {key}={value!r}" for key, value in options.items())
-        lines.append(f"pipe.scheduler = {scheduler[0]}.from_config(pipe.scheduler.config{changes})")
-    elif sampler.scheduler == "auto" and _is_flow(kind):
-        # Its flag may be either in the model's files; what the run did is `eta`.
-        lines.append(f"pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, stochastic_sampling={noise})")
+        name = scheduler[0] if scheduler else "pipe.scheduler"
+        lines.append(f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{changes})")
     for number, lora in enumerate(model.loras):
         where = {"weight_name": lora.weight_name, "revision": lora.revision, "adapter_name": f"base_{number}"}
         lines.append(f"pipe.load_lora_weights({_call([lora.path], where)})")

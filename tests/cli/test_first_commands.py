@@ -12,8 +12,10 @@ from shipped_configs import ROOT, TINY
 from tiny_pipelines import pixart, schedule
 
 from rlcm.cli import main
+from rlcm.cli.work import evaluate as evaluating
 from rlcm.pipelines import FAMILIES
 from rlcm.sharing.formats import AVAILABLE
+from rlcm.training import keeping
 from rlcm.training.usage import WITHOUT_LOADER
 
 SHIPPED = {
@@ -59,6 +61,9 @@ def test_every_family_is_here():
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_first_commands(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if kind != "ZImagePipeline":  # pages are the same for all models, and take longer than the rest
+        monkeypatch.setattr(keeping, "write_report", lambda folder: folder / "report.html")
+        monkeypatch.setattr(evaluating, "write_report", lambda folder: folder / "report.html")
     made = OWN[kind]() if kind in OWN else TINY[SHIPPED[kind]]()
     assert type(made).__name__ == kind
     made.save_pretrained("model")
@@ -81,7 +86,8 @@ def test_the_first_commands(kind, tmp_path, monkeypatch):
     with Image.open("tuned.png") as picture:
         assert min(picture.size) >= 8
     typed("eval", "runs/first", "--steps", "2", "--n", "1", "--limit", "1", "--no-base")
-    typed("report", "runs/first")
+    if kind == "ZImagePipeline":
+        typed("report", "runs/first")
     for form in AVAILABLE[kind]:
         assert Path(typed("export", "runs/first", "--format", form).split()[-1]).exists()
     if kind not in WITHOUT_LOADER:

@@ -92,23 +92,20 @@ LIGHTNING = {**QWEN, "base_shift": math.log(3), "max_shift": math.log(3), "shift
 def test_its_shift_takes_the_place_of_the_models_own(size):
     """As the LoRA's authors make their scheduler: by an exponent of log 3 at every size, and no terminal value."""
     model = ModelSettings(height=size[0], width=size[1])
-    pipelines = {name: qwen_image(stochastic(**options)) for name, options in (("own", QWEN), ("theirs", LIGHTNING))}
 
-    def denoiser(name, **sampler):
-        return make_denoiser(pipelines[name], SamplerSettings(steps=8, guidance=1.0, **sampler), model)
+    def denoiser(options, **sampler):
+        return make_denoiser(qwen_image(stochastic(**options)), SamplerSettings(steps=8, guidance=1.0, **sampler), model)
 
-    shifted, theirs, own = denoiser("own", shift=3.0), denoiser("theirs"), denoiser("own")
+    shifted, theirs, own = denoiser(QWEN, shift=3.0), denoiser(LIGHTNING), denoiser(QWEN)
     assert torch.allclose(shifted.table.timesteps, theirs.table.timesteps, atol=1e-3)
     assert torch.allclose(shifted.table.std, theirs.table.std, atol=1e-6)
     assert shifted.table.timesteps[-1].item() == pytest.approx(300, abs=0.1)
     assert own.table.timesteps[-1].item() == pytest.approx(20, abs=0.1)
-    pipelines = {name: qwen_image(stochastic(**options)) for name, options in (("own", QWEN), ("theirs", LIGHTNING))}
-    shifted = denoiser("own", shift=3.0)
     noise = torch.randn(1, *shifted.latent_shape, generator=torch.Generator().manual_seed(1))
     call = {**CALL, "num_inference_steps": 8, "height": size[0], "width": size[1]}
     images = euler(shifted, shifted.encode(PROMPTS[:1]), noise)
-    assert distance(images, own_images(pipelines["theirs"], PROMPTS[:1], noise, **call)) < 1e-5
-    assert distance(images, own_images(qwen_image(stochastic(**QWEN)), PROMPTS[:1], noise, **call)) > 1e-3
+    assert distance(images, own_images(theirs.pipeline, PROMPTS[:1], noise, **call)) < 1e-5
+    assert distance(images, own_images(own.pipeline, PROMPTS[:1], noise, **call)) > 1e-3
 
 
 def test_the_usage_says_the_shift():

@@ -97,9 +97,21 @@ def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
 
 def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
     """Return the line that draws and saves a picture."""
-    prompts = ([], {"prompt": prompt}) if kind == "Flux2KleinPipeline" else ([prompt], {})  # whose first argument is an image
-    call = _call(prompts[0], {**prompts[1], **_sampling(config, kind)})
+    given: dict[str, Any] = {"prompt": prompt} if kind == "Flux2KleinPipeline" else {}  # whose first argument is an image
+    if kind == "ConsistencyModelPipeline":  # which draws classes
+        given = {"class_labels": int(prompt) if prompt.isdecimal() else 0}
+    call = _call([] if given else [prompt], {**given, **_sampling(config, kind)})
+    call += "".join(f", {name}=None" for name in _to_be_none(config, kind))
     return f'pipe({call}).images[0].save("picture.png")'
+
+
+def _to_be_none(config: TrainConfig, kind: str) -> list[str]:
+    """Return the arguments of a pipeline's call whose defaults it refuses beside the run's steps."""
+    if kind != "SanaSprintPipeline":
+        return []
+    if config.sampler.timesteps is not None:
+        return ["max_timesteps", "intermediate_timesteps"]
+    return [] if config.sampler.steps == 2 else ["intermediate_timesteps"]
 
 
 def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
@@ -124,6 +136,7 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
         or ("" if guided_by == "true_cfg_scale" and (sampler.guidance or 0) > 1 else None),
         "eta": None if _is_flow(kind) else sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
         "original_inference_steps": sampler.original_inference_steps if kind.startswith("LatentConsistency") else None,
+        "use_resolution_binning": False if kind.startswith(("Sana", "PixArt")) else None,  # the size is that of the run
         "use_pe": False if kind == "ErnieImagePipeline" else None,  # prompts as they are
         "height": config.model.height,
         "width": config.model.width,

@@ -92,6 +92,8 @@ def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
         found.append(f"sampler.eta={sampler.eta:g}")
     if sampler.noisy_steps != ALL:
         found.append(f"sampler.noisy_steps={shown(sampler.noisy_steps)}")
+    if kind == "SanaSprintPipeline" and sampler.timesteps is not None:
+        found.append(f"sampler.timesteps={list(sampler.timesteps)}")
     return " and ".join(found) or None
 
 
@@ -107,25 +109,24 @@ def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
 
 def _to_be_none(config: TrainConfig, kind: str) -> list[str]:
     """Return the arguments of a pipeline's call whose defaults it refuses beside the run's steps."""
-    if kind != "SanaSprintPipeline":
-        return []
-    if config.sampler.timesteps is not None:
-        return ["max_timesteps", "intermediate_timesteps"]
-    return [] if config.sampler.steps == 2 else ["intermediate_timesteps"]
+    steps = _sampling(config, kind)["num_inference_steps"]
+    return ["intermediate_timesteps"] if kind == "SanaSprintPipeline" and steps != 2 else []
 
 
 def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
     """Return the arguments of a call of the pipeline that samples as the run does."""
     sampler = config.sampler
     timesteps = None if sampler.timesteps is None else list(sampler.timesteps)
-    if timesteps is not None and kind != "SanaSprintPipeline" and not _is_flow(kind):
+    if timesteps is not None and not _is_flow(kind):
         timesteps = [int(t) for t in timesteps]
     steps: int | None = sampler.calls
     family = FAMILIES.get(kind)
     if timesteps is None and family is not None and issubclass(family, FlowDenoiser) and not family.levels_are_the_pipelines:
         timesteps = [round(level, 6) for level in family.levels(sampler.steps)]
-    if timesteps is not None:
-        steps = len(timesteps) - 1 if kind == "SanaSprintPipeline" else None
+    if timesteps is not None and kind == "SanaSprintPipeline":
+        steps, timesteps = len(timesteps) - 1, None  # its call fails with any
+    elif timesteps is not None:
+        steps = None
     guided_by = getattr(family, "guided_by", "guidance_scale")
     return {
         "num_inference_steps": steps,

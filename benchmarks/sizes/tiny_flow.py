@@ -1,7 +1,8 @@
-"""The flow-matching models in a few kilobytes: of their classes, with as many parts."""
+"""The flow-matching models in a few kilobytes: of their classes, with as many parts, which the tests' own models are made of, too."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import diffusers
@@ -22,7 +23,6 @@ from transformers import (
 from benchmarks.sizes.shapes import flow_matching
 from benchmarks.sizes.tiny_parts import WIDTH, clip, t5, vae
 
-HALVING = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 AXES = (4, 6, 6)
 """Of the positions of a head of 16."""
 
@@ -32,18 +32,9 @@ def z_image(tokenizer: Any, cut: bool = False) -> Any:
     return diffusers.ZImagePipeline(
         scheduler=flow_matching(3.0),
         vae=vae(shift_factor=0.1159, scaling_factor=0.3611),
-        text_encoder=Qwen3Model(Qwen3Config(**_language_model(tokenizer, 3))),
+        text_encoder=z_image_encoder(len(tokenizer)),
         tokenizer=tokenizer,
-        transformer=diffusers.ZImageTransformer2DModel(
-            in_channels=4,
-            dim=32,
-            n_layers=1,
-            n_refiner_layers=1,
-            n_heads=2,
-            n_kv_heads=2,
-            cap_feat_dim=WIDTH,
-            axes_dims=[*AXES],
-        ),
+        transformer=z_image_network(),
     )
 
 
@@ -51,20 +42,10 @@ def klein(tokenizer: Any, cut: bool = False) -> Any:
     """Return a pipeline like FLUX.2 klein, which reads up to the 27th layer of its encoder."""
     return diffusers.Flux2KleinPipeline(
         scheduler=flow_matching(3.0),
-        vae=_statistics_vae(),
-        text_encoder=Qwen3ForCausalLM(Qwen3Config(**_language_model(tokenizer, 28))),
+        vae=statistics_vae(),
+        text_encoder=klein_encoder(len(tokenizer)),
         tokenizer=tokenizer,
-        transformer=diffusers.Flux2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            num_single_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=3 * WIDTH,
-            timestep_guidance_channels=16,
-            axes_dims_rope=(4, 4, 4, 4),
-            guidance_embeds=False,
-        ),
+        transformer=klein_network(),
         is_distilled=True,
     )
 
@@ -98,51 +79,23 @@ def sd3(tokenizer: Any, cut: bool = False) -> Any:
 
 def qwen_image(tokenizer: Any, cut: bool = False) -> Any:
     """Return a pipeline like Qwen-Image."""
-    text = {**_language_model(tokenizer, 2), **_rope_of_three(type="default"), "rope_theta": 1_000_000.0}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=_vision(out_hidden_size=WIDTH))
     return diffusers.QwenImagePipeline(
         scheduler=flow_matching(3.0),
-        vae=_film_vae(),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(config),
+        vae=film_vae(),
+        text_encoder=qwen_image_encoder(len(tokenizer)),
         tokenizer=tokenizer,
-        transformer=diffusers.QwenImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=WIDTH,
-            axes_dims_rope=AXES,
-        ),
+        transformer=qwen_image_network(),
     )
 
 
 def krea(tokenizer: Any, cut: bool = False) -> Any:
     """Return a pipeline like Krea-2-Turbo, told of prompts by four layers of their encoder."""
-    text = {**_language_model(tokenizer, 3), **_rope_of_three()}
-    vision = _vision(out_hidden_size=WIDTH, deepstack_visual_indexes=[0])
     return diffusers.Krea2Pipeline(
         scheduler=flow_matching(3.0),
-        vae=_film_vae(),
-        text_encoder=Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)),
+        vae=film_vae(),
+        text_encoder=krea_encoder(len(tokenizer)),
         tokenizer=tokenizer,
-        transformer=diffusers.Krea2Transformer2DModel(
-            in_channels=16,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=32,
-            timestep_embed_dim=16,
-            text_hidden_dim=WIDTH,
-            num_text_layers=4,
-            text_num_attention_heads=2,
-            text_num_key_value_heads=2,
-            text_intermediate_size=32,
-            num_layerwise_text_blocks=1,
-            num_refiner_text_blocks=1,
-            axes_dims_rope=AXES,
-        ),
+        transformer=krea_network(),
         text_encoder_select_layers=(0, 1, 2, 3),
         is_distilled=True,
     )
@@ -150,37 +103,147 @@ def krea(tokenizer: Any, cut: bool = False) -> Any:
 
 def ernie(tokenizer: Any, cut: bool = False) -> Any:
     """Return a pipeline like ERNIE-Image-Turbo."""
-    config = Mistral3Config(
-        text_config=_language_model(tokenizer, 2),
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 16,
-        },
-    )
     return diffusers.ErnieImagePipeline(
         scheduler=flow_matching(3.0),
-        vae=_statistics_vae(),
-        text_encoder=Mistral3Model(config),
+        vae=statistics_vae(),
+        text_encoder=ernie_encoder(len(tokenizer)),
         tokenizer=tokenizer,
-        transformer=diffusers.ErnieImageTransformer2DModel(
-            hidden_size=32,
-            num_attention_heads=2,
-            num_layers=2,
-            ffn_hidden_size=32,
-            in_channels=16,
-            out_channels=16,
-            text_in_dim=WIDTH,
-            rope_axes_dim=AXES,
-        ),
+        transformer=ernie_network(),
     )
 
 
-def _language_model(tokenizer: Any, layers: int) -> dict[str, Any]:
+def z_image_network(layers: int = 1) -> Any:
+    """Return the network of Z-Image."""
+    return diffusers.ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=layers,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[*AXES],
+    )
+
+
+def klein_network() -> Any:
+    """Return the network of FLUX.2 klein."""
+    return diffusers.Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+
+
+def qwen_image_network() -> Any:
+    """Return the network of Qwen-Image."""
+    return diffusers.QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=AXES,
+    )
+
+
+def krea_network() -> Any:
+    """Return the network of Krea 2."""
+    return diffusers.Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        timestep_embed_dim=16,
+        text_hidden_dim=WIDTH,
+        num_text_layers=4,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=32,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=AXES,
+    )
+
+
+def ernie_network() -> Any:
+    """Return the network of ERNIE-Image."""
+    return diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=WIDTH,
+        rope_axes_dim=AXES,
+    )
+
+
+def z_image_encoder(vocabulary: int) -> Any:
+    """Return the text encoder of Z-Image."""
+    return Qwen3Model(Qwen3Config(**_language_model(vocabulary, 3)))
+
+
+def klein_encoder(vocabulary: int) -> Any:
+    """Return the text encoder of FLUX.2 klein, with the 27 layers that are read."""
+    return Qwen3ForCausalLM(Qwen3Config(**_language_model(vocabulary, 28)))
+
+
+def qwen_image_encoder(vocabulary: int) -> Any:
+    """Return the text encoder of Qwen-Image."""
+    text = {**_language_model(vocabulary, 2), **_rope_of_three(type="default"), "rope_theta": 1_000_000.0}
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=_vision()))
+
+
+def krea_encoder(vocabulary: int) -> Any:
+    """Return the text encoder of Krea 2."""
+    text = {**_language_model(vocabulary, 3), **_rope_of_three()}
+    return Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=_vision(deepstack_visual_indexes=[0])))
+
+
+def ernie_encoder(vocabulary: int) -> Any:
+    """Return the text encoder of ERNIE-Image."""
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16}
+    return Mistral3Model(Mistral3Config(text_config=_language_model(vocabulary, 2), vision_config=vision))
+
+
+def statistics_vae() -> Any:
+    """Return the autoencoder of FLUX.2 and ERNIE-Image, which normalises its latents by statistics of its own."""
+    return diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+
+
+def film_vae(mean: Sequence[float] = (0.0,) * 4, std: Sequence[float] = (1.0,) * 4) -> Any:
+    """Return the autoencoder of Qwen-Image and Krea 2, which halves the image's size."""
+    return diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[*mean],
+        latents_std=[*std],
+    )
+
+
+def _language_model(vocabulary: int, layers: int) -> dict[str, Any]:
     return {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary,
         "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH,
         "num_hidden_layers": layers,
@@ -195,20 +258,4 @@ def _rope_of_three(**more: str) -> dict[str, Any]:
 
 
 def _vision(**more: Any) -> dict[str, Any]:
-    return {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, **more}
-
-
-def _statistics_vae() -> Any:
-    return diffusers.AutoencoderKLFlux2(block_out_channels=(8, 16), latent_channels=4, norm_num_groups=4, **HALVING)
-
-
-def _film_vae() -> Any:
-    return diffusers.AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
+    return {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH, **more}

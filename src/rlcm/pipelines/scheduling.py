@@ -104,6 +104,11 @@ def choose_scheduler(family: type[PipelineDenoiser], own: Any, sampler: SamplerS
     return getattr(diffusers, scheduler_class).from_config(own.config, **changes, **changed_shift(family, sampler, kind))
 
 
+def is_flow(family: type[PipelineDenoiser]) -> bool:
+    """Return whether the models of a family are sampled by flow matching, with a share of noise that `sampler.eta` says."""
+    return "flow_euler_stochastic" in family.schedulers
+
+
 def changed_shift(family: type[PipelineDenoiser], sampler: SamplerSettings, kind: str) -> dict[str, Any]:
     """Return what `sampler.shift` changes in a scheduler's configuration: one shift at every size, and no level to end at.
 
@@ -112,7 +117,7 @@ def changed_shift(family: type[PipelineDenoiser], sampler: SamplerSettings, kind
     """
     if sampler.shift is None:
         return {}
-    if "flow_euler_stochastic" not in family.schedulers:
+    if not is_flow(family):
         raise ConfigError(
             f"sampler.shift={sampler.shift:g} belongs to models of flow matching, and {kind} is none; leave it out."
         )

@@ -14,7 +14,7 @@ from rlcm.rewards.build import located
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import default_name
 from rlcm.runs.weights import listed
-from rlcm.training.build import Parts, with_guidance
+from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.pins import TABLES, Pins, changes_of_meaning, changes_of_rounding, class_of, not_compared
 
@@ -26,11 +26,11 @@ def resolved(
     rewards: Sequence[Callable[..., Any]] | None,
     prompts: Sequence[str] | None,
 ) -> TrainConfig:
-    """Return the configuration with its name, and with what was passed as an object in place of what it replaced.
+    """Return the configuration with its name and guidance, and with what was passed as an object in place of what it replaced.
 
     What cannot be loaded again is named so that a resumed run which lacks the object says so, and takes no other.
     """
-    changes: dict[str, Any] = {"sampler": with_guidance(config, pipeline).sampler}
+    changes: dict[str, Any] = {"sampler": parts.sampler}
     if not config.name:
         changes["name"] = default_name(parts.rewards.parts[0].label)
     if pipeline is not None:

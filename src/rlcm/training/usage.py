@@ -9,7 +9,7 @@ from typing import Any
 from rlcm.paths import existing
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.flow import FlowDenoiser
-from rlcm.pipelines.scheduling import SCHEDULERS, changed_shift
+from rlcm.pipelines.scheduling import SCHEDULERS, changed_shift, is_flow
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.window import ALL, shown
 from rlcm.training.config import TrainConfig
@@ -80,8 +80,7 @@ def _whole_path(path: str) -> str:
 
 
 def _is_flow(kind: str) -> bool:
-    """Return whether a pipeline's models are sampled by flow matching, with a share of noise that `sampler.eta` says."""
-    return kind in FAMILIES and "flow_euler_stochastic" in FAMILIES[kind].schedulers
+    return kind in FAMILIES and is_flow(FAMILIES[kind])
 
 
 def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
@@ -102,15 +101,11 @@ def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
     given: dict[str, Any] = {"prompt": prompt} if kind == "Flux2KleinPipeline" else {}  # whose first argument is an image
     if kind == "ConsistencyModelPipeline":  # which draws classes
         given = {"class_labels": int(prompt) if prompt.isdecimal() else 0}
-    call = _call([] if given else [prompt], {**given, **_sampling(config, kind)})
-    call += "".join(f", {name}=None" for name in _to_be_none(config, kind))
+    sampling = _sampling(config, kind)
+    call = _call([] if given else [prompt], {**given, **sampling})
+    if kind == "SanaSprintPipeline" and sampling["num_inference_steps"] != 2:
+        call += ", intermediate_timesteps=None"  # beside other steps it refuses its own default
     return f'pipe({call}).images[0].save("picture.png")'
-
-
-def _to_be_none(config: TrainConfig, kind: str) -> list[str]:
-    """Return the arguments of a pipeline's call whose defaults it refuses beside the run's steps."""
-    steps = _sampling(config, kind)["num_inference_steps"]
-    return ["intermediate_timesteps"] if kind == "SanaSprintPipeline" and steps != 2 else []
 
 
 def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:

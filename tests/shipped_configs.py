@@ -47,8 +47,7 @@ FLOW = {
     "ernie-image-turbo": flow(ernie),
 }
 MEMORY = {name: (48, 80) if name.startswith("qwen") else (24, 80) for name in FLOW}
-TO_BE_PINNED = [f"{name}-{memory}gb" for name in FLOW for memory in MEMORY[name]]
-"""Configurations whose commits are not known here: a user fills them in."""
+FLOW_CONFIGS = [f"{name}-{memory}gb" for name in FLOW for memory in MEMORY[name]]
 
 # What `model.path` of each configuration holds, as far as its classes and its scheduler's settings go.
 TINY = {
@@ -71,6 +70,7 @@ TINY = {
     "sana-sprint-1.6b": sana,
     "sd-turbo": lambda: stable_diffusion(euler(timestep_spacing="trailing")),
     **{f"sdxl-lcm-lora-{memory}gb": lambda: sdxl(euler()) for memory in (12, 16, 24)},
+    **{f"sdxl-{lora}-24gb": lambda: sdxl(euler()) for lora in ("hyper-sd", "dmd2", "lightning")},
     "sdxl-turbo": lambda: sdxl(
         diffusers.EulerAncestralDiscreteScheduler(**schedule(steps_offset=1, timestep_spacing="trailing"))
     ),
@@ -85,10 +85,10 @@ def tiny(name: str, folder: Path) -> TrainConfig:
     if config.model.quantisation != "none":
         pytest.importorskip(PACKAGES[config.model.quantisation])
     # FLUX and its kind have a size of their own, hundreds of pixels on these models.
-    size = 16 if name.startswith("flux") or name in TO_BE_PINNED else None
+    size = 16 if name.startswith("flux") or name in FLOW_CONFIGS else None
     model = {"path": str(folder / "model"), "revision": None, "variant": None, "loras": (), "height": size, "width": size}
     rollout = config.rollout
-    if name in TO_BE_PINNED:  # slower than the others, for their encoders of prompts
+    if name in FLOW_CONFIGS:  # slower than the others, for their encoders of prompts
         rollout = rollout.model_copy(update={"images_per_prompt": 2, "sample_batch_size": 2})
     group = rollout.branches * rollout.images_per_prompt
     images = 6 if group == 1 else 2 * group

@@ -16,6 +16,7 @@ from benchmarks.sizes.tiny import PIXELS
 from rlcm.doctor import diagnose
 from rlcm.pipelines.precision import DTYPES, resolve
 from rlcm.pipelines.quantisation import quantise
+from rlcm.policy.window import ALL
 from rlcm.training.config import load_config
 from rlcm.training.prompts import load_prompts
 
@@ -69,7 +70,9 @@ def doctor(config: str, is_tiny: bool) -> dict[str, Any]:
         rollout = settings.rollout
         branches, same_prompt = min(rollout.branches, 2), min(rollout.images_per_prompt, 2)
         values["rollout"] |= {"batch_size": 8, "sample_batch_size": 4, "branches": branches, "images_per_prompt": same_prompt}
-        values["sampler"]["steps"] = 2
+        if settings.sampler.timesteps is None:
+            all_noisy = settings.sampler.noisy_steps == ALL
+            values["sampler"] |= {"steps": 2, "noisy_steps": ALL if all_noisy else "first:1"}
         values["algorithm"]["minibatches"] = min(settings.algorithm.minibatches, 2)
         values["prompts"] = load_prompts(settings.prompts).prompts[:3]
         values["model"] |= {"height": PIXELS.get(str(shape)), "width": PIXELS.get(str(shape))}
@@ -112,6 +115,8 @@ def _doctor(config: str, seconds: float) -> Case:
     return Case(f"doctor-{config}", seconds, partial(doctor, config))
 
 
+FEW_STEPS = ("z-image-turbo", "flux2-klein-4b", "sd3.5-large-turbo", "krea-2-turbo", "ernie-image-turbo")
+"""The flow-matching models that have a configuration for 24 and one for 80 GB."""
 CASES = (
     _rounds("sd15", "bf16", 20),
     _rounds("sd15", "fp16", 15),
@@ -127,6 +132,9 @@ CASES = (
     _doctor("sdxl-turbo", 25),
     _doctor("pixel-consistency", 10),
     _doctor("flux-schnell-80gb", 60),
+    *(_doctor(f"{model}-{memory}gb", 60) for model in FEW_STEPS for memory in (24, 80)),
+    *(_doctor(f"qwen-image-lightning-{memory}gb", 120) for memory in (48, 80)),
+    *(_doctor(f"sdxl-{lora}-24gb", 25) for lora in ("hyper-sd", "dmd2", "lightning")),
     _doctor("ddpo-dreamshaper-v7-compressibility", 30),
     _doctor("builtin", 10),
     _doctor("sana-sprint-1.6b", 30),
@@ -138,6 +146,8 @@ CASES = (
     _doctor("three-rewards", 10),
     _doctor("builtin-ddpo", 20),
     _rounds("flux", "bf16", 60),
+    *(_rounds(shape, "bf16", 60) for shape in ("z-image", "klein-4b", "sd3.5-large", "krea-2", "ernie-image")),
+    _rounds("qwen-image", "bf16", 120),
     *(_doctor(f"lcm-dreamshaper-v7-{task}", 15) for task in ("aesthetic", "alignment", "incompressibility")),
     *(_doctor(f"ddpo-dreamshaper-v7-{task}", 30) for task in ("aesthetic", "alignment", "incompressibility")),
     _rounds("sana-0.6b", "fp16", 20),

@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 
 from benchmarks.sizes import tiny
-from benchmarks.sizes.measuring import default_precision, has_setting
+from benchmarks.sizes.measuring import default_precision, has_setting, tokenizer
 from benchmarks.sizes.shapes import SD15_DIFFUSION, SHAPES, SHIPPED, Shape
-from rlcm.builtin import model_path
 from rlcm.pipelines import ModelSettings
 
 FULL = {**SHAPES, "sd15-diffusion": SD15_DIFFUSION}
@@ -42,12 +40,10 @@ def make(name: str, is_tiny: bool, dtype: torch.dtype, settings: ModelSettings |
     Args:
         settings: what saves memory in it is switched on, as loading would.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_path("clip"))
-    tokenizer.model_max_length = 77
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with device, default_precision(dtype), torch.random.fork_rng():
         torch.manual_seed(0)
-        pipeline = shape_named(name, is_tiny).pipeline(tokenizer, False)
+        pipeline = shape_named(name, is_tiny).pipeline(tokenizer(), False)
         if is_tiny:
             tiny.stir(pipeline)
     for component in pipeline.components.values():
@@ -71,7 +67,7 @@ def _save_memory(pipeline: Any, settings: ModelSettings) -> None:
     if getattr(settings, "channels_last", False):
         network.to(memory_format=torch.channels_last)
     if settings.offload_text_encoders:
-        for name in ("text_encoder", "text_encoder_2"):
+        for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
             if getattr(pipeline, name, None) is not None:
                 getattr(pipeline, name).to("cpu")
 

@@ -47,6 +47,14 @@ class Notes:
         """Take a finished round's metrics."""
 
 
+def tokenizer() -> Any:
+    """Return the built-in model's tokenizer, which also writes a prompt as a message to an assistant, as newer pipelines want it."""
+    found = AutoTokenizer.from_pretrained(model_path("clip"))
+    found.model_max_length = 77
+    found.chat_template = "{% for message in messages %}user {{ message['content'] }} assistant {% endfor %}"
+    return found
+
+
 def has_setting(name: str) -> bool:
     """Return whether this version has such a setting of the model."""
     return name in ModelSettings.model_fields
@@ -138,11 +146,9 @@ def mismatch(kl: float, found: Sequence[Mapping[str, float]], latent: Sequence[i
 def measure_full_size(shape: Shape, *, compiled: bool, pixels: int | None = None) -> dict[str, Any]:
     """Return `measure` of a model of this shape with random weights: in bf16 on a GPU, a small round in fp32 on a CPU."""
     on_gpu = torch.cuda.is_available()
-    tokenizer = AutoTokenizer.from_pretrained(model_path("clip"))
-    tokenizer.model_max_length = 77
     resident = psutil.Process().memory_info().rss
     with torch.device("cuda" if on_gpu else "cpu"), default_precision(torch.bfloat16 if on_gpu else torch.float32):
-        pipeline = shape.pipeline(tokenizer, not on_gpu)
+        pipeline = shape.pipeline(tokenizer(), not on_gpu)
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "vae"):
         pipeline.vae.enable_slicing()

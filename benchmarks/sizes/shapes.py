@@ -401,7 +401,6 @@ SHIPPED = {
     "sana-sprint-0.6b": "sana-0.6b",
     "sana-sprint-1.6b": "sana-1.6b",
     "sd-turbo": "sd15",
-    "sdxl-lcm-lora-*": "sdxl",
-    "sdxl-turbo": "sdxl",
+    "sdxl-*": "sdxl",
 }
 """Which shape stands for the model of a shipped configuration; SD-Turbo's network is Stable Diffusion's but for 1 %."""

@@ -8,20 +8,24 @@ from typing import Any
 
 import diffusers
 import torch
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    Gemma2Config,
-    Gemma2Model,
-    T5Config,
-    T5EncoderModel,
-)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, Gemma2Config, Gemma2Model, T5EncoderModel
 
+from benchmarks.sizes import tiny_flow
 from benchmarks.sizes.shapes import BETAS, SD15_DIFFUSION, SHAPES, Shape
+from benchmarks.sizes.tiny_parts import WIDTH, clip, t5, vae
 
-WIDTH = 16
-PIXELS = {"flux": 16}
+FLOW = {
+    "z-image": tiny_flow.z_image,
+    "klein-4b": tiny_flow.klein,
+    "klein-9b": tiny_flow.klein,
+    "sd3-medium": tiny_flow.sd3,
+    "sd3.5-large": tiny_flow.sd3,
+    "qwen-image": tiny_flow.qwen_image,
+    "krea-2": tiny_flow.krea,
+    "ernie-image": tiny_flow.ernie,
+}
+"""The flow-matching models, all of which have a size of their own that is not their network's."""
+PIXELS = {"flux": 16, **dict.fromkeys(FLOW, 16)}
 """Where a pipeline's own size is not that of its network."""
 
 
@@ -39,9 +43,9 @@ def sdxl(tokenizer: Any, cut: bool = False) -> Any:
     """Return a pipeline like SDXL."""
     added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}
     return diffusers.StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_clip(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(_clip(tokenizer)),
+        vae=vae(),
+        text_encoder=CLIPTextModel(clip(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(clip(tokenizer)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=_unet(cross_attention_dim=2 * WIDTH, projection_class_embeddings_input_dim=6 * 8 + WIDTH, **added),
@@ -96,10 +100,10 @@ def sana(tokenizer: Any, cut: bool = False) -> Any:
 def flux(tokenizer: Any, cut: bool = False) -> Any:
     """Return a pipeline like FLUX.1 schnell."""
     return diffusers.FluxPipeline(
-        vae=_vae(scaling_factor=0.3611, shift_factor=0.1159),
-        text_encoder=CLIPTextModel(_clip(tokenizer)),
+        vae=vae(scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=CLIPTextModel(clip(tokenizer)),
         tokenizer=tokenizer,
-        text_encoder_2=T5EncoderModel(_t5(tokenizer)),
+        text_encoder_2=T5EncoderModel(t5(tokenizer)),
         tokenizer_2=tokenizer,
         transformer=diffusers.FluxTransformer2DModel(
             in_channels=16,
@@ -133,8 +137,8 @@ def pixel(_: Any, cut: bool = False) -> Any:
 
 def _stable_diffusion(tokenizer: Any, kind: Any, **unet: Any) -> Any:
     return kind(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_clip(tokenizer)),
+        vae=vae(),
+        text_encoder=CLIPTextModel(clip(tokenizer)),
         tokenizer=tokenizer,
         unet=_unet(cross_attention_dim=WIDTH, **unet),
         scheduler=diffusers.LCMScheduler(**BETAS),
@@ -157,35 +161,6 @@ def _unet(**config: Any) -> Any:
     )
 
 
-def _vae(**config: Any) -> Any:
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        force_upcast=False,
-        **config,
-    )
-
-
-def _clip(tokenizer: Any) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        vocab_size=len(tokenizer),
-        projection_dim=WIDTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def _t5(tokenizer: Any) -> T5Config:
-    return T5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=2)
-
-
 @torch.no_grad()
 def stir(pipeline: Any) -> Any:
     """Return a pipeline with weights of some size everywhere: layers that begin at zero would hide what they are told."""
@@ -196,7 +171,7 @@ def stir(pipeline: Any) -> Any:
     return pipeline
 
 
-BUILDERS = {"sd15": sd15, "sdxl": sdxl, "sana-0.6b": sana, "sana-1.6b": sana, "flux": flux, "pixel-64": pixel}
+BUILDERS = {"sd15": sd15, "sdxl": sdxl, "sana-0.6b": sana, "sana-1.6b": sana, "flux": flux, "pixel-64": pixel, **FLOW}
 
 
 def _as_small(shape: Shape, pipeline: Callable[[Any, bool], Any]) -> Shape:

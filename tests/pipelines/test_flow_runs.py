@@ -5,8 +5,8 @@ import pytest
 import torch
 from exported_runs import comfyui_transformer_map, finished_run, images, patched
 from safetensors.torch import load_file, save_file
-from tiny_flow import ernie, klein, krea, qwen_image, sd3, stochastic, z_image
-from tiny_pipelines import flux
+from tiny_flow import ernie, euler, klein, krea, qwen_image, sd3, stochastic, z_image
+from tiny_pipelines import distance, flux
 from tiny_runs import largest_difference, tiny_config
 
 from rlcm.errors import ConfigError
@@ -21,6 +21,7 @@ from rlcm.pipelines import (
 )
 from rlcm.pipelines.quantisation import PACKAGES
 from rlcm.sharing.formats import AVAILABLE, export_run
+from rlcm.training.config import load_config
 from rlcm.training.trainer import Trainer
 from rlcm.training.usage import usage
 
@@ -78,6 +79,50 @@ def test_the_usage_of_the_result_runs_as_it_stands(run):
     assert len(pipe.scheduler.timesteps) == 3
     table = make_denoiser(run.fresh(), run.config.sampler, run.config.model).table
     assert torch.allclose(pipe.scheduler.timesteps.float(), table.timesteps, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["krea", "klein"])
+def test_the_usage_says_the_guidance_that_was_left_open(name, tmp_path):
+    """Krea 2's pipeline would take 4.5 for a distilled model, too, and draw something else."""
+    make, _ = MODELS[name]
+    make(stochastic(shift=3.0)).save_pretrained(tmp_path / "model")
+    config = tiny_config(
+        tmp_path,
+        model={"path": str(tmp_path / "model"), **SIZE},
+        sampler={"steps": 3, "guidance": None},
+        prompts=["a cat", "a dog"],
+        run={"rounds": 1},
+        evaluation={"images": 2},
+    )
+    reward = [lambda pictures, prompts: pictures.mean((1, 2, 3))]
+    run = Trainer(config, rewards=reward).train()
+    own = {"krea": 0.0, "klein": 1.0}[name]
+    assert load_config(run / "config.yaml").sampler.guidance == own
+    assert f"guidance_scale={own}" in (run / "final" / "README.md").read_text()
+    assert Trainer.resume(run, rewards=reward, changes=["run.rounds=2"]).config.sampler.guidance == own
+    passed = Trainer(config, model=make(stochastic(shift=3.0)), rewards=reward)
+    assert passed.config.sampler.guidance == own
+
+    without_noise = passed.config.model_copy(update={"sampler": passed.config.sampler.model_copy(update={"eta": 0.0})})
+    denoiser = make_denoiser(make(stochastic(shift=3.0)), without_noise.sampler, ModelSettings(**SIZE))
+    noise = torch.randn(1, *denoiser.latent_shape, generator=torch.Generator().manual_seed(1))
+    images = euler(denoiser, denoiser.encode(["a red cat"]), noise)
+    kind = type(denoiser.pipeline).__name__
+    call = usage(without_noise, "final", kind, None, "a red cat").splitlines()[-1]
+    assert distance(drawn_by(make, call, noise, denoiser), images) < 1e-5
+    if name == "krea":
+        other = call.replace(f"guidance_scale={own}", "guidance_scale=4.5")
+        assert distance(drawn_by(make, other, noise, denoiser), images) > 1e-3
+        assert distance(drawn_by(make, call.replace(f", guidance_scale={own}", ""), noise, denoiser), images) > 1e-3
+
+
+def drawn_by(make, call, noise, denoiser):
+    """Return the image that a call of the model card draws from this noise, without noise between its steps."""
+    pipe = make(stochastic(shift=3.0, stochastic_sampling=False))
+    if type(pipe).__name__ == "Flux2KleinPipeline":  # which packs even the latents that it is given
+        noise = noise.transpose(1, 2).reshape(len(noise), -1, *denoiser.patches())
+    call = call.removesuffix('.images[0].save("picture.png")')
+    return eval(call.removesuffix(")") + ', latents=noise, output_type="pt").images', {"pipe": pipe, "noise": noise.clone()})
 
 
 def test_the_preview_is_of_the_same_kind_as_the_table_of_the_loaded_model(run):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import yaml
-from shipped_configs import ROOT, TINY, TO_BE_PINNED, redness, tiny
+from shipped_configs import FLOW_CONFIGS, ROOT, TINY, redness, tiny
 
 from rlcm.builtin import DEFAULT
 from rlcm.doctor import diagnose
-from rlcm.pipelines import unpinned
+from rlcm.pipelines import restrictions, unpinned
 from rlcm.rewards.build import BUILT_IN
 from rlcm.rewards.settings import is_address
 from rlcm.training.config import TrainConfig, load_config
@@ -37,13 +37,12 @@ def test_loads_and_names_what_exists(name):
     assert config.sampler.steps >= 2
     assert config.rollout.sample_batch_size <= config.rollout.batch_size
     hub = config.model.path.count("/") == 1
-    notes = unpinned(config.model)
-    if name in TO_BE_PINNED:
-        assert text.count("# revision: COMMIT") == len(notes) == 1 + len(config.model.loras)
-        assert f"model_info('{config.model.path}').sha" in text
-        assert "Licence: " in text
-    else:
-        assert not hub or notes == [], "a Hub id is pinned to a commit, and so are its LoRAs"
+    assert ("# Licence: " in text) == hub
+    restricted = " ".join(restrictions(config.model))
+    assert all(
+        word not in restricted or word in text for word in ("Stability AI Community", "Krea 2 Community", "NVIDIA", "CC BY-NC")
+    )
+    assert unpinned(config.model) == [], "a Hub id is pinned to a commit, and so are its LoRAs"
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -123,7 +122,7 @@ def test_ddpo_counterparts_differ_in_model_and_sampler(task):
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta, ddpo.sampler.guidance) == ("ddim", 50, 1.0, 5.0)
 
 
-@pytest.mark.parametrize("name", [name for name in TO_BE_PINNED if name.endswith("80gb")])
+@pytest.mark.parametrize("name", [name for name in FLOW_CONFIGS if name.endswith("80gb")])
 def test_the_doctor_passes_the_flow_matching_models_on_tiny_ones(name, tmp_path):
     assert diagnose(tiny(name, tmp_path), rewards=[redness]).verdict() == "ok"
 

@@ -14,7 +14,7 @@ from rlcm.doctor.faster import faster
 from rlcm.doctor.findings import Diagnosis, Finding
 from rlcm.doctor.first_round import first_round, small
 from rlcm.doctor.machine import LESS_MEMORY, machine, memory, versions
-from rlcm.doctor.model import adapter, prompts, sampler
+from rlcm.doctor.model import adapter, licences, prompts, sampler
 from rlcm.errors import PreflightError, RewardError, RLCMError, SamplerError, UsageError
 from rlcm.training.config import TrainConfig
 from rlcm.training.trainer import Trainer
@@ -43,6 +43,7 @@ def diagnose(config: TrainConfig, *, told: Callable[[Finding], None] | None = No
         add(*machine(config))
         if not all(finding.ok for finding in findings):
             return Diagnosis(findings)
+        add(*licences(config, objects.get("model")))
         trainer = Trainer(small(config), **objects)
         policy = trainer.parts.policy
         add(prompts(trainer), sampler(trainer, config), adapter(trainer), memory(policy, config))

@@ -1,4 +1,4 @@
-"""What the doctor looks at in the model: its prompts, its sampler, its adapter."""
+"""What the doctor looks at in the model: its licence, its prompts, its sampler, its adapter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from rlcm.doctor.findings import Finding
-from rlcm.pipelines import truncated_prompts
+from rlcm.pipelines import restrictions, truncated_prompts
 from rlcm.policy.policy import Policy
 from rlcm.policy.samplers import REPLAY_TOLERANCE, build_table, replay_error
 from rlcm.training.config import TrainConfig
 from rlcm.training.trainer import Trainer
 from rlcm.types import Conditioning
+
+
+def licences(config: TrainConfig, pipeline: Any) -> list[Finding]:
+    """Return what the licences of the model and of its LoRAs restrict, as far as it is known; nothing where nothing is."""
+    return [Finding("licence", note.removeprefix("licence: ")) for note in restrictions(config.model, pipeline)]
 
 
 def prompts(trainer: Trainer) -> Finding:

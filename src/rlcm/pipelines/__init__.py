@@ -11,6 +11,7 @@ from typing import Any
 from rlcm.errors import ConfigError
 from rlcm.pipelines.base import PipelineDenoiser
 from rlcm.pipelines.families import FAMILIES
+from rlcm.pipelines.licences import restrictions
 from rlcm.pipelines.loading import bare_network, load_pipeline, unpinned
 from rlcm.pipelines.memory import MemoryEstimate, estimate
 from rlcm.pipelines.scheduling import build, preview_table
@@ -48,6 +49,7 @@ __all__ = [
     "load_pipeline",
     "make_denoiser",
     "preview_table",
+    "restrictions",
     "truncated_prompts",
     "unpinned",
 ]

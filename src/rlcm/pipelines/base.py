@@ -176,6 +176,15 @@ class PipelineDenoiser:
             ConfigError: with what to use.
         """
 
+    @classmethod
+    def own_guidance(cls, config: Mapping[str, Any]) -> float | None:
+        """Return the guidance scale of a model by itself, where its pipeline's default is another; None where it is that.
+
+        Args:
+            config: the pipeline's configuration.
+        """
+        return None
+
     def guidance_scale(self) -> float:
         """Return the guidance scale: the setting's, or the built-in model's or pipeline's own default; 0 without guidance.
 

@@ -115,9 +115,13 @@ class FlowDenoiser(PipelineDenoiser):
         given = self.sampler.guidance
         if given is not None:
             return float(given)
-        distilled = self.pipeline.config.get("is_distilled")
-        default = None if distilled else call_default(self.pipeline, self.guided_by)
-        return self.unguided if default is None else float(default)
+        own = self.own_guidance(self.pipeline.config)
+        return float(call_default(self.pipeline, self.guided_by) if own is None else own)
+
+    @classmethod
+    def own_guidance(cls, config: Mapping[str, Any]) -> float | None:
+        """Return no guidance for a model that says that it is distilled, whatever its pipeline's default."""
+        return cls.unguided if config.get("is_distilled") else None
 
     @property
     def classifier_free(self) -> bool:

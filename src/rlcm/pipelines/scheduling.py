@@ -94,11 +94,31 @@ def choose_scheduler(family: type[PipelineDenoiser], own: Any, sampler: SamplerS
                 f"{NOT_TABLES.get(scheduler_class, 'it is not one of the supported samplers')}. "
                 f"Set sampler.scheduler to one of {', '.join(family.schedulers)}."
             )
-        return type(own).from_config(own.config)
+        return type(own).from_config(own.config, **changed_shift(family, sampler, kind))
     if name not in family.schedulers:
         raise ConfigError(
             f"sampler.scheduler={name!r} does not fit {kind}, whose network was not trained for it; "
             f"use auto or one of {', '.join(family.schedulers)}."
         )
     scheduler_class, changes = SCHEDULERS[name]
-    return getattr(diffusers, scheduler_class).from_config(own.config, **changes)
+    return getattr(diffusers, scheduler_class).from_config(own.config, **changes, **changed_shift(family, sampler, kind))
+
+
+def is_flow(family: type[PipelineDenoiser]) -> bool:
+    """Return whether the models of a family are sampled by flow matching, with a share of noise that `sampler.eta` says."""
+    return "flow_euler_stochastic" in family.schedulers
+
+
+def changed_shift(family: type[PipelineDenoiser], sampler: SamplerSettings, kind: str) -> dict[str, Any]:
+    """Return what `sampler.shift` changes in a scheduler's configuration: one shift at every size, and no level to end at.
+
+    Raises:
+        ConfigError: if it is set for a model that is no flow-matching one.
+    """
+    if sampler.shift is None:
+        return {}
+    if not is_flow(family):
+        raise ConfigError(
+            f"sampler.shift={sampler.shift:g} belongs to models of flow matching, and {kind} is none; leave it out."
+        )
+    return {"shift": sampler.shift, "use_dynamic_shifting": False, "shift_terminal": None}

@@ -100,6 +100,9 @@ class SamplerSettings(Settings):
     """Stochasticity: DDIM's eta (None: 1.0), TCD's gamma (None: 0.3), and for flow matching (flow_euler_stochastic) the share of
     the noise that a step draws anew, by coefficient-preserving sampling (None: 1.0, all of it). Other samplers have none. 0 draws
     no noise: pictures can be drawn with it, a policy gradient needs more."""
+    shift: float | None = Field(default=None, gt=0, le=100)
+    """Time shift of a flow-matching model, in place of the model's own, at every size of image: 3 for the Lightning LoRAs of
+    Qwen-Image. Noise levels are then s k / (1 + (k - 1) s) of even ones s, for a shift k. None is the model's own."""
     noisy_steps: str | tuple[int, ...] = "all"
     """Which steps draw noise and are learnt from: `all` that can, `first:N` or `last:N` of them, or a list of steps, from 0. The
     others are taken without noise. A step that `final_std` adds noise to draws it in any case."""

@@ -76,6 +76,7 @@ def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
                 f"{scheduler}, {config.sampler.calls} steps",
                 *([] if guidance is None else [f"guidance {guidance:g}"]),
                 *([] if sampler.eta is None else [f"eta {sampler.eta:g}"]),
+                *([] if sampler.shift is None else [f"shift {sampler.shift:g}"]),
                 *([] if sampler.noisy_steps == ALL else [f"noise in steps {shown(sampler.noisy_steps)}"]),
             ]
         ),

@@ -9,7 +9,6 @@ from typing import Any
 
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import command, existing
-from rlcm.pipelines.settings import BUILTIN, BUILTIN_GUIDANCE
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import located
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
@@ -27,11 +26,11 @@ def resolved(
     rewards: Sequence[Callable[..., Any]] | None,
     prompts: Sequence[str] | None,
 ) -> TrainConfig:
-    """Return the configuration with its name, and with what was passed as an object in place of what it replaced.
+    """Return the configuration with its name and guidance, and with what was passed as an object in place of what it replaced.
 
     What cannot be loaded again is named so that a resumed run which lacks the object says so, and takes no other.
     """
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"sampler": parts.sampler}
     if not config.name:
         changes["name"] = default_name(parts.rewards.parts[0].label)
     if pipeline is not None:
@@ -46,13 +45,6 @@ def resolved(
     held_out = tuple(map(located, config.evaluation.held_out))
     changes["evaluation"] = config.evaluation.model_copy(update={"held_out": held_out})
     return config.model_copy(update=changes)
-
-
-def with_guidance(config: TrainConfig, pipeline: Any) -> TrainConfig:
-    """Return the configuration with the guidance of the built-in models, where it was left open."""
-    if config.sampler.guidance is None and pipeline is None and config.model.path in BUILTIN:
-        return config.model_copy(update={"sampler": config.sampler.model_copy(update={"guidance": BUILTIN_GUIDANCE})})
-    return config
 
 
 def _place_of(reward: Callable[..., Any]) -> str:

@@ -13,11 +13,13 @@ from rlcm.pipelines import (
     load_pipeline,
     make_denoiser,
     preview_table,
+    restrictions,
     truncated_prompts,
     unpinned,
 )
 from rlcm.pipelines.acceleration import use_tf32
-from rlcm.pipelines.settings import BUILTIN
+from rlcm.pipelines.guidance import guidance_left_open
+from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.transitions import require_noise
 from rlcm.policy.window import shown
@@ -43,6 +45,8 @@ class Parts:
     evaluator: Evaluator
     notes: list[str]
     """What the user should know before the run starts."""
+    sampler: SamplerSettings
+    """How the model is sampled: the configuration's, with the guidance that is taken where it was left open."""
 
 
 @dataclass(slots=True)
@@ -107,6 +111,7 @@ def build(
     found = checked(config, pipeline=pipeline, rewards=rewards, prompts=prompts)
     training, looked_at, mix, held_out = found.prompts, found.looked_at, found.rewards, found.held_out
     backprop = config.algorithm.loss == "reward_backprop"
+    config = _with_guidance(config, pipeline)
     if check is not None:
         named = [key for key, given in (("prompts", prompts), ("rewards", rewards)) if given is None]
         check(pins_of(config, training, looked_at, mix, held_out, pipeline=pipeline, named=named, processes=processes))
@@ -118,6 +123,7 @@ def build(
     if not backprop:
         _require_actions(denoiser.table, config)
     notes = unpinned(config.model) if pipeline is None else []
+    notes += restrictions(config.model, pipeline)
     notes += [
         f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
@@ -148,7 +154,16 @@ def build(
             held_out,
         ),
         notes,
+        config.sampler,
     )
+
+
+def _with_guidance(config: TrainConfig, pipeline: Any) -> TrainConfig:
+    """Return the configuration with the guidance that the model takes, where it was left open and its pipeline takes another."""
+    own = guidance_left_open(config.model, pipeline) if config.sampler.guidance is None else None
+    if own is None:
+        return config
+    return config.model_copy(update={"sampler": config.sampler.model_copy(update={"guidance": own})})
 
 
 def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:

@@ -15,7 +15,7 @@ from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
-from rlcm.training.beginning import Stopped, resolved, stopped_run, with_guidance
+from rlcm.training.beginning import Stopped, resolved, stopped_run
 from rlcm.training.build import Parts, build
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
@@ -100,7 +100,7 @@ class Trainer:
                     "leave run.clock at wall, or use model.device=cpu and one process."
                 )
         require_same(self.world, flat(config), "start all of them with the same CONFIG and KEY=VALUE.")
-        config = with_guidance(located(config), pipeline)
+        config = located(config)
 
         def check(pins: Pins) -> None:
             agree(self.world, pins)

@@ -9,7 +9,7 @@ from typing import Any
 from rlcm.paths import existing
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.flow import FlowDenoiser
-from rlcm.pipelines.scheduling import SCHEDULERS
+from rlcm.pipelines.scheduling import SCHEDULERS, changed_shift, is_flow
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.window import ALL, shown
 from rlcm.training.config import TrainConfig
@@ -32,13 +32,16 @@ def usage(config: TrainConfig, repo: str, kind: str, base_model: str | None, pro
     else:
         where = {"revision": model.revision, "variant": model.variant}
         lines += ["", f"pipe = DiffusionPipeline.from_pretrained({_call([base_model or own_name(config)], where)})"]
-    if scheduler:
-        options = {**scheduler[1], **({"stochastic_sampling": noise} if "stochastic_sampling" in scheduler[1] else {})}
+    options = {
+        **(scheduler[1] if scheduler else {}),
+        **(changed_shift(FAMILIES[kind], sampler, kind) if _is_flow(kind) else {}),
+    }
+    if "stochastic_sampling" in options or (sampler.scheduler == "auto" and _is_flow(kind)):
+        options["stochastic_sampling"] = noise  # its flag may be either in the model's files; what the run did is `eta`
+    if scheduler or options:
         changes = "".join(f", {key}={value!r}" for key, value in options.items())
-        lines.append(f"pipe.scheduler = {scheduler[0]}.from_config(pipe.scheduler.config{changes})")
-    elif sampler.scheduler == "auto" and _is_flow(kind):
-        # Its flag may be either in the model's files; what the run did is `eta`.
-        lines.append(f"pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, stochastic_sampling={noise})")
+        name = scheduler[0] if scheduler else "pipe.scheduler"
+        lines.append(f"pipe.scheduler = {name}.from_config(pipe.scheduler.config{changes})")
     for number, lora in enumerate(model.loras):
         where = {"weight_name": lora.weight_name, "revision": lora.revision, "adapter_name": f"base_{number}"}
         lines.append(f"pipe.load_lora_weights({_call([lora.path], where)})")
@@ -77,8 +80,7 @@ def _whole_path(path: str) -> str:
 
 
 def _is_flow(kind: str) -> bool:
-    """Return whether a pipeline's models are sampled by flow matching, with a share of noise that `sampler.eta` says."""
-    return kind in FAMILIES and "flow_euler_stochastic" in FAMILIES[kind].schedulers
+    return kind in FAMILIES and is_flow(FAMILIES[kind])
 
 
 def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
@@ -89,13 +91,20 @@ def _without_diffusers(config: TrainConfig, kind: str) -> str | None:
         found.append(f"sampler.eta={sampler.eta:g}")
     if sampler.noisy_steps != ALL:
         found.append(f"sampler.noisy_steps={shown(sampler.noisy_steps)}")
+    if kind == "SanaSprintPipeline" and sampler.timesteps is not None:
+        found.append(f"sampler.timesteps={list(sampler.timesteps)}")
     return " and ".join(found) or None
 
 
 def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
     """Return the line that draws and saves a picture."""
-    prompts = ([], {"prompt": prompt}) if kind == "Flux2KleinPipeline" else ([prompt], {})  # whose first argument is an image
-    call = _call(prompts[0], {**prompts[1], **_sampling(config, kind)})
+    given: dict[str, Any] = {"prompt": prompt} if kind == "Flux2KleinPipeline" else {}  # whose first argument is an image
+    if kind == "ConsistencyModelPipeline":  # which draws classes
+        given = {"class_labels": int(prompt) if prompt.isdecimal() else 0}
+    sampling = _sampling(config, kind)
+    call = _call([] if given else [prompt], {**given, **sampling})
+    if kind == "SanaSprintPipeline" and sampling["num_inference_steps"] != 2:
+        call += ", intermediate_timesteps=None"  # beside other steps it refuses its own default
     return f'pipe({call}).images[0].save("picture.png")'
 
 
@@ -103,14 +112,16 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
     """Return the arguments of a call of the pipeline that samples as the run does."""
     sampler = config.sampler
     timesteps = None if sampler.timesteps is None else list(sampler.timesteps)
-    if timesteps is not None and kind != "SanaSprintPipeline" and not _is_flow(kind):
+    if timesteps is not None and not _is_flow(kind):
         timesteps = [int(t) for t in timesteps]
     steps: int | None = sampler.calls
     family = FAMILIES.get(kind)
     if timesteps is None and family is not None and issubclass(family, FlowDenoiser) and not family.levels_are_the_pipelines:
         timesteps = [round(level, 6) for level in family.levels(sampler.steps)]
-    if timesteps is not None:
-        steps = len(timesteps) - 1 if kind == "SanaSprintPipeline" else None
+    if timesteps is not None and kind == "SanaSprintPipeline":
+        steps, timesteps = len(timesteps) - 1, None  # its call fails with any
+    elif timesteps is not None:
+        steps = None
     guided_by = getattr(family, "guided_by", "guidance_scale")
     return {
         "num_inference_steps": steps,
@@ -121,6 +132,7 @@ def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
         or ("" if guided_by == "true_cfg_scale" and (sampler.guidance or 0) > 1 else None),
         "eta": None if _is_flow(kind) else sampler.eta if sampler.eta is not None else DEFAULT_ETA.get(sampler.scheduler),
         "original_inference_steps": sampler.original_inference_steps if kind.startswith("LatentConsistency") else None,
+        "use_resolution_binning": False if kind.startswith(("Sana", "PixArt")) else None,  # the size is that of the run
         "use_pe": False if kind == "ErnieImagePipeline" else None,  # prompts as they are
         "height": config.model.height,
         "width": config.model.width,

@@ -96,7 +96,7 @@ def test_the_graded_form_prefers_what_the_verdict_calls_right(asked, true, false
     good, bad = maps(*PICTURES[true]), maps(*PICTURES[false])
     assert verdict(read(Maps(good))[0], asked)
     assert not verdict(read(Maps(bad))[0], asked)
-    better, worse = float(graded(Maps(good), [asked])), float(graded(Maps(bad), [asked]))
+    better, worse = graded(Maps(torch.cat((good, bad))), [asked, asked]).tolist()
     assert 0.93 <= better <= 1
     assert worse <= better - 0.15
 
@@ -111,6 +111,16 @@ def test_the_graded_form_says_which_way_is_better(asked):
     with torch.no_grad():
         after = graded(Maps(output + 0.05 * output.grad / output.grad.norm()), [asked]).sum()
     assert float(after) > float(before)
+
+
+@pytest.mark.parametrize("count", [7, 300, 1000])
+def test_the_graded_form_of_more_than_a_picture_holds(count):
+    """One fox has almost nothing of so many, and is surely not one too many of them."""
+    many = {"include": [{"class": "car", "count": count, "color": "red"}], "exclude": []}
+    few = {"include": [{"class": "car"}], "exclude": [{"class": "car", "count": count}]}
+    score, least = graded(Maps(maps(*PICTURES["red"]).expand(2, -1, -1, -1)), [many, few]).tolist()
+    assert score == pytest.approx(1 / count, abs=1e-3)
+    assert least > 0.99
 
 
 def test_a_position_pulls_the_things_apart():

@@ -283,13 +283,28 @@ def test_before_after_picture(run: Path, tmp_path: Path) -> None:
     assert fewer.size[0] == 1280
 
 
-def test_the_picture_shows_what_was_mended_and_one_that_stayed_wrong(run: Path, tmp_path: Path) -> None:
-    for number, right in ((0, [False, True, False, True, False, False]), (20, [True, True, True, False, False, False])):
+RIGHTNESS = {"label": "right pictures", "better": "higher", "question": "right"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "after", "shown"),
+    [
+        (RIGHTNESS, [True, True, True, False, False, False], [0, 2, 4]),  # two were mended, one stayed wrong
+        (RIGHTNESS, [True, True, True, False, True, True], [0, 2, 4]),  # all were mended that were wrong
+        (RIGHTNESS, [False, True, False, True, False, False], [0, 1, 2]),  # nothing was mended: the first of the set
+        (SIZE, [True, True, True, False, False, False], [0, 1, 2]),  # the reward was for something else
+    ],
+)
+def test_the_picture_shows_what_was_mended_and_one_that_stayed_wrong(
+    run: Path, tmp_path: Path, metric: Any, after: list[bool], shown: list[int]
+) -> None:
+    write_evaluations(run, evaluation(0, -1.0), evaluation(20, -1.0), metric=metric)
+    for number, right in ((0, [False, True, False, True, False, False]), (20, after)):
         write_samples(run, number, values=[1.0] * 6, judge={"right": right, "counting": [None] * 6})
     pixels = np.asarray(Image.open(before_after_picture(run, tmp_path / "picture.png", columns=3)).convert("RGB")).astype(int)
     for number in (0, 20):
         discs = [np.all(abs(pixels - (number, 40 * i, 255 - number)) < 4, -1).sum() for i in range(6)]
-        assert [size > 1000 for size in discs] == [True, False, True, False, True, False], "0 and 2 were mended, 4 was not"
+        assert [i for i, size in enumerate(discs) if size > 1000] == shown
 
 
 @pytest.mark.parametrize("columns", [0, 11])

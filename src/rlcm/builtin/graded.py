@@ -31,7 +31,7 @@ def graded(maps: Maps, asked: Sequence[Mapping[str, Any]]) -> Tensor:
     """
     probability = maps.classes.sigmoid()
     peaks = probability >= F.max_pool2d(probability.detach(), 3, 1, 1)
-    heights = (probability * peaks).flatten(2).topk(6, dim=2).values
+    heights = _highest((probability * peaks).flatten(2), max(map(_most, asked), default=1))
     x, y = _centres(maps, probability)
     coloured = probability * peaks
     hue = maps.colours.softmax(1)
@@ -46,8 +46,7 @@ def _one(asked: Mapping[str, Any], heights: Tensor, peaks: Tensor, hue: Tensor, 
         present = heights[kind, :count]
         parts.append(present.mean())
         if item.get("color"):
-            right = (peaks[kind] * hue[COLOURS.index(item["color"])]).flatten().topk(count).values
-            parts.append(right.mean())
+            parts.append(_highest((peaks[kind] * hue[COLOURS.index(item["color"])]).flatten(), count).mean())
         if item.get("position"):
             relation, index = item["position"]
             other = CLASSES.index(include[index]["class"])
@@ -56,6 +55,16 @@ def _one(asked: Mapping[str, Any], heights: Tensor, peaks: Tensor, hue: Tensor, 
     # One too many is there as surely as the peak of that rank.
     parts += [1 - heights[CLASSES.index(item["class"]), item.get("count", 1) - 1] for item in asked.get("exclude", ())]
     return torch.stack(parts).mean()
+
+
+def _most(asked: Mapping[str, Any]) -> int:
+    return max((item.get("count", 1) for part in ("include", "exclude") for item in asked.get(part, ())), default=1)
+
+
+def _highest(values: Tensor, count: int) -> Tensor:
+    """Return the `count` highest along the last axis; zeros in place of those that there are not."""
+    there = min(count, values.shape[-1])
+    return F.pad(values.topk(there, dim=-1).values, (0, count - there))
 
 
 def _related(dx: Tensor, dy: Tensor, relation: str) -> Tensor:

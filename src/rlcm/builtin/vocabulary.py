@@ -29,6 +29,8 @@ TAGS: dict[str, float] = {
     "color_attr": 0.16,
 }
 """The kinds of prompts, by GenEval's names, and their shares in pretraining."""
+MOST = 1000
+"""The largest number of things that metadata may ask for."""
 UNSAID = 0.3
 """The share of captions in pretraining that leave out the number, the relation or a colour, as captions of the web do."""
 
@@ -99,14 +101,34 @@ def known(text: str, said: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
     Args:
         text: the prompt, which says it itself if it is one of the world's, with or without "a picture of" before it.
-        said: metadata that stood beside it, which are believed if they say what to include.
+        said: metadata that stood beside it, which are believed if they say in GenEval's format what to include.
     """
     if "include" not in said:
         asked = _by_prompt().get(text.strip().lower().removeprefix("a picture of "))
         return None if asked is None else metadata(asked)
-    parts = [*said["include"], *said.get("exclude", ())]
-    colours = [item["color"] for item in said["include"] if item.get("color")]
-    return said if all(item["class"] in CLASSES for item in parts) and all(c in COLOURS for c in colours) else None
+    return said if is_of_the_world(said) else None
+
+
+def is_of_the_world(said: Mapping[str, Any]) -> bool:
+    """Say whether metadata are in GenEval's format and name classes and colours of the world alone; anything may be given."""
+    include, exclude = said.get("include"), said.get("exclude", [])
+    if not (isinstance(include, list) and include and isinstance(exclude, list)):
+        return False
+    return all(_is_clause(item, before) for before, item in enumerate(include)) and all(_is_clause(item, 0) for item in exclude)
+
+
+def _is_clause(item: Any, before: int) -> bool:
+    """Say whether one thing that is asked for is well said; `before` is how many it may be seen from."""
+    if not isinstance(item, Mapping) or item.get("class") not in CLASSES or item.get("color") not in (None, "", *COLOURS):
+        return False
+    count, position = item.get("count", 1), item.get("position")
+    if type(count) is not int or not 1 <= count <= MOST:
+        return False
+    if not position:
+        return True
+    if not isinstance(position, list | tuple) or len(position) != 2 or position[0] not in list(RELATIONS):
+        return False
+    return type(position[1]) is int and 0 <= position[1] < before
 
 
 @cache

@@ -21,6 +21,8 @@ class Metric:
     """Label of the reward that it shows; None is their weighted sum."""
     penalty: bool = False
     """Whether that reward has a negative weight: the less of it, the better."""
+    question: str | None = None
+    """The judge's question whose answer is what the reward is for, such as `right`; None where it is for something else."""
 
     def shown(self, value: Any) -> float | None:
         """Return a reward as people read it: the negative of one that counts the other way than what people read."""

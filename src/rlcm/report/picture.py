@@ -24,8 +24,8 @@ RIGHT, WRONG = "#1a7f37", "#b3261e"
 def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     """Write a PNG, 1280 pixels wide, of pictures of the fixed set before and after tuning; return `out`.
 
-    Where the judge says which pictures are right, they are the first that were wrong and became right, and in the last column the
-    first that was wrong and stayed so; the picture says this. Elsewhere they are the first of the set.
+    Where the reward is for pictures that are right, they are the first that the judge finds wrong before and right after, and in the
+    last column the first that stayed wrong; the picture says this. Elsewhere they are the first of the set.
 
     Args:
         columns: pictures in a row, 1 to 10; fewer where the run kept fewer.
@@ -37,30 +37,33 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     if not 1 <= columns <= 10:
         raise ValueError(f"columns={columns} is not in 1 .. 10.")
     run, out = read_run(local(run_dir, "run_dir")), local(out, "out")
-    pairs = _telling(run.pairs(sys.maxsize), columns)
+    pairs, rule = _telling(run.pairs(sys.maxsize), columns, run.metric.question)
     if not pairs:
         raise RunDirectoryError(
             f"{run.path / 'samples'} has no pictures of the same prompts from two rounds, so there is no before and after; "
             "let the run go on to its next evaluation (`rlcm train --resume`)."
         )
     try:
-        _draw_rows(run, pairs).save(out, format="PNG", optimize=True)
+        _draw_rows(run, pairs, rule).save(out, format="PNG", optimize=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
     return out
 
 
-def _telling(pairs: Sequence[Pair], columns: int) -> list[Pair]:
-    judged = [(pair, _is_right(pair.before), _is_right(pair.after)) for pair in pairs]
-    mended = [pair for pair, before, after in judged if before is False and after]
-    stayed = [pair for pair, before, after in judged if before is False and after is False]
+def _telling(pairs: Sequence[Pair], columns: int, question: str | None) -> tuple[list[Pair], str]:
+    """Return the pairs to show and the rule they were chosen by; no rule where they are simply the first."""
+    answers = [(pair, _answer(pair.before, question), _answer(pair.after, question)) for pair in pairs]
+    wrong = [(pair, after) for pair, before, after in answers if before is False and after is not None]
+    mended, stayed = ([pair for pair, after in wrong if after is wanted] for wanted in (True, False))
     if not mended or columns < 2:
-        return list(pairs[:columns])
-    return [*mended[: columns - len(stayed[:1])], *stayed[:1]]
+        return list(pairs[:columns]), ""
+    shown = mended[: columns - len(stayed[:1])]
+    rule = "Shown: the first that were wrong and became right"
+    return [*shown, *stayed[:1]], rule + (", and the first that stayed wrong." if stayed else ".")
 
 
-def _is_right(shot: Shot) -> bool | None:
-    return dict(shot.verdicts).get("right")
+def _answer(shot: Shot, question: str | None) -> bool | None:
+    return dict(shot.verdicts).get(question) if question else None
 
 
 def curve_picture(run: Run, out: Path) -> bool:
@@ -82,8 +85,8 @@ def curve_picture(run: Run, out: Path) -> bool:
     return True
 
 
-def _draw_rows(run: Run, pairs: Sequence[Pair]) -> Image.Image:
-    """Return the picture of two rows: caption, prompts, pictures with their numbers."""
+def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
+    """Return the picture of two rows: caption, the rule, prompts, pictures with their numbers or whether they are right."""
     width, margin, gutter, gap = 1280, 36, 104, 14
     side = min(240, (width - 2 * margin - gutter - gap * (len(pairs) - 1)) // len(pairs))
     source = pairs[0].before.picture
@@ -107,8 +110,7 @@ def _draw_rows(run: Run, pairs: Sequence[Pair]) -> Image.Image:
         draw.text((x, 30), text, font=title, fill=colour)
         x += title.getlength(text)
     line = "Same prompts, same seeds" + (f"; {judged}" if judged else "") + "."
-    if any(_is_right(pair.after) is not None for pair in pairs):
-        line += " Shown: the first that were mended, and the first that stayed wrong."
+    line = " ".join(filter(None, (line, rule)))
     draw.text((margin, 72), _cut(line, plain, width - 2 * margin), font=plain, fill=MUTED)
 
     for column, lines in enumerate(prompts):
@@ -125,7 +127,7 @@ def _draw_rows(run: Run, pairs: Sequence[Pair]) -> Image.Image:
         for column, shot in enumerate(shots):
             x = margin + gutter + column * (side + gap)
             _paste(canvas, shot.picture, (round(x), y), (side, height))
-            right = _is_right(shot)
+            right = _answer(shot, run.metric.question)
             value = with_unit(shot.value, run.metric.unit, digits)
             if right is not None:
                 value, colour = ("✓ right", RIGHT) if right else ("✗ wrong", WRONG)

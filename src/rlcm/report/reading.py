@@ -182,9 +182,9 @@ def _metric(described: Any, run: Run) -> Metric:
     if isinstance(described, dict) and described.get("label"):
         # What is shown in place of a weighted sum is the reward itself, which a negative weight turns round.
         penalty = only is not None and (described.get("penalty") is True or (weight or 0.0) < 0)
-        return Metric(
-            str(described["label"]), str(described.get("unit") or ""), described.get("better") == "lower", only, penalty
-        )
+        unit, question = str(described.get("unit") or ""), described.get("question")
+        less = described.get("better") == "lower"
+        return Metric(str(described["label"]), unit, less, only, penalty, None if question is None else str(question))
     if only:
         penalty = (weight or 0.0) < 0
         return Metric(only.replace("_", " "), "", penalty, only, penalty)

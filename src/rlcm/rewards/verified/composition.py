@@ -68,7 +68,8 @@ class Composition:
         self.network, self.graded, self.colours = Network(batch_size, dtype, device), graded, tuple(colours)
         self.world = WorldChecker() if model is None else None
         self.differentiable = graded and model is None
-        self.display: Mapping[str, str] = {"label": "demands met" if graded else "right pictures", "better": "higher"}
+        label = "demands met" if graded else "right pictures"
+        self.display: Mapping[str, str] = {"label": label, "better": "higher", "question": "right"}
         if model is None:
             needless = {**given, "revision": revision, "clip": clip, "clip_revision": clip_revision}
             if told := [f"{name}={needless[name]}" for name in needless if needless[name] is not None]:

@@ -27,7 +27,9 @@ def figures() -> str:
     speed = read(RESULTS / "speed.json")
     model = read(ROOT / "src" / "rlcm" / "builtin" / "weights" / "evaluation.json")
     runs = demo["runs"]
-    before, after = ([run["judge"]["right"][when] for run in runs] for when in ("before", "after"))
+    judged = [run["judged"][f"unseen, {run['steps']}"] for run in runs]
+    before, after = ([one[whose]["right"]["overall"] for one in judged] for whose in ("base", "tuned"))
+    gone = [one["errors_gone"]["mean"] for one in judged]
     seconds = [run["whole_command_seconds"] for run in runs]
     memory = max(run["peak_memory_mb"] for run in runs) / 1000
     rows = [
@@ -36,6 +38,7 @@ def figures() -> str:
             f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after",
             "[docs/demo.md](docs/demo.md)",
         ),
+        ("the demo: share of the errors that is gone", f"{min(gone):.0%} to {max(gone):.0%}", "the same"),
         (
             "the demo: time of the whole command; peak memory",
             f"{min(seconds):.0f} to {max(seconds):.0f} s; {memory:.2f} GB",
@@ -57,7 +60,7 @@ def figures() -> str:
             "[its card](src/rlcm/builtin/weights/README.md)",
         ),
     ]
-    rows[2:2] = _against_ddpo()
+    rows[3:3] = _against_ddpo()
     table = "".join(f"| {what} | {value} | {where} |\n" for what, value, where in rows)
     return f"| what | measured | by |\n|---|---|---|\n{table}\nMachine: {demo['machine']}."
 

@@ -130,7 +130,7 @@ def page(results: Sequence[dict[str, Any]], machine: str, command: str, name: st
     """Return the page of the results."""
     own = f"unseen, {results[0]['steps']}"
     all_judged = [r["judged"][own] for r in results]
-    base = all_judged[0]["base"]
+    base, pictures, calls = all_judged[0]["base"], all_judged[0]["images"], counted(results[0]["steps"], "step")
     rows = [
         [
             *(str(r["seed"]), f"{base['right']['overall']:.1%}", f"{j['tuned']['right']['overall']:.1%}"),
@@ -158,11 +158,11 @@ def page(results: Sequence[dict[str, Any]], machine: str, command: str, name: st
 The built-in model learns to draw what was asked. The reward is how far a detector sees it. Below is what **another** detector says: the
 held-out judge, which no reward and no training uses. The prompts are of the kinds that were trained, and none of them was trained on.
 
-Before and after have the same prompts and the same noise: {all_judged[0]["images"]} pictures, {EACH} of each prompt, in {counted(results[0]["steps"], "step")}. A
-picture is right if it has all that was asked for. The share that is right is a mean over the six kinds of prompts.
-*Errors gone* is the share of the base model's wrong pictures that are gone, on balance, with its 95 % interval over
-pictures. Diversity is the mean distance (one minus cosine) of two pictures of one prompt in the judge's features.
-Sharpness is the mean difference of neighbouring pixels. Both are shares of the base model's.
+Before and after have the same prompts and the same noise: {pictures} pictures, {EACH} of each prompt, in {calls}. A picture is
+right if it has all that was asked for. The share that is right is a mean over the six kinds of prompts. *Errors gone* is the share
+of the base model's wrong pictures that are gone, on balance, with its 95 % interval over pictures. Diversity is the mean distance
+(one minus cosine) of two pictures of one prompt in the judge's features. Sharpness is the mean difference of neighbouring pixels.
+Both are shares of the base model's.
 
 {table(heads, rows)}
 What we asked of it, and the worst of the seeds:

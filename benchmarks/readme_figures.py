@@ -16,9 +16,33 @@ from benchmarks.shared.command import parser
 from benchmarks.shared.pages import put_between
 from benchmarks.shared.places import RESULTS, ROOT
 from benchmarks.shared.results import read, read_if_there
+from rlcm.pipelines.families import FAMILIES
 from rlcm.report.words import counted, written
+from rlcm.rewards import BUILT_IN
 
 BEGIN, END = "<!-- figures: written by benchmarks/readme_figures.py -->", "<!-- end of figures -->"
+WHY, END_OF_WHY = "<!-- why: written by benchmarks/readme_figures.py -->", "<!-- end of why -->"
+
+
+def why() -> str:
+    """Return why somebody would use it: four lines, each with a figure and where it comes from."""
+    runs, speed = read(RESULTS / "demo.json")["runs"], read(RESULTS / "speed.json")
+    judged = [run["judged"][f"unseen, {run['steps']}"] for run in runs]
+    gone = [one["errors_gone"]["mean"] for one in judged]
+    minutes = max(run["whole_command_seconds"] for run in runs) / 60
+    slower = f"{speed['published_over_round']['median']:.1f} times as long as a round here"
+    mended = f"{min(gone):.0%} to {max(gone):.0%} of the errors are gone in {minutes:.0f} minutes on two CPU cores"
+    lines = [
+        "**Any reward**: a Python function of pictures and prompts, with or without a gradient. "
+        f"{len(BUILT_IN)} more come with it ([rewards](docs/rewards.md)).",
+        f"**Fast**: a loop in the style of the published code takes {slower}, "
+        "which costs no more than its network calls ([performance](docs/performance.md)).",
+        f"**Honest**: a judge that no training sees looks on. In the demo above {mended}, "
+        "on prompts that were not trained on ([the demo, measured](docs/demo.md)).",
+        f"**Portable**: {len(FAMILIES)} kinds of diffusers pipelines, from LCM to FLUX.2 and Qwen-Image "
+        "([models](docs/models.md)). The LoRA loads in diffusers, ComfyUI and A1111 ([export](docs/export.md)).",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def figures() -> str:
@@ -103,6 +127,7 @@ def main() -> None:
     """Write the section."""
     parser(__doc__).parse_args()
     put_between(ROOT / "README.md", BEGIN, END, figures())
+    put_between(ROOT / "README.md", WHY, END_OF_WHY, why())
 
 
 if __name__ == "__main__":

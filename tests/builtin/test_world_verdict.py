@@ -110,7 +110,7 @@ def test_the_graded_form_says_which_way_is_better(asked):
     assert output.grad.isfinite().all()
     with torch.no_grad():
         after = graded(Maps(output + 0.05 * output.grad / output.grad.norm()), [asked]).sum()
-    assert float(after) > float(before)
+    assert float(after) > float(before.detach())
 
 
 @pytest.mark.parametrize("count", [7, 300, 1000])
@@ -119,7 +119,7 @@ def test_the_graded_form_of_more_than_a_picture_holds(count):
     many = {"include": [{"class": "car", "count": count, "color": "red"}], "exclude": []}
     few = {"include": [{"class": "car"}], "exclude": [{"class": "car", "count": count}]}
     score, least = graded(Maps(maps(*PICTURES["red"]).expand(2, -1, -1, -1)), [many, few]).tolist()
-    assert score == pytest.approx(1 / count, abs=1e-3)
+    assert score == pytest.approx(1 / count, abs=2e-3)
     assert least > 0.99
 
 

@@ -13,17 +13,20 @@ from rlcm.builtin.detector import Maps
 from rlcm.builtin.verdict import MARGIN, RELATIONS
 from rlcm.builtin.vocabulary import CLASSES, COLOURS
 
-SOFTNESS = 0.05
+SOFTNESS = 0.1
 """How gradually a position becomes right, as a share of the picture's side."""
 SHARPNESS = 6.0
 """How much more the likelier of two cells counts in a centre."""
+LEAST = 1e-3
+"""The probability of a demand that is not met at all, so that a picture without it can still be improved in other ways."""
 
 
 def graded(maps: Maps, asked: Sequence[Mapping[str, Any]]) -> Tensor:
     """Return how far each picture has what was asked: [B] in [0, 1], differentiable in the maps.
 
-    It is the mean, over all that `rlcm.builtin.verdict.fulfilled` answers, of a probability in place of the answer. A count
-    takes the likeliest peaks, a colour what the maps say there, a position the centres of gravity of two classes.
+    It is the geometric mean, over all that `rlcm.builtin.verdict.fulfilled` answers, of a probability in place of the answer: all of
+    it must be there, and what is missing has the steepest gradient. A count takes the likeliest peaks, a colour what the maps say
+    there, a position the centres of gravity of two classes.
 
     Args:
         maps: what a detector says of B pictures.
@@ -54,7 +57,7 @@ def _one(asked: Mapping[str, Any], heights: Tensor, peaks: Tensor, hue: Tensor, 
             parts.append(both * _related(x[kind] - x[other], y[kind] - y[other], relation))
     # One too many is there as surely as the peak of that rank.
     parts += [1 - heights[CLASSES.index(item["class"]), item.get("count", 1) - 1] for item in asked.get("exclude", ())]
-    return torch.stack(parts).mean()
+    return (LEAST + (1 - LEAST) * torch.stack(parts)).log().mean().exp()
 
 
 def _most(asked: Mapping[str, Any]) -> int:

@@ -1,35 +1,62 @@
-"""The pictures of `rlcm ui` that show what became of the demo: its runs, and one prompt through a training.
+"""The pictures of `rlcm ui`: runs of the demo, one prompt through a training, and a model that is being taught.
 
-    python benchmarks/ui_pictures.py runs/demo-seeds          needs playwright and a Chromium
+    python benchmarks/ui_pictures.py runs/demo-seeds [--only runs samples teach]          needs playwright and a Chromium
 
-The runs are those of `benchmarks/demo_seeds.py`.
+The runs are those of `benchmarks/demo_seeds.py`; the one that is taught is made here, and deleted.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Page
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.shared.browser import opened, served_runs, started_browser
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import IMAGES
+from benchmarks.voting.oracles import warm
+from rlcm.rewards.image.pixels import from_uint8
+from rlcm.ui.teaching import ROUNDS_A_TRAINING
 
 RUN, PROMPT, ROUND = "seed-0", "three balloons", "40"
 """The prompt and round that are shown; the prompt is one of `world-unseen`, the round one with an evaluation."""
 
 
+TAUGHT, ROUNDS, PATIENCE = "warm", 2 * ROUNDS_A_TRAINING, 900_000
+"""What is taught, to at least so many rounds, and how many milliseconds a vote or a training may take."""
+
+NAMELESS = """folder => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(folder, '');
+}"""
+"""Takes the name of a folder out of the page."""
+
+
 def main() -> None:
     """Start the page, take its pictures, and end it."""
+    of_the_demo: dict[str, Callable[[Page], None]] = {"runs": of_runs, "samples": of_samples}
     options = parser(__doc__)
     options.add_argument("runs", type=Path, nargs="?", default=Path("runs/demo-seeds"), help="a folder of runs")
-    with served_runs(options.parse_args().runs) as address, started_browser() as browser:
-        of_runs(opened(browser, address))
-        of_samples(opened(browser, address))
+    options.add_argument("--only", nargs="+", choices=[*of_the_demo, "teach"], default=[*of_the_demo, "teach"])
+    given = options.parse_args()
+    with started_browser() as browser:
+        if wanted := [take for name, take in of_the_demo.items() if name in given.only]:
+            with served_runs(given.runs) as address:
+                for take in wanted:
+                    take(opened(browser, address))
+        if "teach" in given.only:
+            with tempfile.TemporaryDirectory(prefix="rlcm-taught-") as folder, served_runs(Path(folder, "runs")) as address:
+                of_teaching(browser, address, folder)
 
 
 def of_runs(page: Page) -> None:
@@ -56,6 +83,42 @@ def of_samples(page: Page) -> None:
     page.wait_for_selector(f"#samples-view .duel figure:nth-child(2) :text('round {ROUND}')")
     page.wait_for_timeout(1000)
     page.screenshot(path=IMAGES / "ui-samples.png")
+
+
+def of_teaching(browser: Browser, address: str, folder: str) -> None:
+    """Vote for the warmest pictures until the model was trained on it, and take it beside the base model.
+
+    Args:
+        folder: of the folder of runs; it is no part of the picture.
+    """
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.get_by_role("tab", name="Teach").click()
+    page.locator("#teach-name textarea, #teach-name input").first.fill(TAUGHT)
+    page.locator("#teach-begin").click()
+    rounds = 0
+    while rounds < ROUNDS:
+        page.wait_for_selector("#teach-view .choice")
+        asked = page.locator("#teach-view [data-question]").get_attribute("data-question")
+        page.keyboard.press(str(1 + _warmest(page)))
+        page.wait_for_function(
+            "asked => document.querySelector('#teach-view [data-question]').dataset.question !== asked", arg=asked
+        )
+        page.wait_for_timeout(1000)  # nobody votes faster, and it is being trained meanwhile
+        told = re.search(r"trained, (\d+) rounds", page.locator("#teach-standing").inner_text())
+        rounds = int(told[1]) if told else 0
+    page.wait_for_selector("#teach-standing .compared img")
+    page.wait_for_timeout(1000)
+    page.evaluate(NAMELESS, f"{folder}/")
+    page.screenshot(path=IMAGES / "ui-teach.png")
+
+
+def _warmest(page: Page) -> int:
+    """Return the place of the warmest picture on the page, from 0."""
+    uris = page.eval_on_selector_all("#teach-view .choice img", "found => found.map(image => image.src)")
+    pictures = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB") for uri in uris]
+    return int(warm(from_uint8(np.stack([np.asarray(picture) for picture in pictures])), [""] * len(pictures)).argmax())
 
 
 if __name__ == "__main__":

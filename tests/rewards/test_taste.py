@@ -5,7 +5,10 @@ import logging
 
 import pytest
 import torch
+from click.testing import CliRunner
+from PIL import Image
 
+from rlcm.cli import main
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.rewards.build import build_reward
 from rlcm.rewards.learned.clip import Network
@@ -156,6 +159,16 @@ def test_it_learns_a_colour_from_forty_votes(file):
     (slope,) = torch.autograd.grad(scores.sum(), images)
     assert slope[:, 0].mean() > slope[:, 1].mean()
     assert torch.equal(Taste(votes=str(file.path))(images, [""] * 100), scores), "the same every time"
+
+
+def test_a_folder_of_pictures_is_scored_from_the_command_line(file, tmp_path):
+    for name, colour in (("blue", (60, 60, 220)), ("red", (220, 40, 40))):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    entry = f"{{name: taste, args: {{votes: {json.dumps(str(file.path))}}}}}"
+    said = CliRunner().invoke(main, ["rewards", "try", entry, "--images", str(tmp_path)])
+    assert said.exit_code == 0, said.output
+    rows = {line.split()[0]: line.split()[-1] for line in said.output.splitlines() if ".png" in line}
+    assert float(rows["red.png"]) > float(rows["blue.png"])
 
 
 def test_batches_do_not_matter(file):

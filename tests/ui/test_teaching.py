@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +119,31 @@ def test_old_questions_are_forgotten(teaching_once, monkeypatch):
     with pytest.raises(UsageError, match="Here are new ones"):
         teaching_once.vote(questions[0].id, [0])
     teaching_once.vote(questions[3].id, [0])
+
+
+@pytest.mark.parametrize(("choice", "drawn"), [("active", [1, 3, 3, 1, 3, 3]), ("random", [1] * 6)])
+def test_now_and_then_any_question_is_asked_and_always_where_that_is_the_choice(tmp_path, monkeypatch, choice, drawn):
+    one = Teaching(Trainings(tmp_path), "mine", PROMPTS, choice=choice)
+    monkeypatch.setattr(one, "_taste", SimpleNamespace(information=lambda sets: torch.zeros(len(sets))))
+    counts = []
+    noise = lambda model, prompts, seeds: counts.append(len(seeds)) or torch.rand(len(seeds), 3, 64, 64)  # noqa: E731
+    monkeypatch.setattr(one, "_pictures", noise)
+    questions = [one.ask() for _ in range(6)]
+    assert [count / SHOWN for count in counts] == drawn
+    assert {question.images.shape for question in questions} == {(SHOWN, 3, 64, 64)}
+    assert {len(question.features) for question in questions} == {SHOWN}
+
+
+def test_how_often_and_how_long_it_trains_is_the_callers_choice(tmp_path):
+    jobs = Trainings(tmp_path)
+    one = Teaching(jobs, "mine", PROMPTS, votes_a_training=2, rounds_a_training=3)
+    for _ in range(2):
+        assert one.train() is None
+        question = one.ask()
+        one.vote(question.id, [red(question)])
+    assert one.train() == "mine"
+    assert jobs.started == [3]
+    assert load_config(tmp_path / "mine" / "config.yaml").run.save_every == 3
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "x" * 121])

@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -36,6 +36,8 @@ SHOWN = 4
 """Pictures of a question."""
 CANDIDATES = 3
 """Questions that are drawn for one that is asked: the one whose answer tells most."""
+ANY_EVERY = 3
+"""Every so many questions one is asked unchosen: a taste that is sure of itself would never hear that it is wrong."""
 AHEAD = 2
 """Questions that are ready before they are asked."""
 KEPT = 64
@@ -91,13 +93,27 @@ class Teaching:
         name: of the run.
         source: prompts to draw, as `load_prompts` reads them.
         base: the configuration of the training, but for reward, prompts and length; left out, the package's default.
+        choice: which question is asked: of several the one whose answer tells most ("active"), or any ("random").
+        votes_a_training: new votes, after which `train` trains.
+        rounds_a_training: how many rounds it trains then.
 
     Raises:
         RLCMError: and its children, if there is a run of that name that learns from something else, or its model cannot be loaded.
     """
 
-    def __init__(self, jobs: Jobs, name: str, source: str | Sequence[str] = "world", base: TrainConfig | None = None) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        name: str,
+        source: str | Sequence[str] = "world",
+        base: TrainConfig | None = None,
+        *,
+        choice: Literal["active", "random"] = "active",
+        votes_a_training: int = VOTES_A_TRAINING,
+        rounds_a_training: int = ROUNDS_A_TRAINING,
+    ) -> None:
         self.jobs, self.name = jobs, parse_settings(TrainConfig, {"name": name}).name
+        self.choice, self.votes_a_training, self.rounds_a_training = choice, votes_a_training, rounds_a_training
         self.votes = VotesFile(jobs.folder / f"{self.name}-votes" / "votes.jsonl")
         self.run = jobs.folder / self.name
         self.config = self._configuration(source, base or load_config(DEFAULT))
@@ -176,9 +192,9 @@ class Teaching:
             UsageError, RunDirectoryError: if it cannot be started.
         """
         with self._lock:
-            if len(self._ballots) < self._trained_on + VOTES_A_TRAINING or self.jobs.state(self.name).alive:
+            if len(self._ballots) < self._trained_on + self.votes_a_training or self.jobs.state(self.name).alive:
                 return None
-            rounds = self._round() + ROUNDS_A_TRAINING
+            rounds = self._round() + self.rounds_a_training
             if (self.run / "config.yaml").is_file():
                 self.jobs.resume(self.name, f"run.rounds={rounds}")
             else:
@@ -215,7 +231,7 @@ class Teaching:
             "rewards": [{"name": "taste", "args": {"votes": str(self.votes.path.absolute())}}],
             "evaluation": {"images": 24, "every": 0, "grid": 12},
             "optimizer": base.optimizer.model_dump() | {"schedule": "constant"},
-            "run": base.run.model_dump() | {"save_every": ROUNDS_A_TRAINING, "tracker": "none", "keep_last": 1},
+            "run": base.run.model_dump() | {"save_every": self.rounds_a_training, "tracker": "none", "keep_last": 1},
         }
         return located(TrainConfig.model_validate(base.model_dump() | changes))
 
@@ -225,26 +241,30 @@ class Teaching:
 
     def _draw(self) -> Question:
         round_number, denoiser = self._current()
-        found: list[Question] = []
-        # Now and then any question: a taste that is sure of itself would never hear that it is wrong.
-        for _ in range(CANDIDATES if self._taste is not None and self._drawn % 3 else 1):
-            self._drawn += 1
-            prompt = self.prompts[int(torch.randint(len(self.prompts), ()))]
-            seeds = [int(seed) for seed in torch.randint(2**62, (SHOWN,))]
-            images = self._pictures(denoiser, [prompt] * SHOWN, seeds)
-            with torch.no_grad():
-                features = self._encoder(images).cpu()
-            found.append(Question(uuid.uuid4().hex, prompt, images, features, round_number))
+        chosen = self._taste is not None and self.choice == "active" and self._drawn % ANY_EVERY
+        self._drawn += 1
+        count = CANDIDATES if chosen else 1
+        prompts = [self.prompts[i] for i in torch.randint(len(self.prompts), (count,)).tolist()]
+        seeds = torch.randint(2**62, (count * SHOWN,)).tolist()
+        images = self._pictures(denoiser, [prompt for prompt in prompts for _ in range(SHOWN)], seeds)
+        with torch.no_grad():
+            features = self._encoder(images).cpu()
+        found = [
+            Question(uuid.uuid4().hex, *drawn, round_number)
+            for drawn in zip(prompts, images.split(SHOWN), features.split(SHOWN), strict=True)
+        ]
         if self._taste is None or len(found) == 1:
             return found[0]
         return found[int(self._taste.information(torch.stack([one.features for one in found])).argmax())]
 
     @torch.no_grad()
     def _pictures(self, denoiser: Any, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        conditioning = denoiser.encode(prompts)
-        return require_pictures(
-            decode_images(denoiser, sample_latents(denoiser, denoiser.table, conditioning, list(seeds)))
-        ).cpu()
+        at_once, parts = self.config.rollout.sample_batch_size, []
+        for at in range(0, len(seeds), at_once):
+            conditioning = denoiser.encode(prompts[at : at + at_once])
+            latents = sample_latents(denoiser, denoiser.table, conditioning, list(seeds[at : at + at_once]))
+            parts.append(decode_images(denoiser, latents))
+        return require_pictures(torch.cat(parts)).cpu()
 
     def _current(self) -> tuple[int, Any]:
         """Return the rounds trained, and the model as it is now: the base model until a training has left weights."""

@@ -79,6 +79,8 @@ def distill(settings: DistillConfig) -> Path:
             f"model.quantisation={settings.model.quantisation}: distillation trains all weights, which takes whole ones; use none."
         )
     output, pictures = local(settings.output, "output").absolute(), CaptionedPictures(local(settings.data, "data"))
+    own = OwnFolder(output, "rlcm distill", PIPELINE, option="output=")
+    own.require()
     pipeline = load_pipeline(settings.model)
     if not hasattr(pipeline, "unet") or not hasattr(pipeline, "vae"):
         raise ConfigError(
@@ -140,7 +142,9 @@ def distill(settings: DistillConfig) -> Path:
 
     plan = Fit(settings.updates, lr=settings.lr, ema=settings.ema, warmup=min(50, settings.updates))
     fit("student", student, loss, plan, work, settings.seed, companion=distiller.target)
+    own.begin()
     _save(pipeline, student, scheduler, output)
+    own.end()
     return output
 
 

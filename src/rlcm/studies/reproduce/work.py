@@ -64,8 +64,10 @@ def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
         note: is told what begins and how far it is.
 
     Raises:
+        UsageError: if the folder is a run, or has a results.json of something else.
         RunDirectoryError: if a run with other settings is where one of the plan belongs.
     """
+    own_folder(plan.output).require()
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     with disk_errors(plan.output):

@@ -345,3 +345,11 @@ def test_the_command(runs, tmp_path, capsys):
         compare_runs(runs, None, None, tmp_path / "c.txt")
     with pytest.raises(ConfigError, match="none of the methods; they are slow, fast"):
         compare_runs(runs, "quick", None, tmp_path / "c.html")
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.html"])
+def test_a_comparison_replaces_nothing_but_a_comparison(runs, tmp_path, name):
+    (tmp_path / name).write_text('{"evaluations": []}')
+    with pytest.raises(UsageError, match=f"would replace .*{name}, which `rlcm compare` did not write; choose another name"):
+        compare_runs(runs, None, None, tmp_path / "c.html")
+    assert (tmp_path / name).read_text() == '{"evaluations": []}'

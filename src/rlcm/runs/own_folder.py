@@ -28,12 +28,19 @@ class OwnFolder:
         command: who writes them, such as `rlcm push`.
         names: of all files that it may write or delete there, as glob patterns relative to the folder.
         recognised: tells by what lies there that an earlier version of the command wrote it, which left no mark.
+        option: by which the folder is named, for the error.
     """
 
     def __init__(
-        self, folder: Path, command: str, names: Sequence[str], recognised: Callable[[Path], bool] = lambda folder: False
+        self,
+        folder: Path,
+        command: str,
+        names: Sequence[str],
+        recognised: Callable[[Path], bool] = lambda folder: False,
+        option: str = "-o ",
     ) -> None:
-        self.folder, self.command, self.names, self._recognised = folder, command, tuple(names), recognised
+        self.folder, self.command, self.names = folder, command, tuple(names)
+        self._recognised, self._option = recognised, option
 
     def require(self) -> None:
         """Do nothing if the command may write here.
@@ -41,7 +48,7 @@ class OwnFolder:
         Raises:
             UsageError: if the folder is a run, or holds files of these names that the command did not write.
         """
-        refuse_runs(self.folder, self.command)
+        refuse_runs(self.folder, self.command, self._option)
         own = self._marks().get(self.command)
         if own is None and self._recognised(self.folder):
             return
@@ -49,8 +56,8 @@ class OwnFolder:
         if foreign:
             more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
             raise UsageError(
-                f"-o {str(self.folder)!r}: `{self.command}` would replace {', '.join(foreign[:3])}{more} there, which it did not "
-                "write, or which were changed since; choose another folder with -o, or move them away."
+                f"{self._option}{str(self.folder)!r}: `{self.command}` would replace {', '.join(foreign[:3])}{more} there, which it "
+                f"did not write, or which was changed since; choose another folder with {self._option.strip()}, or move it away."
             )
 
     def begin(self, *, clear: bool = False) -> None:
@@ -70,14 +77,17 @@ class OwnFolder:
                 (self.folder / name).unlink()
             self._note(dict.fromkeys(self.names, ""))
 
-    def end(self) -> None:
+    def end(self, to_come: Sequence[str] = ()) -> None:
         """Note what the command has written.
+
+        Args:
+            to_come: names of files that are written after this.
 
         Raises:
             RunDirectoryError: if that cannot be written.
         """
         with disk_errors(self.folder):
-            self._note({name: digests.of_file(self.folder / name) for name in self._there()})
+            self._note({name: digests.of_file(self.folder / name) for name in self._there()} | dict.fromkeys(to_come, ""))
 
     def _note(self, files: dict[str, str]) -> None:
         marks = self._marks()
@@ -116,7 +126,7 @@ def is_run(folder: Path) -> bool:
     return any(True for name in _LEFT_BY_RUNS for _ in folder.glob(name))
 
 
-def refuse_runs(folder: Path, command: str) -> None:
+def refuse_runs(folder: Path, command: str, option: str = "-o ") -> None:
     """Refuse a folder that is a run, or that a run keeps its own files in.
 
     Raises:
@@ -127,5 +137,6 @@ def refuse_runs(folder: Path, command: str) -> None:
     run = place if is_run(place) else place.parent if kept and is_run(place.parent) else None
     if run is not None:
         raise UsageError(
-            f"-o {str(folder)!r}: {run} holds a run, whose own files `{command}` does not touch; choose another folder with -o."
+            f"{option}{str(folder)!r}: {run} holds a run, whose own files `{command}` does not touch; choose another folder with "
+            f"{option.strip()}."
         )

@@ -17,7 +17,7 @@ from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, kohya_unet, tensors
 from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.policy.adapter import Factors, add_lora
-from rlcm.runs.own_folder import OwnFolder, refuse_runs
+from rlcm.runs.own_folder import OwnFolder, is_run, refuse_runs
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.runs.weights import read_weights
@@ -139,7 +139,7 @@ def _place(output: Path, name: str) -> tuple[Path, OwnFolder | None]:
         UsageError: if it would replace a file of a run or, in a folder, one that no export wrote.
     """
     if output.suffix == ".safetensors":
-        if os.path.lexists(output):  # a name that somebody typed may be written anew, but for weights of a run
+        if not is_run(output.parent.resolve()):  # in its first level a run has no weights
             refuse_runs(output.parent, "rlcm export")
         return output, None
     if os.path.lexists(output) and not output.is_dir():

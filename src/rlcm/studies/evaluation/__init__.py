@@ -6,4 +6,14 @@ from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group, prompt_sets
 from rlcm.studies.evaluation.study import StudySettings, check_steps, default_rewards, own_folder, study
 
-__all__ = ["Drawn", "Group", "StudySettings", "check_steps", "default_rewards", "draw_set", "own_folder", "prompt_sets", "study"]
+__all__ = [
+    "Drawn",
+    "Group",
+    "StudySettings",
+    "check_steps",
+    "default_rewards",
+    "draw_set",
+    "own_folder",
+    "prompt_sets",
+    "study",
+]

@@ -37,7 +37,8 @@ FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
 PICTURED = 6
 """Prompts of a set that are kept as pictures."""
-OWN_FILES = ("eval.json", "reward-[0-9]*.png", "pictures/base-[0-9]*.png", "pictures/tuned-[0-9]*.png", "pictures/prompts.*")
+PLOTS = "reward-[0-9]*.png"
+OWN_FILES = ("eval.json", PLOTS, "pictures/base-[0-9]*.png", "pictures/tuned-[0-9]*.png", "pictures/prompts.*")
 """What a study may leave in its folder, its plots included."""
 
 
@@ -147,7 +148,7 @@ def study(
     }
     found = _without_nan(found)
     directory.write_json("eval.json", found)
-    own_files.end()
+    own_files.end(to_come=[PLOTS])
     return found
 
 

@@ -28,6 +28,7 @@ from rlcm.studies.reproduce.results import (
     images_of_an_estimate,
     is_finished,
     last_steps,
+    own_folder,
 )
 from rlcm.studies.reproduce.variance import gradient_variance
 from rlcm.training.config import TrainConfig, load_config

@@ -14,7 +14,7 @@ from rlcm.runs.files import read_json
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_json
 
-MARK = ".written-by-rlcm.json"
+MARK = ".rlcm-wrote.json"
 """In such a folder: which command wrote which files, with their digests."""
 _LEFT_BY_RUNS = ("metrics.jsonl", "depends_on.json", "checkpoint-*", "final/*.safetensors", "samples/round-*.json")
 _OF_RUNS = ("final", "best", "samples")

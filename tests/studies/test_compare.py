@@ -98,7 +98,7 @@ def test_a_method_that_begins_above_is_not_called_late(runs, tmp_path):
 def test_different_clocks_are_told(runs, tmp_path):
     file = runs[0] / "config.yaml"
     config = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump(config | {"run": {"clock": "cpu"}}))
+    file.write_text(yaml.safe_dump(config | {"run": config["run"] | {"clock": "cpu"}}))
     assert any("different clocks" in text for text in read_methods(runs)[2])
 
 

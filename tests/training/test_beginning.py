@@ -264,5 +264,5 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
 
 
 def test_resuming_what_is_not_there_says_so(tmp_path):
-    with pytest.raises(MissingFileError, match="holds no run to go on with"):
+    with pytest.raises(MissingFileError, match="holds no run"):
         Trainer.resume(tmp_path)

@@ -15,7 +15,8 @@ from rlcm.report.values import alteration
 from rlcm.runs.checkpoint import rounds_kept
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig
+from rlcm.training.run_config import run_config
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
@@ -56,10 +57,9 @@ def finished_run(run: Path) -> tuple[TrainConfig, Path]:
 
     Raises:
         MissingFileError: if the folder is no run's, or the run has no tuned weights yet.
+        ConfigError: as `run_config`.
     """
-    if not (run / "config.yaml").is_file():
-        raise MissingFileError(f"{run} holds no run (there is no config.yaml); give the folder that `rlcm train` printed.")
-    return load_config(run / "config.yaml"), tuned_weights(run)
+    return run_config(run), tuned_weights(run)
 
 
 def tuned_weights(run: Path) -> Path:

@@ -26,10 +26,11 @@ from rlcm.runs.rundir import grid
 from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.build import judge_of
-from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.evaluate import Judge
 from rlcm.training.final import tuned_weights
 from rlcm.training.locations import located
+from rlcm.training.run_config import run_config
 
 KEPT = 2
 """Models that stay loaded."""
@@ -211,6 +212,6 @@ class Studios:
                 del self._kept[old]
             while len(self._kept) >= KEPT:
                 self._kept.popitem(last=False)
-            self._kept[key] = Studio(located(TrainConfig() if run is None else load_config(run / "config.yaml")), run)
+            self._kept[key] = Studio(located(TrainConfig() if run is None else run_config(run)), run)
         self._kept.move_to_end(key)
         return self._kept[key]

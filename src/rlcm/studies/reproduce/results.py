@@ -21,13 +21,14 @@ from rlcm.runs.serialization import write_json
 from rlcm.studies.compare import Method, at, compare, curve_of, read_methods, write_comparison
 from rlcm.studies.intervals import mean_over_seeds
 from rlcm.studies.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, UNTRAINED_ANIMALS, VARIANTS, Plan
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig
 from rlcm.training.final import WEIGHTS_NAME
+from rlcm.training.run_config import run_config
 
 
 def config_of(folder: Path, wanted: TrainConfig) -> TrainConfig:
     """Return a run's configuration; where it lies makes no difference to the one that is wanted."""
-    return load_config(folder / "config.yaml").model_copy(update={"output": wanted.output})
+    return run_config(folder).model_copy(update={"output": wanted.output})
 
 
 def own_folder(output: Path) -> OwnFolder:

@@ -31,8 +31,9 @@ from rlcm.studies.reproduce.results import (
     own_folder,
 )
 from rlcm.studies.reproduce.variance import gradient_variance
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig
 from rlcm.training.fitting import sampled_at_once
+from rlcm.training.run_config import run_config
 from rlcm.training.trainer import Trainer, Watcher
 
 STEPS = {"few": (1, 2, 4, 8, 16), "many": (5, 10, 25, 50)}
@@ -172,7 +173,7 @@ def look_at(job: Job, plan: Plan, note: Callable[[str], None]) -> None:
         or (job.experiment == "curves" and "inference" not in plan.only)
     ):
         return
-    config = load_config(folder / "config.yaml")
+    config = run_config(folder)
     rewards = [*config.rewards, *([] if job.task == "alignment" else [RewardSettings(name="alignment")])]
     groups = prompt_sets(config, True, (), limit=48)
     steps: tuple[int, ...] = (config.sampler.steps,)

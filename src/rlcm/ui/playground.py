@@ -23,7 +23,7 @@ from rlcm.report.encoding import data_uri
 from rlcm.report.metric import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
-from rlcm.sharing import tuned_pipeline
+from rlcm.sharing import other_base, tuned_pipeline
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.build import judge_of
 from rlcm.training.config import TrainConfig, parse_settings
@@ -49,6 +49,8 @@ class Drawn:
     """What the judge said, by question."""
     failure: str = ""
     """Why there are no rewards."""
+    warning: str = ""
+    """What makes the picture another one than the run would have drawn."""
 
     def png(self) -> bytes:
         """Return the picture as a PNG file with all that is known of it in its text chunks."""
@@ -123,6 +125,7 @@ class Studio:
         self.rewards: RewardMix | None = None
         self.metric = Metric()
         self.judge: Judge | None = judge_of(config)
+        self.warning = "" if run is None else other_base(config.model, run)
 
     @property
     def own_steps(self) -> int:
@@ -159,6 +162,7 @@ class Studio:
                 {label: values[i].item() for label, values in rewards.items()},
                 [(question, bool(right[i])) for question, right in judged.items()],
                 failure,
+                self.warning,
             )
             for i, value in enumerate(pair)
         ]

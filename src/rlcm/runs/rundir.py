@@ -24,6 +24,7 @@ from rlcm.errors import RunDirectoryError, UnreadableFileError
 from rlcm.paths import command
 from rlcm.runs.files import is_there, open_file
 from rlcm.runs.metrics import Damage, read_metrics, rows
+from rlcm.runs.refusals import in_words
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
@@ -36,19 +37,23 @@ _ROUND = re.compile(r"round-([0-9]{1,15})")
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str = "free some space or choose another folder") -> Iterator[None]:
-    """Turn an operating system's refusal to write into a RunDirectoryError that says what to do."""
+def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str = "") -> Iterator[None]:
+    """Turn an operating system's refusal to write into a RunDirectoryError that says what to do.
+
+    Args:
+        path: what is written.
+        elsewhere: how another place is chosen.
+        then: what to do after that.
+    """
     try:
         yield
     except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write {path}: {error.strerror or error}. What was written before is intact; {remedy}."
-        ) from error
+        raise RunDirectoryError(f"cannot write {path}: {in_words(error, path, elsewhere, then)}.") from error
 
 
 def run_errors(path: Path) -> AbstractContextManager[None]:
     """`disk_errors` for what a training writes, which can go on."""
-    return disk_errors(path, "free some space or choose another folder with output=..., then go on with `rlcm train --resume`")
+    return disk_errors(path, "choose another folder with output=...", ", then go on with `rlcm train --resume`")
 
 
 def take_lock(file: Path, *, wait: bool = False) -> BaseFileLock | None:

@@ -32,6 +32,6 @@ def other_base(model: ModelSettings, run: Path) -> str:
         return ""
     return (
         f"the base model of {shown(run)} is not the one that the run was trained on; other than then: {listed(found, 3)}. The LoRA "
-        f"does something else on it than the run measured. Put the model back, correct model.path in {shown(run / 'config.yaml')}, or train "
-        f"anew with {command('rlcm', 'train', run / 'config.yaml', 'name=NEW')}."
+        f"does something else on it than the run measured. Put the model back, correct model.path in {shown(run / 'config.yaml')}, "
+        f"or train anew with {command('rlcm', 'train', run / 'config.yaml', 'name=NEW')}."
     )

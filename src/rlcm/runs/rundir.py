@@ -75,6 +75,17 @@ def take_lock(file: Path, *, wait: bool = False) -> BaseFileLock | None:
     return lock
 
 
+def is_held(run: Path) -> bool:
+    """Return whether a process is training a run; where that is not known, none is."""
+    if not (run / ".lock").is_file():
+        return False
+    lock = take_lock(run / ".lock")
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
 def default_name(reward: str) -> str:
     """Return a name for a run that gives none: reward, date and time."""
     return f"{reward}-{datetime.now():%Y%m%d-%H%M%S}"

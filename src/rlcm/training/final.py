@@ -13,7 +13,7 @@ from rlcm.policy.policy import Policy
 from rlcm.report.templating import render
 from rlcm.report.values import alteration
 from rlcm.runs.checkpoint import rounds_kept
-from rlcm.runs.rundir import RunDirectory, run_errors
+from rlcm.runs.rundir import RunDirectory, is_held, run_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.training.config import TrainConfig
 from rlcm.training.run_config import run_config
@@ -70,6 +70,11 @@ def tuned_weights(run: Path) -> Path:
     """
     weights = run / "final" / WEIGHTS_NAME
     if not weights.is_file():
+        if is_held(run):
+            raise MissingFileError(
+                f"{weights} does not exist yet: the run is being trained by another process. Wait until it has ended, or stop it there "
+                f"with Ctrl-C; `{command('rlcm', 'report', run)}` shows how far it is."
+            )
         rounds = max(rounds_kept(run) if run.is_dir() else [], default=0)
         again = command("rlcm", "train", "--resume", run)
         end = f", or end it at once with `{again} run.rounds={rounds}`" if rounds else ""

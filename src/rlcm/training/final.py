@@ -13,7 +13,8 @@ from rlcm.policy.policy import Policy
 from rlcm.report.templating import render
 from rlcm.report.values import alteration
 from rlcm.runs.checkpoint import rounds_kept
-from rlcm.runs.rundir import RunDirectory, is_held, run_errors
+from rlcm.runs.locks import is_held
+from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.training.config import TrainConfig
 from rlcm.training.run_config import run_config

@@ -336,3 +336,13 @@ def test_passwords_in_the_configuration_are_not_published(run, tmp_path):
     with pytest.raises(UsageError, match=r"rewards\.0\.args\.url holds an address with a user or password"):
         prepare(tmp_path, REPO)
     assert not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize("text", ['{"evaluations": [', "", "[]", '{"evaluations": 3}'])
+def test_a_damaged_file_of_evaluations_is_said_and_not_published(run, tmp_path, text):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("hub"))
+    (tmp_path / "run/eval.json").write_text(text)
+    upload = prepare(tmp_path / "run", REPO, tmp_path / "out")
+    assert any(note.startswith("eval.json is damaged and is not published") for note in upload.notes)
+    assert "eval.json" not in upload.files
+    assert not (tmp_path / "out/eval.json").exists()

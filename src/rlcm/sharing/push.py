@@ -14,13 +14,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from rlcm._version import __version__
 from rlcm.addresses import without_secrets
-from rlcm.errors import MissingFileError, RLCMError, UsageError
+from rlcm.errors import MissingFileError, RLCMError, UnreadableFileError, UsageError
 from rlcm.paths import command
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.adapter import read_lora
 from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.run import STUDY
+from rlcm.runs.files import read_json
 from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
@@ -88,8 +89,11 @@ def prepare(
         write_bytes(folder / WEIGHTS_NAME, weights.read_bytes())
         write_bytes(folder / "config.yaml", published.dump().encode())
         files = [WEIGHTS_NAME, "config.yaml"]
+        damaged = []
         for name in ("eval.json", STUDY):
-            if (run / name).is_file():
+            if wrong := _what_is_wrong(run / name):
+                damaged.append(f"{name} is damaged and is not published: {wrong}")
+            elif (run / name).is_file():
                 (folder / name).parent.mkdir(exist_ok=True)
                 write_bytes(folder / name, (run / name).read_bytes())
                 files.append(name)
@@ -102,7 +106,19 @@ def prepare(
     with disk_errors(folder):
         write_bytes(folder / "README.md", text.encode())
     own.end()
-    return Upload(repo, folder, ["README.md", *files], list(_notes(config, base, left_out)))
+    return Upload(repo, folder, ["README.md", *files], [*damaged, *_notes(config, base, left_out)])
+
+
+def _what_is_wrong(file: Path) -> str:
+    """Return why a file of evaluations cannot be read; nothing where it can, or is not there."""
+    if not file.is_file():
+        return ""
+    try:
+        found = read_json(file)
+    except UnreadableFileError as error:
+        return error.reason
+    known = isinstance(found, dict) and any(isinstance(found.get(key), list) for key in ("evaluations", "results"))
+    return "" if known else "it holds no evaluations"
 
 
 def send(upload: Upload, private: bool = False) -> str:

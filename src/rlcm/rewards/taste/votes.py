@@ -85,7 +85,7 @@ def read_votes(*files: Path) -> list[Vote]:
         ConfigError: if one cannot be read, a line is no vote, or two lines with one id say different things.
     """
     votes: dict[str, Vote] = {}
-    undone = set()
+    undone: set[str] = set()
     places: dict[str, str] = {}
     clashes: dict[str, str] = {}
     for file in files:
@@ -113,11 +113,11 @@ def read_votes(*files: Path) -> list[Vote]:
                 elif not _says_the_same(before, vote):
                     clashes[found.id] = f"{places[found.id]}, and {place}"
                 own[found.id] = own.get(found.id) or vote
-        for id, vote in own.items():
-            if vote is None:
+        for id, kept in own.items():
+            if kept is None:
                 undone.add(id)
             else:
-                votes.setdefault(id, vote)
+                votes.setdefault(id, kept)
     for id, lines_of_it in clashes.items():
         if id in votes and id not in undone:
             raise ConfigError(f"{lines_of_it}, answer the question {id!r} differently; delete one of the two lines.")

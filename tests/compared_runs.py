@@ -25,7 +25,7 @@ def write_run(
     config = {
         "name": name, "output": str(folder), "seed": seed, "model": {"path": model}, "sampler": {"steps": steps},
         "rewards": [{"name": r, "label": r, "weight": weight} for r in rewards], "prompts": "world",
-        "evaluation": {"images": 90, "seed": 1},
+        "evaluation": {"images": 90, "seed": 1}, "run": {"timeout_seconds": 600.0},
     }  # fmt: skip
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     evaluations = []

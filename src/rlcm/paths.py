@@ -7,7 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, UsageError
 
 Typed = str | os.PathLike[str]
 LONGEST_NAME, LONGEST_PATH = 255, 4095
@@ -63,6 +63,27 @@ def existing(typed: str, setting: str) -> Path | None:
         path = local(typed, setting).absolute()
         return path if there else None
     return None
+
+
+def require_working_directory() -> None:
+    """Do nothing if there is a working directory.
+
+    Raises:
+        UsageError: if it was deleted, or cannot be looked up.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        known = os.environ.get("PWD", "")
+        again = (
+            f"if it was made anew, enter it again with `{command('cd', known)}`"
+            if os.path.isdir(known)
+            else "such as by `cd ~`"
+        )
+        raise UsageError(
+            f"the working directory {known!r} is not there any more ({error.strerror}): it was deleted, or moved away. Go into a "
+            f"folder that is there, {again}, and type the command once more."
+        ) from None
 
 
 def shown(path: Path) -> str:

@@ -183,3 +183,21 @@ def test_characters_that_cannot_be_shown_are_written_out(environment):
 
 def test_errors_keep_their_codes():
     assert ended(start("do", "fails"))[::2] == (2, "error: lr=0 cannot be\n")
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_working_directory_that_is_gone_is_told_so(tmp_path, made_anew):
+    gone = tmp_path / "my work"
+    lines = ["mkdir 'my work'", "cd 'my work'", f"rmdir {str(gone)!r}", f"mkdir {str(gone)!r}" if made_anew else ":"]
+    lines.append(f"{sys.executable} -m rlcm sample builtin --n 1; echo code $?; {sys.executable} -m rlcm --version")
+    environment = os.environ | {"PYTHONPATH": str(Path(rlcm.__file__).parents[1])}
+    found = subprocess.run(
+        ["bash", "-c", "; ".join(lines)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    said = " ".join(found.stderr.split())
+    assert f"error: the working directory '{gone}' is not there any more" in said
+    remedy = f"enter it again with `cd '{gone}'`" if made_anew else "such as by `cd ~`"
+    assert remedy in said
+    assert "Traceback" not in said
+    assert found.stdout.split("\n")[0] == "code 2"
+    assert f"version {rlcm.__version__}" in found.stdout

@@ -114,6 +114,13 @@ def test_settings_come_from_a_file(teacher, data, tmp_path):
         run_distillation(str(file), ["updates=true"])
 
 
+def test_no_other_pipeline_is_replaced(teacher, data):
+    before = (teacher / "model_index.json").read_bytes()
+    with pytest.raises(UsageError, match=r"output='.*would replace model_index\.json.*choose another folder with output="):
+        distill(settings(teacher, data, teacher))
+    assert (teacher / "model_index.json").read_bytes() == before
+
+
 def test_models_that_cannot_be_distilled(data, tmp_path):
     lcm_pipeline().save_pretrained(tmp_path / "lcm")
     with pytest.raises(ConfigError, match="is a consistency model already"):

@@ -14,7 +14,9 @@ def run(tmp_path: Path) -> Path:
     path = tmp_path / "demo run"
     (path / "final").mkdir(parents=True)
     (path / "checkpoint-000020").mkdir()
-    (path / "config.yaml").write_text("name: demo\nmodel: {path: builtin}\nlora: {rank: 16}\nrun: {rounds: 20}\n")
+    (path / "config.yaml").write_text(
+        "name: demo\nmodel: {path: builtin}\nlora: {rank: 16}\nrun: {rounds: 20, timeout_seconds: 600}\n"
+    )
     write_metrics(path, 20)
     write_evaluations(path, evaluation(0, -1.65), evaluation(10, -1.3, 0.983), evaluation(20, -1.14, 0.981))
     for number, value in ((0, -1.6), (10, -1.3), (20, -1.1)):

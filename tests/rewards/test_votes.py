@@ -161,3 +161,35 @@ def test_whatever_stands_in_a_file_is_read_or_refused_in_words(tmp_path_factory,
     except ConfigError as error:
         found = str(error)
     assert found == [] or "correct or delete the line" in found
+
+
+def _line(id, **changes):
+    return json.dumps({"id": id, "prompt": "a fox", "pictures": ["a.png", "b.png"], "chosen": [0]} | changes)
+
+
+@pytest.mark.parametrize("change", [{"chosen": [1]}, {"chosen": []}, {"prompt": "a dog"}, {"pictures": ["a.png", "c.png"]}])
+def test_two_lines_that_answer_one_question_differently_are_named(tmp_path, change):
+    file = tmp_path / "votes.jsonl"
+    file.write_text("\n".join([_line("1"), _line("2"), _line("1", **change)]) + "\n")
+    with pytest.raises(
+        ConfigError, match=rf"{file}, line 1, and {file}, line 3, answer the question '1' differently; delete one"
+    ):
+        read_votes(file)
+    other = tmp_path / "other.jsonl"
+    file.write_text(_line("1") + "\n")
+    other.write_text(_line("1", **change) + "\n")
+    with pytest.raises(ConfigError, match=rf"{file}, line 1, and {other}, line 1, answer"):
+        read_votes(file, other)
+
+
+def test_a_line_that_stands_twice_or_was_taken_back_contradicts_nothing(tmp_path):
+    file, undo = tmp_path / "votes.jsonl", json.dumps({"undo": "1"})
+    for lines, chosen in (
+        ([_line("1"), _line("1", time="later", voter="ada")], [(0,)]),
+        ([_line("1", chosen=[0, 1]), _line("1", chosen=[1, 0])], [(0, 1)]),
+        ([_line("1"), undo, _line("1", chosen=[1])], [(1,)]),
+        ([_line("1"), _line("1", chosen=[1]), undo], []),
+        ([_line("1"), _line("1", chosen=[1]), undo, _line("1", chosen=[1])], [(1,)]),
+    ):
+        file.write_text("\n".join(lines) + "\n")
+        assert [vote.chosen for vote in read_votes(file)] == chosen

@@ -44,6 +44,8 @@ def test_names_that_cannot_be_shown(folder, name, shown):
     assert runs == [folder / "good"]
     assert list(left_out) == [shown]
     assert "rename the folder" in left_out[shown]
+    assert ("UTF-8" in left_out[shown]) == (name == b"run\xff")
+    assert ("such as a line break" in left_out[shown]) == (name != b"run\xff")
 
 
 def test_names_of_all_languages_and_links_to_runs_are_fine(folder):

@@ -236,6 +236,27 @@ def test_files_say_rank_and_alpha_and_go_where_they_are_wanted(tmp_path):
     assert alphas == {2.0}
 
 
+def test_an_export_replaces_neither_a_run_nor_another_lora(tmp_path):
+    run = finished_run(tmp_path, *SD, 4, 4)
+    final = run.path / "final"
+    before = (final / WEIGHTS_NAME).read_bytes()
+    for place in (final, final / WEIGHTS_NAME):
+        with pytest.raises(UsageError, match="holds a run"):
+            export_run(run.path, "diffusers", place, "fp16")
+    assert (final / WEIGHTS_NAME).read_bytes() == before
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / WEIGHTS_NAME).write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match=rf"would replace {WEIGHTS_NAME}"):
+        export_run(run.path, "diffusers", tmp_path / "loras")
+    for _ in range(2):  # another name in that folder, and what was exported there before
+        assert export_run(run.path, "kohya", tmp_path / "loras").name == "run.safetensors"
+    for _ in range(2):  # a name that was typed
+        export_run(run.path, "kohya", run.path / "mine.safetensors")
+    (tmp_path / "a.bin").write_text("")
+    with pytest.raises(UsageError, match=r"is a file already.*ends in \.safetensors"):
+        export_run(run.path, "kohya", tmp_path / "a.bin")
+
+
 def test_what_cannot_be_exported_says_why(tmp_path):
     run = finished_run(tmp_path, *SD, 4, 4)
     with pytest.raises(UsageError, match=r"a merged pipeline is a folder"):

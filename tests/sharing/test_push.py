@@ -28,6 +28,7 @@ from rlcm.errors import MissingFileError, UsageError
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.report import read_run
 from rlcm.report.words import headline
+from rlcm.runs.own_folder import MARK
 from rlcm.sharing.hub_card import settings_of
 from rlcm.sharing.push import prepare, send
 from rlcm.training.config import load_config
@@ -86,7 +87,7 @@ def test_a_dry_run_writes_the_folder_and_asks_no_network(run, tmp_path, no_netwo
     found = rlcm("push", run, REPO, "--dry-run", "-o", tmp_path / "out", "--base-model", "some/model")
     assert found.exit_code == 0, found.output
     assert f"dry run: nothing was sent to {REPO}" in found.output
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {MARK}
     own, published = load_config(run / "config.yaml"), load_config(tmp_path / "out/config.yaml")
     assert (published.output, published.model.path) == ("runs", "some/model")
     assert published.model_copy(update={"output": own.output, "model": own.model}) == own
@@ -99,6 +100,25 @@ def test_a_dry_run_writes_the_folder_and_asks_no_network(run, tmp_path, no_netwo
     local = prepare(run, REPO, tmp_path / "local")
     assert "config.yaml, which is published, names files that are not: model.path=model" in local.notes
     assert load_config(tmp_path / "local/config.yaml").model.path == "model"
+
+
+def test_a_repository_replaces_neither_a_run_nor_what_somebody_wrote(run, tmp_path):
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for place in (run, run / "final"):
+        with pytest.raises(UsageError, match=r"holds a run.*choose another folder with -o"):
+            prepare(run, REPO, place)
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(UsageError, match=r"would replace README\.md"):
+        prepare(run, REPO, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my project"
+    assert {file: file.read_bytes() for file in before} == before
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    for _ in range(2):  # its own files it writes anew
+        prepare(run, REPO, tmp_path / "out")
+    (tmp_path / "out/README.md").write_text("a better card")
+    with pytest.raises(UsageError, match="changed since"):
+        prepare(run, REPO, tmp_path / "out")
 
 
 def test_the_card_says_what_somebody_asks_first(run, tmp_path):
@@ -319,3 +339,13 @@ def test_passwords_in_the_configuration_are_not_published(run, tmp_path):
     with pytest.raises(UsageError, match=r"rewards\.0\.args\.url holds an address with a user or password"):
         prepare(tmp_path, REPO)
     assert not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize("text", ['{"evaluations": [', "", "[]", '{"evaluations": 3}'])
+def test_a_damaged_file_of_evaluations_is_said_and_not_published(run, tmp_path, text):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("hub"))
+    (tmp_path / "run/eval.json").write_text(text)
+    upload = prepare(tmp_path / "run", REPO, tmp_path / "out")
+    assert any(note.startswith("eval.json is damaged and is not published") for note in upload.notes)
+    assert "eval.json" not in upload.files
+    assert not (tmp_path / "out/eval.json").exists()

@@ -98,7 +98,7 @@ def test_a_method_that_begins_above_is_not_called_late(runs, tmp_path):
 def test_different_clocks_are_told(runs, tmp_path):
     file = runs[0] / "config.yaml"
     config = yaml.safe_load(file.read_text())
-    file.write_text(yaml.safe_dump(config | {"run": {"clock": "cpu"}}))
+    file.write_text(yaml.safe_dump(config | {"run": config["run"] | {"clock": "cpu"}}))
     assert any("different clocks" in text for text in read_methods(runs)[2])
 
 
@@ -345,3 +345,11 @@ def test_the_command(runs, tmp_path, capsys):
         compare_runs(runs, None, None, tmp_path / "c.txt")
     with pytest.raises(ConfigError, match="none of the methods; they are slow, fast"):
         compare_runs(runs, "quick", None, tmp_path / "c.html")
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.html"])
+def test_a_comparison_replaces_nothing_but_a_comparison(runs, tmp_path, name):
+    (tmp_path / name).write_text('{"evaluations": []}')
+    with pytest.raises(UsageError, match=f"would replace .*{name}, which `rlcm compare` did not write; choose another name"):
+        compare_runs(runs, None, None, tmp_path / "c.html")
+    assert (tmp_path / name).read_text() == '{"evaluations": []}'

@@ -15,7 +15,7 @@ from rlcm.builtin.vocabulary import TAGS
 from rlcm.cli.work import evaluate as commands
 from rlcm.cli.work.evaluate import print_study
 from rlcm.cli.work.sample import draw_images
-from rlcm.errors import ConfigError, MissingFileError
+from rlcm.errors import ConfigError, MissingFileError, UsageError
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
 from rlcm.policy.rollout import decode_images, sample_latents
@@ -23,8 +23,9 @@ from rlcm.processes.memory_retry import BatchSize
 from rlcm.report import write_report
 from rlcm.report.steps import lines_of, rewards_of, step_tables, write_plots
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings
+from rlcm.runs.own_folder import MARK
 from rlcm.sharing import tuned_pipeline
-from rlcm.studies.evaluation import Group, StudySettings, check_steps, default_rewards, draw_set, prompt_sets, study
+from rlcm.studies.evaluation import Group, StudySettings, check_steps, default_rewards, draw_set, own_folder, prompt_sets, study
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.evaluate import mean_interval
 from rlcm.training.prompts import load_prompts
@@ -347,10 +348,24 @@ def test_an_earlier_studys_files_go_and_others_stay(run, tmp_path):
     others = ["notes.txt", "reward-mine.png", "pictures/cat.png", "pictures/base-1.png.bak"]
     for name in own + others:
         (tmp_path / name).write_text("old")
+    with pytest.raises(UsageError, match=r"would replace eval\.json.*choose another folder with -o"):
+        study(config, None, [GROUP], config.rewards, StudySettings(steps=(3,), each=2), tmp_path)
+    (tmp_path / "eval.json").write_text('{"own_steps": 3, "sets": [], "results": []}')  # a study of an earlier version
     study(config, None, [GROUP], config.rewards, StudySettings(steps=(3,), each=2), tmp_path)
     left = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
-    assert left == sorted(["eval.json", "pictures/base-1.png", *others])
-    assert (tmp_path / "eval.json").read_text() != "old"
+    assert left == sorted([MARK, "eval.json", "pictures/base-1.png", *others])
+    assert json.loads((tmp_path / "eval.json").read_text())["results"]
+
+
+def test_a_study_goes_into_no_run_but_at_its_own_place(run):
+    path, config = run
+    before = (path / "eval.json").read_bytes()
+    for place in (path, path / "final"):
+        with pytest.raises(UsageError, match="holds a run"):
+            study(config, path, [GROUP], config.rewards, StudySettings(steps=(3,), each=1), place)
+    assert (path / "eval.json").read_bytes() == before
+    for _ in range(2):
+        assert own_folder(path / "evaluation").require() is None
 
 
 def test_a_trained_function_is_known_by_its_label_from_any_path(run, tmp_path):

@@ -264,5 +264,36 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path):
 
 
 def test_resuming_what_is_not_there_says_so(tmp_path):
-    with pytest.raises(MissingFileError, match="holds no run to go on with"):
+    with pytest.raises(MissingFileError, match="holds no run"):
         Trainer.resume(tmp_path)
+
+
+def test_fewer_rounds_than_were_done_end_the_run_as_it_is(tmp_path):
+    listener = Listener()
+    run = trainer(tmp_path, run={"rounds": 2, "save_every": 1}).train()
+    again = resume(run, changes=["run.rounds=1"], watcher=listener)
+    again.train()
+    assert "2 rounds are done, and run.rounds=1 asks for no more: the run ends as it is after round 2" in listener.notes
+    assert not any("of 1" in text for text in [*listener.notes, *read_run(run).missing])
+    assert again.round_number == 2
+    assert any("after round 2 of 3" in text for text in _notes_of(run, "run.rounds=3"))
+
+
+def _notes_of(run, *changes):
+    listener = Listener()
+    resume(run, changes=changes, watcher=listener)
+    return listener.notes
+
+
+def test_what_a_run_under_way_has_not_written_yet_is_waited_for(tmp_path):
+    said = []
+
+    def look():
+        with pytest.raises(MissingFileError) as refused:
+            tuned_weights(tmp_path / "tiny")
+        said.append(str(refused.value))
+
+    trainer(tmp_path, watcher=Listener(1, look), name="tiny").train()
+    assert "is being trained by another process. Wait until it has ended" in said[0]
+    assert "--resume" not in said[0]
+    assert tuned_weights(tmp_path / "tiny").is_file()

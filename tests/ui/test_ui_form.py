@@ -139,7 +139,7 @@ def test_starts(tmp_path):
     assert start_from("*demo", {}) == load_config(DEMO)
     assert start_from("*published", {}) == TrainConfig()
     assert list(STARTS) == ["*default", "*demo", "*published"]
-    (tmp_path / "config.yaml").write_text("name: mine\nseed: 7\n")
+    (tmp_path / "config.yaml").write_text(TrainConfig(name="mine", seed=7).dump())
     assert start_from("mine", {"mine": tmp_path}) == TrainConfig(seed=7)
 
 

@@ -15,7 +15,7 @@ from rlcm.cli.builtin_commands import THREADS, builtin
 from rlcm.cli.completion import complete_settings
 from rlcm.cli.kinds import Group, WithSettings
 from rlcm.cli.reward_commands import rewards
-from rlcm.paths import shown
+from rlcm.paths import require_working_directory, shown
 
 if TYPE_CHECKING:
     from rlcm.sharing.formats import ExportPrecision, Format
@@ -34,6 +34,7 @@ def main(debug: bool) -> None:
 
     Example:  rlcm train
     """
+    require_working_directory()  # before a library ends the process without a word on it
 
 
 @main.command(cls=WithSettings)

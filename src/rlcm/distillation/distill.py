@@ -19,8 +19,10 @@ from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import local
 from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.pipelines.loading import INDEX
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.rewards.image.pixels import read_picture
+from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import disk_errors
 from rlcm.settings import Settings
 from rlcm.text_files import lines_of, read_text
@@ -72,13 +74,16 @@ def distill(settings: DistillConfig) -> Path:
     """Distill and return the folder of the consistency pipeline.
 
     Raises:
-        ConfigError, MissingFileError: before anything expensive.
+        UsageError: if the output is a run, or a pipeline that was not distilled into it; ConfigError, MissingFileError: before
+            anything expensive.
     """
     if settings.model.quantisation != "none":
         raise ConfigError(
             f"model.quantisation={settings.model.quantisation}: distillation trains all weights, which takes whole ones; use none."
         )
     output, pictures = local(settings.output, "output").absolute(), CaptionedPictures(local(settings.data, "data"))
+    own = OwnFolder(output, "rlcm distill", [INDEX], _has_student, option="output=")
+    own.require()
     pipeline = load_pipeline(settings.model)
     if not hasattr(pipeline, "unet") or not hasattr(pipeline, "vae"):
         raise ConfigError(
@@ -140,8 +145,14 @@ def distill(settings: DistillConfig) -> Path:
 
     plan = Fit(settings.updates, lr=settings.lr, ema=settings.ema, warmup=min(50, settings.updates))
     fit("student", student, loss, plan, work, settings.seed, companion=distiller.target)
+    own.begin()
     _save(pipeline, student, scheduler, output)
+    own.end()
     return output
+
+
+def _has_student(output: Path) -> bool:
+    return any((output / "work").glob("student*"))
 
 
 class CaptionedPictures:

@@ -13,7 +13,7 @@ def what_is_missing(run: Run) -> Iterator[str]:
     """Yield what a run that was stopped early, or that goes on, does not have yet."""
     if not os.path.isfile(run.path / WEIGHTS):
         planned = finite(mapping(run.config.get("run")).get("rounds"))
-        of = f" of {planned:.0f}" if planned else ""
+        of = f" of {planned:.0f}" if planned and planned >= run.last_round else ""
         yield (
             f"The final LoRA: this page was written after round {run.last_round}{of}. If the run was stopped there, it goes on "
             "with rlcm train --resume and the path of this folder."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -23,6 +24,8 @@ from rlcm.report.values import finite
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.runs.files import below, printable, stamp, why_no_file
 from rlcm.runs.serialization import write_bytes
+
+logger = logging.getLogger(__name__)
 
 PAIRS_IN_SIGHT, PAIRS, FILM = 6, 16, 8
 PROMPTS_IN_SIGHT = 9
@@ -46,6 +49,8 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(local(run_dir, "run_dir"))
     path = run.path / "report.html"
+    if run.config_damaged:
+        logger.warning("%s: %s; what the page says of settings may be wrong.", run.path / "config.yaml", run.config_damaged)
     page = render_page("report/templates/report.html.jinja", _page(run))
     try:
         write_bytes(path, page.encode())

@@ -20,6 +20,7 @@ from rlcm.runs.files import MOST, MOST_YAML, is_there, open_file, parse_yaml, pr
 from rlcm.runs.files import read_json as read_json_file
 from rlcm.runs.files import read_text as read_text_file
 from rlcm.runs.metrics import LAST_ROUND, read_metrics
+from rlcm.runs.whole_config import is_cut
 
 
 def read_run(path: Path) -> Run:
@@ -106,11 +107,16 @@ def _with_weights(study: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
 
 def _read_config(run: Run) -> tuple[dict[str, Any], str]:
     text = read_text(run, run.path / "config.yaml", MOST_YAML)
+    values = {}
     try:
-        return mapping(parse_yaml(text)), without_secrets(text)
+        values = mapping(parse_yaml(text))
+        if os.path.isfile(run.path / "config.yaml") and is_cut(text, values):
+            run.config_damaged = "it was cut short, or lines were taken out of it"
     except ValueError:
-        run.missing.append("Part of config.yaml: it is no valid YAML.")
-        return {}, without_secrets(text)
+        run.config_damaged = "it is no valid YAML"
+    if run.config_damaged:
+        run.missing.append(f"Part of config.yaml: {run.config_damaged}. What this page says of settings may be wrong.")
+    return values, without_secrets(text)
 
 
 def _read_rounds(run: Run) -> list[dict[str, Any]]:

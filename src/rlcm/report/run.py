@@ -25,6 +25,8 @@ class Run:
     path: Path
     config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
+    config_damaged: str = ""
+    """What is wrong with config.yaml, where it is no YAML or lacks settings that the run wrote into it."""
     rounds: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     final_round: int | None = None

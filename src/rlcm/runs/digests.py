@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _DIGITS, _CHUNK, _THREADS = 32, 1 << 22, 4
+_PIECES, _PIECE = 64, 1 << 16
 
 
 def of_bytes(data: bytes) -> str:
@@ -46,6 +47,24 @@ def sha256(file: Path) -> str:
         while piece := opened.read(_CHUNK):
             found.update(piece)
     return found.hexdigest()
+
+
+def of_pieces(file: Path) -> str:
+    """Return the digest of a file's size and of 64 pieces spread over it, 4 MB in all: it tells other weights of one shape apart.
+
+    A smaller file is read whole.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    size = file.stat().st_size
+    found = hashlib.sha256(f"{size}\n".encode())
+    with open(file, "rb") as opened:
+        for number in range(_PIECES):
+            if size > _PIECES * _PIECE:
+                opened.seek(number * (size - _PIECE) // (_PIECES - 1))
+            found.update(opened.read(_PIECE))
+    return found.hexdigest()[:_DIGITS]
 
 
 def of_source(file: Path) -> str:

@@ -51,7 +51,9 @@ def why_left_out(run: Path) -> str | None:
     if not signs:
         return None
     if printable(run.name) != run.name:
-        return "its name holds what is no UTF-8 text; rename the folder"
+        is_text = run.name.isascii() or not any("\ud800" <= one <= "\udfff" for one in run.name)
+        what = "a character that cannot be shown, such as a line break" if is_text else "what is no UTF-8 text"
+        return f"its name holds {what}; rename the folder"
     whys = {name: why_no_file(run / name) for name in signs}
     return "" if not all(whys.values()) else "; ".join(f"{name}: {why}" for name, why in whys.items())
 

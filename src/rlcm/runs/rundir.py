@@ -16,14 +16,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 from PIL import Image
 from torch import Tensor
 
 from rlcm.errors import RunDirectoryError, UnreadableFileError
 from rlcm.paths import command
 from rlcm.runs.files import is_there, open_file
+from rlcm.runs.locks import is_held, take_lock
 from rlcm.runs.metrics import Damage, read_metrics, rows
+from rlcm.runs.refusals import in_words
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
@@ -36,38 +38,23 @@ _ROUND = re.compile(r"round-([0-9]{1,15})")
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str = "free some space or choose another folder") -> Iterator[None]:
-    """Turn an operating system's refusal to write into a RunDirectoryError that says what to do."""
+def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str = "") -> Iterator[None]:
+    """Turn an operating system's refusal to write into a RunDirectoryError that says what to do.
+
+    Args:
+        path: what is written.
+        elsewhere: how another place is chosen.
+        then: what to do after that.
+    """
     try:
         yield
     except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write {path}: {error.strerror or error}. What was written before is intact; {remedy}."
-        ) from error
+        raise RunDirectoryError(f"cannot write {path}: {in_words(error, path, elsewhere, then)}.") from error
 
 
 def run_errors(path: Path) -> AbstractContextManager[None]:
     """`disk_errors` for what a training writes, which can go on."""
-    return disk_errors(path, "free some space or choose another folder with output=..., then go on with `rlcm train --resume`")
-
-
-def take_lock(file: Path, *, wait: bool = False) -> BaseFileLock | None:
-    """Return a lock that one process at a time can have; it lets go on `release`, and with the process.
-
-    Where the file system knows no locks, everybody gets one.
-
-    Args:
-        wait: for a process that has it; otherwise the answer is None then.
-    """
-    lock = FileLock(file)
-    try:
-        file.parent.mkdir(exist_ok=True)
-        lock.acquire(blocking=wait)
-    except Timeout:
-        return None
-    except (OSError, NotImplementedError):
-        pass
-    return lock
+    return disk_errors(path, "choose another folder with output=...", ", then go on with `rlcm train --resume`")
 
 
 def default_name(reward: str) -> str:
@@ -126,6 +113,11 @@ class RunDirectory:
             RunDirectoryError: if there is a result of an earlier one.
         """
         if self.has_results:
+            if is_held(self.path):
+                raise RunDirectoryError(
+                    f"name={self.path.name!r}: {self.path} is being trained by another process. Choose another name=..., or wait until "
+                    "that has ended."
+                )
             raise RunDirectoryError(
                 f"name={self.path.name!r}: {self.path} holds a run already. Choose another name=..., go on with that run by "
                 f"`{command('rlcm', 'train', '--resume', self.path)}`, or delete the folder."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from rlcm.sharing.base import other_base
 from rlcm.sharing.formats import export_run
 from rlcm.sharing.tuned import tuned_lora, tuned_pipeline
 
-__all__ = ["export_run", "tuned_lora", "tuned_pipeline"]
+__all__ = ["export_run", "other_base", "tuned_lora", "tuned_pipeline"]

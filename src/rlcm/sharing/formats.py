@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, kohya_unet, tensors
 from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.policy.adapter import Factors, add_lora
+from rlcm.runs.own_folder import OwnFolder, is_run, refuse_runs
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.runs.weights import read_weights
@@ -71,19 +73,23 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
     if form == "merged":
         folder = output or run / "export" / "merged"
         _check_folder(folder)
+        refuse_runs(folder, "rlcm export")
         return _save_pipeline(merged_pipeline(config, weights, precision), folder)
     name = WEIGHTS_NAME if form == "diffusers" else f"{config.name or run.resolve().name}.safetensors"
-    file = output or run / "export" / form
-    file = file if file.suffix == ".safetensors" else file / name
+    file, own = _place(output or run / "export" / form, name)
     dtype = DTYPES[precision]
     lora = tuned_lora(config, weights)
     if form == "diffusers":
         tensors, metadata = {key: value.to(dtype) for key, value in read_weights(weights)[0].items()}, {"format": "pt"}
     else:
         tensors, metadata = _renamed(config, lora, kind, form, dtype)
+    if own is not None:
+        own.begin()
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, to_bytes(tensors, metadata=metadata))
+    if own is not None:
+        own.end()
     return file
 
 
@@ -124,6 +130,25 @@ def _renamed(
         others = " or ".join(f"--format {name}" for name in AVAILABLE[kind] if name not in ("kohya", "comfyui"))
         raise UsageError(f"--format {form}: of the layers in lora.target_modules, {error} Choose {others}.") from None
     return tensors_of(named, dtype), metadata
+
+
+def _place(output: Path, name: str) -> tuple[Path, OwnFolder | None]:
+    """Return the file of an exported LoRA, and the folder that it is written into under a name of ours.
+
+    Raises:
+        UsageError: if it would replace a file of a run or, in a folder, one that no export wrote.
+    """
+    if output.suffix == ".safetensors":
+        if not is_run(output.parent.resolve()):  # in its first level a run has no weights
+            refuse_runs(output.parent, "rlcm export")
+        return output, None
+    if os.path.lexists(output) and not output.is_dir():
+        raise UsageError(
+            f"-o {str(output)!r} is a file already, and not a .safetensors file; give a name that ends in .safetensors, or a folder."
+        )
+    own = OwnFolder(output, "rlcm export", [name])
+    own.require()
+    return output / name, own
 
 
 def _check_folder(folder: Path) -> None:

@@ -14,13 +14,15 @@ from huggingface_hub.utils import validate_repo_id
 
 from rlcm._version import __version__
 from rlcm.addresses import without_secrets
-from rlcm.errors import MissingFileError, RLCMError, UsageError
+from rlcm.errors import MissingFileError, RLCMError, UnreadableFileError, UsageError
 from rlcm.paths import command
 from rlcm.pipelines.loading import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.adapter import read_lora
 from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.run import STUDY
+from rlcm.runs.files import read_json
+from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.sharing.hub_card import card
@@ -28,6 +30,9 @@ from rlcm.sharing.tuned import tuned_lora
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import WEIGHTS_NAME, finished_run
 from rlcm.training.usage import WITHOUT_LOADER
+
+NAMES = ("README.md", WEIGHTS_NAME, "config.yaml", "eval.json", STUDY, "before-after.png", "curve.png")
+"""What the folder of a repository may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,8 @@ def prepare(
         licence: of the adapter, for the card; None names none.
 
     Raises:
-        UsageError: if a name is not one of the Hub's, no tool could load the LoRA, or the configuration holds a password.
+        UsageError: if a name is not one of the Hub's, no tool could load the LoRA, the configuration holds a password, or the
+            folder is a run or holds other files of these names.
         MissingFileError: if the run has not ended.
         WeightsError: if its LoRA is damaged, or another run's.
         RunDirectoryError: if the folder cannot be written.
@@ -63,6 +69,9 @@ def prepare(
     _check_name(repo, "REPO")
     if base_model is not None:
         _check_name(base_model, "--base-model")
+    folder = output or run / "hub"
+    own = OwnFolder(folder, "rlcm push", NAMES)
+    own.require()
     config, weights = finished_run(run)
     _check_secrets(config.model_dump(mode="json"))
     _check_lora(config, weights)
@@ -72,16 +81,19 @@ def prepare(
             f"{run}: diffusers loads no LoRA into a {kind}, so one on the Hub would be of no use; write the whole pipeline by "
             f"`{command('rlcm', 'export', run, '--format', 'merged')}` and upload that folder."
         )
-    read, folder = read_run(run), output or run / "hub"
+    read = read_run(run)
     base = base_model or (config.model.path if on_hub else None)
     published, left_out = _published(config, base)
+    own.begin()
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / WEIGHTS_NAME, weights.read_bytes())
         write_bytes(folder / "config.yaml", published.dump().encode())
         files = [WEIGHTS_NAME, "config.yaml"]
+        damaged = []
         for name in ("eval.json", STUDY):
-            if (run / name).is_file():
+            if wrong := _what_is_wrong(run / name):
+                damaged.append(f"{name} is damaged and is not published: {wrong}")
+            elif (run / name).is_file():
                 (folder / name).parent.mkdir(exist_ok=True)
                 write_bytes(folder / name, (run / name).read_bytes())
                 files.append(name)
@@ -93,7 +105,20 @@ def prepare(
     text = card(read, config, repo, kind, base, licence, files)
     with disk_errors(folder):
         write_bytes(folder / "README.md", text.encode())
-    return Upload(repo, folder, ["README.md", *files], list(_notes(config, base, left_out)))
+    own.end()
+    return Upload(repo, folder, ["README.md", *files], [*damaged, *_notes(config, base, left_out)])
+
+
+def _what_is_wrong(file: Path) -> str:
+    """Return why a file of evaluations cannot be read; nothing where it can, or is not there."""
+    if not file.is_file():
+        return ""
+    try:
+        found = read_json(file)
+    except UnreadableFileError as error:
+        return error.reason
+    known = isinstance(found, dict) and any(isinstance(found.get(key), list) for key in ("evaluations", "results"))
+    return "" if known else "it holds no evaluations"
 
 
 def send(upload: Upload, private: bool = False) -> str:

@@ -11,14 +11,18 @@ import torch
 from rlcm.pipelines import bare_network, load_pipeline, make_denoiser
 from rlcm.policy.adapter import Factors, adapter_weights, add_lora, check_lora, read_lora
 from rlcm.policy.policy import Policy
+from rlcm.sharing.base import other_base
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import tuned_weights
 
 logger = logging.getLogger(__name__)
+_said: set[tuple[Path, str]] = set()  # what was warned of already
 
 
 def tuned_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
-    """Return the LoRA that a run has learnt, by layer; nothing but small files of its model are read to check it.
+    """Return the LoRA that a run has learnt, by layer; nothing but small files and pieces of its model are read to check it.
+
+    That the model is another than the run was trained on is said once.
 
     Args:
         config: of the run.
@@ -30,6 +34,10 @@ def tuned_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
     """
     lora = read_lora(config.lora, weights)
     check_lora(bare_network(config.model), lora, config.lora, weights)
+    run = weights.parent.parent
+    if (text := other_base(config.model, run)) and (run, text) not in _said:
+        _said.add((run, text))
+        logger.warning("%s", text)
     if not any(factors.up.any() for factors in lora.values()):
         logger.warning("%s changes nothing: its factors are zero, as before the first round.", weights)
     return lora

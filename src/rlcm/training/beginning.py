@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlcm.errors import ConfigError, MissingFileError
+from rlcm.errors import ConfigError
 from rlcm.paths import command, existing
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import located
@@ -15,8 +15,9 @@ from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import default_name
 from rlcm.runs.weights import listed
 from rlcm.training.build import Parts
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig
 from rlcm.training.pins import TABLES, Pins, changes_of_meaning, changes_of_rounding, class_of, not_compared
+from rlcm.training.run_config import run_config
 
 
 def resolved(
@@ -113,13 +114,10 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
     Raises:
         MissingFileError: if the folder holds no run.
         CheckpointError: if there is no whole checkpoint.
-        ConfigError: if a change is of a setting that means something to what was learnt, and the user does not insist.
+        ConfigError: as `run_config`, and if a change is of a setting that means something to what was learnt, and the user does
+            not insist.
     """
-    if not (run / "config.yaml").is_file():
-        raise MissingFileError(
-            f"{run} holds no run to go on with; give the folder that `rlcm train` printed, such as runs/NAME."
-        )
-    config = load_config(run / "config.yaml", changes)
+    config = run_config(run, changes)
     checkpoint, damaged = newest_checkpoint(run)
     stopped = Stopped(run, checkpoint, damaged, changes, force)
     for change in changes:

@@ -24,9 +24,11 @@ from rlcm.policy.policy import AdapterSettings
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
+from rlcm.runs.whole_config import last_line
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.values import assignment, change, read_file
+from rlcm.training.whole import is_of_run, require_whole
 from rlcm.yaml_text import meant, read_yaml, write_yaml
 
 S = TypeVar("S", bound=Settings)
@@ -167,8 +169,9 @@ class TrainConfig(Settings):
         return self
 
     def dump(self) -> str:
-        """Return the resolved configuration as YAML."""
-        return write_yaml(self.model_dump(mode="json"))
+        """Return the resolved configuration as YAML, which ends in a line by which a file that was cut short is known."""
+        values = self.model_dump(mode="json")
+        return write_yaml(values) + last_line(values)
 
 
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -176,14 +179,18 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
     Raises:
         MissingFileError: if the file is not there.
-        ConfigError: if it is no YAML mapping or has a key twice, or a key is unknown, of the wrong type or out of range.
+        ConfigError: if it is no YAML mapping or has a key twice, or a key is unknown, of the wrong type or out of range, or if it
+            is a run's and lacks settings that the run wrote.
     """
     return parse_settings(TrainConfig, read_values(path, overrides))
 
 
 def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Settings] = TrainConfig) -> dict[str, Any]:
     """Return the nested mapping of a YAML file with the changes applied, as settings of some kind take it; errors as `load_config`."""
-    values = {} if path is None else read_file(local(path, "config"), _names(TrainConfig))
+    file = None if path is None else local(path, "config")
+    values = {} if file is None else read_file(file, names_of(TrainConfig))
+    if file is not None and is_of_run(file):
+        require_whole(file, values, names_of(TrainConfig))
     for override in overrides:
         change(values, override, kind)
     return values
@@ -229,7 +236,7 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     if unknown:
         known = _known_keys(kind, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        near = [name for name in _names(kind) if name.rpartition(".")[2] == key] or close[:1]
+        near = [name for name in names_of(kind) if name.rpartition(".")[2] == key] or close[:1]
         near = [".".join([*map(str, location[:-1]), name]) for name in near]
         hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
         return f"{key} is not a setting; {hint}"
@@ -275,13 +282,14 @@ def _is_alternative(part: Any) -> bool:
     return isinstance(part, str) and ("[" in part or part in ("str", "tuple"))
 
 
-def _names(kind: type[Settings]) -> list[str]:
+def names_of(kind: type[Settings]) -> list[str]:
+    """Return the dotted names of all settings of a kind."""
     return [name for name, _ in leaves(kind)]
 
 
 def key_like(word: str) -> str | None:
     """Return the setting of a run whose name, or the last part of it, is or resembles a word."""
-    names = {name.rpartition(".")[2]: name for name in _names(TrainConfig)}
+    names = {name.rpartition(".")[2]: name for name in names_of(TrainConfig)}
     names |= {name: name for name in names.values()}
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
     return names[close[0]] if close else None

@@ -14,9 +14,11 @@ from rlcm.report.templating import render
 from rlcm.report.values import alteration
 from rlcm.report.words import asked
 from rlcm.runs.checkpoint import rounds_kept
+from rlcm.runs.locks import is_held
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig
+from rlcm.training.run_config import run_config
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
@@ -57,10 +59,9 @@ def finished_run(run: Path) -> tuple[TrainConfig, Path]:
 
     Raises:
         MissingFileError: if the folder is no run's, or the run has no tuned weights yet.
+        ConfigError: as `run_config`.
     """
-    if not (run / "config.yaml").is_file():
-        raise MissingFileError(f"{run} holds no run (there is no config.yaml); give the folder that `rlcm train` printed.")
-    return load_config(run / "config.yaml"), tuned_weights(run)
+    return run_config(run), tuned_weights(run)
 
 
 def tuned_weights(run: Path) -> Path:
@@ -71,6 +72,11 @@ def tuned_weights(run: Path) -> Path:
     """
     weights = run / "final" / WEIGHTS_NAME
     if not weights.is_file():
+        if is_held(run):
+            raise MissingFileError(
+                f"{weights} does not exist yet: the run is being trained by another process. Wait until it has ended, or stop it there "
+                f"with Ctrl-C; `{command('rlcm', 'report', run)}` shows how far it is."
+            )
         rounds = max(rounds_kept(run) if run.is_dir() else [], default=0)
         again = command("rlcm", "train", "--resume", run)
         end = f", or end it at once with `{again} run.rounds={rounds}`" if rounds else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlcm.errors import PreflightError, RunDirectoryError
 from rlcm.paths import command, shown
+from rlcm.pipelines.noted import pieces_of
 from rlcm.processes.distributed import World
 from rlcm.report import write_report
 from rlcm.report.reading import final_round as round_in_final
@@ -81,7 +83,13 @@ class Keeper:
         """Write what the run depends on, and after which rounds it went on with something else."""
         with self.world.together():
             if self.world.is_main and self.directory is not None:
-                self.directory.write_json(DEPENDS_ON, {**pins, "altered": altered})
+                pieces = {}
+                if not str(pins["contents"].get("model.path")).startswith(
+                    "loaded "
+                ):  # it was named, and not passed as an object
+                    with contextlib.suppress(OSError):  # without them less is compared later on
+                        pieces = pieces_of(self.config.model)
+                self.directory.write_json(DEPENDS_ON, {**pins, "altered": altered, "pieces": pieces})
 
     def evaluation(self, drawn: Drawn, number: int, evaluations: Sequence[dict[str, Any]], *, is_best: bool) -> None:
         """Keep the pictures of an evaluation after round `number`, the figures of all so far, and the weights if they are best."""

@@ -169,8 +169,12 @@ class Trainer:
         self._kept.depends_on(self._pins.state(), self.altered)
         for text in stopped.damaged:
             self._note(f"{text}; going on from checkpoint-{number:06d} instead")
-        after = f"after round {number} of {self.config.run.rounds}" if checkpoint else "from the beginning: no checkpoint yet"
-        self._note(f"going on {after}")
+        planned = self.config.run.rounds
+        after = f"after round {number} of {planned}" if checkpoint else "from the beginning: no checkpoint yet"
+        over = (
+            f"{number} rounds are done, and run.rounds={planned} asks for no more: the run ends as it is after round {number}"
+        )
+        self._note(over if number > planned else f"going on {after}")
 
     def train(self) -> Path:
         """Run all rounds that are left and return the run's folder, with the tuned LoRA in `final/`.

@@ -204,7 +204,7 @@ def _altered(run: Run) -> list[Advice]:
 
 
 def _damaged(run: Run) -> list[Advice]:
-    texts = [text for text in run.missing if "cannot be read" in text or "damaged" in text or "no valid YAML" in text]
+    texts = [text for text in run.missing if any(word in text for word in ("cannot be read", "damaged", "Part of config.yaml"))]
     return [Advice("note", "Part of the run's folder is damaged", text) for text in texts]
 
 

@@ -23,6 +23,7 @@ from rlcm.text_files import lines_of
 from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
 from rlcm.training.prompts import load_prompts
+from rlcm.training.run_config import run_config
 from rlcm.training.values import read_value
 from rlcm.yaml_text import write_yaml
 
@@ -200,12 +201,11 @@ def start_from(start: str, runs: Mapping[str, Path]) -> TrainConfig:
         runs: folders of the runs.
 
     Raises:
-        UsageError: and its children, if a run's configuration does not fit this version.
+        UsageError: and its children, if a run's configuration is damaged or does not fit this version.
     """
-    files = {"*default": DEFAULT, "*demo": DEMO, "*published": None} | {
-        name: folder / "config.yaml" for name, folder in runs.items()
-    }
-    return load_config(files[start]).model_copy(update={"name": ""})
+    if start in runs:
+        return run_config(runs[start]).model_copy(update={"name": ""})
+    return load_config({"*default": DEFAULT, "*demo": DEMO, "*published": None}[start]).model_copy(update={"name": ""})
 
 
 def plan(config: TrainConfig) -> str:

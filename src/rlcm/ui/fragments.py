@@ -188,6 +188,7 @@ def pair(drawn: Sequence[Drawn], metric: Metric, took: float) -> str:
         steps=about["steps"],
         took=duration(took),
         failure=drawn[0].failure,
+        warning=drawn[0].warning,
     )
 
 

@@ -23,13 +23,14 @@ from rlcm.report.encoding import data_uri
 from rlcm.report.metric import Metric
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
-from rlcm.sharing import tuned_pipeline
+from rlcm.sharing import other_base, tuned_pipeline
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.build import judge_of
-from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.evaluate import Judge
 from rlcm.training.final import tuned_weights
 from rlcm.training.locations import located
+from rlcm.training.run_config import run_config
 
 KEPT = 2
 """Models that stay loaded."""
@@ -48,6 +49,8 @@ class Drawn:
     """What the judge said, by question."""
     failure: str = ""
     """Why there are no rewards."""
+    warning: str = ""
+    """What makes the picture another one than the run would have drawn."""
 
     def png(self) -> bytes:
         """Return the picture as a PNG file with all that is known of it in its text chunks."""
@@ -122,6 +125,7 @@ class Studio:
         self.rewards: RewardMix | None = None
         self.metric = Metric()
         self.judge: Judge | None = judge_of(config)
+        self.warning = "" if run is None else other_base(config.model, run)
 
     @property
     def own_steps(self) -> int:
@@ -158,6 +162,7 @@ class Studio:
                 {label: values[i].item() for label, values in rewards.items()},
                 [(question, bool(right[i])) for question, right in judged.items()],
                 failure,
+                self.warning,
             )
             for i, value in enumerate(pair)
         ]
@@ -211,6 +216,6 @@ class Studios:
                 del self._kept[old]
             while len(self._kept) >= KEPT:
                 self._kept.popitem(last=False)
-            self._kept[key] = Studio(located(TrainConfig() if run is None else load_config(run / "config.yaml")), run)
+            self._kept[key] = Studio(located(TrainConfig() if run is None else run_config(run)), run)
         self._kept.move_to_end(key)
         return self._kept[key]

@@ -83,7 +83,7 @@ def card(name: str, run: Run, job: Job, failure: str = "") -> Card:
         state,
         WORDS[state],
         progress_of(run),
-        f"{done:.0f} of {planned} rounds" if planned else f"{done:.0f} rounds",
+        f"{done:.0f} of {planned} rounds" if planned and planned >= done else f"{done:.0f} rounds",
         result(run),
         sparkline([value for row in run.rounds if (value := run.metric.of_round(row)) is not None]),
         sum(one.kind == "warning" for one in advice_on(run)),

@@ -20,7 +20,7 @@ from rlcm.report.steps import step_tables, write_plots
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.runs.rundir import disk_errors
-from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, prompt_sets, study
+from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, own_folder, prompt_sets, study
 from rlcm.training.config import TrainConfig
 from rlcm.training.fitting import sampled_at_once
 
@@ -49,6 +49,7 @@ def evaluate(
     print_study(found)
     with disk_errors(folder):
         paths = [folder / "eval.json", *write_plots(found, folder)]
+    own_folder(folder).end()
     if run is not None and output is None:
         paths.append(write_report(run))
     click.echo("\n".join(map(shown, paths)))

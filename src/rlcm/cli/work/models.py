@@ -10,6 +10,7 @@ from rlcm.paths import existing
 from rlcm.pipelines.settings import BUILTIN, ModelSettings
 from rlcm.training.config import TrainConfig, load_config
 from rlcm.training.locations import located
+from rlcm.training.run_config import run_config
 
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".onnx")
 
@@ -19,11 +20,11 @@ def config_of(model: str) -> tuple[TrainConfig, Path | None]:
 
     Raises:
         MissingFileError: if it is a folder inside a run.
-        ConfigError: if it is the file of a configuration that is not one.
+        ConfigError: if it is the file of a configuration that is not one, or a run whose configuration is damaged.
     """
     place = None if model in BUILTIN else existing(model, "MODEL")
     if place is not None and os.path.isfile(place / "config.yaml"):
-        return located(load_config(place / "config.yaml")), place
+        return located(run_config(place)), place
     if place is not None and place.is_file() and not _is_weights(place):
         return located(load_config(place)), None
     if place is not None and place.is_dir() and not (place / "model_index.json").is_file():

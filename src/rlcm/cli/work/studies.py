@@ -12,7 +12,7 @@ from rlcm.cli.saying import quiet, say
 from rlcm.errors import ConfigError
 from rlcm.paths import command, shown
 from rlcm.studies.compare import compare, read_methods, write_comparison
-from rlcm.studies.compare.page import headline
+from rlcm.studies.compare.page import headline, require_place
 from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
 from rlcm.studies.reproduce.plan import SHARES
 
@@ -21,6 +21,7 @@ def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None,
     """Run `rlcm compare`."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"-o {str(output)!r} is not a page's name; end it in .html.")
+    require_place(output)
     methods, metric, warnings = read_methods(runs, reward)
     names = [method.name for method in methods]
     if baseline is not None and baseline not in names:

@@ -31,7 +31,8 @@ from rlcm.errors import ConfigError, MissingFileError, UnreadableFileError, Usag
 from rlcm.rewards.image.pixels import to_png, to_uint8
 from rlcm.runs import digests
 from rlcm.runs.files import read_bytes
-from rlcm.runs.rundir import disk_errors, take_lock
+from rlcm.runs.locks import take_lock
+from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 
 MOST_PICTURES = 9
@@ -81,10 +82,12 @@ def read_votes(*files: Path) -> list[Vote]:
 
     Raises:
         MissingFileError: if a file is not there.
-        ConfigError: if one cannot be read, or a line is no vote.
+        ConfigError: if one cannot be read, a line is no vote, or two lines with one id say different things.
     """
     votes: dict[str, Vote] = {}
-    undone = set()
+    undone: set[str] = set()
+    places: dict[str, str] = {}
+    clashes: dict[str, str] = {}
     for file in files:
         own: dict[str, Vote | None] = {}
         if not file.exists():
@@ -96,18 +99,34 @@ def read_votes(*files: Path) -> list[Vote]:
         except UnreadableFileError as error:
             raise ConfigError(f"votes={str(file)!r}: {error}.") from error
         for number, line in enumerate(lines, 1):
-            found = _parse(line, f"{file}, line {number}", is_last=number == len(lines))
+            place = f"{file}, line {number}"
+            found = _parse(line, place, is_last=number == len(lines))
             if isinstance(found, str):
                 own[found] = None
-            elif found is not None and own.get(found.id) is None:
+                clashes.pop(found, None)
+            elif found is not None:
                 pictures = tuple(file.parent / name for name in found.pictures)
-                own[found.id] = Vote(found.id, found.prompt, pictures, tuple(found.chosen), found.voter)
-        for id, vote in own.items():
-            if vote is None:
+                vote = Vote(found.id, found.prompt, pictures, tuple(found.chosen), found.voter)
+                before = own.get(found.id) or votes.get(found.id)
+                if before is None or found.id in undone:
+                    places[found.id] = place
+                elif not _says_the_same(before, vote):
+                    clashes[found.id] = f"{places[found.id]}, and {place}"
+                own[found.id] = own.get(found.id) or vote
+        for id, kept in own.items():
+            if kept is None:
                 undone.add(id)
             else:
-                votes.setdefault(id, vote)
+                votes.setdefault(id, kept)
+    for id, lines_of_it in clashes.items():
+        if id in votes and id not in undone:
+            raise ConfigError(f"{lines_of_it}, answer the question {id!r} differently; delete one of the two lines.")
     return [vote for vote in votes.values() if vote.id not in undone]
+
+
+def _says_the_same(one: Vote, other: Vote) -> bool:
+    names = [[picture.name for picture in vote.pictures] for vote in (one, other)]
+    return names[0] == names[1] and (one.prompt, set(one.chosen)) == (other.prompt, set(other.chosen))
 
 
 def _parse(line: bytes, place: str, *, is_last: bool) -> Line | str | None:

@@ -142,7 +142,11 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     runs, left_out = [], []
     for path in paths:
         try:
-            runs.append(read_run(path))
+            run = read_run(path)
+            if run.config_damaged:  # which method it is, is not known then
+                left_out.append(f"{printable(path)} has a damaged config.yaml ({run.config_damaged})")
+            else:
+                runs.append(run)
         except RunDirectoryError:
             if not is_there(path):  # a name that was mistyped
                 raise

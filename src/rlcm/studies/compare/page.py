@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from rlcm.errors import UnreadableFileError, UsageError
 from rlcm.report.drawing import LARGE, PALETTE, Line, svg_chart
 from rlcm.report.encoding import data_uris
 from rlcm.report.metric import Metric
@@ -16,6 +17,7 @@ from rlcm.report.run import Run
 from rlcm.report.samples import Samples
 from rlcm.report.values import finite
 from rlcm.report.words import asked, counted, decimals, duration, meaning_of, with_unit, written
+from rlcm.runs.files import read_json
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.studies.compare.methods import Method, reward_sign
@@ -35,8 +37,10 @@ def write_comparison(
         found: what `compare` returned for the methods.
 
     Raises:
+        UsageError: if one of them would replace a file that no comparison is.
         RunDirectoryError: if they cannot be written.
     """
+    require_place(page)
     values = {
         "headline": headline(found, metric),
         "baseline": found["baseline"],
@@ -55,6 +59,26 @@ def write_comparison(
         write_json(page.with_suffix(".json"), dict(found) | {"metric": metric.label, "warnings": list(warnings)})
         write_bytes(page, render_page("studies/compare/templates/compare.html.jinja", values).encode())
     return page
+
+
+def require_place(page: Path) -> None:
+    """Do nothing if a comparison may be written as this page, and beside it as JSON.
+
+    Raises:
+        UsageError: if there is a file that no comparison is.
+    """
+    described = page.with_suffix(".json")
+    try:
+        found = read_json(described)
+        ours = isinstance(found, dict) and {"baseline", "methods", "targets"} <= set(found)
+    except UnreadableFileError:
+        ours = False
+    there = [file for file in (page, described) if os.path.lexists(file)]
+    if there and not ours:
+        raise UsageError(
+            f"-o {str(page)!r} would replace {there[-1]}, which `rlcm compare` did not write; choose another name with -o, or move "
+            "it away."
+        )
 
 
 def headline(found: Mapping[str, Any], metric: Metric) -> tuple[str, str, str]:

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group, prompt_sets
-from rlcm.studies.evaluation.study import StudySettings, check_steps, default_rewards, study
+from rlcm.studies.evaluation.study import StudySettings, check_steps, default_rewards, own_folder, study
 
-__all__ = ["Drawn", "Group", "StudySettings", "check_steps", "default_rewards", "draw_set", "prompt_sets", "study"]
+__all__ = [
+    "Drawn",
+    "Group",
+    "StudySettings",
+    "check_steps",
+    "default_rewards",
+    "draw_set",
+    "own_folder",
+    "prompt_sets",
+    "study",
+]

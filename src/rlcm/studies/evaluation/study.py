@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, UnreadableFileError
 from rlcm.pipelines import make_denoiser, preview_table
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.processes.machine import describe_machine
@@ -21,6 +20,8 @@ from rlcm.processes.memory_retry import BatchSize
 from rlcm.report.reading import final_round
 from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
+from rlcm.runs.files import read_json
+from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
 from rlcm.settings import Settings
 from rlcm.sharing import tuned_lora, tuned_pipeline
@@ -36,8 +37,9 @@ FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
 PICTURED = 6
 """Prompts of a set that are kept as pictures."""
-OWN_FILES = re.compile(r"eval\.json|reward-\d+\.png|pictures/((base|tuned)-\d+\.png|prompts\.(png|json))")
-"""What a study leaves in its folder, its plots included."""
+PLOTS = "reward-[0-9]*.png"
+OWN_FILES = ("eval.json", PLOTS, "pictures/base-[0-9]*.png", "pictures/tuned-[0-9]*.png", "pictures/prompts.*")
+"""What a study may leave in its folder, its plots included."""
 
 
 class StudySettings(Settings):
@@ -77,6 +79,7 @@ def study(
     Raises:
         MissingFileError: if the run has no tuned weights.
         WeightsError: if they are damaged, or another run's.
+        UsageError: if the folder is a run, or holds other files of a study's names.
         RunDirectoryError: if the folder cannot be written.
     """
     if run is not None:
@@ -86,7 +89,8 @@ def study(
     steps = sorted({own, *(settings.steps or (FEW if own <= 16 else MANY))})
     for count in steps:  # a number that the sampler has not is refused before anything is drawn
         preview_table(config.model, sampler_at(config.sampler, count))
-    directory = RunDirectory(folder)
+    directory, own_files = RunDirectory(folder), own_folder(folder)
+    own_files.require()
     sampling = BatchSize(settings.batch_size, "rollout.sample_batch_size", note)
     names = ["base"] if run is None else ["base", "tuned"] if settings.base else ["tuned"]
     rows: list[dict[str, Any]] = []
@@ -98,7 +102,9 @@ def study(
             first = make_denoiser(pipeline, sampler_at(config.sampler, own), config.model)
             check_images("--n", settings.each, first, max(len(group.prompts) for group in groups))
             del first
-            _make_room(folder)  # not before there is something to write
+            own_files.begin(clear=True)  # not before there is something to write
+            with disk_errors(folder):
+                (folder / "pictures").mkdir(exist_ok=True)
         shown: dict[str, list[Drawn]] = {}
         for count in steps:
             denoiser = make_denoiser(pipeline, sampler_at(config.sampler, count), config.model)
@@ -142,6 +148,7 @@ def study(
     }
     found = _without_nan(found)
     directory.write_json("eval.json", found)
+    own_files.end(to_come=[PLOTS])
     return found
 
 
@@ -178,13 +185,17 @@ def _own_weight(entry: RewardSettings, trained: Sequence[RewardSettings]) -> flo
     return next((own.weight for own in trained if _is_trained(entry, [own])), entry.weight)
 
 
-def _make_room(folder: Path) -> None:
-    """Make the folder of a study, and delete what an earlier study has left there: it may be of other weights."""
-    with disk_errors(folder):
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        for file in [*folder.iterdir(), *(folder / "pictures").iterdir()]:
-            if OWN_FILES.fullmatch(file.relative_to(folder).as_posix()):
-                file.unlink()
+def own_folder(folder: Path) -> OwnFolder:
+    """Return the folder of a study, in which nothing but an earlier study is replaced: it may be of other weights."""
+    return OwnFolder(folder, "rlcm eval", OWN_FILES, _holds_study)
+
+
+def _holds_study(folder: Path) -> bool:
+    try:
+        found = read_json(folder / "eval.json")
+    except UnreadableFileError:
+        return False
+    return isinstance(found, dict) and {"own_steps", "sets", "results"} <= set(found)
 
 
 def _write_extremes(directory: RunDirectory, mix: RewardMix, drawn: Drawn) -> None:

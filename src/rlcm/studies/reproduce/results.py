@@ -10,21 +10,38 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rlcm.errors import UnreadableFileError
 from rlcm.processes.machine import describe_machine
 from rlcm.report import read_run
 from rlcm.report.values import finite, mapping, mean_and_half
+from rlcm.runs.files import read_json
+from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_json
 from rlcm.studies.compare import Method, at, compare, curve_of, read_methods, write_comparison
 from rlcm.studies.intervals import mean_over_seeds
 from rlcm.studies.reproduce.plan import DDPO, EXPERIMENTS, SHARES, TASKS, VARIANTS, Plan
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig
 from rlcm.training.final import WEIGHTS_NAME
+from rlcm.training.run_config import run_config
 
 
 def config_of(folder: Path, wanted: TrainConfig) -> TrainConfig:
     """Return a run's configuration; where it lies makes no difference to the one that is wanted."""
-    return load_config(folder / "config.yaml").model_copy(update={"output": wanted.output})
+    return run_config(folder).model_copy(update={"output": wanted.output})
+
+
+def own_folder(output: Path) -> OwnFolder:
+    """Return the folder of the results, in which no other results.json is replaced."""
+    return OwnFolder(output, "rlcm reproduce", ["results.json"], _holds_results)
+
+
+def _holds_results(output: Path) -> bool:
+    try:
+        found = read_json(output / "results.json")
+    except UnreadableFileError:
+        return False
+    return isinstance(found, dict) and {"budget_minutes", "curves", "seeds"} <= set(found)
 
 
 FAILED = "failed.json"

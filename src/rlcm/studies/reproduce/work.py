@@ -15,7 +15,8 @@ import torch
 
 from rlcm.errors import RewardError, RunDirectoryError, TrainingError
 from rlcm.rewards import RewardSettings
-from rlcm.runs.rundir import disk_errors, take_lock
+from rlcm.runs.locks import take_lock
+from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_json
 from rlcm.settings import merge
 from rlcm.studies.evaluation import StudySettings, prompt_sets, study
@@ -28,10 +29,12 @@ from rlcm.studies.reproduce.results import (
     images_of_an_estimate,
     is_finished,
     last_steps,
+    own_folder,
 )
 from rlcm.studies.reproduce.variance import gradient_variance
-from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.config import TrainConfig
 from rlcm.training.fitting import sampled_at_once
+from rlcm.training.run_config import run_config
 from rlcm.training.trainer import Trainer, Watcher
 
 STEPS = {"few": (1, 2, 4, 8, 16), "many": (5, 10, 25, 50)}
@@ -64,8 +67,10 @@ def reproduce(plan: Plan, command: str, note: Callable[[str], None]) -> bool:
         note: is told what begins and how far it is.
 
     Raises:
+        UsageError: if the folder is a run, or has a results.json of something else.
         RunDirectoryError: if a run with other settings is where one of the plan belongs.
     """
+    own_folder(plan.output).require()
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     with disk_errors(plan.output):
@@ -169,7 +174,7 @@ def look_at(job: Job, plan: Plan, note: Callable[[str], None]) -> None:
         or (job.experiment == "curves" and "inference" not in plan.only)
     ):
         return
-    config = load_config(folder / "config.yaml")
+    config = run_config(folder)
     rewards = [*config.rewards, *([] if job.task == "alignment" else [RewardSettings(name="alignment")])]
     groups = prompt_sets(config, True, (), limit=48)
     steps: tuple[int, ...] = (config.sampler.steps,)

@@ -1,0 +1,88 @@
+"""Why an operating system refuses to write a file, and what to do about it: a sentence for each of its reasons."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from rlcm.runs.files import why_no_file
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+_LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP)
+_MANY = (errno.EMFILE, errno.ENFILE)
+
+
+def in_words(error: OSError, path: Path, elsewhere: str, then: str = "") -> str:
+    """Return why a file could not be written and what to do, without a full stop at its end.
+
+    Args:
+        error: of the operating system.
+        path: of the file or folder.
+        elsewhere: how another place is chosen, such as "choose another folder".
+        then: what to do after that, such as ", then try again".
+    """
+    place = _of(error, path)
+    if error.errno == errno.ENOENT:
+        return _gone(place, elsewhere, then)
+    return f"{_reason(error, place, elsewhere)}{then}"
+
+
+def _reason(error: OSError, place: Path, elsewhere: str) -> str:
+    reason = error.strerror or str(error)
+    kept = f"{reason}. What was written before is intact; "
+    if error.errno in _FULL:
+        return f"{kept}free some space or {elsewhere}"
+    if error.errno in _FORBIDDEN:
+        return f"{kept}make {_lowest(place)} writable for you, or {elsewhere}"
+    if error.errno == errno.EROFS:
+        return f"{kept}{elsewhere}, on a file system that can be written"
+    if error.errno in _LOST:
+        return f"{reason}. The disk, or the connection to it, has failed; mend that first, or {elsewhere}"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{reason}. Take shorter names, or {elsewhere}, with a shorter path"
+    if error.errno in _IN_THE_WAY:
+        return f"{reason}. {_obstacle(place)} is in the way; move it, or {elsewhere}"
+    if error.errno in _MANY:
+        return f"{kept}close other programs, or allow more open files with `ulimit -n 4096`"
+    return f"{kept}{elsewhere}"
+
+
+def _of(error: OSError, path: Path) -> Path:
+    """Return the file that the operating system named, where that lies at or below the one that was to be written."""
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, os.PathLike))]
+    below = [Path(name) for name in names if path in (Path(name), *Path(name).parents)]
+    return below[-1] if below else path
+
+
+def _gone(place: Path, elsewhere: str, then: str) -> str:
+    try:
+        os.getcwd()
+    except OSError:
+        if not place.is_absolute():
+            return "the working directory is gone: it was deleted, or moved away. Go into a folder that is there"
+    missing = [folder for folder in place.parents if not os.path.isdir(folder)]
+    first = missing[-1] if missing else place
+    if os.path.islink(first):
+        return f"{first} is a link to {os.readlink(first)}, which is not there. Make that, or take the link away{then}"
+    if not missing:
+        return f"No such file or directory. Another program may have taken it away; {elsewhere}{then}"
+    return (
+        f"the folder {first} is not there any more: it was deleted, renamed or unmounted. Put it back under that name{then}; "
+        "what was deleted with it is lost"
+    )
+
+
+def _lowest(place: Path) -> Path:
+    """Return the nearest folder above a place that is there, or the place itself where it is."""
+    return next((part for part in (place, *place.parents) if os.path.lexists(part)), place)
+
+
+def _obstacle(place: Path) -> str:
+    """Return what stands where a file or one of its folders belongs."""
+    for part in (*reversed(place.parents), place):
+        if part != place and os.path.lexists(part) and not os.path.isdir(part):
+            return f"{part} ({why_no_file(part) or 'it is a file'})"
+    return str(place)

@@ -89,7 +89,7 @@ def write_yaml(value: Any, *, flow: bool = False) -> str:
     """
     kind, width = (_FlowDumper, float("inf")) if flow else (_Dumper, 120)
     text: str = yaml.dump(value, Dumper=kind, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
-    return text.strip() if flow else text
+    return text.strip().removesuffix("\n...") if flow else text  # which a scalar alone ends in
 
 
 class _Loader(yaml.SafeLoader):
@@ -129,6 +129,10 @@ class _Dumper(yaml.SafeDumper):
         # Unescaped, these would be read as line feeds.
         return self.represent_scalar(_TAG + "str", data, style='"' if _BREAKS.search(data) else None)
 
+    def represent_written(self, data: Any) -> yaml.ScalarNode:
+        text = str(data) or "null"
+        return self.represent_scalar(self.resolve(yaml.ScalarNode, text, (True, False)), text)
+
 
 class _FlowDumper(_Dumper):
     def represent_str(self, data: str) -> yaml.ScalarNode:
@@ -136,7 +140,9 @@ class _FlowDumper(_Dumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_representer(Written, _Dumper.represent_written)
 _FlowDumper.add_representer(str, _FlowDumper.represent_str)
+_FlowDumper.add_representer(Written, _FlowDumper.represent_written)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag.removeprefix(_TAG) not in ("int", "float", "timestamp", "value")]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()

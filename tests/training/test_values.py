@@ -175,6 +175,45 @@ def test_files_with_mistakes(tmp_path, text, message):
         from_file(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("run.rounds: 2", "    run: {rounds: 2}"),
+        ("run: {rounds: 2}\nrun.save_every: 1", "    run: {rounds: 2, save_every: 1}"),
+        ("run:\n  run.rounds: 2", "    run: {rounds: 2}"),
+        ("model.revision: 1.10", "    model: {revision: 1.10}"),
+        ("run.time_limit_minutes:\nrun.tracker: none", "    run: {time_limit_minutes: null, tracker: none}"),
+        ("rewards:\n- name: brightness\n  args.target: 0.5", "    rewards: [{name: brightness, args: {target: 0.5}}]"),
+        ("evaluation.least.reward: 1", "    evaluation: {least: {reward: 1}}"),
+        ("run.rounds=2", "    run: {rounds: 2}"),
+        ("# mine\nrun.rounds = 2  # few\nprompts=[a fox, b]", "    run: {rounds: 2}\n    prompts: [a fox, b]"),
+        ("seed: 3\nrun.rounds=2", "    run: {rounds: 2}"),
+        ("- run.rounds=2", "    run: {rounds: 2}"),
+        ("seed:3", "    seed: 3"),
+    ],
+)
+def test_a_file_written_as_the_command_line_is_answered_with_how_files_are_written(tmp_path, text, wanted):
+    with pytest.raises(ConfigError, match="(for the command line; in a file write|with a colon and a space:)\n") as caught:
+        from_file(tmp_path, text)
+    remedy = str(caught.value).partition("\n")[2]
+    assert remedy == wanted
+    from_file(tmp_path, remedy)
+
+
+def test_other_mistakes_beside_dots_are_said_first(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^run\.round is not a setting; did you mean run\.rounds\?\nrun\.round: keys with dots"
+    ):
+        from_file(tmp_path, "run.round: 2")
+    with pytest.raises(ConfigError, match="must hold `key: value` lines at its top, not a text.$"):
+        from_file(tmp_path, "just words = nothing")
+
+
+def test_dots_in_keys_that_are_no_settings_are_left_alone(tmp_path):
+    assert from_file(tmp_path, "rewards: [{name: brightness, args: {a.b: 1}}]").rewards[0].args == {"a.b": 1}
+    assert from_file(tmp_path, "evaluation: {least: {a.b: 1}}").evaluation.least == {"a.b": 1.0}
+
+
 def test_merge_keys_in_a_file(tmp_path):
     found = from_file(
         tmp_path, "evaluation: &e {grid: 4, every: 3}\nrollout: {batch_size: 8}\nrun: {rounds: 3}\nlora: {rank: 2}\n"

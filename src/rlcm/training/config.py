@@ -26,6 +26,7 @@ from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
+from rlcm.training.translation import in_a_file, unfolded
 from rlcm.training.values import assignment, change, read_file
 from rlcm.yaml_text import meant, read_yaml, write_yaml
 
@@ -183,7 +184,7 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
 def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Settings] = TrainConfig) -> dict[str, Any]:
     """Return the nested mapping of a YAML file with the changes applied, as settings of some kind take it; errors as `load_config`."""
-    values = {} if path is None else read_file(local(path, "config"), _names(TrainConfig))
+    values = {} if path is None else read_file(local(path, "config"), kind)
     for override in overrides:
         change(values, override, kind)
     return values
@@ -195,7 +196,20 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         texts = [_explain(kind, dict(detail)) for detail in _as_meant(error.errors())]
-        raise ConfigError(without_secrets("\n".join(texts))) from None
+    written, dotted = unfolded(kind, values)
+    if dotted:
+        said = f"{', '.join(dotted)}: keys with dots are for the command line; in a file write"
+        try:
+            kind.model_validate(written)
+            changed = [key for key in written if key not in values or written[key] != values[key]]
+            texts = [said + in_a_file(written, changed)]
+        except ValidationError as error:  # what is wrong beside the dots comes first
+            example = in_a_file({"run": {"rounds": 2}}, ["run"])
+            texts = [
+                *(_explain(kind, dict(detail)) for detail in _as_meant(error.errors())),
+                f"{said} a group, such as{example}",
+            ]
+    raise ConfigError(without_secrets("\n".join(texts)))
 
 
 def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import command
-from rlcm.settings import Settings, alternatives, is_group
+from rlcm.settings import Settings, alternatives, declared, leaves
 from rlcm.text_files import read_text
+from rlcm.training.translation import assignments, in_a_file
 from rlcm.yaml_text import Written, meant, read_yaml, write_yaml
 
 NOTHING = ("null", "Null", "NULL", "~")
@@ -25,30 +26,35 @@ def assignment(key: str, value: Any) -> str:
     return f"{key}={shlex.quote(value if isinstance(value, str) else write_yaml(value, flow=True))}"
 
 
-def read_file(path: Path, names: Collection[str]) -> dict[str, Any]:
+def read_file(path: Path, kind: type[Settings]) -> dict[str, Any]:
     """Return the nested values of a YAML file, unquoted scalars as `Written`.
 
     Args:
-        names: of all settings, in case one was given in place of a path.
+        kind: the settings of which the file holds some.
 
     Raises:
         MissingFileError: if the file is not there.
         ConfigError: if it is no YAML mapping, or has a key twice.
     """
+    names = [name for name, _ in leaves(kind)]
     try:
         exists = path.is_file()
     except OSError:  # too long for a name
         exists = False
     if not exists:
         raise MissingFileError(f"config={str(path)!r} {_instead(path, names)}")
+    text = ""
     try:
-        values = read_yaml(read_text(path))
+        text = read_text(path)
+        values = read_yaml(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}.") from None
+        typed = _as_yaml(assignments(text, names), kind)
+        raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}.{typed}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not {_what(meant(values))}.")
+        typed = _as_yaml(assignments(text, names), kind)
+        raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not {_what(meant(values))}.{typed}")
     return values
 
 
@@ -84,7 +90,7 @@ def read_value(kind: type[Settings], key: str, text: str) -> Any:
     Raises:
         ConfigError: if it has to be YAML and is not.
     """
-    kinds = alternatives(_declared(kind, key.split(".")))
+    kinds = alternatives(declared(kind, key.split(".")))
     lists = any(get_origin(one) in (list, tuple) for one in kinds)
     bracketed = text.strip()[:1] + text.strip()[-1:] == "[]"
     if str in kinds and not (lists and bracketed):
@@ -99,18 +105,12 @@ def read_value(kind: type[Settings], key: str, text: str) -> Any:
     return Written("") if found is None else found
 
 
-def _declared(kind: Any, path: list[str]) -> Any:
-    """Return the type of the setting at a place inside a group, None where there is none."""
-    for part in path:
-        groups = [one for one in alternatives(kind) if is_group(one)]
-        inner = [get_args(one)[1] for one in alternatives(kind) if get_origin(one) is dict]
-        if groups and part in groups[0].model_fields:
-            kind = groups[0].model_fields[part].annotation
-        elif inner:
-            kind = inner[0]
-        else:
-            return None
-    return kind
+def _as_yaml(typed: Sequence[str], kind: type[Settings]) -> str:
+    """Return how `key=value` is written in a file, as the end of an error; nothing where nothing was written like that."""
+    values: dict[str, Any] = {}
+    for one in typed:
+        change(values, one, kind)
+    return f" In a file `{typed[0]}` is written with a colon and a space:{in_a_file(values, values)}" if typed else ""
 
 
 def _instead(path: Path, names: Collection[str]) -> str:

@@ -18,6 +18,7 @@ from rlcm.addresses import without_secrets
 from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
+from rlcm.lookalikes import keyboard, named, visible
 from rlcm.paths import local
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
@@ -27,11 +28,14 @@ from rlcm.runs.trackers import TrackerName
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.translation import in_a_file, unfolded
-from rlcm.training.values import assignment, change, read_file
+from rlcm.training.values import assignment, change, oddities, read_file, refuse_torn, spelt
 from rlcm.yaml_text import meant, read_yaml, write_yaml
 
 S = TypeVar("S", bound=Settings)
 
+_LIST, _MAPPING = "input should be a list", "input should be a mapping, such as {name: value}"
+_WORDS = {"list_type": _LIST, "tuple_type": _LIST, "dict_type": _MAPPING, "model_type": _MAPPING}
+"""What pydantic calls by names of Python, by its kind of problem."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """What counts the seconds of a run, by `run.clock`."""
 
@@ -185,6 +189,7 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Settings] = TrainConfig) -> dict[str, Any]:
     """Return the nested mapping of a YAML file with the changes applied, as settings of some kind take it; errors as `load_config`."""
     values = {} if path is None else read_file(local(path, "config"), kind)
+    refuse_torn(overrides, kind)
     for override in overrides:
         change(values, override, kind)
     return values
@@ -242,18 +247,26 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     key = ".".join(map(str, location))
     if unknown:
         known = _known_keys(kind, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        near = [name for name in _names(kind) if name.rpartition(".")[2] == key] or close[:1]
+        word = spelt(str(location[-1]))
+        close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+        near = [
+            name for name in _names(kind) if name.rpartition(".")[2] == word and not location[:-1] and word not in known
+        ] or close[:1]
         near = [".".join([*map(str, location[:-1]), name]) for name in near]
         hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
-        return f"{key} is not a setting; {hint}"
-    message = detail["msg"].removeprefix("Value error, ")
+        return f"{visible(key) if key.strip() else repr(key)} is not a setting{oddities(key)}; {hint}"
+    message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    if detail["type"] in ("too_short", "too_long"):
+        count = detail["ctx"]["min_length" if detail["type"] == "too_short" else "max_length"]
+        message = f"give at {'least' if detail['type'] == 'too_short' else 'most'} {count} value{'s' * (count != 1)}"
+    if isinstance(detail["input"], str) and "in digits" in message and (odd := named(detail["input"])):
+        message += f"; it has {odd} in it: write {keyboard(detail['input']).strip()}"
     if not key or (detail["type"] == "value_error" and isinstance(detail["input"], dict)):
         return str(message)  # of settings that do not fit together: it names them itself
     field = _field(kind, location)
     meaning = " ".join(((field and field.description) or "").split())
     if detail["type"] == "missing":
-        return f"{key} is missing; set it: {meaning}"
+        return f"{key} is missing; set it{': ' if meaning else ''}{meaning}"
     group = _settings_in(field.annotation) if field else None
     if detail["type"] == "model_type" and group:
         first = next(iter(group.model_fields))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, caption, is_held_out
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.lookalikes import unquoted
 from rlcm.paths import existing
 from rlcm.text_files import lines_of, read_text
 from rlcm.training.values import assignment
@@ -75,6 +76,9 @@ def load_prompts(source: str | Path | Iterable[str], setting: str = "prompts", o
     if source in BUILT_IN:
         return _checked([(prompt, {}) for prompt in _built_in(source)], setting, source)
     path = existing(source, setting) or Path(source)
+    inner = unquoted(source, plain=True)
+    if inner is not None and own is None:
+        own = f"Its quotes, {source[0]} and {source[-1]}, are part of it; without them the prompt is {assignment(setting, [inner])}."
     _require_file(path, setting, source, own or f"A prompt of your own goes into a list: {assignment(setting, [source])}.")
     named = f"{setting}={source!r}"
     read = READERS.get(path.suffix.lower())

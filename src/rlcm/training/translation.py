@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 from rlcm.settings import alternatives, declared, is_group
 from rlcm.yaml_text import write_yaml
 
-_LINE = re.compile(r"\s*(?:-\s+)?([A-Za-z_][\w.]*)(?:\s*=\s*|:(?=\S))(.*?)\s*")
+_LINE = re.compile(r"\s*(?:-\s+)?([A-Za-z_][\w.]*)(?:\s*=|:(?![ \t]|$))\s*(.*?)\s*")
 
 
 def assignments(text: str, names: Collection[str]) -> list[str]:
@@ -34,8 +34,11 @@ def unfolded(kind: Any, values: Mapping[str, Any], place: str = "") -> tuple[dic
     result: dict[str, Any] = {}
     dotted: list[str] = []
     for key, value in values.items():
-        written = key.removeprefix(place) if isinstance(key, str) else key
-        if isinstance(written, str) and "." in key and _leads_somewhere(kind, written.split(".")):
+        if not isinstance(key, str):
+            result[key] = value
+            continue
+        written = key.removeprefix(place)
+        if "." in key and _leads_somewhere(kind, written.split(".")):
             dotted.append(key)
             *groups, key = written.split(".")
             target = result

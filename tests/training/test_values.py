@@ -1,5 +1,6 @@
 """What a person types is what a setting gets: texts as they are, numbers as numbers, in files, overrides and Python alike."""
 
+import os
 import re
 import shlex
 
@@ -8,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rlcm.cli.work.models import config_of
 from rlcm.distillation.distill import DistillConfig
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, MissingFileError
 from rlcm.training.config import TrainConfig, load_config, parse_settings, read_values
+from rlcm.training.prompts import load_prompts
 from rlcm.training.values import assignment
 
 
@@ -362,3 +365,26 @@ def test_any_text_is_taken_as_it_is_typed_and_kept(tmp_path_factory, text):
 def assignment_word(key, value):
     (word,) = shlex.split(assignment(key, value))
     return word
+
+
+def test_what_is_there_but_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "link.yaml").symlink_to("nowhere")
+    for name, why in (
+        ("pipe.yaml", "it is a pipe"),
+        ("link.yaml", "it is a link that leads nowhere"),
+        ("/dev/null", "it is a device"),
+    ):
+        path = tmp_path / name
+        with pytest.raises(MissingFileError, match=rf"^config=.* cannot be read: {why}; save what it should hold as a file,"):
+            load_config(path)
+        with pytest.raises(MissingFileError, match=rf"^prompts=.* cannot be read: {why}; save what it should hold as a file,"):
+            load_prompts(str(path))
+    for name in ("pipe.yaml", "/dev/null"):
+        with pytest.raises(MissingFileError, match=r"^config=.* cannot be read: it is a "):
+            config_of(str(tmp_path / name))
+    with pytest.raises(MissingFileError, match="does not exist"):
+        load_config(tmp_path / "no.yaml")
+    (tmp_path / "own.yaml").write_text("seed: 3")
+    (tmp_path / "good.yaml").symlink_to("own.yaml")
+    assert load_config(tmp_path / "good.yaml").seed == config_of(str(tmp_path / "good.yaml"))[0].seed == 3

@@ -19,8 +19,9 @@ from rlcm.builtin.vocabulary import ANIMALS, COLOURS, PATTERNS, Scene, article, 
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.lookalikes import unquoted
 from rlcm.paths import existing
+from rlcm.runs.files import is_there, why_no_file
 from rlcm.text_files import lines_of, read_text
-from rlcm.training.values import assignment
+from rlcm.training.values import SAVE_IT, assignment
 
 BUILT_IN: dict[str, str] = {
     "animals": "the 45 simple animals of the papers, each with its article: a cat, a dog ...",
@@ -160,6 +161,8 @@ def _require_file(path: Path, setting: str, source: str, own: str) -> None:
     if folder:
         hint = f"such as {setting}={shlex.quote(files[0])}" if files else "none there has a known ending"
         raise MissingFileError(f"{named} is a folder; give a file in it: {hint}. {FORMS}.")
+    if source and is_there(path) and (why := why_no_file(path)):
+        raise MissingFileError(f"{named} cannot be read: {why}; {SAVE_IT} such as prompts.txt, and give that. {FORMS}.")
     close = difflib.get_close_matches(source, [*BUILT_IN, *files], n=1, cutoff=0.75)
     hint = f" Did you mean {setting}={shlex.quote(close[0])}?" if close else ""
     raise MissingFileError(f"{named} is neither a file nor a built-in set ({', '.join(BUILT_IN)}).{hint} {own} {FORMS}.")

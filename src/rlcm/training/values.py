@@ -15,11 +15,14 @@ from typing import Any, get_origin
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.lookalikes import QUOTES, keyboard, named, straight, torn, unquoted, visible
 from rlcm.paths import command
+from rlcm.runs.files import why_no_file
 from rlcm.settings import Settings, alternatives, declared, leaves
 from rlcm.text_files import read_text
 from rlcm.training.translation import assignments, in_a_file
 from rlcm.yaml_text import Written, meant, read_yaml, write_yaml
 
+SAVE_IT = "save what it should hold as a file,"
+"""What to do about a pipe, which can be read once only, and by one process."""
 NOTHING = ("null", "Null", "NULL", "~")
 """How an optional text is left out."""
 
@@ -40,12 +43,8 @@ def read_file(path: Path, kind: type[Settings]) -> dict[str, Any]:
         ConfigError: if it is no YAML mapping, or has a key twice.
     """
     names = [name for name, _ in leaves(kind)]
-    try:
-        exists = path.is_file()
-    except OSError:  # too long for a name
-        exists = False
-    if not exists:
-        raise MissingFileError(f"config={str(path)!r} {_instead(path, names)}")
+    if why := why_no_file(path):
+        raise MissingFileError(f"config={str(path)!r} {_instead(path, names, why)}")
     text = ""
     try:
         text = read_text(path)
@@ -192,7 +191,7 @@ def _as_yaml(typed: Sequence[str], kind: type[Settings]) -> str:
     return f" In a file `{typed[0]}` is written with a colon and a space:{in_a_file(values, values)}" if typed else ""
 
 
-def _instead(path: Path, names: Collection[str]) -> str:
+def _instead(path: Path, names: Collection[str], why: str) -> str:
     """Return why a configuration cannot be read, and what was probably meant."""
     if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
         return (
@@ -203,6 +202,10 @@ def _instead(path: Path, names: Collection[str]) -> str:
         return f"is a setting; write it with its value in one word, such as {path}=VALUE."
     if os.path.isdir(path):
         return "is a folder; give the path of a YAML file in it."
+    if os.path.lexists(path):
+        return f"cannot be read: {why}; {SAVE_IT} such as settings.yaml, and give that."
+    if os.path.isdir(path.parent) and not os.access(path.parent, os.X_OK):
+        return f"cannot be read: {why}."
     files = [str(file) for file in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
     close = difflib.get_close_matches(str(path), files, n=1)
     hint = (

@@ -124,7 +124,7 @@ def bind_arguments(
 
 def _check_own(setting: str, target: type, args: Mapping[str, Any]) -> None:
     """Refuse a text or a truth value in place of a number, and the other way round, in the arguments of a built-in reward."""
-    hints = typing.get_type_hints(target.__init__)
+    hints = typing.get_type_hints(target.__init__)  # type: ignore[misc]
     for name, value in args.items():
         try:
             as_declared(hints.get(name, Any), value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from rlcm.training.trainer import Trainer
 
 __all__ = ["TrainConfig", "Trainer", "__version__", "load_config"]
+
+# Diffusers imports onnxruntime with any pipeline where it is installed, and that reports to its makers unless it is told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {"Trainer": "rlcm.training.trainer", "TrainConfig": "rlcm.training.config", "load_config": "rlcm.training.config"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -79,6 +79,20 @@ def alternatives(kind: Any) -> list[Any]:
 def is_group(kind: Any) -> bool:
     """Return whether a type is that of a group of settings."""
     return isinstance(kind, type) and issubclass(kind, Settings)
+
+
+def declared(kind: Any, path: Sequence[str]) -> Any:
+    """Return the type of the setting at a place inside a group, None where there is none."""
+    for part in path:
+        groups = [one for one in alternatives(kind) if is_group(one)]
+        inner = [get_args(one)[1] for one in alternatives(kind) if get_origin(one) is dict]
+        if groups and part in groups[0].model_fields:
+            kind = groups[0].model_fields[part].annotation
+        elif inner:
+            kind = inner[0]
+        else:
+            return None
+    return kind
 
 
 def merge(*parts: Changes) -> dict[str, Any]:

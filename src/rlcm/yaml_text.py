@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import yaml
+
+from rlcm.lookalikes import torn, unquoted
 
 MOST = 1_000_000
 """Values of one text, those that aliases repeat counted again."""
@@ -89,7 +92,7 @@ def write_yaml(value: Any, *, flow: bool = False) -> str:
     """
     kind, width = (_FlowDumper, float("inf")) if flow else (_Dumper, 120)
     text: str = yaml.dump(value, Dumper=kind, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
-    return text.strip() if flow else text
+    return text.strip().removesuffix("\n...") if flow else text  # which a scalar alone ends in
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,6 +118,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         value = super().construct_object(node, deep)
+        if isinstance(node, yaml.ScalarNode) and node.style is None and isinstance(value, str):
+            _refuse_typographic(value, node.start_mark.line + 1)
         if not isinstance(node, yaml.ScalarNode) or node.style is not None or isinstance(value, str):
             return value
         tagged = node.tag != self.resolve(yaml.ScalarNode, node.value, (True, False))
@@ -127,7 +132,12 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         # Unescaped, these would be read as line feeds.
-        return self.represent_scalar(_TAG + "str", data, style='"' if _BREAKS.search(data) else None)
+        quoted = _BREAKS.search(data) or unquoted(data) is not None or torn(data)
+        return self.represent_scalar(_TAG + "str", data, style='"' if quoted else None)
+
+    def represent_written(self, data: Any) -> yaml.ScalarNode:
+        text = str(data) or "null"
+        return self.represent_scalar(self.resolve(yaml.ScalarNode, text, (True, False)), text)
 
 
 class _FlowDumper(_Dumper):
@@ -136,7 +146,9 @@ class _FlowDumper(_Dumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_representer(Written, _Dumper.represent_written)
 _FlowDumper.add_representer(str, _FlowDumper.represent_str)
+_FlowDumper.add_representer(Written, _FlowDumper.represent_written)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag.removeprefix(_TAG) not in ("int", "float", "timestamp", "value")]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -144,6 +156,24 @@ _Loader.yaml_implicit_resolvers = {
 for _kind in (_Loader, _Dumper):  # what either reader takes for a number is written in quotes where it is text
     _kind.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
     _kind.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
+
+
+def _refuse_typographic(text: str, line: int) -> None:
+    """Refuse an unquoted text in typographic quotes, which would be part of it."""
+    inner = unquoted(text)
+    if inner is None and not torn(text):
+        return
+    if inner is None:
+        raise ValueError(
+            f"{text} in line {line} begins with a typographic quote, which YAML takes for a letter; put the whole text into "
+            f"straight quotes, such as {json.dumps(text[1:], ensure_ascii=False)}"
+        )
+    is_text = not (inner[:1] + inner[-1:] in ("[]", "{}") or _INT.match(inner) or _FLOAT.match(inner))
+    remedy = json.dumps(inner, ensure_ascii=False) if is_text else inner
+    raise ValueError(
+        f"the quotes of {text} in line {line} are typographic ones, which YAML takes for letters; write {remedy}, or "
+        f"{json.dumps(text, ensure_ascii=False)} where they belong to the text"
+    )
 
 
 def _measure(node: yaml.Node, known: dict[int, int]) -> int:

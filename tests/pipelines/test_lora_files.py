@@ -191,6 +191,7 @@ def test_the_strength_that_peft_wrote_down_counts(models, tmp_path):
 
     assert same(found(), wanted)
     assert same(found("renamed.safetensors"), wanted)
+    assert same(found(use_rslora=None, use_dora=False), wanted)
     assert same(found(use_rslora=True, lora_alpha=ALPHA / RANK**0.5), wanted)
     assert not same(found(alpha_pattern={one: 9.0}), wanted)
     kept = {"lora_adapter_metadata": json.dumps({"unet.r": RANK, "unet.lora_alpha": ALPHA})}
@@ -198,6 +199,8 @@ def test_the_strength_that_peft_wrote_down_counts(models, tmp_path):
     for changes, match, error in (
         ({"use_dora": True}, "says that this is a DoRA", WeightsError),
         ({"peft_type": "LOHA"}, "LOHA, which rlcm cannot add", WeightsError),
+        ({"use_dora": "false"}, "use_dora='false' is neither true nor false", ConfigError),
+        ({"use_rslora": 1}, "use_rslora=1 is neither true nor false", ConfigError),
         ({"lora_alpha": "much"}, "are no numbers", ConfigError),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern has", ConfigError),
     ):

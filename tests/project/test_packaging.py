@@ -190,3 +190,12 @@ def test_a_dependency_without_a_plain_floor_is_refused(entry):
     SPEC.loader.exec_module(versions)
     with pytest.raises(ValueError, match="is not of the form name>=version"):
         versions.floors({"dependencies": [entry], "optional-dependencies": {}})
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "1"), ("0", "0")])
+def test_no_library_that_comes_along_reports_to_its_makers_unless_that_is_wanted(given, found):
+    wanted = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment = wanted | ({} if given is None else {"ORT_DISABLE_TELEMETRY": given})
+    code = "import os, rlcm; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found

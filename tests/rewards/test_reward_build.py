@@ -26,6 +26,19 @@ def test_build_from_settings(images, prompts):
         (RewardSettings(name="zzzz"), "the built-in ones are jpeg_compressibility"),
         (RewardSettings(name="jpeg_compressibility", args={"qualty": 3}), "it takes quality, subsampling, threads"),
         (RewardSettings(name="jpeg_compressibility", args={"quality": 300}), "not in 1 .. 95"),
+        (
+            RewardSettings(name="jpeg_compressibility", args={"quality": "90"}),
+            "quality='90': input should be a valid integer, written",
+        ),
+        (
+            RewardSettings(name="brightness", args={"target": True}),
+            "target=True: input should be a valid number, not true or false",
+        ),
+        (
+            RewardSettings(name="brightness", args={"target": "nan"}),
+            "target='nan': input should be a valid number, written in digits",
+        ),
+        (RewardSettings(name="brightness", args={"target": float("nan")}), "target=nan is not in 0 .. 1"),
     ],
 )
 def test_build_mistakes(settings, text):

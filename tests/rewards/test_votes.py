@@ -86,7 +86,15 @@ GOOD = {"id": "x", "prompt": "a", "pictures": ["a.png", "b.png"], "chosen": [0]}
         ({"chosen": [-1]}, "must be places"),
         ({"chosen": [0, 0]}, "each once"),
         ({"chosen": True}, "chosen"),
-        ({"chosen": None}, "chosen"),
+        ({"chosen": None}, "chosen=null: must be the places of pictures from 0, as whole numbers without quotes"),
+        ({"chosen": [True, False]}, "chosen=[true, false]: must be the places of pictures"),
+        ({"chosen": [True]}, "whole numbers"),
+        ({"chosen": ["1"]}, 'chosen=["1"]: must be the places'),
+        ({"chosen": "1"}, "whole numbers"),
+        ({"chosen": [1.0]}, "whole numbers"),
+        ({"chosen": {"0": 1}}, "whole numbers"),
+        ({"undo": 5}, "undo=5"),
+        ({"undo": ["x"]}, "undo"),
         ({"pictures": ["a.png"]}, "pictures"),
         ({"pictures": ["a.png"] * 10}, "pictures"),
         ({"prompt": 3}, "prompt"),
@@ -105,6 +113,14 @@ def test_a_number_alone_is_a_choice_and_more_may_stand_in_a_line(tmp_path):
     file = tmp_path / "v.jsonl"
     file.write_text(json.dumps(GOOD | {"chosen": 1, "seed": 7}))
     assert read_votes(file)[0].chosen == (1,)
+
+
+def test_a_line_whose_undo_is_no_id_does_not_keep_votes_from_being_added(file):
+    file.add("a", FOUR, [1])
+    with open(file.path, "ab") as opened:
+        opened.write(b'{"undo": ["x"]}\n{"id": {}}\n')
+    file.add("b", FOUR, np.array([1]))  # the whole numbers of NumPy are whole numbers
+    assert json.loads(file.path.read_text().splitlines()[-1])["chosen"] == [1]
 
 
 def test_files_that_are_not_there_or_cannot_be_read(tmp_path):

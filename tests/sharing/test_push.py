@@ -29,10 +29,10 @@ from rlcm.pipelines.settings import ModelSettings
 from rlcm.report import read_run
 from rlcm.report.words import headline
 from rlcm.runs.own_folder import MARK
-from rlcm.sharing.hub_card import settings_of
+from rlcm.sharing.hub_card import card, settings_of
 from rlcm.sharing.push import prepare, send
 from rlcm.training.config import load_config
-from rlcm.training.final import WEIGHTS_NAME
+from rlcm.training.final import WEIGHTS_NAME, model_card
 from rlcm.training.trainer import Trainer
 from rlcm.training.usage import local_usage, usage
 
@@ -134,6 +134,37 @@ def test_the_card_says_what_somebody_asks_first(run, tmp_path):
     assert len([line for line in code.splitlines() if line]) <= 5
     assert 'pipe.load_lora_weights("me/three-foxes")' in code
     assert re.search(r"\| JPEG size \| [\d.]+ ± [\d.]+ kB \| [\d.]+ ± [\d.]+ kB \|", text)
+
+
+def test_markup_in_what_the_card_quotes_is_shown_and_not_done(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    label, prompt = "<script>alert(1)</script>|`x`", "a fox\n\n```\n<img src=x>"
+    saved = json.loads((run / "eval.json").read_text())
+    for evaluation in saved["evaluations"]:
+        evaluation["rewards"] = {label: evaluation["reward"], "total | <b>": evaluation["reward"]}
+        evaluation |= {"judge": {"<i>animal": {"mean": 0.5, "ci95": 0.1}}, "images": "<u>4</u>"}
+    saved["metric"] = {"reward": label, "label": label, "unit": "<b>|kB"}
+    (tmp_path / "run/eval.json").write_text(json.dumps(saved))
+    config = load_config(run / "config.yaml")
+    rewards = [config.rewards[0].model_copy(update={"label": label})]
+    config = config.model_copy(
+        update={"rewards": rewards, "model": config.model.model_copy(update={"path": "/models/<b>`|mine"})}
+    )
+    found = read_run(tmp_path / "run")
+    for text in (
+        card(found, config, REPO, "StableDiffusionPipeline", None, "<b>mine", []),
+        model_card(config, [{**e, "images": 4} for e in saved["evaluations"]], usage(config, REPO, "", None, prompt)),
+    ):
+        table = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)[0]
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(cells) == 1, table
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|\\`x\\`" in table
+        outside = re.sub(
+            r"(`+)(?!`).+?(?<!`)\1(?!`)", "", re.sub(r"^```python.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        )
+        assert not re.search(r"<\w", outside.split("---\n", 2)[2])
+        assert "`` <script>alert(1)</script>|`x` ``" in text
+        assert len(re.findall("^```", text, re.MULTILINE)) == 2
 
 
 def test_a_card_keeps_the_folders_of_this_machine_to_itself(run, tmp_path):

@@ -254,8 +254,9 @@ def test_sets_that_are_wanted(tmp_path):
 
 def test_steps():
     assert check_steps("1,2,8") == (1, 2, 8)
-    assert check_steps("") == ()
-    for wrong in ("0", "1,,2", "two", "2000"):
+    assert check_steps(None) == ()
+    assert check_steps("1, 1e1") == (1, 10)
+    for wrong in ("", "0", "1,,2", "two", "2000", "２", "1;2", "1.5"):
         with pytest.raises(ConfigError, match="--steps"):
             check_steps(wrong)
 

@@ -44,7 +44,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ("lora.tuple=1", r"lora\.tuple is not a setting"),
         ("a[0]=1", r"a\[0\] is not a setting"),
         ("zzz=1", "zzz is not a setting; it may be name, output"),
-        ("a..b=1", "a is not a setting"),
+        ("a..b=1", r"'a\.\.b' is not a setting; write a name such as"),
     ],
 )
 def test_unknown_keys_name_the_nearest(override, message):

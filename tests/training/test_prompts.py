@@ -314,3 +314,11 @@ def test_lines_that_only_look_like_json_are_prompts(tmp_path):
     assert load_prompts(tmp_path / "p.txt").prompts == tuple(lines)
     (tmp_path / "q.txt").write_text('"OPEN"\n"CLOSED"')
     assert load_prompts(tmp_path / "q.txt").prompts == ('"OPEN"', '"CLOSED"')
+
+
+@pytest.mark.parametrize("source", ["“a fox”", "'a fox'", '"a fox"', "‘a fox’"])
+def test_quotes_around_a_prompt_are_named(source):
+    with pytest.raises(
+        MissingFileError, match=r"Its quotes, . and ., are part of it; without them the prompt is prompts='\[a fox\]'"
+    ):
+        load_prompts(source)

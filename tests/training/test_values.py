@@ -1,5 +1,7 @@
 """What a person types is what a setting gets: texts as they are, numbers as numbers, in files, overrides and Python alike."""
 
+import os
+import re
 import shlex
 
 import pytest
@@ -7,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rlcm.cli.work.models import config_of
 from rlcm.distillation.distill import DistillConfig
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, MissingFileError
 from rlcm.training.config import TrainConfig, load_config, parse_settings, read_values
+from rlcm.training.prompts import load_prompts
 from rlcm.training.values import assignment
 
 
@@ -175,6 +179,151 @@ def test_files_with_mistakes(tmp_path, text, message):
         from_file(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("run.rounds: 2", "    run: {rounds: 2}"),
+        ("run: {rounds: 2}\nrun.save_every: 1", "    run: {rounds: 2, save_every: 1}"),
+        ("run:\n  run.rounds: 2", "    run: {rounds: 2}"),
+        ("model.revision: 1.10", "    model: {revision: 1.10}"),
+        ("run.time_limit_minutes:\nrun.tracker: none", "    run: {time_limit_minutes: null, tracker: none}"),
+        ("rewards:\n- name: brightness\n  args.target: 0.5", "    rewards: [{name: brightness, args: {target: 0.5}}]"),
+        ("evaluation.least.reward: 1", "    evaluation: {least: {reward: 1}}"),
+        ("run.rounds=2", "    run: {rounds: 2}"),
+        ("# mine\nrun.rounds = 2  # few\nprompts=[a fox, b]", "    run: {rounds: 2}\n    prompts: [a fox, b]"),
+        ("seed: 3\nrun.rounds=2", "    run: {rounds: 2}"),
+        ("- run.rounds=2", "    run: {rounds: 2}"),
+        ("seed:3", "    seed: 3"),
+    ],
+)
+def test_a_file_written_as_the_command_line_is_answered_with_how_files_are_written(tmp_path, text, wanted):
+    with pytest.raises(ConfigError, match=r"(for the command line; in a file write|with a colon and a space:)\n") as caught:
+        from_file(tmp_path, text)
+    remedy = str(caught.value).partition("\n")[2]
+    assert remedy == wanted
+    from_file(tmp_path, remedy)
+
+
+def test_other_mistakes_beside_dots_are_said_first(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^run\.round is not a setting; did you mean run\.rounds\?\nrun\.round: keys with dots"
+    ):
+        from_file(tmp_path, "run.round: 2")
+    with pytest.raises(ConfigError, match=r"must hold `key: value` lines at its top, not a text\.$"):
+        from_file(tmp_path, "just words = nothing")
+
+
+def test_dots_in_keys_that_are_no_settings_are_left_alone(tmp_path):
+    assert from_file(tmp_path, "rewards: [{name: brightness, args: {a.b: 1}}]").rewards[0].args == {"a.b": 1}
+    assert from_file(tmp_path, "evaluation: {least: {a.b: 1}}").evaluation.least == {"a.b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["rewards=‘[my.py:f]’"], ["rewards=[my.py:f]"]),
+        (["rewards='[my.py:f]'"], ["rewards=[my.py:f]"]),
+        (['rewards="[brightness, my.py:f]"'], ["rewards=[brightness, my.py:f]"]),
+        (["rewards=“brightness”"], ["rewards=[brightness]"]),
+        (["rewards=[‘brightness’]"], ['rewards=["brightness"]']),
+        (["rewards=[{name: “brightness”}]"], ['rewards=[{name: "brightness"}]']),
+        (["prompts='[\"a fox\"]'"], ['prompts=["a fox"]']),
+        (["prompts=[“a fox”]"], ['prompts=["a fox"]']),
+        (["'prompts=[a fox]'"], ["prompts=[a fox]"]),
+        (["“seed=3”"], ["seed=3"]),
+        (["seed=“3”"], ["seed=3"]),
+        (["sampler.timesteps=‘[999]’"], ["sampler.timesteps=[999]"]),
+        (["prompts=“a", "fox”"], ["prompts=[a fox]"]),
+        (["seed=2", "prompts=[“a", "red", "fox”]", "name=x"], ['prompts=["a red fox"]']),
+    ],
+)
+def test_quotes_that_came_along_are_named_and_the_value_is_printed_without_them(words, remedy):
+    with pytest.raises(ConfigError, match="quotes") as caught:
+        of(*words)
+    assert shlex.split(str(caught.value).rpartition("; write ")[2]) == remedy
+    of(*remedy)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("prompts: [“a fox”]", '"a fox"'),
+        ("prompts: ‘[a fox]’", "[a fox]"),
+        ("rewards: [„brightness“]", '"brightness"'),
+        ("rewards: [{name: ‘brightness’}]", '"brightness"'),
+        ("“seed”: 2", '"seed"'),
+        ("seed: “3”", "3"),
+        ("prompts: [“a fox, red”]", '"a fox"'),
+    ],
+)
+def test_typographic_quotes_in_a_file_are_named(tmp_path, text, remedy):
+    with pytest.raises(ConfigError, match=r"(?i)line 1 .*typographic") as caught:
+        from_file(tmp_path, text)
+    assert (f"write {remedy}, or " in str(caught.value)) or str(caught.value).endswith(f"such as {remedy}.")
+    quoted = re.search(r"[„“‘].*?[”’“](?=[\]}:]|$)", text)
+    if "a fox, red" not in text:
+        from_file(tmp_path, text.replace(quoted[0], remedy))
+
+
+def test_typographic_quotes_that_belong_to_a_text_stay(tmp_path):
+    found = from_file(tmp_path, """prompts: ["“a fox”", 'says “hi”', “Hello” says the fox, “a” or “b”, ’tis, it’s]""")
+    assert found.prompts == ("“a fox”", "says “hi”", "“Hello” says the fox", "“a” or “b”", "’tis", "it’s")
+    assert from_file(tmp_path, found.dump()) == found
+    (word,) = shlex.split(assignment("prompts", list(found.prompts)))
+    assert of(word).prompts == found.prompts
+    assert of("sampler.negative_prompt=“a”").sampler.negative_prompt == "“a”"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.text(st.sampled_from("“”‘’„\"'ab, :[]"), min_size=1, max_size=12))
+def test_any_text_with_quotes_is_kept(tmp_path_factory, text):
+    found = of(assignment_word("prompts", [text, "a"]))
+    assert found.prompts == (text, "a")
+    assert from_file(tmp_path_factory.getbasetemp(), found.dump()) == found
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (".lr=1", r"^'\.lr' is not a setting; write optimizer\.lr=1$"),
+        ("lr.=1", r"write optimizer\.lr=1$"),
+        ("run..rounds=1", r"write run\.rounds=1$"),
+        (".=1", r"^'\.' is not a setting; write a name such as"),
+        (" =1", r"^' ' is not a setting; it may be name, "),
+        ("OPTIMIZER.LR=1", r"^'OPTIMIZER\.LR' is not a setting; write optimizer\.lr=1$"),
+        (
+            "optimizer.lr\xa0=1",
+            r"^'optimizer\.lr<U\+00A0>' is not a setting, since it has a no-break space \(U\+00A0\) in it; write",
+        ),
+        ("optimizer\u200b.lr=1", r"optimizer<U\+200B>\.lr.* zero width space \(U\+200B\) in it; write optimizer\.lr=1$"),
+        ("run.rounds=２", r"it has a fullwidth digit two \(U\+FF12\) in it: write 2\.$"),
+        ("optimizer.lr=1e–4", r"it has an en dash \(U\+2013\) in it: write 1e-4\.$"),
+        ("optimizer.lr=\xa01", r"no-break space \(U\+00A0\) in it: write 1\.$"),
+        ("rewards=[]", r"^rewards=\[\]: give at least 1 value\.$"),
+        ("sampler.timesteps=[]", "give at least 1 value"),
+        ("lora.target_modules=3", r"^lora\.target_modules=3: input should be a list\.$"),
+        ("rewards=[3]", r"^rewards\.0=3: input should be a mapping, such as"),
+        ("evaluation.least=3", "input should be a mapping"),
+    ],
+)
+def test_keys_and_values_that_only_look_right_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        of(override)
+
+
+@pytest.mark.parametrize("key", ["seed\xa0", "\u200bseed", "SEED", "Seed", "ｓｅｅｄ"])
+def test_keys_of_a_file_that_only_look_right_are_named(tmp_path, key):
+    with pytest.raises(ConfigError, match=r"is not a setting.*; did you mean seed\?$"):
+        from_file(tmp_path, f"{key}: 2")
+    with pytest.raises(ConfigError, match=r"with a colon and a space:\n    seed: 2$"):
+        from_file(tmp_path, "seed:\xa02")
+
+
+def test_names_that_are_no_settings_may_look_like_anything():
+    assert of("evaluation.least.A =1", "evaluation.least.B\xa0=2").evaluation.least == {"A ": 1.0, "B\xa0": 2.0}
+    assert of("prompts=[a – b, ２ foxes]", "sampler.negative_prompt=a\xa0b").prompts == ("a – b", "２ foxes")
+
+
 def test_merge_keys_in_a_file(tmp_path):
     found = from_file(
         tmp_path, "evaluation: &e {grid: 4, every: 3}\nrollout: {batch_size: 8}\nrun: {rounds: 3}\nlora: {rank: 2}\n"
@@ -216,3 +365,26 @@ def test_any_text_is_taken_as_it_is_typed_and_kept(tmp_path_factory, text):
 def assignment_word(key, value):
     (word,) = shlex.split(assignment(key, value))
     return word
+
+
+def test_what_is_there_but_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "link.yaml").symlink_to("nowhere")
+    for name, why in (
+        ("pipe.yaml", "it is a pipe"),
+        ("link.yaml", "it is a link that leads nowhere"),
+        ("/dev/null", "it is a device"),
+    ):
+        path = tmp_path / name
+        with pytest.raises(MissingFileError, match=rf"^config=.* cannot be read: {why}; save what it should hold as a file,"):
+            load_config(path)
+        with pytest.raises(MissingFileError, match=rf"^prompts=.* cannot be read: {why}; save what it should hold as a file,"):
+            load_prompts(str(path))
+    for name in ("pipe.yaml", "/dev/null"):
+        with pytest.raises(MissingFileError, match=r"^config=.* cannot be read: it is a "):
+            config_of(str(tmp_path / name))
+    with pytest.raises(MissingFileError, match="does not exist"):
+        load_config(tmp_path / "no.yaml")
+    (tmp_path / "own.yaml").write_text("seed: 3")
+    (tmp_path / "good.yaml").symlink_to("own.yaml")
+    assert load_config(tmp_path / "good.yaml").seed == config_of(str(tmp_path / "good.yaml"))[0].seed == 3

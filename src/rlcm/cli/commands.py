@@ -126,9 +126,7 @@ def sample(
 
 @main.command("eval")
 @click.argument("model", metavar="RUN|MODEL|CONFIG", type=click.Path())
-@click.option(
-    "--steps", default="", metavar="N,N,...", help="Numbers of steps; default 1,2,4,8, or 5,10,25,50 for many-step models."
-)
+@click.option("--steps", metavar="N,N,...", help="Numbers of steps; default 1,2,4,8, or 5,10,25,50 for many-step models.")
 @click.option("--rewards", multiple=True, metavar="REWARD", help="In place of the run's own; may be given several times.")
 @click.option(
     "--prompts",
@@ -145,7 +143,7 @@ def sample(
 )
 def evaluate(
     model: str,
-    steps: str,
+    steps: str | None,
     rewards: tuple[str, ...],
     prompts: tuple[str, ...],
     each: int,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from rlcm.addresses import without_secrets
+from rlcm.cli.dashes import refuse_dashes
 from rlcm.cli.streams import PatientStreams
 from rlcm.errors import RLCMError
 from rlcm.processes.signals import Ending
@@ -22,6 +23,11 @@ class WithExample(click.Command):
     def __init__(self, name: str | None, *, help: str | None = None, **kwargs: Any) -> None:
         text, _, self.example = inspect.cleandoc(help or "").rpartition("\n\nExample:  ")
         super().__init__(name, help=text, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the arguments in; a dash where an option has hyphens is answered with the command as it was meant."""
+        refuse_dashes(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example unwrapped, so that it can be copied."""

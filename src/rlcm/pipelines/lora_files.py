@@ -182,6 +182,9 @@ def _json(text: str, place: str) -> dict[str, Any]:
 
 
 def _strength(config: Mapping[str, Any], place: str) -> Strength:
+    for flag in ("use_dora", "use_rslora"):
+        if not isinstance(config.get(flag), bool | None):
+            raise ConfigError(f"{place}: {flag}={config[flag]!r} is neither true nor false; save the LoRA again.")
     kind = config.get("peft_type", "LORA")
     if kind != "LORA" or config.get("use_dora"):
         name = "a DoRA" if config.get("use_dora") else kind

@@ -11,12 +11,14 @@ import importlib.util
 import inspect
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError
@@ -24,6 +26,7 @@ from rlcm.paths import local
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.coroutines import event_loop
 from rlcm.rewards.settings import TIMEOUT_SECONDS
+from rlcm.settings import as_declared
 
 AnyReward = Callable[..., Any]
 
@@ -97,6 +100,8 @@ def bind_arguments(
             ) from error
     if inspect.isclass(target):
         setting = f"rewards.{label}.args={_given(args)}"
+        if target.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            _check_own(setting, target, args)
         try:
             made = UserCode(f"reward {label}", timeout_seconds).run(lambda: target(**args))
         except UserCodeError as error:
@@ -115,6 +120,16 @@ def bind_arguments(
     bound = functools.partial(target, **args)
     bound.__dict__.update(getattr(target, "__dict__", {}))  # keeps the mark `differentiable`
     return bound
+
+
+def _check_own(setting: str, target: type, args: Mapping[str, Any]) -> None:
+    """Refuse a text or a truth value in place of a number, and the other way round, in the arguments of a built-in reward."""
+    hints = typing.get_type_hints(target.__init__)  # type: ignore[misc]
+    for name, value in args.items():
+        try:
+            as_declared(hints.get(name, Any), value)
+        except PydanticCustomError as error:
+            raise ConfigError(f"{setting}: {name}={value!r}: {error.message()}.") from None
 
 
 def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:

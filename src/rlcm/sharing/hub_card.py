@@ -12,7 +12,7 @@ from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.window import ALL, shown
 from rlcm.report.run import Run
 from rlcm.report.steps import step_tables
-from rlcm.report.templating import render
+from rlcm.report.templating import code_span, render
 from rlcm.report.words import comparison, duration, headline
 from rlcm.training.config import TrainConfig
 from rlcm.training.usage import own_name, usage
@@ -65,7 +65,7 @@ def header(config: TrainConfig, base_model: str | None, licence: str | None) -> 
 
 
 def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
-    """Return what the run's weights were made of, in a few words each."""
+    """Return what the run's weights were made of, in a few words of Markdown each."""
     run = run.up_to_final()
     last = (run.rounds or [{}])[-1]
     sampler, guidance = config.sampler, config.sampler.guidance
@@ -81,7 +81,7 @@ def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
             ]
         ),
         "LoRA": f"rank {config.lora.rank}, alpha {config.lora.alpha:g} (multiplied into the weights), "
-        f"on {', '.join(f'`{name}`' for name in config.lora.target_modules)}",
+        f"on {', '.join(code_span(name, in_table=True) for name in config.lora.target_modules)}",
         "Algorithm": f"{config.algorithm.loss}, advantage {config.algorithm.advantage}, "
         f"KL weight {config.algorithm.kl_coefficient:g}",
         "Learning rate": f"{config.optimizer.lr:g}",
@@ -92,5 +92,5 @@ def settings_of(run: Run, config: TrainConfig) -> dict[str, str]:
     if run.seconds:
         found["Time"] = f"{duration(run.seconds)} of sampling and learning".replace("\N{NO-BREAK SPACE}", " ")
     if config.evaluation.final == "best":
-        found["Weights"] = f"those of the evaluation that was best by `{config.evaluation.best}`"
+        found["Weights"] = f"those of the evaluation that was best by {code_span(config.evaluation.best, in_table=True)}"
     return found

@@ -18,6 +18,7 @@ from rlcm.addresses import without_secrets
 from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
+from rlcm.lookalikes import keyboard, named, visible
 from rlcm.paths import local
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
@@ -27,12 +28,16 @@ from rlcm.runs.trackers import TrackerName
 from rlcm.runs.whole_config import last_line
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
-from rlcm.training.values import assignment, change, read_file
+from rlcm.training.translation import in_a_file, unfolded
+from rlcm.training.values import assignment, change, oddities, read_file, refuse_torn, spelt
 from rlcm.training.whole import is_of_run, require_whole
 from rlcm.yaml_text import meant, read_yaml, write_yaml
 
 S = TypeVar("S", bound=Settings)
 
+_LIST, _MAPPING = "input should be a list", "input should be a mapping, such as {name: value}"
+_WORDS = {"list_type": _LIST, "tuple_type": _LIST, "dict_type": _MAPPING, "model_type": _MAPPING}
+"""What pydantic calls by names of Python, by its kind of problem."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """What counts the seconds of a run, by `run.clock`."""
 
@@ -188,9 +193,10 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Settings] = TrainConfig) -> dict[str, Any]:
     """Return the nested mapping of a YAML file with the changes applied, as settings of some kind take it; errors as `load_config`."""
     file = None if path is None else local(path, "config")
-    values = {} if file is None else read_file(file, names_of(TrainConfig))
+    values = {} if file is None else read_file(file, kind)
     if file is not None and is_of_run(file):
         require_whole(file, values, names_of(TrainConfig))
+    refuse_torn(overrides, kind)
     for override in overrides:
         change(values, override, kind)
     return values
@@ -202,7 +208,20 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
         return kind.model_validate(dict(values))
     except ValidationError as error:
         texts = [_explain(kind, dict(detail)) for detail in _as_meant(error.errors())]
-        raise ConfigError(without_secrets("\n".join(texts))) from None
+    written, dotted = unfolded(kind, values)
+    if dotted:
+        said = f"{', '.join(dotted)}: keys with dots are for the command line; in a file write"
+        try:
+            kind.model_validate(written)
+            changed = [key for key in written if key not in values or written[key] != values[key]]
+            texts = [said + in_a_file(written, changed)]
+        except ValidationError as error:  # what is wrong beside the dots comes first
+            example = in_a_file({"run": {"rounds": 2}}, ["run"])
+            texts = [
+                *(_explain(kind, dict(detail)) for detail in _as_meant(error.errors())),
+                f"{said} a group, such as{example}",
+            ]
+    raise ConfigError(without_secrets("\n".join(texts)))
 
 
 def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
@@ -235,18 +254,26 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     key = ".".join(map(str, location))
     if unknown:
         known = _known_keys(kind, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        near = [name for name in names_of(kind) if name.rpartition(".")[2] == key] or close[:1]
+        word = spelt(str(location[-1]))
+        close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+        near = [
+            name for name in names_of(kind) if name.rpartition(".")[2] == word and not location[:-1] and word not in known
+        ] or close[:1]
         near = [".".join([*map(str, location[:-1]), name]) for name in near]
         hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
-        return f"{key} is not a setting; {hint}"
-    message = detail["msg"].removeprefix("Value error, ")
+        return f"{visible(key) if key.strip() else repr(key)} is not a setting{oddities(key)}; {hint}"
+    message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    if detail["type"] in ("too_short", "too_long"):
+        count = detail["ctx"]["min_length" if detail["type"] == "too_short" else "max_length"]
+        message = f"give at {'least' if detail['type'] == 'too_short' else 'most'} {count} value{'s' * (count != 1)}"
+    if isinstance(detail["input"], str) and "in digits" in message and (odd := named(detail["input"])):
+        message += f"; it has {odd} in it: write {keyboard(detail['input']).strip()}"
     if not key or (detail["type"] == "value_error" and isinstance(detail["input"], dict)):
         return str(message)  # of settings that do not fit together: it names them itself
     field = _field(kind, location)
     meaning = " ".join(((field and field.description) or "").split())
     if detail["type"] == "missing":
-        return f"{key} is missing; set it: {meaning}"
+        return f"{key} is missing; set it{': ' if meaning else ''}{meaning}"
     group = _settings_in(field.annotation) if field else None
     if detail["type"] == "model_type" and group:
         first = next(iter(group.model_fields))

@@ -18,9 +18,11 @@ from torch import Tensor
 from rlcm.builtin.prompts import SETS, prompt_set
 from rlcm.builtin.vocabulary import article
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.lookalikes import unquoted
 from rlcm.paths import existing
+from rlcm.runs.files import is_there, why_no_file
 from rlcm.text_files import lines_of, read_text
-from rlcm.training.values import assignment
+from rlcm.training.values import SAVE_IT, assignment
 
 # fmt: off
 ANIMALS: tuple[str, ...] = (
@@ -84,6 +86,9 @@ def load_prompts(source: str | Path | Iterable[str], setting: str = "prompts", o
     if source in BUILT_IN:
         return _checked(_built_in(source), setting, source)
     path = existing(source, setting) or Path(source)
+    inner = unquoted(source, plain=True)
+    if inner is not None and own is None:
+        own = f"Its quotes, {source[0]} and {source[-1]}, are part of it; without them the prompt is {assignment(setting, [inner])}."
     _require_file(path, setting, source, own or f"A prompt of your own goes into a list: {assignment(setting, [source])}.")
     named = f"{setting}={source!r}"
     read = READERS.get(path.suffix.lower())
@@ -165,6 +170,8 @@ def _require_file(path: Path, setting: str, source: str, own: str) -> None:
     if folder:
         hint = f"such as {setting}={shlex.quote(files[0])}" if files else "none there has a known ending"
         raise MissingFileError(f"{named} is a folder; give a file in it: {hint}. {FORMS}.")
+    if source and is_there(path) and (why := why_no_file(path)):
+        raise MissingFileError(f"{named} cannot be read: {why}; {SAVE_IT} such as prompts.txt, and give that. {FORMS}.")
     close = difflib.get_close_matches(source, [*BUILT_IN, *files], n=1, cutoff=0.75)
     hint = f" Did you mean {setting}={shlex.quote(close[0])}?" if close else ""
     raise MissingFileError(f"{named} is neither a file nor a built-in set ({', '.join(BUILT_IN)}).{hint} {own} {FORMS}.")

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
+import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.lookalikes import QUOTES, keyboard, named, straight, torn, unquoted, visible
 from rlcm.paths import command
-from rlcm.settings import Settings, alternatives, is_group
+from rlcm.runs.files import why_no_file
+from rlcm.settings import Settings, alternatives, declared, leaves
 from rlcm.text_files import read_text
+from rlcm.training.translation import assignments, in_a_file
 from rlcm.yaml_text import Written, meant, read_yaml, write_yaml
 
+SAVE_IT = "save what it should hold as a file,"
+"""What to do about a pipe, which can be read once only, and by one process."""
 NOTHING = ("null", "Null", "NULL", "~")
 """How an optional text is left out."""
 
@@ -25,30 +32,31 @@ def assignment(key: str, value: Any) -> str:
     return f"{key}={shlex.quote(value if isinstance(value, str) else write_yaml(value, flow=True))}"
 
 
-def read_file(path: Path, names: Collection[str]) -> dict[str, Any]:
+def read_file(path: Path, kind: type[Settings]) -> dict[str, Any]:
     """Return the nested values of a YAML file, unquoted scalars as `Written`.
 
     Args:
-        names: of all settings, in case one was given in place of a path.
+        kind: the settings of which the file holds some.
 
     Raises:
         MissingFileError: if the file is not there.
         ConfigError: if it is no YAML mapping, or has a key twice.
     """
+    names = [name for name, _ in leaves(kind)]
+    if why := why_no_file(path):
+        raise MissingFileError(f"config={str(path)!r} {_instead(path, names, why)}")
+    text = ""
     try:
-        exists = path.is_file()
-    except OSError:  # too long for a name
-        exists = False
-    if not exists:
-        raise MissingFileError(f"config={str(path)!r} {_instead(path, names)}")
-    try:
-        values = read_yaml(read_text(path))
+        text = read_text(path)
+        values = read_yaml(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}.") from None
+        typed = _as_yaml(assignments(text, names), kind)
+        raise ConfigError(f"config={str(path)!r} is not readable YAML: {error}.{typed}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not {_what(meant(values))}.")
+        typed = _as_yaml(assignments(text, names), kind)
+        raise ConfigError(f"config={str(path)!r} must hold `key: value` lines at its top, not {_what(meant(values))}.{typed}")
     return values
 
 
@@ -59,11 +67,19 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
         ConfigError: if it has no key or no `=`, leads into a value, or is no YAML where it has to be.
     """
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    inner = unquoted(override, plain=True)
+    if inner is not None and "=" in inner:
         raise ConfigError(
-            f"{override!r} is not of the form key=value, such as optimizer.lr=1e-4; a value with spaces goes into quotes, such as "
+            f"{override}: its quotes, {override[0]} and {override[-1]}, are part of it; write {_retyped(kind, *inner.split('=', 1))}"
+        )
+    if not equals or not key:
+        one = next(filter(QUOTES.__contains__, override), "")
+        quotes = f"{one} is no quote to a shell, unlike those in" if one else "a value with spaces goes into quotes, such as"
+        raise ConfigError(
+            f"{override!r} is not of the form key=value, such as optimizer.lr=1e-4; {quotes} "
             f"{assignment('sampler.negative_prompt', 'blurry, low quality')}."
         )
+    _check_spelling(kind, key, text)
     *parents, last = key.split(".")
     place = values
     for depth, parent in enumerate(parents, 1):
@@ -84,8 +100,12 @@ def read_value(kind: type[Settings], key: str, text: str) -> Any:
     Raises:
         ConfigError: if it has to be YAML and is not.
     """
-    kinds = alternatives(_declared(kind, key.split(".")))
+    kinds = alternatives(declared(kind, key.split(".")))
     lists = any(get_origin(one) in (list, tuple) for one in kinds)
+    inner = unquoted(text.strip(), plain=True) if lists else None
+    if inner is not None and (inner[:1] + inner[-1:] == "[]" or (text.strip()[0] in QUOTES and str not in kinds)):
+        quotes = f"{text.strip()[0]} and {text.strip()[-1]}"
+        raise ConfigError(f"{key}={text}: its quotes, {quotes}, are part of the value; write {_retyped(kind, key, text)}")
     bracketed = text.strip()[:1] + text.strip()[-1:] == "[]"
     if str in kinds and not (lists and bracketed):
         return None if NoneType in kinds and text in NOTHING else text
@@ -94,26 +114,84 @@ def read_value(kind: type[Settings], key: str, text: str) -> Any:
     except ValueError as error:
         if kinds == [None]:  # of no setting: its name is what is wrong
             return text
+        if "typographic" in str(error):
+            raise ConfigError(
+                f"{key}={text}: its quotes are typographic ones, which are part of the value; write {_retyped(kind, key, text)}"
+            ) from None
         remedy = f"; a text in brackets is written as {assignment(key, [text])}" if str in kinds else ""
         raise ConfigError(f"{key}={text!r} is not readable: {error}{remedy}.") from None
     return Written("") if found is None else found
 
 
-def _declared(kind: Any, path: list[str]) -> Any:
-    """Return the type of the setting at a place inside a group, None where there is none."""
-    for part in path:
-        groups = [one for one in alternatives(kind) if is_group(one)]
-        inner = [get_args(one)[1] for one in alternatives(kind) if get_origin(one) is dict]
-        if groups and part in groups[0].model_fields:
-            kind = groups[0].model_fields[part].annotation
-        elif inner:
-            kind = inner[0]
-        else:
-            return None
-    return kind
+def spelt(key: str) -> str:
+    """Return the name of a setting as it may be meant: in small letters of the keyboard, without spaces and dots at the ends."""
+    return ".".join(part.strip() for part in keyboard(key).casefold().split(".") if part.strip())
 
 
-def _instead(path: Path, names: Collection[str]) -> str:
+def oddities(text: str) -> str:
+    """Return what is invisible in a text, or looks like something else, as an error says it; nothing where all is plain."""
+    odd = named(text)
+    return f", since it has {odd} in it" if odd else ""
+
+
+def _check_spelling(kind: type[Settings], key: str, text: str) -> None:
+    """Refuse the name of no setting that is one but for its spelling."""
+    meant_key = spelt(key)
+    if meant_key == key or declared(kind, key.split(".")) is not None:
+        return
+    names = [name for name, _ in leaves(kind) if name.rpartition(".")[2] == meant_key]
+    if declared(kind, meant_key.split(".")) is not None:
+        names = [meant_key]
+    remedy = " or ".join(assignment(name, text) for name in names) or "a name such as optimizer.lr=1e-4"
+    if names or not all(key.split(".")):
+        raise ConfigError(f"{visible(key)!r} is not a setting{oddities(key)}; write {remedy}")
+
+
+def refuse_torn(overrides: Sequence[str], kind: type[Settings]) -> None:
+    """Refuse a value in typographic quotes that the shell has cut at its spaces.
+
+    Raises:
+        ConfigError: if there is one.
+    """
+    for number, first in enumerate(overrides):
+        key, equals, text = first.partition("=")
+        if not equals or not torn(text.removeprefix("[")):
+            continue
+        more = list(itertools.takewhile(lambda one: "=" not in one, overrides[number + 1 :]))
+        last = next((place for place, one in enumerate(more) if any(quote in one for quote in QUOTES)), None)
+        if last is not None:
+            whole = " ".join([text, *more[: last + 1]])
+            raise ConfigError(
+                f"{key}={whole}: its quotes are typographic ones, by which a shell does not keep words together; write "
+                f"{_retyped(kind, key, whole)}"
+            )
+
+
+def _retyped(kind: type[Settings], key: str, text: str) -> str:
+    """Return a setting as it is typed with straight quotes, where it reads as a value then."""
+    kinds = alternatives(declared(kind, key.split(".")))
+    value = text.strip()
+    while (inner := unquoted(value, plain=True)) is not None:
+        value = inner.strip()
+    for known in (re.sub(f"[{QUOTES}]", '"', value), straight(value)):
+        try:
+            found = read_yaml(known) if known[:1] in ("[", "{") else straight(known)
+        except ValueError:
+            continue
+        lists = any(get_origin(one) in (list, tuple) for one in kinds)
+        return assignment(key, [found] if lists and isinstance(found, str) else known)
+    return f"{key}=VALUE with straight quotes in it"
+
+
+def _as_yaml(typed: Sequence[str], kind: type[Settings]) -> str:
+    """Return how `key=value` is written in a file, as the end of an error; nothing where nothing was written like that."""
+    values: dict[str, Any] = {}
+    for one in typed:
+        change(values, one, kind)
+    return f" In a file `{typed[0]}` is written with a colon and a space:{in_a_file(values, values)}" if typed else ""
+
+
+def _instead(path: Path, names: Collection[str], why: str) -> str:
     """Return why a configuration cannot be read, and what was probably meant."""
     if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
         return (
@@ -124,6 +202,10 @@ def _instead(path: Path, names: Collection[str]) -> str:
         return f"is a setting; write it with its value in one word, such as {path}=VALUE."
     if os.path.isdir(path):
         return "is a folder; give the path of a YAML file in it."
+    if os.path.lexists(path):
+        return f"cannot be read: {why}; {SAVE_IT} such as settings.yaml, and give that."
+    if os.path.isdir(path.parent) and not os.access(path.parent, os.X_OK):
+        return f"cannot be read: {why}."
     files = [str(file) for file in path.parent.glob("*.y*ml")] if os.path.isdir(path.parent) else []
     close = difflib.get_close_matches(str(path), files, n=1)
     hint = (

@@ -27,7 +27,7 @@ from rlcm.training.fitting import sampled_at_once
 
 def evaluate(
     model: str,
-    steps: str,
+    steps: str | None,
     rewards: Sequence[str],
     prompts: Sequence[str],
     each: int,

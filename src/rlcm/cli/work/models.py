@@ -25,7 +25,7 @@ def config_of(model: str) -> tuple[TrainConfig, Path | None]:
     place = None if model in BUILTIN else existing(model, "MODEL")
     if place is not None and os.path.isfile(place / "config.yaml"):
         return located(run_config(place)), place
-    if place is not None and place.is_file() and not _is_weights(place):
+    if place is not None and not place.is_dir() and (not place.is_file() or not _is_weights(place)):
         return located(load_config(place)), None
     if place is not None and place.is_dir() and not (place / "model_index.json").is_file():
         parent = place.resolve().parent

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,23 @@ class Line(BaseModel):
 
     @field_validator("chosen", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+    def _whole_numbers(cls, value: Any) -> Any:
+        places = value if isinstance(value, list) else [value]
+        if any(type(place) is not int for place in places):  # true and "1" are none
+            raise ValueError("must be the places of pictures from 0, as whole numbers without quotes, such as 1 or [0, 2]")
+        return places
 
     @model_validator(mode="after")
     def _names_what_is_there(self) -> Line:
         if len(set(self.chosen)) < len(self.chosen) or not set(self.chosen) <= set(range(len(self.pictures))):
             raise ValueError(f"chosen={self.chosen} must be places of the {len(self.pictures)} pictures, from 0, each once")
         return self
+
+
+class Undo(BaseModel):
+    """That a vote is taken back, as it is written."""
+
+    undo: str = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +146,14 @@ def _parse(line: bytes, place: str, *, is_last: bool) -> Line | str | None:
     try:
         value = json.loads(line)
         if isinstance(value, dict) and "undo" in value:
-            return str(value["undo"])
+            return Undo.model_validate(value).undo
         return Line.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise ConfigError(f"{place} is no vote: {where}: {first['msg']}; correct or delete the line.") from error
+        given = "" if first["type"] == "missing" or not first["loc"] else f"={json.dumps(first['input'])[:80]}"
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{place} is no vote: {where}{given}: {what}; correct or delete the line.") from error
     except (ValueError, RecursionError) as error:
         if is_last:
             return None
@@ -175,7 +187,7 @@ class VotesFile:
         names = [f"{PICTURES}/{digests.of_bytes(file)}.png" for file in files]
         id = id or uuid.uuid4().hex
         try:
-            line = Line(id=id, time=_now(), voter=voter, prompt=prompt, pictures=names, chosen=sorted(chosen))
+            line = Line(id=id, time=_now(), voter=voter, prompt=prompt, pictures=names, chosen=sorted(map(index, chosen)))
         except ValidationError as error:
             raise UsageError(f"this is no vote: {error.errors()[0]['msg']}.") from error
         with disk_errors(self.path), self._alone():
@@ -230,16 +242,16 @@ class VotesFile:
             os.close(descriptor)
 
 
-def _answered(file: Path) -> set[Any]:
-    found: set[Any] = set()
+def _answered(file: Path) -> set[str]:
+    found: set[str] = set()
     for line in read_bytes(file).split(b"\n"):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            found.add(value.get("id"))
-            found.discard(value.get("undo"))
+            found |= {id for id in (value.get("id"),) if isinstance(id, str)}
+            found -= {id for id in (value.get("undo"),) if isinstance(id, str)}
     return found
 
 

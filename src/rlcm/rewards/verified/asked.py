@@ -65,7 +65,7 @@ class _Clause(BaseModel):
 class _Include(_Clause):
     colour: _Name | None = Field(default=None, alias="color")
     # A list in JSON, a tuple in Python: not strict.
-    position: tuple[Relation, Annotated[int, Field(ge=0)]] | None = Field(default=None, strict=False)
+    position: tuple[Relation, Annotated[int, Field(ge=0, strict=True)]] | None = Field(default=None, strict=False)
 
 
 class _Entry(BaseModel):

@@ -32,6 +32,7 @@ from rlcm.training.config import CLOCKS, TrainConfig, parse_settings
 from rlcm.training.final import tuned_weights
 from rlcm.training.fitting import check_images
 from rlcm.training.usage import own_name
+from rlcm.training.values import read_value
 
 FEW, MANY = (1, 2, 4, 8), (5, 10, 25, 50)
 """Steps that are looked at where none are named: by models of up to 16 steps, and by others."""
@@ -258,18 +259,20 @@ def _write_pictures(
     }
 
 
-def check_steps(steps: str) -> tuple[int, ...]:
-    """Return the numbers of a text such as 1,2,4,8.
+def check_steps(steps: str | None) -> tuple[int, ...]:
+    """Return the numbers of a text such as 1,2,4,8, each read as `sampler.steps` is; none for None.
 
     Raises:
         ConfigError: if it is not that.
     """
     try:
-        found = tuple(int(text) for text in steps.split(",")) if steps else ()
-        if any(not 1 <= number <= 1000 for number in found):
-            raise ValueError
-    except ValueError:
+        texts = [] if steps is None else steps.split(",")
+        found = tuple(
+            parse_settings(SamplerSettings, {"steps": read_value(SamplerSettings, "steps", text)}).steps for text in texts
+        )
+    except ConfigError as error:
+        why = str(error).removesuffix(".")
         raise ConfigError(
-            f"--steps {steps!r} is not a list of numbers from 1 to 1000; write it like --steps 1,2,4,8."
+            f"--steps {steps!r} is not a list of numbers from 1 to 1000 ({why}); write it like --steps 1,2,4,8."
         ) from None
     return found

@@ -1,8 +1,10 @@
 """The pictures of `rlcm ui`: runs of the demo, one prompt through a training, and a model that is being taught.
 
-    python benchmarks/ui_pictures.py runs/demo-seeds [--only runs samples teach]          needs playwright and a Chromium
+    python benchmarks/ui_pictures.py runs/demo-seeds [--only runs samples ...]          needs playwright and a Chromium
 
-The runs are those of `benchmarks/demo_seeds.py`; the one that is taught is made here, and deleted.
+The runs are those of `benchmarks/demo_seeds.py`; for `compare` one of another method must lie beside them, such as
+`rlcm train name=policy-gradient output=runs/demo-seeds evaluation.prompts=world-unseen evaluation.images=135`. The one that is taught
+and the one that is being trained are made here, and deleted.
 """
 
 from __future__ import annotations
@@ -28,9 +30,8 @@ from benchmarks.voting.oracles import warm
 from rlcm.rewards.image.pixels import from_uint8
 from rlcm.ui.teaching import ROUNDS_A_TRAINING
 
-RUN, PROMPT, ROUND = "seed-0", "three balloons", "40"
+RUN, PROMPT, ROUND, DRAWN = "seed-0", "three balloons", "40", "a red heart and a blue boat"
 """The prompt and round that are shown; the prompt is one of `world-unseen`, the round one with an evaluation."""
-
 
 TAUGHT, ROUNDS, PATIENCE = "warm", 2 * ROUNDS_A_TRAINING, 900_000
 """What is taught, to at least so many rounds, and how many milliseconds a vote or a training may take."""
@@ -44,16 +45,22 @@ NAMELESS = """folder => {
 
 def main() -> None:
     """Start the page, take its pictures, and end it."""
-    of_the_demo: dict[str, Callable[[Page], None]] = {"runs": of_runs, "samples": of_samples}
+    of_the_demo: dict[str, Callable[[Page], None]] = {
+        "runs": of_runs, "samples": of_samples, "playground": of_drawing, "compare": of_methods, "phone": of_a_phone
+    }  # fmt: skip
+    every = [*of_the_demo, "train", "teach"]
     options = parser(__doc__)
     options.add_argument("runs", type=Path, nargs="?", default=Path("runs/demo-seeds"), help="a folder of runs")
-    options.add_argument("--only", nargs="+", choices=[*of_the_demo, "teach"], default=[*of_the_demo, "teach"])
+    options.add_argument("--only", nargs="+", choices=every, default=every)
     given = options.parse_args()
     with started_browser() as browser:
         if wanted := [take for name, take in of_the_demo.items() if name in given.only]:
             with served_runs(given.runs) as address:
                 for take in wanted:
                     take(opened(browser, address))
+        if "train" in given.only:
+            with tempfile.TemporaryDirectory(prefix="rlcm-trained-") as folder, served_runs(Path(folder, "runs")) as address:
+                of_training(browser, address, folder)
         if "teach" in given.only:
             with tempfile.TemporaryDirectory(prefix="rlcm-taught-") as folder, served_runs(Path(folder, "runs")) as address:
                 of_teaching(browser, address, folder)
@@ -83,6 +90,51 @@ def of_samples(page: Page) -> None:
     page.wait_for_selector(f"#samples-view .duel figure:nth-child(2) :text('round {ROUND}')")
     page.wait_for_timeout(1000)
     page.screenshot(path=IMAGES / "ui-samples.png")
+
+
+def of_drawing(page: Page) -> None:
+    """Take a pair of pictures in the playground."""
+    page.get_by_role("tab", name="Playground").click()
+    page.locator("#play-prompt textarea").fill(DRAWN)
+    page.locator("#play-draw").click()
+    page.wait_for_selector("#play-view .side")
+    page.wait_for_timeout(1000)
+    page.screenshot(path=IMAGES / "ui-playground.png")
+
+
+def of_methods(page: Page) -> None:
+    """Take the comparison of all runs."""
+    page.get_by_role("tab", name="Compare").click()
+    page.wait_for_selector("#compare-view svg")
+    page.wait_for_timeout(1000)
+    page.screenshot(path=IMAGES / "ui-compare.png")
+
+
+def of_a_phone(page: Page) -> None:
+    """Take the runs at the width of a phone."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(1000)
+    page.screenshot(path=IMAGES / "ui-phone.png")
+
+
+def of_training(browser: Browser, address: str, folder: str) -> None:
+    """Start the default from the form and take the page while it is trained.
+
+    Args:
+        folder: of the folder of runs; it is no part of the picture.
+    """
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#set-name input, #set-name textarea").first.fill("mine")
+    page.locator("#train-go").click()
+    page.wait_for_selector("#train-log .log:has-text('round 3/')")
+    page.evaluate(NAMELESS, f"{folder}/")
+    page.screenshot(path=IMAGES / "ui-train.png")
+    page.get_by_role("tab", name="Runs").click()
+    page.locator("#stop").click()
+    page.wait_for_selector('#runs [data-run="mine"] .state.stopped')
 
 
 def of_teaching(browser: Browser, address: str, folder: str) -> None:

@@ -156,7 +156,8 @@ def _trained(cell: Cell, plan: Plan, folder: Path) -> Iterator[tuple[int, int, T
 
 def _directly(cell: Cell, plan: Plan, config: TrainConfig, jobs: Jobs) -> Iterator[tuple[int, int, TrainConfig]]:
     """Train as many rounds at the same moments, the taste replaced by what the voter likes."""
-    config = parse_settings(TrainConfig, config.model_dump() | {"rewards": [f"{oracles.__file__}:{cell.oracle}"]})
+    others = [reward.model_dump() for reward in config.rewards[1:]]
+    config = parse_settings(TrainConfig, config.model_dump() | {"rewards": [f"{oracles.__file__}:{cell.oracle}", *others]})
     for number in range(1, plan.votes // plan.votes_a_training + 1):
         rounds = number * plan.rounds_a_training
         if number == 1:

@@ -146,6 +146,24 @@ def test_how_often_and_how_long_it_trains_is_the_callers_choice(tmp_path):
     assert load_config(tmp_path / "mine" / "config.yaml").run.save_every == 3
 
 
+@pytest.mark.parametrize(
+    ("prompts", "rewards", "how"),
+    [
+        (["a fox", "two cats"], ["taste", "composition"], "gdpo"),
+        ("world-unseen", ["taste", "composition"], "gdpo"),
+        (["a fox", "a camel at dawn"], ["taste"], "sum"),  # which the detector does not know
+    ],
+)
+def test_what_was_asked_stays_a_reward_where_it_is_known(tmp_path, prompts, rewards, how):
+    jobs = Trainings(tmp_path)
+    one = Teaching(jobs, "mine", prompts)
+    assert [reward.name for reward in one.config.rewards] == rewards
+    assert one.config.algorithm.multi_reward == how
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").write_text(one.config.dump())
+    assert Teaching(jobs, "mine").config == one.config  # and goes on as it was
+
+
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "x" * 121])
 def test_a_name_stays_in_the_folder(tmp_path, name):
     with pytest.raises(ConfigError, match="name"):

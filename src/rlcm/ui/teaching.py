@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from rlcm.builtin import DEFAULT
+from rlcm.builtin.vocabulary import known
 from rlcm.errors import UsageError
 from rlcm.pipelines import make_denoiser
+from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
 from rlcm.rewards.learned.clip import Network
@@ -83,10 +85,20 @@ class Standing:
     """Prompt, the base model's picture, the tuned one's: the same noise."""
 
 
+def _all_known(source: str | Sequence[str]) -> bool:
+    """Whether the built-in detector knows what all prompts ask for."""
+    found = load_prompts(source)
+    return all(known(prompt, said) is not None for prompt, said in zip(found.prompts, found.metadata, strict=True))
+
+
 class Teaching:
     """One model that is being taught: its votes lie in NAME-votes/, and its run in NAME/ of the page's folder.
 
     All of it is on the disk, so that it goes on after the page was closed: votes as they are given, the model as it is trained.
+
+    A taste is a small thing to please, and a picture that pleases it need not be what was asked for. So where the built-in detector
+    knows what the prompts ask for, it is a second reward (`composition`), and each of the two counts as much (`algorithm.multi_reward:
+    gdpo`).
 
     Args:
         jobs: the trainings of the page.
@@ -119,9 +131,9 @@ class Teaching:
         self.config = self._configuration(source, base or load_config(DEFAULT))
         self.prompts = load_prompts(self.config.prompts).prompts
         self._encoder = Encoder(None, Network(64, "float32", "auto"))
-        known = with_pictures(self.votes.votes())
+        before = with_pictures(self.votes.votes())
         self._ballots: OrderedDict[str, Ballot] = OrderedDict(
-            zip((vote.id for vote in known), ballots(known, self._encoder) if known else [], strict=True)
+            zip((vote.id for vote in before), ballots(before, self._encoder) if before else [], strict=True)
         )
         self._given: list[str] = list(self._ballots)
         self._guesses: deque[bool] = deque(maxlen=RECENT)
@@ -220,15 +232,18 @@ class Teaching:
     def _configuration(self, source: str | Sequence[str], base: TrainConfig) -> TrainConfig:
         if (self.run / "config.yaml").is_file():
             config = load_config(self.run / "config.yaml")
-            names = [(reward.name, reward.args.get("votes")) for reward in config.rewards]
-            if names != [("taste", str(self.votes.path.absolute()))]:
+            first = config.rewards[0]
+            if (first.name, first.args.get("votes")) != ("taste", str(self.votes.path.absolute())):
                 raise UsageError(f"name={self.name!r}: that run does not learn from votes; choose another name.")
             return config
+        taste = {"name": "taste", "args": {"votes": str(self.votes.path.absolute())}}
+        guarded = base.model.path in BUILTIN and _all_known(source)
         changes = {
             "name": self.name,
             "output": str(self.jobs.folder),
             "prompts": source if isinstance(source, str) else tuple(source),
-            "rewards": [{"name": "taste", "args": {"votes": str(self.votes.path.absolute())}}],
+            "rewards": [taste, {"name": "composition"}] if guarded else [taste],
+            "algorithm": base.algorithm.model_dump() | ({"multi_reward": "gdpo"} if guarded else {}),
             "evaluation": {"images": 24, "every": 0, "grid": 12},
             "optimizer": base.optimizer.model_dump() | {"schedule": "constant"},
             "run": base.run.model_dump() | {"save_every": self.rounds_a_training, "tracker": "none", "keep_last": 1},

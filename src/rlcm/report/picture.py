@@ -93,7 +93,7 @@ def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
     height = round(side * source.height / source.width)
     small = _font(15)
     prompts = [_wrapped(pair.prompt, small, side) for pair in pairs]
-    top, label_height, between = 122 + 20 * max(map(len, prompts)), 40, 14
+    top, label_height, between = 122 + 26 * bool(rule) + 20 * max(map(len, prompts)), 40, 14
     canvas = Image.new("RGB", (width, top + 2 * (height + label_height) + between + 20), "white")
     draw = ImageDraw.Draw(canvas)
     bold, plain = _font(19, True), _font(19)
@@ -110,8 +110,8 @@ def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
         draw.text((x, 30), text, font=title, fill=colour)
         x += title.getlength(text)
     line = "Same prompts, same seeds" + (f"; {judged}" if judged else "") + "."
-    line = " ".join(filter(None, (line, rule)))
-    draw.text((margin, 72), _cut(line, plain, width - 2 * margin), font=plain, fill=MUTED)
+    for row, text in enumerate(filter(None, (line, rule))):
+        draw.text((margin, 72 + 26 * row), _cut(text, plain, width - 2 * margin), font=plain, fill=MUTED)
 
     for column, lines in enumerate(prompts):
         x = margin + gutter + column * (side + gap) + side / 2

@@ -3,7 +3,8 @@
     python benchmarks/ui_pictures.py runs/demo-seeds [--only runs samples ...]          needs playwright and a Chromium
 
 The runs are those of `benchmarks/demo_seeds.py`; for `compare` one of another method must lie beside them, such as
-`rlcm train name=policy-gradient output=runs/demo-seeds evaluation.prompts=world-unseen evaluation.images=135`. The one that is taught
+`rlcm train name=policy-gradient output=runs/demo-seeds rewards='[{name: composition, args: {graded: true}}]'
+evaluation.prompts=world-unseen evaluation.images=135 run.rounds=30`. The one that is taught
 and the one that is being trained are made here, and deleted.
 """
 
@@ -30,7 +31,7 @@ from benchmarks.voting.oracles import warm
 from rlcm.rewards.image.pixels import from_uint8
 from rlcm.ui.teaching import ROUNDS_A_TRAINING
 
-RUN, PROMPT, ROUND, DRAWN = "seed-0", "three balloons", "40", "a red heart and a blue boat"
+RUN, PROMPT, ROUND, DRAWN = "seed-0", "an owl and a fox", "40", "a red heart and a blue boat"
 """The prompt and round that are shown; the prompt is one of `world-unseen`, the round one with an evaluation."""
 
 TAUGHT, ROUNDS, PATIENCE = "warm", 2 * ROUNDS_A_TRAINING, 900_000
@@ -54,10 +55,14 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=every, default=every)
     given = options.parse_args()
     with started_browser() as browser:
-        if wanted := [take for name, take in of_the_demo.items() if name in given.only]:
+        if wanted := {name: take for name, take in of_the_demo.items() if name in given.only}:
             with served_runs(given.runs) as address:
-                for take in wanted:
-                    take(opened(browser, address))
+                for name, take in wanted.items():
+                    page = opened(browser, address)
+                    take(page)
+                    page.wait_for_timeout(1000)  # what fades in has done so
+                    page.evaluate(NAMELESS, f"{given.runs.absolute().parent}/")
+                    page.screenshot(path=IMAGES / f"ui-{name}.png")
         if "train" in given.only:
             with tempfile.TemporaryDirectory(prefix="rlcm-trained-") as folder, served_runs(Path(folder, "runs")) as address:
                 of_training(browser, address, folder)
@@ -67,16 +72,14 @@ def main() -> None:
 
 
 def of_runs(page: Page) -> None:
-    """Take the runs with their curves."""
+    """Show the runs with their curves."""
     page.locator(f'#runs [data-run="{RUN}"]').click()
     page.wait_for_selector(f"#run-head .eyebrow:has-text('{RUN}')")
     page.wait_for_selector("#run-curves svg")
-    page.wait_for_timeout(1000)  # what fades in has done so
-    page.screenshot(path=IMAGES / "ui-runs.png")
 
 
 def of_samples(page: Page) -> None:
-    """Take one prompt and seed before and in the middle of a training."""
+    """Show one prompt and seed before and in the middle of a training."""
     page.get_by_role("tab", name="Samples").click()
     page.wait_for_selector("#samples-view .sheet-of")
     page.locator("#samples-run input").click()
@@ -88,33 +91,27 @@ def of_samples(page: Page) -> None:
     number.fill(ROUND)
     number.press("Enter")
     page.wait_for_selector(f"#samples-view .duel figure:nth-child(2) :text('round {ROUND}')")
-    page.wait_for_timeout(1000)
-    page.screenshot(path=IMAGES / "ui-samples.png")
 
 
 def of_drawing(page: Page) -> None:
-    """Take a pair of pictures in the playground."""
+    """Show a pair of pictures in the playground."""
     page.get_by_role("tab", name="Playground").click()
+    page.locator("#play-run input").click()
+    page.get_by_role("option", name=RUN).click()
     page.locator("#play-prompt textarea").fill(DRAWN)
     page.locator("#play-draw").click()
     page.wait_for_selector("#play-view .side")
-    page.wait_for_timeout(1000)
-    page.screenshot(path=IMAGES / "ui-playground.png")
 
 
 def of_methods(page: Page) -> None:
-    """Take the comparison of all runs."""
+    """Show the comparison of all runs."""
     page.get_by_role("tab", name="Compare").click()
     page.wait_for_selector("#compare-view svg")
-    page.wait_for_timeout(1000)
-    page.screenshot(path=IMAGES / "ui-compare.png")
 
 
 def of_a_phone(page: Page) -> None:
-    """Take the runs at the width of a phone."""
+    """Show the runs at the width of a phone."""
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(1000)
-    page.screenshot(path=IMAGES / "ui-phone.png")
 
 
 def of_training(browser: Browser, address: str, folder: str) -> None:

@@ -102,6 +102,16 @@ def test_different_clocks_are_told(runs, tmp_path):
     assert any("different clocks" in text for text in read_methods(runs)[2])
 
 
+def test_one_label_of_two_rewards_is_told(runs):
+    assert not any("is not the same in all runs" in text for text in read_methods(runs)[2])
+    file = runs[0] / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["rewards"][0]["args"] = {"quality": 50}
+    file.write_text(yaml.safe_dump(config))
+    label = config["rewards"][0]["label"]
+    assert any(f"The reward {label} is not the same in all runs" in text for text in read_methods(runs)[2])
+
+
 def test_later_is_not_called_sooner(runs):
     methods, metric, _ = read_methods([*runs[:2], *runs[2:]])
     for fast in methods[1].curves:

@@ -394,7 +394,7 @@ def test_a_reward_of_a_script_is_asked_for_by_its_file(tmp_path, name):
     config = tiny_config(tmp_path, rewards=[{"name": name, "label": "darkness"}, "brightness"], model={"path": "x/y"})
     (tmp_path / "config.yaml").write_text(config.dump())
     with pytest.raises(ConfigError, match=r"--rewards path/to/file.py:darkness --rewards brightness$"):
-        commands.evaluate(str(tmp_path), "", (), (), 1, 1, 0, True, None)
+        commands.evaluate(str(tmp_path), None, (), (), 1, 1, 0, True, None)
 
 
 def test_images_are_sampled_as_in_training(run, tmp_path, monkeypatch, capsys):

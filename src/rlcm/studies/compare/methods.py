@@ -93,7 +93,7 @@ def read_methods(paths: Sequence[Path], reward: str | None = None) -> tuple[list
         )
         for i, (name, group) in enumerate(zip(names, groups.values(), strict=True))
     ]
-    return methods, _metric(runs, label, sign), _warnings(methods) + [f"{text}, and is left out." for text in left_out]
+    return methods, _metric(runs, label, sign), _warnings(methods, label) + [f"{text}, and is left out." for text in left_out]
 
 
 def curve_of(run: Run, label: str | None, sign: float = 1.0) -> Curve:
@@ -155,14 +155,20 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
+def _entry(run: Run, label: str | None) -> Mapping[str, Any]:
+    """Return the settings of a reward that a run is trained on; empty where it is not."""
+    rewards = run.config.get("rewards")
+    for entry in map(mapping, rewards if isinstance(rewards, list) else []):
+        # A reward may answer several values, label/component.
+        if label is not None and (entry.get("label") or entry.get("name")) == label.partition("/")[0]:
+            return entry
+    return {}
+
+
 def _weight(run: Run, label: str | None) -> float | None:
     """Return what a reward counts in a run's sum; None where it is not trained on."""
-    rewards = run.config.get("rewards")
-    for reward in map(mapping, rewards if isinstance(rewards, list) else []):
-        # A reward may answer several values, label/component.
-        if label is not None and (reward.get("label") or reward.get("name")) == label.partition("/")[0]:
-            return finite(reward.get("weight", 1.0))
-    return None
+    entry = _entry(run, label)
+    return finite(entry.get("weight", 1.0)) if entry else None
 
 
 def _measured(evaluation: Mapping[str, Any], label: str | None) -> Any:
@@ -243,7 +249,7 @@ def _why_left_out(run: Run) -> str:
     return f"{run.path} has a reward, a time and counts (eval.json, metrics.jsonl) for fewer than two of its evaluations"
 
 
-def _warnings(methods: Sequence[Method]) -> list[str]:
+def _warnings(methods: Sequence[Method], label: str | None) -> list[str]:
     """Return what speaks against the comparison: what is not the same in all runs and should be, or is and should not."""
     runs = [run for method in methods for run in method.runs]
     looked_at = {
@@ -259,6 +265,9 @@ def _warnings(methods: Sequence[Method]) -> list[str]:
     found = []
     if len(looked_at) > 1:
         found.append("The runs were evaluated on different prompts or seeds, so their rewards differ by that, too.")
+    made = [entry for run in runs if (entry := _entry(run, label))]
+    if len({json.dumps([entry.get("name"), mapping(entry.get("args"))], sort_keys=True) for entry in made}) > 1:
+        found.append(f"The reward {label} is not the same in all runs (its name or arguments differ), nor are its values.")
     if len({mapping(run.config.get("run")).get("clock") or "wall" for run in runs}) > 1:
         found.append("The runs counted time by different clocks (run.clock), so their times cannot be compared.")
     for method in methods:

@@ -7,7 +7,9 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rlcm.builtin.verdict import RELATIONS
 
@@ -29,10 +31,35 @@ TAGS: dict[str, float] = {
     "color_attr": 0.16,
 }
 """The kinds of prompts, by GenEval's names, and their shares in pretraining."""
-MOST = 1000
-"""The largest number of things that metadata may ask for."""
+Relation = Literal["left of", "right of", "above", "below"]
+_Name = Annotated[str, Field(min_length=1)]
 UNSAID = 0.3
 """The share of captions in pretraining that leave out the number, the relation or a colour, as captions of the web do."""
+
+
+class Clause(BaseModel):
+    """Objects of one class, and how many, in GenEval's format of metadata."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    name: _Name = Field(alias="class")
+    count: int = Field(default=1, ge=1, le=1000)
+
+
+class Include(Clause):
+    """Objects that a picture must show: perhaps in a colour, or seen from those of an earlier entry."""
+
+    colour: _Name | None = Field(default=None, alias="color")
+    # A list in JSON, a tuple in Python: not strict.
+    position: tuple[Relation, Annotated[int, Field(ge=0, strict=True)]] | None = Field(default=None, strict=False)
+
+
+class Entry(BaseModel):
+    """What a prompt asks for, in GenEval's format: what must be in its picture and what, so often or more, must not."""
+
+    model_config = ConfigDict(extra="ignore")
+    tag: str = ""
+    include: list[Include] = Field(min_length=1)
+    exclude: list[Clause] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +138,14 @@ def known(text: str, said: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def is_of_the_world(said: Mapping[str, Any]) -> bool:
     """Say whether metadata are in GenEval's format and name classes and colours of the world alone; anything may be given."""
-    include, exclude = said.get("include"), said.get("exclude", [])
-    if not (isinstance(include, list) and include and isinstance(exclude, list)):
+    try:
+        entry = Entry.model_validate(dict(said))
+    except ValidationError:
         return False
-    return all(_is_clause(item, before) for before, item in enumerate(include)) and all(_is_clause(item, 0) for item in exclude)
-
-
-def _is_clause(item: Any, before: int) -> bool:
-    """Say whether one thing that is asked for is well said; `before` is how many it may be seen from."""
-    if not isinstance(item, Mapping) or item.get("class") not in CLASSES or item.get("color") not in (None, "", *COLOURS):
+    if any(item.position and item.position[1] >= place for place, item in enumerate(entry.include)):
         return False
-    count, position = item.get("count", 1), item.get("position")
-    if type(count) is not int or not 1 <= count <= MOST:
-        return False
-    if not position:
-        return True
-    if not isinstance(position, list | tuple) or len(position) != 2 or position[0] not in list(RELATIONS):
-        return False
-    return type(position[1]) is int and 0 <= position[1] < before
+    colours = {item.colour for item in entry.include} - {None}
+    return {item.name for item in (*entry.include, *entry.exclude)} <= set(CLASSES) and colours <= set(COLOURS)
 
 
 @cache

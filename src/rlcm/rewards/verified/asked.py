@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from rlcm.builtin.vocabulary import Entry, Relation
 from rlcm.errors import ConfigError
 from rlcm.rewards.user import first_problems
 
-Relation = Literal["left of", "right of", "above", "below"]
-_Name = Annotated[str, Field(min_length=1)]
 _EXAMPLE = (
     '{"prompt": "a photo of two cats", "include": [{"class": "cat", "count": 2}], "exclude": [{"class": "cat", "count": 3}]}'
 )
@@ -56,25 +55,6 @@ class Asked:
         return any(group.colour for group in self.wanted)
 
 
-class _Clause(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-    name: _Name = Field(alias="class")
-    count: int = Field(default=1, ge=1, le=1000)
-
-
-class _Include(_Clause):
-    colour: _Name | None = Field(default=None, alias="color")
-    # A list in JSON, a tuple in Python: not strict.
-    position: tuple[Relation, Annotated[int, Field(ge=0, strict=True)]] | None = Field(default=None, strict=False)
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    tag: str = ""
-    include: list[_Include] = Field(min_length=1)
-    exclude: list[_Clause] = []
-
-
 def asked_of(prompt: str, metadata: Mapping[str, Any]) -> Asked:
     """Return what a prompt asks for, as its metadata says.
 
@@ -86,7 +66,7 @@ def asked_of(prompt: str, metadata: Mapping[str, Any]) -> Asked:
         ConfigError: if the metadata are not of this form.
     """
     try:
-        entry = _Entry.model_validate(dict(metadata))
+        entry = Entry.model_validate(dict(metadata))
         for index, clause in enumerate(entry.include):
             if clause.position and clause.position[1] >= index:
                 raise ConfigError(

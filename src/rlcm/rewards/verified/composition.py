@@ -35,7 +35,7 @@ class Composition:
         model: folder or Hub repository of the detector: of the DETR family, OWLv2 or Grounding DINO; left out, the built-in one.
         revision: the repository's commit.
         graded: give the share of the demands that are met, 0 to 1, in place of 0 for every picture that is not all right; with the
-            built-in detector the mean of the demands' probabilities, which is differentiable.
+            built-in detector the geometric mean of the demands' probabilities, which is differentiable.
         threshold: confidence from which on an object counts; left out, 0.3.
         counting_threshold: the same for prompts tagged `counting`; left out, 0.9, and 0.3 for detectors that look for words.
         max_overlap: two boxes of a class that overlap by more are one object, 0 to 1; left out, 1 (all are kept), and 0.5 for

@@ -29,7 +29,7 @@ from rlcm.runs.whole_config import last_line
 from rlcm.settings import Settings, leaves
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.translation import in_a_file, unfolded
-from rlcm.training.values import assignment, change, oddities, read_file, refuse_torn, spelt
+from rlcm.training.values import apply, assignment, oddities, read_file, spelt
 from rlcm.training.whole import is_of_run, require_whole
 from rlcm.yaml_text import meant, read_yaml, write_yaml
 
@@ -196,9 +196,7 @@ def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Se
     values = {} if file is None else read_file(file, kind)
     if file is not None and is_of_run(file):
         require_whole(file, values, names_of(TrainConfig))
-    refuse_torn(overrides, kind)
-    for override in overrides:
-        change(values, override, kind)
+    apply(values, overrides, kind)
     return values
 
 

@@ -12,7 +12,7 @@ from rlcm.report.run import DEPENDS_ON, WEIGHTS
 from rlcm.runs.files import read_json, read_text
 from rlcm.runs.whole_config import written_by
 from rlcm.training.config import TrainConfig, names_of, parse_settings
-from rlcm.training.values import change, read_file, refuse_torn
+from rlcm.training.values import apply, read_file
 from rlcm.training.whole import FILE, require_whole
 
 
@@ -37,9 +37,7 @@ def run_config(run: Path, changes: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"{shown(file)}: {error}\n{_what_helps(run)}") from None
     if not changes:
         return found
-    refuse_torn(changes, TrainConfig)
-    for one in changes:
-        change(values, one, TrainConfig)
+    apply(values, changes, TrainConfig)
     return parse_settings(TrainConfig, values)
 
 

@@ -90,6 +90,17 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
     place[last] = read_value(kind, key, text)
 
 
+def apply(values: dict[str, Any], overrides: Sequence[str], kind: type[Settings]) -> None:
+    """Set what `key=value` changes say, in order, in nested values.
+
+    Raises:
+        ConfigError: as `change`, and if a shell has cut a value in typographic quotes at its spaces.
+    """
+    refuse_torn(overrides, kind)
+    for one in overrides:
+        change(values, one, kind)
+
+
 def read_value(kind: type[Settings], key: str, text: str) -> Any:
     """Return what a person typed for one setting: a text as it is where the setting takes one, anything else as YAML.
 

@@ -19,7 +19,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
 from torch import Tensor
 
 from benchmarks.shared import results as files
@@ -33,7 +32,7 @@ from rlcm.builtin.prompts import prompt_set
 from rlcm.builtin.vocabulary import TAGS
 from rlcm.pipelines import make_denoiser
 from rlcm.policy.noise import image_seed
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import pictures_of
 from rlcm.processes.machine import describe_machine
 from rlcm.report import before_after_picture
 from rlcm.report.words import asked, counted
@@ -98,19 +97,10 @@ def look(folder: Path) -> dict[str, Any]:
     return {"judged": found, "steps": config.sampler.calls}
 
 
-@torch.no_grad()
 def draw(pipeline: Any, config: TrainConfig, prompts: list[str], steps: int) -> Tensor:
     """Return one picture for each prompt, the same noise for the same place: [B, 3, h, w] in [0, 1]."""
     denoiser = make_denoiser(pipeline, sampler_at(config.sampler, steps), config.model)
-    names = sorted(set(prompts))
-    encoded = denoiser.encode(names)
-    parts = []
-    for start in range(0, len(prompts), BATCH):
-        rows = range(start, min(start + BATCH, len(prompts)))
-        index = torch.tensor([names.index(prompts[i]) for i in rows])
-        latents = sample_latents(denoiser, denoiser.table, encoded.take(index), [image_seed("demo", i) for i in rows])
-        parts.append(decode_images(denoiser, latents))
-    return torch.cat(parts)
+    return pictures_of(denoiser, prompts, [image_seed("demo", place) for place in range(len(prompts))], BATCH)
 
 
 def bars(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, bool]]:

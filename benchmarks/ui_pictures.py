@@ -114,16 +114,22 @@ def of_a_phone(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
 
 
+def at_tab(browser: Browser, address: str, name: str, height: int) -> Page:
+    """Open the page of `rlcm ui` where no run need be yet, and one of its tabs."""
+    page = browser.new_page(viewport={"width": 1280, "height": height})
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.get_by_role("tab", name=name).click()
+    return page
+
+
 def of_training(browser: Browser, address: str, folder: str) -> None:
     """Start the default from the form and take the page while it is trained.
 
     Args:
         folder: of the folder of runs; it is no part of the picture.
     """
-    page = browser.new_page(viewport={"width": 1280, "height": 1100})
-    page.set_default_timeout(PATIENCE)
-    page.goto(address)
-    page.get_by_role("tab", name="Train").click()
+    page = at_tab(browser, address, "Train", 1100)
     page.locator("#set-name input, #set-name textarea").first.fill("mine")
     page.locator("#train-go").click()
     page.wait_for_selector("#train-log .log:has-text('round 3/')")
@@ -140,10 +146,7 @@ def of_teaching(browser: Browser, address: str, folder: str) -> None:
     Args:
         folder: of the folder of runs; it is no part of the picture.
     """
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(PATIENCE)
-    page.goto(address)
-    page.get_by_role("tab", name="Teach").click()
+    page = at_tab(browser, address, "Teach", 800)
     page.locator("#teach-name textarea, #teach-name input").first.fill(TAUGHT)
     page.locator("#teach-begin").click()
     rounds = 0

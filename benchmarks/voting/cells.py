@@ -21,7 +21,7 @@ from rlcm.builtin.judging import PromptJudge
 from rlcm.builtin.prompts import prompt_set
 from rlcm.pipelines import make_denoiser
 from rlcm.policy.noise import image_seed
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import pictures_of
 from rlcm.runs.digests import of_files, of_source, of_value
 from rlcm.sharing import tuned_pipeline
 from rlcm.training import keeping
@@ -185,12 +185,7 @@ def _look(plan: Plan, config: TrainConfig, run: Path | None) -> dict[str, list[f
     asked = [asked[i % len(asked)] for i in range(plan.images)]
     prompts = [one["prompt"] for one in asked]
     denoiser = make_denoiser(tuned_pipeline(config, run), config.sampler, config.model)
-    parts = []
-    for at in range(0, plan.images, _AT_ONCE):
-        seeds = [image_seed("voters", i) for i in range(at, min(at + _AT_ONCE, plan.images))]
-        conditioning = denoiser.encode(prompts[at : at + _AT_ONCE])
-        parts.append(decode_images(denoiser, sample_latents(denoiser, denoiser.table, conditioning, seeds)))
-    images = torch.cat(parts)
+    images = pictures_of(denoiser, prompts, [image_seed("voters", place) for place in range(plan.images)], _AT_ONCE)
     found = {name: oracle(images, prompts) for name, oracle in ORACLES.items()}
     return {
         name: values.tolist() for name, values in (found | {"right": PromptJudge()(images, prompts, asked)["right"]}).items()

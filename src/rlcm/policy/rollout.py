@@ -190,6 +190,23 @@ def decode_images(denoiser: Denoiser, latents: Tensor) -> Tensor:
     return torch.cat([denoiser.decode(part).clamp(0, 1).cpu() for part in latents.split(at_once)])
 
 
+@torch.no_grad()
+def pictures_of(denoiser: Denoiser, prompts: Sequence[str], seeds: Sequence[int], at_once: int) -> Tensor:
+    """Return a picture for each of B prompts, from a seed each: [B, 3, h, w] in [0, 1], on the CPU.
+
+    Args:
+        prompts: encoded once each, however often they stand here.
+        at_once: how many are sampled together.
+    """
+    names = sorted(set(prompts))
+    encoded, index = denoiser.encode(names), torch.tensor([names.index(prompt) for prompt in prompts])
+    parts = [
+        sample_latents(denoiser, denoiser.table, encoded.take(index[rows]), [seeds[i] for i in rows.tolist()])
+        for rows in torch.arange(len(prompts)).split(at_once)
+    ]
+    return torch.cat([decode_images(denoiser, latents) for latents in parts])
+
+
 def require_pictures(images: Tensor) -> Tensor:
     """Return decoded images [B, 3, h, w] that are about to be shown or saved, where NaN would silently become black.
 

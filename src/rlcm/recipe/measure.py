@@ -21,7 +21,7 @@ from rlcm.builtin.vocabulary import TAGS, every, metadata
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.noise import image_seed
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import pictures_of
 from rlcm.processes.machine import describe_machine
 from rlcm.recipe.data import TEST_SEED, Batch, Pictures
 from rlcm.runs.rundir import grid
@@ -74,15 +74,7 @@ def sampler(folder: Path, settings: SamplerSettings) -> Sampler:
     denoiser = make_denoiser(load_pipeline(model), settings, model)
 
     def sample(prompts: list[str], seeds: list[int]) -> Tensor:
-        names = sorted(set(prompts))
-        encoded = denoiser.encode(names)
-        images = []
-        for start in range(0, len(prompts), 60):
-            rows = torch.tensor([names.index(prompt) for prompt in prompts[start : start + 60]])
-            with torch.no_grad():
-                latents = sample_latents(denoiser, denoiser.table, encoded.take(rows), seeds[start : start + 60])
-            images.append(decode_images(denoiser, latents))
-        return torch.cat(images)
+        return pictures_of(denoiser, prompts, seeds, 60)
 
     return sample
 

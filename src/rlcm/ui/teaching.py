@@ -20,7 +20,7 @@ from rlcm.errors import UsageError
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.noise import image_seed
-from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
+from rlcm.policy.rollout import pictures_of, require_pictures
 from rlcm.rewards.learned.clip import Network
 from rlcm.rewards.taste.features import Encoder
 from rlcm.rewards.taste.preference import Ballot, Preference
@@ -272,14 +272,8 @@ class Teaching:
             return found[0]
         return found[int(self._taste.information(torch.stack([one.features for one in found])).argmax())]
 
-    @torch.no_grad()
     def _pictures(self, denoiser: Any, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        at_once, parts = self.config.rollout.sample_batch_size, []
-        for at in range(0, len(seeds), at_once):
-            conditioning = denoiser.encode(prompts[at : at + at_once])
-            latents = sample_latents(denoiser, denoiser.table, conditioning, list(seeds[at : at + at_once]))
-            parts.append(decode_images(denoiser, latents))
-        return require_pictures(torch.cat(parts)).cpu()
+        return require_pictures(pictures_of(denoiser, prompts, seeds, self.config.rollout.sample_batch_size))
 
     def _current(self) -> tuple[int, Any]:
         """Return the rounds trained, and the model as it is now: the base model until a training has left weights."""

@@ -19,7 +19,6 @@ from benchmarks.shared.command import parser
 from benchmarks.shared.figures import figure
 from benchmarks.shared.places import IMAGES, RESULTS
 from rlcm import Trainer, load_config
-from rlcm.builtin import DEFAULT
 from rlcm.processes.machine import describe_machine
 from rlcm.report.drawing import PALETTE, Line, draw_chart
 
@@ -43,7 +42,7 @@ def run(name: str, changes: list[str], output: Path, rounds: int) -> Path:
             "rewards=[jpeg_compressibility]",
             "prompts=world-objects",
         ]
-        Trainer(load_config(DEFAULT, [*fixed, *changes])).train()
+        Trainer(load_config(None, [*fixed, *changes])).train()
     return folder
 
 

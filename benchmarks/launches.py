@@ -25,10 +25,10 @@ from benchmarks.shared import results
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, table
 from benchmarks.shared.places import RESULTS
+from benchmarks.shared.plain import plain
 from rlcm import Trainer
-from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
-from rlcm.training.config import TrainConfig, parse_settings
+from rlcm.tuning.saying import quiet
 
 RESULT = RESULTS / "launches.json"
 IMAGES = 16
@@ -56,9 +56,7 @@ def measure(changes: dict[str, Any], rounds: int) -> dict[str, float]:
         "evaluation": {"images": 2},
     }
     with tempfile.TemporaryDirectory() as folder:
-        made = Trainer(
-            parse_settings(TrainConfig, values | {"output": folder}), rewards=[brightness], prompts=["a fox", "a cat"]
-        )
+        made = Trainer(plain(values | {"output": folder}), rewards=[brightness], prompts=["a fox", "a cat"])
         for _ in range(2):  # the first one compiles, where something is compiled
             made.round()
         seconds = []

@@ -35,10 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.shared import results
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import RESULTS
+from benchmarks.shared.plain import plain
 from rlcm import TrainConfig, Trainer
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards.served.http import HttpReward
-from rlcm.training.config import parse_settings
 
 IMAGES = 64
 PAUSE = Path(tempfile.mkdtemp()) / "seconds.txt"
@@ -84,7 +84,7 @@ def trainer(reward: Timed, batches: int) -> Trainer:
         "run": {"tracker": "none"},
         "output": tempfile.mkdtemp(),
     }
-    return Trainer(parse_settings(TrainConfig, settings), rewards=[reward])
+    return Trainer(plain(settings), rewards=[reward])
 
 
 def set_pause(seconds: float) -> None:

@@ -20,8 +20,8 @@ from benchmarks.shared import results
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill
 from benchmarks.shared.places import RESULTS
-from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
+from rlcm.tuning.saying import quiet
 
 RESULT = RESULTS / "precision.json"
 

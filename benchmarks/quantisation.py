@@ -24,7 +24,6 @@ from benchmarks.shared.places import RESULTS
 from benchmarks.sizes.counting import on_meta
 from benchmarks.sizes.shapes import SHAPES
 from rlcm import Trainer, load_config
-from rlcm.builtin import DEFAULT
 from rlcm.pipelines import ModelSettings, estimate
 from rlcm.pipelines.quantisation import entries, linear_layers, stored_bytes
 from rlcm.policy.policy import AdapterSettings, Policy
@@ -60,7 +59,7 @@ def learning(kind: str, seed: int, rounds: int) -> list[float]:
     changes = [f"seed={seed}", f"model.quantisation={kind}", "model.device=cpu", "rollout.batch_size=64", "evaluation.images=2"]
     changes += ["rewards=[jpeg_compressibility]", "prompts=world-objects"]
     with TemporaryDirectory() as folder:
-        trainer = Trainer(load_config(DEFAULT, [*changes, f"output={folder}"]))
+        trainer = Trainer(load_config(None, [*changes, f"output={folder}"]))
         return [trainer.round()["reward"] for _ in range(rounds)]
 
 

@@ -23,10 +23,11 @@ from benchmarks.shared import results
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill
 from benchmarks.shared.places import RESULTS
+from benchmarks.shared.plain import plain
 from rlcm import Trainer
-from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
-from rlcm.training.config import TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig
+from rlcm.tuning.saying import quiet
 
 RESULT = RESULTS / "soak.json"
 WARM_UP = 200
@@ -66,8 +67,7 @@ class Watch:
 
 def small_run(folder: Path, rounds: int) -> TrainConfig:
     """Return the configuration of the run: two images of two steps a round, and everything else that runs do."""
-    return parse_settings(
-        TrainConfig,
+    return plain(
         {
             "name": "soak",
             "output": str(folder),

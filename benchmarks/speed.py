@@ -25,18 +25,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.shared import results
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import RESULTS
+from benchmarks.shared.plain import plain
 from rlcm import TrainConfig, Trainer
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import decode_images
 from rlcm.policy.transitions import transition
 from rlcm.processes.machine import describe_machine
-from rlcm.training.config import parse_settings
 
 
 def config(kl: float, batch: int = 64, micro_batch: int = 64) -> TrainConfig:
     """Return plain RLCM on the built-in model with the given leash and batch sizes."""
-    return parse_settings(
-        TrainConfig,
+    return plain(
         {
             "sampler": {"steps": 4, "guidance": 3.0},
             "rollout": {"batch_size": batch, "sample_batch_size": 64},

@@ -22,10 +22,9 @@ from benchmarks.shared.browser import opened, served_runs, started_browser
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import RESULTS
 from rlcm import Trainer
-from rlcm.builtin import DEFAULT
-from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.training.config import load_config
+from rlcm.tuning.saying import quiet
 from rlcm.ui import fragments
 from rlcm.ui.playground import Studios
 
@@ -39,7 +38,7 @@ def main() -> None:
     quiet()
     with tempfile.TemporaryDirectory() as folder:
         short = ["name=short", f"output={folder}", "run.rounds=1", "evaluation.images=8", "evaluation.every=0"]
-        run = Trainer(load_config(DEFAULT, short)).train()
+        run = Trainer(load_config(None, short)).train()
         found = {"drawing": drawing(run), "click_to_picture": clicking(Path(folder))}
     results.write(OUT, {"machine": describe_machine(), "steps": STEPS, "pairs": PAIRS, "seconds": found})
     print(OUT.read_text())

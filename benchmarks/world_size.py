@@ -34,11 +34,12 @@ from benchmarks.shared.command import parser
 from benchmarks.shared.network import free_port
 from benchmarks.shared.pages import fill
 from benchmarks.shared.places import RESULTS
+from benchmarks.shared.plain import plain
 from rlcm import Trainer
-from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.rewards import RawScores
-from rlcm.training.config import TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig
+from rlcm.tuning.saying import quiet
 
 RESULT = RESULTS / "world_size.json"
 ROUNDS = 5
@@ -47,8 +48,7 @@ IMAGES_TO, FIRST_TO, LAST_TO, FASTER = 1e-6, 1e-6, 1e-4, 1.7
 
 def equal_config(folder: str, sharding: str) -> TrainConfig:
     """Return a run that uses the most that can depend on the number of processes."""
-    return parse_settings(
-        TrainConfig,
+    return plain(
         {
             "output": folder,
             "rollout": {"batch_size": 12},
@@ -70,7 +70,7 @@ def equal_config(folder: str, sharding: str) -> TrainConfig:
 def speed_config(folder: str) -> TrainConfig:
     """Return a round of 32 images that one process samples at once."""
     values = {"output": folder, "rollout": {"batch_size": 32}, "run": {"tracker": "none"}}
-    return parse_settings(TrainConfig, values)
+    return plain(values)
 
 
 def worker(rank: int, count: int, port: int, connection: Connection, config: TrainConfig) -> None:

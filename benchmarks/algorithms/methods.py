@@ -17,8 +17,9 @@ COMMON: dict[str, Any] = {
     "model": {"path": "builtin", "device": "cpu"},
     "sampler": {"steps": 4, "guidance": 3.0},
     "prompts": "world-objects",
-    "rollout": {"batch_size": 32},
-    "optimizer": {"lr": 3e-3},
+    "rollout": {"batch_size": 32, "branches": 1, "branch_schedule": "last"},
+    "algorithm": {"kl_coefficient": 0.0},
+    "optimizer": {"lr": 3e-3, "schedule": "constant"},
     "evaluation": {"images": 90, "every": 0},
     # The budget ends a run, not its number of rounds.
     "run": {"rounds": 1_000_000, "tracker": "none"},

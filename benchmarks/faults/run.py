@@ -36,9 +36,9 @@ from benchmarks.shared.network import free_port
 from benchmarks.shared.pages import fill
 from benchmarks.shared.places import RESULTS
 from rlcm.cli import commands as cli
-from rlcm.cli.saying import quiet
 from rlcm.processes.machine import describe_machine
 from rlcm.training import keeping
+from rlcm.tuning.saying import quiet
 
 RESULT = RESULTS / "faults.json"
 LONGEST = 60.0

@@ -13,7 +13,6 @@ import torch
 from benchmarks.shared.pages import table
 from benchmarks.shared.simulated_accelerator import simulated
 from rlcm import Trainer
-from rlcm.builtin import DEFAULT
 from rlcm.training.config import load_config
 
 PRECISIONS = ("fp32", "bf16")
@@ -34,7 +33,7 @@ def train(precision: str | None, seed: int, changes: tuple[str, ...] = ()) -> di
     with tempfile.TemporaryDirectory() as folder:
         also = ("algorithm.old_policy=learning",) if half else ()
         own = (f"output={folder}", "name=demo", f"seed={seed}", "run.tracker=none")
-        config = load_config(DEFAULT, (*own, *TASK, *also, *changes))
+        config = load_config(None, (*own, *TASK, *also, *changes))
         trainer = Trainer(config)
         with simulated(trainer.parts.policy.denoiser, str(precision)) if half else nullcontext():
             run = trainer.train()

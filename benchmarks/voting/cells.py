@@ -16,7 +16,7 @@ import torch
 from benchmarks.shared import results
 from benchmarks.voting import oracles
 from benchmarks.voting.oracles import ORACLES, Voter
-from rlcm.builtin import DEFAULT, WEIGHTS
+from rlcm.builtin import WEIGHTS
 from rlcm.builtin.judging import PromptJudge
 from rlcm.builtin.prompts import prompt_set
 from rlcm.pipelines import make_denoiser
@@ -134,7 +134,7 @@ def measured(cell: Cell, plan: Plan, work: Path, *, whole_curve: bool) -> dict[s
 def _trained(cell: Cell, plan: Plan, folder: Path) -> Iterator[tuple[int, int, TrainConfig]]:
     """Yield votes, rounds and configuration after each training of some rounds."""
     jobs = AtOnce(folder)
-    base = load_config(DEFAULT, [f"seed={cell.seed}", *plan.settings])
+    base = load_config(None, [f"seed={cell.seed}", *plan.settings])
     teaching = Teaching(
         jobs, RUN, plan.prompts, base, choice="random" if cell.source == "random" else "active",
         votes_a_training=plan.votes_a_training, rounds_a_training=plan.rounds_a_training,
@@ -172,7 +172,7 @@ def _base(plan: Plan, work: Path) -> dict[str, list[float]]:
     file, key = work / "base.json", _key(plan, False)
     found = results.read_if_there(file)
     if found.get("key") != key:
-        found = {"key": key, "look": _look(plan, load_config(DEFAULT, list(plan.settings)), None)}
+        found = {"key": key, "look": _look(plan, load_config(None, list(plan.settings)), None)}
         results.write(file, found)
     look: dict[str, list[float]] = found["look"]
     return look

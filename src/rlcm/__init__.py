@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,25 @@ from rlcm._version import __version__
 if TYPE_CHECKING:
     from rlcm.training.config import TrainConfig, load_config
     from rlcm.training.trainer import Trainer
+    from rlcm.tuning import Result, load, train
 
-__all__ = ["TrainConfig", "Trainer", "__version__", "load_config"]
+__all__ = ["Result", "TrainConfig", "Trainer", "__version__", "load", "load_config", "train"]
 
 # Diffusers imports onnxruntime with any pipeline where it is installed, and that reports to its makers unless it is told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# What torchao, where it is installed, says when peft or diffusers import it, whether it is used or not.
+for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+    if logging.getLogger(_name).level == logging.NOTSET:
+        logging.getLogger(_name).setLevel(logging.ERROR)
 
-_HOMES = {"Trainer": "rlcm.training.trainer", "TrainConfig": "rlcm.training.config", "load_config": "rlcm.training.config"}
+_HOMES = {
+    "Result": "rlcm.tuning",
+    "TrainConfig": "rlcm.training.config",
+    "Trainer": "rlcm.training.trainer",
+    "load": "rlcm.tuning",
+    "load_config": "rlcm.training.config",
+    "train": "rlcm.tuning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline
 
-from rlcm.builtin import DEFAULT, DEMO, PARTS, WEIGHTS, configuration, is_part, model_path
+from rlcm.builtin import DEMO, PARTS, WEIGHTS, configuration, is_part, model_path
 from rlcm.builtin.detector import JudgeDetector, RewardDetector
 from rlcm.builtin.judging import PromptJudge, by_kind, right
 from rlcm.builtin.renderer import DEFAULT_FONT
@@ -120,7 +120,7 @@ def test_an_unknown_part_is_named_with_those_there_are() -> None:
 
 def test_configurations_by_name(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert configuration(None) == configuration("") == DEFAULT
+    assert configuration(None) is configuration("") is None
     assert configuration("demo") == DEMO
     assert configuration("demo.yaml") == "demo.yaml"
     (tmp_path / "demo").write_text("seed: 1\n")
@@ -128,7 +128,7 @@ def test_configurations_by_name(tmp_path, monkeypatch) -> None:
 
 
 def test_what_the_packages_own_configurations_learn() -> None:
-    default, demo = load_config(DEFAULT), load_config(DEMO)
+    default, demo = load_config(), load_config(DEMO)
     for config in (default, demo):
         assert (config.model.path, config.prompts) == ("builtin", "world")
         assert [reward.name for reward in config.rewards] == ["composition"]
@@ -139,7 +139,7 @@ def test_what_the_packages_own_configurations_learn() -> None:
     assert demo.evaluation.prompts == "world-unseen"
 
 
-@pytest.mark.parametrize(("config", "images"), [(DEFAULT, 64), (DEMO, 4)], ids=["default", "demo"])
+@pytest.mark.parametrize(("config", "images"), [(None, 64), (DEMO, 4)], ids=["default", "demo"])
 def test_a_round_of_the_packages_own_configurations(config, images, tmp_path) -> None:
     changes = [f"output={tmp_path}", f"rollout.batch_size={images}", "evaluation.images=12", "evaluation.prompts=world-unseen"]
     trainer = Trainer(load_config(config, [*changes, "run.tracker=none", "model.device=cpu"]))

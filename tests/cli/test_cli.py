@@ -17,10 +17,10 @@ from tiny_runs import lcm_pipeline, tiny_config
 
 from rlcm import __version__
 from rlcm.cli import commands as cli
-from rlcm.cli.saying import quiet
 from rlcm.cli.work.train import latest_run
 from rlcm.errors import CheckpointError, MissingFileError
 from rlcm.training.trainer import Trainer
+from rlcm.tuning.saying import quiet
 
 
 def rlcm(*args):

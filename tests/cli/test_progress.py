@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from rlcm.cli.progress import ConsoleProgress
+from rlcm.tuning.progress import ConsoleProgress
 
 
 def metrics(number, progress=None):

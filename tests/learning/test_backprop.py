@@ -27,7 +27,7 @@ class Contrast:
 
 
 def backprop(policy, micro_batch_size=64, reward=None, **algorithm):
-    settings = AlgorithmSettings(loss="reward_backprop", **algorithm)
+    settings = AlgorithmSettings(**{"loss": "reward_backprop", "kl_coefficient": 0.0, "kl_target": None, **algorithm})
     optimisation = Optimisation(policy, OptimizerSettings(max_grad_norm=1e9, lr=3e-3), World())
     mix = RewardMix([("contrast", reward or Contrast())])
     return RewardBackprop(optimisation, settings, Leash(settings), mix, micro_batch_size)

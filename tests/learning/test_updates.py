@@ -29,7 +29,7 @@ CLIP = 1e-3
 
 
 def updater(policy, micro_batch_size=64, algorithm=None, **optimizer):
-    algorithm = AlgorithmSettings(**{"clip_range": CLIP, **(algorithm or {})})
+    algorithm = AlgorithmSettings(**{"clip_range": CLIP, "kl_coefficient": 0.0, "kl_target": None, **(algorithm or {})})
     settings = OptimizerSettings(**{"max_grad_norm": 1e6, **optimizer})
     return PolicyGradient(Optimisation(policy, settings, World()), algorithm, Leash(algorithm), micro_batch_size)
 

@@ -13,7 +13,6 @@ from tiny_runs import largest_difference, stir, tiny_config
 from torch import nn
 
 import rlcm.pipelines.quantisation as quantisation
-from rlcm.builtin import DEFAULT
 from rlcm.distillation.distill import DistillConfig, distill
 from rlcm.doctor.machine import machine
 from rlcm.errors import ConfigError
@@ -303,7 +302,7 @@ def test_it_learns_as_whole_weights_do(tmp_path):
 
     def rewards(seed, each):
         config = load_config(
-            DEFAULT,
+            None,
             [*task, *rate, f"seed={seed}", f"model.quantisation={each}", "model.device=cpu"],
         )
         trainer = Trainer(config.model_copy(update={"output": str(tmp_path)}))

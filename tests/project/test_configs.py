@@ -5,7 +5,6 @@ import torch
 import yaml
 from shipped_configs import FLOW_CONFIGS, ROOT, TINY, redness, tiny
 
-from rlcm.builtin import DEFAULT
 from rlcm.doctor import diagnose
 from rlcm.pipelines import restrictions, unpinned
 from rlcm.rewards.build import BUILT_IN
@@ -60,7 +59,7 @@ def test_two_rounds_on_a_tiny_model(name, tmp_path):
 
 
 def test_the_built_in_configuration_is_what_runs_without_one():
-    assert load_config("configs/builtin.yaml") == load_config(DEFAULT)
+    assert load_config("configs/builtin.yaml") == TrainConfig()
 
 
 def test_ddpo_is_the_same_run_with_another_model_and_sampler_and_plain_trajectories():
@@ -70,8 +69,7 @@ def test_ddpo_is_the_same_run_with_another_model_and_sampler_and_plain_trajector
     assert ddpo.run.model_copy(update={"time_limit_minutes": None, "save_every": rlcm.run.save_every}) == rlcm.run
     assert (ddpo.sampler.scheduler, ddpo.sampler.steps, ddpo.sampler.eta) == ("ddim", 50, 1.0)
     assert (ddpo.rollout.branches, ddpo.rollout.batch_size) == (1, rlcm.rollout.batch_size)
-    published = TrainConfig().algorithm.model_copy(update={"kl_coefficient": rlcm.algorithm.kl_coefficient})
-    assert ddpo.algorithm == published.model_copy(update={"kl_target": rlcm.algorithm.kl_target})
+    assert ddpo.algorithm == rlcm.algorithm.model_copy(update={"advantage": "prompt_statistics"})
 
 
 def test_the_doctor_passes_branched_rollouts_on_a_tiny_model(tmp_path):

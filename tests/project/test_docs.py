@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 from rlcm._moved import present_name
-from rlcm.builtin import DEFAULT, configuration
+from rlcm.builtin import configuration
 from rlcm.cli import main
 from rlcm.distillation.distill import DistillConfig
 from rlcm.settings import Settings
@@ -338,7 +338,7 @@ def check_settings(kind: type[Settings], config: Path | str | None, changes: tup
         config, changes = None, (str(config), *changes)
     example = ROOT / "configs" / "distill" / "builtin.yaml"
     if kind is TrainConfig:
-        config, example = configuration(config and str(config)), DEFAULT
+        config, example = configuration(config and str(config)), None
     values = read_values(config if config and Path(config).is_file() else example, changes, kind)
     parse_settings(kind, values)
 

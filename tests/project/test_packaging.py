@@ -64,7 +64,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(wheel):
     assert {
         "rlcm/py.typed",
         "rlcm/cli/settings.txt",
-        "rlcm/builtin/default.yaml",
+        "rlcm/builtin/published.yaml",
         "rlcm/builtin/demo.yaml",
         "rlcm/report/templates/report.html.jinja",
     } <= packed

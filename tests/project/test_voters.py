@@ -12,7 +12,6 @@ from benchmarks.voting import cells as study
 from benchmarks.voting.cells import AtOnce, Plan, cells, measured
 from benchmarks.voting.oracles import MEANINGS, ORACLES, Voter, few, low, warm
 from benchmarks.voting.page import NOT_YET, page, share_of
-from rlcm.builtin import DEFAULT
 from rlcm.training.config import load_config
 from rlcm.ui.teaching import Teaching
 
@@ -72,7 +71,7 @@ def tiny(tmp_path_factory):
 
 
 def test_a_voter_without_errors_is_learnt_better_than_chance(tiny, tmp_path, monkeypatch):
-    teaching = Teaching(AtOnce(tmp_path), "taught", ["a fox"], load_config(DEFAULT, list(tiny.settings)), choice="random")
+    teaching = Teaching(AtOnce(tmp_path), "taught", ["a fox"], load_config(None, list(tiny.settings)), choice="random")
     tints = torch.Generator().manual_seed(0)
     drawn = lambda model, prompts, seeds: torch.rand(len(seeds), 3, 1, 1, generator=tints).expand(-1, -1, 64, 64)  # noqa: E731
     monkeypatch.setattr(teaching, "_pictures", drawn)

@@ -14,7 +14,6 @@ from tiny_runs import PROMPTS, lcm_pipeline, tiny_config
 
 from benchmarks import results_page
 from benchmarks.reproduction import reading, sources, verdicts
-from rlcm import builtin
 from rlcm.builtin.vocabulary import TAGS
 from rlcm.errors import RunDirectoryError, TrainingError
 from rlcm.runs.rundir import RunDirectory
@@ -67,7 +66,7 @@ def test_methods_differ_in_what_they_should():
     assert (ddpo.model.path, ddpo.sampler.steps, ddpo.sampler.eta) == ("builtin-teacher", 50, 1.0)
     for group in ("lora", "rollout", "algorithm", "optimizer", "prompts", "rewards"):
         assert getattr(ddpo, group) == getattr(published, group), group
-    own = load_config(builtin.DEFAULT)
+    own = TrainConfig()
     assert (default.algorithm, default.rollout, default.optimizer) == (own.algorithm, own.rollout, own.optimizer)
     assert default.run.rounds == own.run.rounds
     with pytest.raises(KeyError):

@@ -6,8 +6,9 @@ from tiny_runs import PROMPTS, brightness, lcm_pipeline, tiny_config
 
 from rlcm.errors import ConfigError, MissingFileError, RLCMError
 from rlcm.policy.rollout import RolloutSettings
+from rlcm.rewards.given import mix_of
 from rlcm.training import build as module
-from rlcm.training.build import build, mix_of
+from rlcm.training.build import build
 from rlcm.training.fitting import sampled_at_once
 
 

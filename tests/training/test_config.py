@@ -87,14 +87,26 @@ def test_all_mistakes_are_told_at_once():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["rollout.batch_size=6", "rollout.images_per_prompt=4"], r"rollout\.batch_size=6 is not divisible.*multiple of 4"),
+        (
+            ["rollout.batch_size=6", "rollout.images_per_prompt=4", "rollout.branches=1"],
+            r"rollout\.batch_size=6 is not divisible.*multiple of 4",
+        ),
         (["rollout.batch_size=12", "rollout.images_per_prompt=2", "rollout.branches=4"], "multiple of 8"),
         (["rollout.batch_size=8", "rollout.branches=4", "algorithm.minibatches=3"], r"minibatches=3 is more than the 2.*use 1"),
         (["algorithm.stat_min_count=40"], r"stat_min_count=40 is above .*stat_buffer_size=32"),
         (["algorithm.loss=reinforce", "algorithm.minibatches=2"], "reinforce holds for one update"),
-        (["algorithm.kl_target=0.1"], r"kl_target=0\.1 needs a weight.*kl_coefficient"),
-        (["optimizer.max_pace=3"], r"optimizer\.max_pace=3 .*set algorithm\.kl_target, or this to 1"),
-        (["algorithm.advantage=group"], r"advantage=group compares images.*images_per_prompt or rollout\.branches"),
+        (
+            ["algorithm.kl_target=0.1", "algorithm.kl_coefficient=0"],
+            r"kl_target=0\.1 needs a weight.*kl_coefficient.*max_pace=1",
+        ),
+        (
+            ["optimizer.max_pace=3", "algorithm.kl_coefficient=0"],
+            r"optimizer\.max_pace=3 .*set algorithm\.kl_target, or this to 1",
+        ),
+        (
+            ["algorithm.advantage=group", "rollout.branches=1"],
+            r"advantage=group compares images.*images_per_prompt or rollout\.branches",
+        ),
         (["rollout.branches=3", "rollout.batch_size=9", "rollout.antithetic=true"], "even number"),
     ],
 )

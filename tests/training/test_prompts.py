@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.training.config import TrainConfig
@@ -223,7 +222,7 @@ def test_an_endless_iterator_is_refused_by_every_setting_that_takes_a_list():
         {"evaluation": {"prompts": itertools.count()}},
         {"rewards": itertools.cycle("a")},
     ):
-        with pytest.raises(ValidationError, match="input should be a list"):
+        with pytest.raises(ConfigError, match="input should be a list"):
             TrainConfig(**values)
     assert TrainConfig(prompts=list(itertools.islice(itertools.cycle(["a", "b"]), 3))).prompts == ("a", "b", "a")
 

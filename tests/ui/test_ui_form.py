@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlcm.builtin import DEFAULT, DEMO
+from rlcm.builtin import DEMO, PUBLISHED
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.settings import Settings
 from rlcm.training.config import TrainConfig, load_config, parse_settings
@@ -25,7 +25,7 @@ from rlcm.ui.form import (
 )
 from rlcm.yaml_text import read_yaml
 
-CONFIGS = [DEFAULT, DEMO, *sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))]
+CONFIGS = [PUBLISHED, DEMO, *sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))]
 
 
 def leaves(kind, before=""):
@@ -135,9 +135,9 @@ def test_fields_left_empty_are_the_defaults():
 
 
 def test_starts(tmp_path):
-    assert start_from("*default", {}) == load_config(DEFAULT)
+    assert start_from("*default", {}) == TrainConfig()
     assert start_from("*demo", {}) == load_config(DEMO)
-    assert start_from("*published", {}) == TrainConfig()
+    assert start_from("*published", {}) == TrainConfig.published()
     assert list(STARTS) == ["*default", "*demo", "*published"]
     (tmp_path / "config.yaml").write_text(TrainConfig(name="mine", seed=7).dump())
     assert start_from("mine", {"mine": tmp_path}) == TrainConfig(seed=7)

@@ -114,7 +114,7 @@ def test_a_name_is_taken_once(folder):
         jobs.start(TrainConfig(name="other"))
     (folder / "other/metrics.jsonl").write_text("")  # of one that has learnt nothing
     assert jobs.start(TrainConfig(name="other")) == "other"
-    assert jobs.start(TrainConfig()).startswith("jpeg_compressibility-")
+    assert jobs.start(TrainConfig()).startswith("composition-")
 
 
 def test_resuming_writes_on_in_the_same_log(folder):

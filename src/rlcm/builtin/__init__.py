@@ -7,10 +7,8 @@ from pathlib import Path
 from rlcm.errors import MissingFileError
 
 WEIGHTS = Path(__file__).parent / "weights"
-DEFAULT = Path(__file__).parent / "default.yaml"
-"""The configuration of a run that names none."""
-DEMO = Path(__file__).parent / "demo.yaml"
-"""The configuration that is called `demo`."""
+DEMO, PUBLISHED = (Path(__file__).parent / f"{name}.yaml" for name in ("demo", "published"))
+"""The configuration that is called `demo`, and the paper's."""
 PARTS: dict[str, str] = {
     "student": "student",
     "teacher": "teacher",
@@ -20,11 +18,9 @@ PARTS: dict[str, str] = {
 }
 
 
-def configuration(name: str | None) -> Path | str:
-    """Return the file of a configuration: the default where there is no name, the package's own of the name `demo`, else the name."""
-    if not name:
-        return DEFAULT
-    return DEMO if name == "demo" and not Path(name).exists() else name
+def configuration(name: str | None) -> Path | str | None:
+    """Return the file of a configuration: none where there is no name, the package's own of the name `demo`, else the name."""
+    return DEMO if name == "demo" and not Path(name).exists() else name or None
 
 
 def model_path(name: str) -> Path:
@@ -49,4 +45,4 @@ def is_part(path: Path | str) -> bool:
     return WEIGHTS in Path(path).parents
 
 
-__all__ = ["DEFAULT", "DEMO", "PARTS", "WEIGHTS", "configuration", "is_part", "model_path"]
+__all__ = ["DEMO", "PARTS", "PUBLISHED", "WEIGHTS", "configuration", "is_part", "model_path"]

@@ -37,7 +37,7 @@ def builtin_train(work: Path, weights: Path | None, font: Path | None, stages: t
 
     Example:  rlcm builtin train --work /tmp/builtin
     """
-    from rlcm.cli.saying import quiet
+    from rlcm.tuning.saying import quiet
 
     quiet()
     from rlcm.recipe.main import train_all
@@ -54,7 +54,7 @@ def builtin_evaluate(work: Path, weights: Path | None, font: Path | None) -> Non
 
     Example:  rlcm builtin evaluate --work /tmp/builtin
     """
-    from rlcm.cli.saying import quiet
+    from rlcm.tuning.saying import quiet
 
     quiet()
     from rlcm.recipe.main import evaluate_all

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from rlcm._version import __version__
+from rlcm.builtin import PUBLISHED
 from rlcm.cli.arguments import LocalPath, Setting
 from rlcm.cli.builtin_commands import THREADS, builtin
 from rlcm.cli.completion import complete_settings
@@ -48,12 +49,16 @@ def main(debug: bool) -> None:
 )
 @click.option("--force", is_flag=True, help="With --resume: go on although prompts, rewards, weights or settings are others.")
 @click.option("--check", is_flag=True, help="Only say whether it can start, before the model is loaded.")
-def train(config: str | None, changes: tuple[str, ...], resume: str | None, force: bool, check: bool) -> None:
+@click.option("--published", is_flag=True, help="In place of CONFIG: RLCM as published, with the paper's settings.")
+def train(config: str | None, changes: tuple[str, ...], resume: str | None, force: bool, check: bool, published: bool) -> None:
     """Tune a model. Without CONFIG: the built-in model, by a policy gradient, to draw what was asked; CONFIG `demo`: the demo.
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
     """
     config, changes = _without_config(config, changes)
+    if published and (config or resume is not None):
+        raise click.UsageError("--published is a configuration of its own; leave it out, or CONFIG and --resume.")
+    config = str(PUBLISHED) if published else config
     if resume is not None and config:
         raise click.UsageError(
             "--resume goes on with the run's own configuration; leave CONFIG out, or start a new run with it: "
@@ -334,7 +339,7 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
 
     Example:  rlcm distill configs/distill/builtin.yaml data=my-pictures
     """
-    from rlcm.cli.saying import quiet
+    from rlcm.tuning.saying import quiet
 
     quiet()
     from rlcm.distillation.distill import run_distillation

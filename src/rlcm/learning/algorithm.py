@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from rlcm.learning import losses
 from rlcm.policy.gaussian import Reduction
 from rlcm.settings import Settings
+from rlcm.yaml_text import meant
 
 
 class AlgorithmSettings(Settings):
-    """How rewards become a change of the weights. The defaults are RLCM's."""
+    """How rewards become a change of the weights."""
 
     loss: Literal["ppo_clip", "reinforce", "rebel", "reward_backprop"] = "ppo_clip"
     """`ppo_clip`: PPO's clipped surrogate. `reinforce`: the plain score function, for one update a round. `rebel`: regression of
@@ -34,9 +36,10 @@ class AlgorithmSettings(Settings):
     """REBEL's step size, on the scale of `log_prob_reduction`: the larger, the further the policy goes for a reward."""
     backprop_calls: int = Field(default=1, ge=1, le=1000)
     """`reward_backprop`: how many network calls at the end of the trajectory the gradient goes through."""
-    advantage: Literal["prompt_statistics", "group", "leave_one_out", "batch"] = "prompt_statistics"
+    advantage: Literal["auto", "prompt_statistics", "group", "leave_one_out", "batch"] = "auto"
     """What a reward is compared with: `prompt_statistics` the running mean and std of its prompt (published); `group` and
-    `leave_one_out` the other images of the same prompt or branch point; `batch` all images of the round."""
+    `leave_one_out` the other images of the same prompt or branch point; `batch` all images of the round. `auto` is `group` where a
+    round has several images of a prompt or branch point, and `prompt_statistics` elsewhere."""
     normalise_std: bool = True
     """Divide advantages by the standard deviation of what they are compared with."""
     multi_reward: Literal["sum", "gdpo"] = "sum"
@@ -61,11 +64,11 @@ class AlgorithmSettings(Settings):
     stop_kl: float | None = Field(default=None, gt=0)
     """Leave out the remaining optimiser steps of a round once the policy's KL divergence from the one that sampled, per step,
     exceeds this."""
-    kl_coefficient: float = Field(default=0.0, ge=0, le=1_000_000)
+    kl_coefficient: float = Field(default=0.02, ge=0, le=1_000_000)
     """Weight of the KL divergence from the base model, per step, on the scale of `log_prob_reduction`."""
     kl_form: Literal["loss", "reward"] = "loss"
     """Where the divergence counts: `loss` exactly, by its own gradient; `reward` as log-ratios subtracted from the rewards."""
-    kl_target: float | None = Field(default=None, gt=0)
+    kl_target: float | None = Field(default=0.005, gt=0)
     """Where set, the weight grows while the divergence exceeds this, by up to a tenth a round, and falls back below it, but
     never under `kl_coefficient`."""
     consistency_coefficient: float = Field(default=0.0, ge=0, le=1_000_000)
@@ -77,6 +80,13 @@ class AlgorithmSettings(Settings):
     """`huber`: pseudo-Huber; `l2`: mean squared difference."""
     consistency_schedule: Literal["constant", "linear"] = "constant"
     """`linear` rises from 0 to the full weight over the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_a_leash(cls, values: Any) -> Any:
+        """Leave out the target of a leash that there is none of."""
+        off = isinstance(values, Mapping) and "kl_target" not in values and meant(values.get("kl_coefficient", 1)) == 0
+        return {**values, "kl_target": None} if off else values
 
     @model_validator(mode="after")
     def _fits(self) -> AlgorithmSettings:
@@ -92,7 +102,8 @@ class AlgorithmSettings(Settings):
             )
         if self.kl_target is not None and not self.kl_coefficient:
             raise ValueError(
-                f"algorithm.kl_target={self.kl_target} needs a weight to start from; set algorithm.kl_coefficient above 0."
+                f"algorithm.kl_target={self.kl_target} needs a weight to start from; set algorithm.kl_coefficient above 0, or, for no "
+                "leash at all, algorithm.kl_target=null with optimizer.max_pace=1."
             )
         if self.dense_every and self.loss == "rebel":
             raise ValueError(

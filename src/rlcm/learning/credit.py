@@ -24,6 +24,8 @@ class Credit:
 
     def __init__(self, settings: AlgorithmSettings, group_size: int) -> None:
         self.settings, self.group_size = settings, group_size
+        several = "group" if group_size > 1 else "prompt_statistics"
+        self.compared_with = several if settings.advantage == "auto" else settings.advantage
         self.statistics = advantages.PromptStatistics(
             settings.stat_buffer_size, settings.stat_min_count, normalise_std=settings.normalise_std
         )
@@ -139,9 +141,9 @@ class Credit:
             group: [M].
         """
         settings = self.settings
-        if settings.advantage == "prompt_statistics":
+        if self.compared_with == "prompt_statistics":
             return self.statistics.advantages([prompt + statistics for prompt in prompts], rewards)
-        if settings.advantage == "batch":
+        if self.compared_with == "batch":
             return advantages.batch(rewards, normalise_std=settings.normalise_std)
-        estimator = advantages.group if settings.advantage == "group" else advantages.leave_one_out
+        estimator = advantages.group if self.compared_with == "group" else advantages.leave_one_out
         return estimator(rewards, group, normalise_std=settings.normalise_std)

@@ -23,11 +23,11 @@ class OptimizerSettings(Settings):
 
     name: Literal["adam", "adamw"] = "adamw"
     """`adam` or `adamw`."""
-    lr: float = Field(default=1e-4, gt=0, le=1)
+    lr: float = Field(default=6.5e-4, gt=0, le=1)
     """Learning rate at its peak."""
-    schedule: Literal["constant", "linear"] = "constant"
+    schedule: Literal["constant", "linear"] = "linear"
     """`linear` falls to 0 over the run, by its rounds or its time limit, whichever is nearer to its end."""
-    max_pace: float = Field(default=1.0, ge=1, le=100)
+    max_pace: float = Field(default=4.0, ge=1, le=100)
     """Factor by which the learning rate may leave its schedule, either way. It starts at 1, grows by up to a ninth a round while
     the divergence from the base model is below its share of `algorithm.kl_target` (which rises evenly over the run, by its rounds
     or its time limit), and falls by up to an eleventh above it, down to 1/max_pace; 1 is off."""

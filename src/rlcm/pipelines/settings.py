@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlcm.settings import Settings
 
@@ -24,7 +24,7 @@ STRONGEST = 2.0
 
 
 class LoraSettings(Settings):
-    """A LoRA that is added to the weights before training begins, such as LCM-LoRA."""
+    """A LoRA that is added to the weights before training begins, such as LCM-LoRA; a bare text is short for its `path`."""
 
     path: str
     """Local folder or Hugging Face Hub id of the LoRA."""
@@ -38,12 +38,18 @@ class LoraSettings(Settings):
     """Add it to the frozen weights once, at no cost afterwards. `false` keeps it beside them: slower, but what it changes is not
     rounded to the weights' precision. Either way it is frozen; only the new LoRA is trained."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
 
 class ModelSettings(Settings):
     """Which diffusers pipeline is trained, and how it lies in memory."""
 
     path: str = "builtin"
-    """`builtin` (the packaged few-step model), `builtin-teacher` (its many-step teacher), a local folder, or a Hub id."""
+    """`builtin` (the packaged few-step model), `builtin-teacher` (its many-step teacher), a local folder, a Hub id, or the folder of a
+    run to go on from: its model, with what the run has learnt as one more of `loras`."""
     revision: str | None = Field(default=None, min_length=1)
     """Branch, tag or commit of a Hub id."""
     variant: str | None = None
@@ -129,6 +135,15 @@ class SamplerSettings(Settings):
         if not isinstance(value, str) and len(set(value)) < len(value):
             raise ValueError("a step is in it twice; name each once")
         return value
+
+    def drawing(self, steps: int | None = None, guidance: float | None = None) -> SamplerSettings:
+        """Return how pictures are drawn for people: without noise in the last step, and with other steps or guidance where given."""
+        change: dict[str, Any] = {"final_std": 0.0}
+        change |= {"steps": steps, "timesteps": None} if steps is not None else {}
+        change |= {"guidance": guidance} if guidance is not None else {}
+        if steps not in (None, self.calls):
+            change["noisy_steps"] = "all"  # steps are counted in the run's own number of them
+        return SamplerSettings.model_validate(self.model_dump() | change)
 
     @property
     def calls(self) -> int:

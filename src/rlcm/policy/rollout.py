@@ -21,15 +21,15 @@ from rlcm.types import Conditioning, Denoiser, Trajectory, TransitionTable
 class RolloutSettings(Settings):
     """How many images a round samples, and how."""
 
-    batch_size: int = Field(default=64, ge=1, le=1_000_000)
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
     """Images a round, over all processes."""
     images_per_prompt: int = Field(default=1, ge=1, le=1_000_000)
     """Trajectories of the same prompt in a round."""
     sample_batch_size: int = Field(default=64, ge=1, le=1_000_000)
     """Images that one process samples at once. Smaller needs less memory; the images are the same."""
-    branches: int = Field(default=1, ge=1, le=1_000_000)
+    branches: int = Field(default=8, ge=1, le=1_000_000)
     """K: noises drawn from one state of a trajectory, each run on to an image of its own; 1 is plain sampling."""
-    branch_schedule: Literal["uniform", "last", "mixed"] | tuple[float, ...] = "last"
+    branch_schedule: Literal["uniform", "last", "mixed"] | tuple[float, ...] = "uniform"
     """At which noisy step a trajectory branches: `uniform` any, `last` the last, `mixed` half and half, or one probability a
     noisy step."""
     antithetic: bool = False

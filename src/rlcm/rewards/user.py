@@ -169,6 +169,16 @@ def takes_metadata(reward: Callable[..., Any]) -> bool:
     return len(positional) > 2 and positional[2].default is inspect.Parameter.empty
 
 
+def takes_images_alone(reward: Callable[..., Any]) -> bool:
+    """Return whether a reward has one positional parameter, for the images, and no place for the prompts."""
+    signature = signature_of(reward)
+    if signature is None:
+        return False
+    kinds = [p.kind for p in signature.parameters.values() if p.name != "metadata"]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return inspect.Parameter.VAR_POSITIONAL not in kinds and sum(kind in positional for kind in kinds) == 1
+
+
 def call_reward(
     reward: AnyReward, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None
 ) -> Any:
@@ -181,7 +191,7 @@ def call_reward(
         prompts: B texts.
         metadata: B dicts, or None; a reward that takes metadata then gets empty ones.
     """
-    arguments: list[Any] = [images, list(prompts)]
+    arguments: list[Any] = [images] if takes_images_alone(reward) else [images, list(prompts)]
     named: dict[str, Any] = {}
     if takes_metadata(reward):
         given = copy.deepcopy([dict(entry) for entry in metadata]) if metadata is not None else [{} for _ in prompts]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlcm.errors import ConfigError
 from rlcm.paths import command, existing
-from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import located
+from rlcm.rewards.given import Rewards, given
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import default_name
 from rlcm.runs.weights import listed
@@ -24,7 +24,7 @@ def resolved(
     config: TrainConfig,
     parts: Parts,
     pipeline: Any,
-    rewards: Sequence[Callable[..., Any]] | None,
+    rewards: Rewards | None,
     prompts: Sequence[str] | None,
 ) -> TrainConfig:
     """Return the configuration with its name and guidance, and with what was passed as an object in place of what it replaced.
@@ -42,15 +42,10 @@ def resolved(
     if rewards is None:
         changes["rewards"] = list(map(located, config.rewards))
     else:
-        changes["rewards"] = [RewardSettings(name=_place_of(part.reward), label=part.label) for part in parts.rewards.parts]
+        changes["rewards"] = [located(one.settings) if one.reward is None else one.settings for one in given(rewards)]
     held_out = tuple(map(located, config.evaluation.held_out))
     changes["evaluation"] = config.evaluation.model_copy(update={"held_out": held_out})
     return config.model_copy(update=changes)
-
-
-def _place_of(reward: Callable[..., Any]) -> str:
-    function = getattr(reward, "__qualname__", None)
-    return f"{reward.__module__}:{function or type(reward).__qualname__ + '()'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.transitions import require_noise
 from rlcm.policy.window import shown
-from rlcm.rewards import RewardMix, RewardPart, build_rewards
-from rlcm.rewards.settings import TIMEOUT_SECONDS
+from rlcm.rewards import RewardMix, build_rewards
+from rlcm.rewards.given import Rewards, given, mix_of
 from rlcm.runs.trackers import require_tracker
 from rlcm.training.config import TrainConfig
 from rlcm.training.evaluate import Evaluator, Judge
@@ -63,7 +63,7 @@ def checked(
     config: TrainConfig,
     *,
     pipeline: Any = None,
-    rewards: Sequence[Callable[..., Any]] | None = None,
+    rewards: Rewards | None = None,
     prompts: Sequence[str] | None = None,
 ) -> Checked:
     """Return what a run needs besides its model, after all that can be wrong before weights are read; arguments as for `build`.
@@ -91,7 +91,7 @@ def build(
     config: TrainConfig,
     *,
     pipeline: Any = None,
-    rewards: Sequence[Callable[..., Any]] | None = None,
+    rewards: Rewards | None = None,
     prompts: Sequence[str] | None = None,
     check: Callable[[Pins], None] | None = None,
     processes: int = 1,
@@ -100,7 +100,7 @@ def build(
 
     Args:
         pipeline: a loaded diffusers pipeline in place of the one `config.model` names.
-        rewards: reward functions in place of `config.rewards`.
+        rewards: in place of `config.rewards`; see `rlcm.rewards.given`.
         prompts: prompts in place of `config.prompts`.
         check: is given what the run depends on, before the model is loaded; left out, nothing is read for it.
         processes: that share the run's images, and the work for `check`.
@@ -113,8 +113,22 @@ def build(
     backprop = config.algorithm.loss == "reward_backprop"
     config = _with_guidance(config, pipeline)
     if check is not None:
-        named = [key for key, given in (("prompts", prompts), ("rewards", rewards)) if given is None]
-        check(pins_of(config, training, looked_at, mix, held_out, pipeline=pipeline, named=named, processes=processes))
+        passed = [] if rewards is None else given(rewards)
+        entries = config.rewards if rewards is None else [one.settings for one in passed if one.reward is None]
+        source = config.prompts if prompts is None else ""
+        check(
+            pins_of(
+                config,
+                training,
+                looked_at,
+                mix,
+                held_out,
+                pipeline=pipeline,
+                entries=entries,
+                source=source,
+                processes=processes,
+            )
+        )
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
     if pipeline is not None:
@@ -202,17 +216,6 @@ def _refuse_what_comes_too_late(config: TrainConfig) -> None:
                 f"model.{name}={str(getattr(model, name)).lower()} acts while a model is loaded, and this one was passed as a loaded "
                 "pipeline; pass the path of its folder, or leave the setting out."
             )
-
-
-def mix_of(rewards: Sequence[Callable[..., Any]]) -> RewardMix:
-    """Return the plain sum of reward functions, each labelled by its name; a time limit is an attribute `timeout_seconds`."""
-    parts: list[RewardPart] = []
-    for reward in rewards:
-        label = getattr(reward, "__name__", type(reward).__name__)
-        taken = sum(part.label.split("-")[0] == label for part in parts)
-        limit = getattr(reward, "timeout_seconds", TIMEOUT_SECONDS)
-        parts.append(RewardPart(f"{label}-{taken + 1}" if taken else label, reward, timeout_seconds=limit))
-    return RewardMix(parts)
 
 
 def judge_of(config: TrainConfig) -> Judge | None:

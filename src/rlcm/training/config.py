@@ -9,12 +9,13 @@ import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from rlcm.addresses import without_secrets
+from rlcm.builtin import PUBLISHED
 from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
@@ -26,12 +27,16 @@ from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
 from rlcm.runs.whole_config import last_line
-from rlcm.settings import Settings, leaves
+from rlcm.settings import Changes, Settings, leaves
+from rlcm.training.defaults import SHORT, following, spelt_out
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.translation import in_a_file, unfolded
 from rlcm.training.values import apply, assignment, oddities, read_file, spelt
 from rlcm.training.whole import is_of_run, require_whole
 from rlcm.yaml_text import meant, read_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 S = TypeVar("S", bound=Settings)
 
@@ -45,7 +50,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class RunSettings(Settings):
     """How long a run goes on, what it keeps, and what fits into memory."""
 
-    rounds: int = Field(default=60, ge=1, le=1_000_000_000)
+    rounds: int = Field(default=75, ge=1, le=1_000_000_000)
     """Rounds of sampling and learning."""
     time_limit_minutes: float | None = Field(default=None, gt=0, le=100_000_000)
     """Stop, as after the last round, once this much time has gone into sampling and learning. What rises or falls over the run
@@ -88,8 +93,66 @@ def progress(rounds: float, seconds: float, planned: float | None, minutes: floa
     return min(1.0, max(0.0, *shares))
 
 
-class TrainConfig(Settings):
-    """Everything that a training run depends on. All of it has defaults: the built-in model and JPEG compressibility."""
+class Values(TypedDict, total=False):
+    """What `TrainConfig(...)` and `rlcm.train(...)` take by name: settings, groups of them as dicts, and their short names."""
+
+    name: str
+    output: str
+    seed: int
+    sampler: SamplerSettings | Changes
+    lora: AdapterSettings | Changes
+    rollout: RolloutSettings | Changes
+    algorithm: AlgorithmSettings | Changes
+    optimizer: OptimizerSettings | Changes
+    evaluation: EvaluationSettings | Changes
+    run: RunSettings | Changes
+    rounds: int
+    minutes: float | None
+    lr: float
+    steps: int
+    guidance: float | None
+    branches: int
+    batch_size: int
+    rank: int
+    leash: float
+    images: int
+
+
+class AllValues(Values, total=False):
+    """Of `TrainConfig(...)` also those that `rlcm.train` takes as objects."""
+
+    model: ModelSettings | Changes
+    prompts: str | Sequence[str]
+    rewards: Sequence[RewardSettings | Changes | str]
+
+
+class _CalledFromPython(type(Settings)):  # type: ignore[misc]
+    """The short names and our own errors for `TrainConfig(...)`; what is read from files and command lines goes another way."""
+
+    def __call__(cls, **values: Any) -> Any:
+        try:
+            return super().__call__(**spelt_out(values))
+        except ValidationError as error:
+            text = _in_words(cls, error)
+            wrong = [str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "extra_forbidden"]
+            near = [close for name in wrong for close in difflib.get_close_matches(name, SHORT, n=1)]
+            text += f"\nShort names are {', '.join(SHORT)}." if near else ""
+        except ValueError as error:
+            text = str(error)
+        raise ConfigError(without_secrets(text))
+
+
+class TrainConfig(Settings, metaclass=_CalledFromPython):
+    """Everything that a training run depends on. All of it has defaults: the built-in model learns to draw what was asked.
+
+        TrainConfig(rounds=20, lr=1e-3, lora={"rank": 8})
+
+    Settings of a group are given as a dict of those that are to be others, or as the group's class. The short names of Python are
+    rounds, minutes, lr, steps, guidance, branches, batch_size, rank, leash and images; see `rlcm.training.defaults.SHORT`.
+
+    Raises:
+        ConfigError: if a setting is unknown, of the wrong type or out of range, or two of them do not fit together.
+    """
 
     name: str = Field(default="", max_length=120, pattern=r"^([\w\-][\w.\-]*)?$")
     """Name of the run and of its folder, of letters, digits, `-`, `_` and `.`; left out, it is made of reward and date."""
@@ -105,7 +168,7 @@ class TrainConfig(Settings):
     """What is trained."""
     prompts: str | tuple[str, ...] = "world"
     """A built-in set, a .txt, .jsonl or .json file, or a list of prompts."""
-    rewards: RewardList = [RewardSettings(name="jpeg_compressibility", label="jpeg_compressibility")]
+    rewards: RewardList = [RewardSettings(name="composition", label="composition")]
     """What is rewarded."""
     rollout: RolloutSettings = RolloutSettings()
     """How much is sampled in a round."""
@@ -117,6 +180,23 @@ class TrainConfig(Settings):
     """What is looked at on the way."""
     run: RunSettings = RunSettings()
     """Length, memory and what is kept."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Unpack[AllValues]) -> None: ...
+
+    @classmethod
+    def published(cls, **changes: Unpack[AllValues]) -> TrainConfig:
+        """Return RLCM as published, with the paper's settings for compressibility, on the built-in model; changes as for the class."""
+        values = meant(read_file(PUBLISHED, cls))
+        for name, change in spelt_out(changes).items():
+            values[name] = {**values[name], **change} if isinstance(change, Mapping) and name in values else change
+        return parse_settings(cls, values)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows(cls, values: Any) -> Any:
+        return following(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
@@ -205,21 +285,23 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        texts = [_explain(kind, dict(detail)) for detail in _as_meant(error.errors())]
+        text = _in_words(kind, error)
     written, dotted = unfolded(kind, values)
     if dotted:
         said = f"{', '.join(dotted)}: keys with dots are for the command line; in a file write"
         try:
             kind.model_validate(written)
             changed = [key for key in written if key not in values or written[key] != values[key]]
-            texts = [said + in_a_file(written, changed)]
+            text = said + in_a_file(written, changed)
         except ValidationError as error:  # what is wrong beside the dots comes first
             example = in_a_file({"run": {"rounds": 2}}, ["run"])
-            texts = [
-                *(_explain(kind, dict(detail)) for detail in _as_meant(error.errors())),
-                f"{said} a group, such as{example}",
-            ]
-    raise ConfigError(without_secrets("\n".join(texts)))
+            text = f"{_in_words(kind, error)}\n{said} a group, such as{example}"
+    raise ConfigError(without_secrets(text))
+
+
+def _in_words(kind: type[Settings], error: ValidationError) -> str:
+    """Return what is wrong with settings of a kind, a line for each."""
+    return "\n".join(_explain(kind, dict(detail)) for detail in _as_meant(error.errors()))
 
 
 def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:

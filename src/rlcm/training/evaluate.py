@@ -29,15 +29,15 @@ Judge = Callable[[Tensor, Sequence[str], Sequence[Mapping[str, Any]]], dict[str,
 class EvaluationSettings(Settings):
     """A fixed set of prompts and seeds on which the base and the tuned model are compared."""
 
-    images: int = Field(default=90, ge=2, le=1_000_000)
+    images: int = Field(default=180, ge=2, le=1_000_000)
     """Images of the set; its prompts are taken in turn."""
     prompts: str | tuple[str, ...] | None = None
     """As `prompts`; left out, the prompts of the training, with other seeds."""
     seed: int = Field(default=20_240_404, ge=0, lt=2**63)
     """Seed of the set's noise, apart from the run's."""
-    every: int = Field(default=10, ge=0, le=1_000_000_000)
+    every: int = Field(default=15, ge=0, le=1_000_000_000)
     """Rounds between evaluations; 0 evaluates before and after only."""
-    grid: int = Field(default=16, ge=1, le=1_000_000)
+    grid: int = Field(default=24, ge=1, le=1_000_000)
     """Images of the set that are kept as pictures."""
     held_out: tuple[RewardSettings, ...] = ()
     """Rewards that are looked at and never trained on, as `rewards`: they tell a gain from a trick."""

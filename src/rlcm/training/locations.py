@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlcm.paths import existing, local
-from rlcm.pipelines.settings import BUILTIN
+from rlcm.pipelines.settings import BUILTIN, LoraSettings, ModelSettings
 from rlcm.rewards.build import named
 from rlcm.training.config import TrainConfig
+from rlcm.training.final import WEIGHTS_NAME, tuned_weights
 from rlcm.training.prompts import BUILT_IN
+from rlcm.training.run_config import run_config
 
 
 def located(config: TrainConfig) -> TrainConfig:
@@ -21,7 +23,7 @@ def located(config: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: if a setting that names a file is no path.
     """
-    model, evaluation = config.model, config.evaluation
+    model, evaluation = of_run(config.model), config.evaluation
     loras = tuple(
         lora.model_copy(update={"path": _place(lora.path, f"model.loras.{number}.path")})
         for number, lora in enumerate(model.loras)
@@ -40,6 +42,24 @@ def located(config: TrainConfig) -> TrainConfig:
             "evaluation": evaluation.model_copy(update=looked_at),
         }
     )
+
+
+def of_run(model: ModelSettings) -> ModelSettings:
+    """Return the model of a run with what the run has learnt in it, where `model.path` is the folder of one; else the model as it is.
+
+    Settings of the model that were given win over those of the run.
+
+    Raises:
+        MissingFileError: if the run has not ended.
+        ConfigError: if its configuration is damaged.
+    """
+    run = None if model.path in BUILTIN else existing(model.path, "model.path")
+    if run is None or not (run / "config.yaml").is_file() or (run / "model_index.json").is_file():
+        return model
+    learnt = LoraSettings(path=str(tuned_weights(run).parent), weight_name=WEIGHTS_NAME)
+    base = of_run(run_config(run).model)
+    given = {name: getattr(model, name) for name in model.model_fields_set - {"path", "loras"}}
+    return base.model_copy(update={**given, "loras": (*base.loras, learnt, *model.loras)})
 
 
 def _place(name: str, setting: str) -> str:

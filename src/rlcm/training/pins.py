@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -93,7 +93,8 @@ def pins_of(
     held_out: RewardMix | None,
     *,
     pipeline: Any = None,
-    named: Collection[str] = ("prompts", "rewards"),
+    entries: Sequence[RewardSettings] | None = None,
+    source: str | Sequence[str] | None = None,
     processes: int = 1,
 ) -> Pins:
     """Return what a run depends on.
@@ -102,7 +103,8 @@ def pins_of(
         config: of the run, with the guidance that is used.
         looked_at: the prompts of evaluations.
         pipeline: the model, where it was passed as an object.
-        named: which of prompts and rewards are those that the configuration names; others were passed as objects.
+        entries: the rewards that a configuration names, left out those of this one; others were passed as objects.
+        source: where the prompts are from, left out the configuration.
 
     Raises:
         ConfigError: if a file that counts cannot be read.
@@ -114,9 +116,10 @@ def pins_of(
     try:
         for key, chosen in (("prompts", prompts), ("evaluation.prompts", looked_at)):
             found.contents[key] = digest_of(chosen)
-        if "prompts" in named and isinstance(config.prompts, str):
-            found.places["prompts"] = config.prompts
-        _pin_rewards(found, "rewards", mix, config.rewards if "rewards" in named else ())
+        source = config.prompts if source is None else source
+        if source and isinstance(source, str):
+            found.places["prompts"] = source
+        _pin_rewards(found, "rewards", mix, config.rewards if entries is None else entries)
         _pin_rewards(found, "evaluation.held_out", held_out, config.evaluation.held_out)
         found.contents.update(model_contents(config.model) if pipeline is None else pipeline_contents(pipeline))
     except OSError as error:

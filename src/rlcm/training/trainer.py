@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from rlcm.errors import CheckpointError, ConfigError
 from rlcm.paths import command, local
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
+from rlcm.rewards.given import Rewards, given
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.training.beginning import Stopped, resolved, stopped_run
@@ -35,7 +36,7 @@ class Whole(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Is told what a trainer does; see `rlcm.cli.progress`."""
+    """Is told what a trainer does; see `rlcm.tuning.progress`."""
 
     def note(self, text: str) -> None:
         """Take a line for the user."""
@@ -53,7 +54,7 @@ class Trainer:
     Args:
         config: everything that is not passed as an object.
         model: a loaded diffusers pipeline, or a path in place of `config.model.path`.
-        rewards: reward functions, summed, in place of `config.rewards`; see `rlcm.types.Reward`.
+        rewards: in place of `config.rewards`: functions, names, and mixes of both with weights; see `rlcm.types.Reward`.
         prompts: prompts in place of `config.prompts`.
         watcher: is told of every round.
         stopped: a run to go on with; `resume` passes it.
@@ -67,7 +68,7 @@ class Trainer:
         config: TrainConfig | None = None,
         *,
         model: Any = None,
-        rewards: Sequence[Callable[..., Any]] | None = None,
+        rewards: Rewards | None = None,
         prompts: Sequence[str] | None = None,
         watcher: Watcher | None = None,
         stopped: Stopped | None = None,
@@ -76,6 +77,16 @@ class Trainer:
         if isinstance(model, (str, Path)):
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
             model = None
+        elif model is not None and not hasattr(model, "components"):
+            raise ConfigError(
+                f"model={model!r} is a {type(model).__name__}; give a loaded diffusers pipeline, a folder, an id of the Hugging Face "
+                "Hub, or the folder of a run."
+            )
+        if rewards is not None:
+            passed = given(rewards)
+            named = all(one.reward is None for one in passed)
+            config = config.model_copy(update={"rewards": [one.settings for one in passed]}) if named else config
+            rewards = None if named else cast(Rewards, passed)
         require_tracker(config.run.tracker)
         self.watcher = watcher
         self.world = World.join(config.run.timeout_seconds, config.model.device)
@@ -88,7 +99,7 @@ class Trainer:
         self,
         config: TrainConfig,
         pipeline: Any,
-        rewards: Sequence[Callable[..., Any]] | None,
+        rewards: Rewards | None,
         prompts: Sequence[str] | None,
         stopped: Stopped | None,
     ) -> None:

@@ -108,8 +108,12 @@ def _picture(config: TrainConfig, kind: str, prompt: str) -> str:
     return f'pipe({call}).images[0].save("picture.png")'
 
 
+def call_arguments(config: TrainConfig, kind: str) -> dict[str, Any]:
+    """Return the arguments of a call of the pipeline that samples as the run does, those that are left out not among them."""
+    return {name: value for name, value in _sampling(config, kind).items() if value is not None}
+
+
 def _sampling(config: TrainConfig, kind: str) -> dict[str, Any]:
-    """Return the arguments of a call of the pipeline that samples as the run does."""
     sampler = config.sampler
     timesteps = None if sampler.timesteps is None else list(sampler.timesteps)
     if timesteps is not None and not _is_flow(kind):

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from rlcm.addresses import is_address
-from rlcm.builtin import DEFAULT, DEMO
+from rlcm.builtin import DEMO, PUBLISHED
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.rewards import RewardSettings
@@ -58,7 +58,7 @@ HIDDEN = ("output",)
 STARTS = {
     "*default": "The default: a policy gradient, for any reward",
     "*demo": "The demo: draw what was asked, in about four minutes",
-    "*published": "The published algorithm, defaults",
+    "*published": "RLCM as published, with the paper's settings",
 }
 """Configurations to start from, besides those of runs."""
 
@@ -205,7 +205,7 @@ def start_from(start: str, runs: Mapping[str, Path]) -> TrainConfig:
     """
     if start in runs:
         return run_config(runs[start]).model_copy(update={"name": ""})
-    return load_config({"*default": DEFAULT, "*demo": DEMO, "*published": None}[start]).model_copy(update={"name": ""})
+    return load_config({"*default": None, "*demo": DEMO, "*published": PUBLISHED}[start]).model_copy(update={"name": ""})
 
 
 def plan(config: TrainConfig) -> str:

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rlcm.builtin import DEFAULT
 from rlcm.builtin.vocabulary import known
 from rlcm.errors import UsageError
 from rlcm.pipelines import make_denoiser
@@ -128,7 +127,7 @@ class Teaching:
         self.choice, self.votes_a_training, self.rounds_a_training = choice, votes_a_training, rounds_a_training
         self.votes = VotesFile(jobs.folder / f"{self.name}-votes" / "votes.jsonl")
         self.run = jobs.folder / self.name
-        self.config = self._configuration(source, base or load_config(DEFAULT))
+        self.config = self._configuration(source, base or load_config())
         self.prompts = load_prompts(self.config.prompts).prompts
         self._encoder = Encoder(None, Network(64, "float32", "auto"))
         before = with_pictures(self.votes.votes())

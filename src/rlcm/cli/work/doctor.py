@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import click
 
 from rlcm.builtin import configuration
-from rlcm.cli.saying import quiet
 from rlcm.doctor import Finding, diagnose
 from rlcm.training.config import load_config
+from rlcm.tuning.saying import quiet
 
 
 def run_doctor(config: str | None, changes: Sequence[str], as_json: bool) -> bool:

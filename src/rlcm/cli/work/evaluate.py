@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rlcm.cli.saying import quiet, say
 from rlcm.cli.work.models import config_of
 from rlcm.errors import ConfigError
 from rlcm.paths import command, shown
@@ -23,6 +22,7 @@ from rlcm.runs.rundir import disk_errors
 from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, own_folder, prompt_sets, study
 from rlcm.training.config import TrainConfig
 from rlcm.training.fitting import sampled_at_once
+from rlcm.tuning.saying import quiet, say
 
 
 def evaluate(

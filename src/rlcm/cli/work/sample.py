@@ -10,7 +10,6 @@ from typing import Any
 import click
 import torch
 
-from rlcm.cli.saying import quiet
 from rlcm.cli.work.models import config_of
 from rlcm.errors import ConfigError
 from rlcm.paths import shown
@@ -22,6 +21,7 @@ from rlcm.runs.rundir import disk_errors, grid
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.fitting import GRID, check_images
 from rlcm.training.prompts import load_prompts
+from rlcm.tuning.saying import quiet
 
 
 def sample(
@@ -44,12 +44,7 @@ def sample(
     base, run = config_of(model)
     if not texts:
         texts = list(load_prompts(base.prompts).prompts[: 1 if count > 1 else 16])
-    change: dict[str, Any] = {"final_std": 0.0}
-    change |= {"steps": steps, "timesteps": None} if steps is not None else {}
-    change |= {"guidance": guidance} if guidance is not None else {}
-    if steps not in (None, base.sampler.calls):
-        change["noisy_steps"] = "all"  # steps are counted in the run's own number of them
-    sampler = base.sampler.model_copy(update=change)
+    sampler = base.sampler.drawing(steps, guidance)
     preview_table(base.model, sampler)  # a sampler that does not fit is refused before weights are read
     pipeline = tuned_pipeline(base, run, beside=True)
     images = draw_images(pipeline, base.model, sampler, texts, seed, count)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from rlcm.cli.saying import quiet
 from rlcm.paths import shown
 from rlcm.sharing.formats import ExportPrecision, Format, export_run
 from rlcm.sharing.push import prepare, send
+from rlcm.tuning.saying import quiet
 
 
 def export_result(run: Path, form: Format, output: Path | None, precision: ExportPrecision) -> None:

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import click
 
-from rlcm.cli.saying import quiet, say
 from rlcm.errors import ConfigError
 from rlcm.paths import command, shown
 from rlcm.studies.compare import compare, read_methods, write_comparison
 from rlcm.studies.compare.page import headline, require_place
 from rlcm.studies.reproduce import EXPERIMENTS, TASKS, Plan, reproduce
 from rlcm.studies.reproduce.plan import SHARES
+from rlcm.tuning.saying import quiet, say
 
 
 def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None, output: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from rlcm.builtin import configuration
-from rlcm.cli.saying import quiet, say
 from rlcm.errors import CheckpointError
 from rlcm.paths import command, local, shown
 from rlcm.pipelines import load_pipeline
@@ -25,6 +24,7 @@ from rlcm.training.config import load_config
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.training.locations import located
 from rlcm.training.trainer import Trainer
+from rlcm.tuning.saying import quiet, say
 
 
 def check_start(config: str | None, changes: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def check_start(config: str | None, changes: Sequence[str]) -> None:
 def train(config: str | None, changes: Sequence[str], resume: str | None, *, force: bool = False) -> None:
     """Run `rlcm train`."""
     quiet()
-    from rlcm.cli.progress import ConsoleProgress
+    from rlcm.tuning.progress import ConsoleProgress
 
     with ConsoleProgress() if is_main_process() else nullcontext() as progress:
         if resume is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from rlcm.cli.saying import quiet
 from rlcm.errors import UsageError
 from rlcm.paths import shown
 from rlcm.processes.signals import until_told
 from rlcm.report.words import counted
+from rlcm.tuning.saying import quiet
 
 
 def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:

@@ -88,6 +88,8 @@ def attribute(part: RewardPart, name: str) -> Any:
 
 def _components(label: str, answer: Any, batch: int) -> dict[str, Tensor]:
     """Return what a reward answered by component; it runs within the boundary, as an answer may be of the user's own classes."""
+    if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping) and not isinstance(answer[0], Mapping):
+        answer = answer[0]  # values and what else there is to say of them, as the reward functions of ddpo-pytorch answer
     if not isinstance(answer, Mapping):
         return {label: _as_vector(label, answer, batch)}
     if not answer:

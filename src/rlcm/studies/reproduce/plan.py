@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlcm import builtin
 from rlcm.settings import Changes, merge
-from rlcm.text_files import read_text
-from rlcm.training.config import TrainConfig, parse_settings
+from rlcm.training.config import RunSettings, TrainConfig, parse_settings
 from rlcm.training.prompts import load_prompts
-from rlcm.yaml_text import meant, read_yaml
 
 EXPERIMENTS: dict[str, str] = {
     "curves": "reward over time, reward queries and network calls, of DDPO, RLCM as published and this package's default",
@@ -45,8 +42,9 @@ class Task:
 def _published(lr: float, batch: int, minibatches: int, buffer: int, rank: int = 16, alpha: float = 32) -> Changes:
     return {
         "lora": {"rank": rank, "alpha": alpha},
-        "rollout": {"batch_size": batch},
+        "rollout": {"batch_size": batch, "branches": 1},
         "algorithm": {
+            "kl_coefficient": 0.0,
             "clip_range": 1e-4, "advantage": "prompt_statistics", "stat_buffer_size": buffer, "stat_min_count": 16,
             "minibatches": minibatches,
         },
@@ -175,9 +173,7 @@ def values_of(task: str, method: str) -> dict[str, Any]:
     }
     if method == DEFAULT:
         # What `rlcm train` does without a configuration, whatever that is in this version, with its own number of rounds.
-        values = meant(read_yaml(read_text(builtin.DEFAULT)))
-        own = {"run": {"rounds": values["run"]["rounds"]}}
-        return merge(values, common, own)
+        return merge(common, {"run": {"rounds": RunSettings().rounds}})
     if method == PUBLISHED:
         return merge(common, goal.published, {"sampler": {"steps": goal.steps, "guidance": 3.0}, "evaluation": {"every": 4}})
     if method == DDPO:

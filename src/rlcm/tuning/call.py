@@ -1,0 +1,146 @@
+"""A training in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlcm.builtin import PUBLISHED, configuration
+from rlcm.errors import ConfigError
+from rlcm.paths import local
+from rlcm.processes.distributed import is_main_process
+from rlcm.rewards.given import Rewards
+from rlcm.runs.rundir import RunDirectory
+from rlcm.settings import Settings, merge
+from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.defaults import spelt_out
+from rlcm.training.trainer import Trainer, Watcher
+from rlcm.tuning.progress import ConsoleProgress
+from rlcm.tuning.result import Result
+from rlcm.tuning.saying import quiet
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rlcm.training.config import Values
+
+
+def train(
+    config: TrainConfig | Path | str | None = None,
+    *,
+    model: Any = None,
+    rewards: Rewards | None = None,
+    prompts: str | Sequence[str] | None = None,
+    progress: bool = True,
+    callback: Callable[[dict[str, float]], Any] | Watcher | None = None,
+    **settings: Unpack[Values],
+) -> Result:
+    """Tune a model to rewards and return what came of it.
+
+        result = rlcm.train(rewards=darkness, prompts=["a fox", "three frogs"], rounds=20)
+        result.draw("a fox")
+
+    Args:
+        config: settings; the path of a YAML file; `"demo"` or `"published"`; left out, the defaults, which tune the built-in model.
+        model: a loaded diffusers pipeline, a folder, an id of the Hugging Face Hub, or the folder of a run to go on from.
+        rewards: in place of the configuration's: a function of images [B, 3, h, w] and prompts, a name, a list, or
+            `{function: 1, "alignment": 0.5}`.
+        prompts: in place of the configuration's: a list, a built-in set, or a file.
+        progress: show how far it is, in a terminal or a notebook.
+        callback: is called with the metrics of every round; or an object with the methods of `rlcm.training.trainer.Watcher`.
+        settings: changes of the configuration, as `TrainConfig` takes them: `rounds=20`, `lr=1e-3`, `lora={"rank": 8}`.
+
+    Raises:
+        UsageError: if something does not fit together, before anything expensive and before anything is written.
+        RLCMError: and its children, while it runs; what was written before stays, and `rlcm train --resume` goes on.
+    """
+    quiet()
+    changes: dict[str, Any] = {**settings, **({"prompts": prompts} if isinstance(prompts, str) else {})}
+    resolved = _changed(_read(config), changes)
+    if resolved.name:  # before the model is loaded
+        RunDirectory(local(resolved.output, "output") / resolved.name).require_no_results()
+    with ExitStack() as stack:
+        watchers: list[Watcher] = []
+        if progress and is_main_process():
+            watchers.append(stack.enter_context(ConsoleProgress()))
+        if callback is not None:
+            watchers.append(_watcher(callback))
+        trainer = Trainer(
+            resolved,
+            model=model,
+            rewards=rewards,
+            prompts=None if isinstance(prompts, str) else prompts,
+            watcher=_Both(watchers),
+        )
+        folder = trainer.train()
+    trainer.world.leave()
+    return Result(folder)
+
+
+def _read(config: TrainConfig | Path | str | None) -> TrainConfig:
+    if isinstance(config, TrainConfig):
+        return config
+    if config is not None and not isinstance(config, (str, Path)):
+        raise ConfigError(
+            f"config={config!r} is a {type(config).__name__}; give a TrainConfig, the path of a YAML file, 'demo' or 'published'."
+        )
+    if config == "published" and not Path(config).exists():
+        return load_config(PUBLISHED)
+    return load_config(configuration(None if config is None else str(config)))
+
+
+def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return a configuration with changes in the form of `TrainConfig(...)`."""
+    if not changes:
+        return config
+    try:
+        values = spelt_out(changes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    plain = {
+        key: value.model_dump(exclude_unset=True) if isinstance(value, Settings) else value for key, value in values.items()
+    }
+    return parse_settings(TrainConfig, merge(config.model_dump(exclude_unset=True), plain))
+
+
+def _watcher(callback: Any) -> Watcher:
+    """Return what is told of the rounds: an object with the methods of a watcher, or a function.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    if hasattr(callback, "round") and hasattr(callback, "note"):
+        return callback
+    if not callable(callback):
+        raise ConfigError(f"callback={callback!r} is no function; give one that takes the metrics of a round, a dict.")
+    return _OfRounds(callback)
+
+
+class _OfRounds:
+    """Tells a function of every round."""
+
+    def __init__(self, function: Callable[[dict[str, float]], Any]) -> None:
+        self.function = function
+
+    def note(self, text: str) -> None:
+        pass
+
+    def round(self, metrics: dict[str, float], rounds: int) -> None:
+        self.function(metrics)
+
+
+class _Both:
+    """Tells several watchers."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self.watchers = watchers
+
+    def note(self, text: str) -> None:
+        for watcher in self.watchers:
+            watcher.note(text)
+
+    def round(self, metrics: dict[str, float], rounds: int) -> None:
+        for watcher in self.watchers:
+            watcher.round(metrics, rounds)

@@ -10,10 +10,10 @@ from urllib.parse import quote, urlsplit
 from rlcm.errors import ConfigError, UsageError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_USER = re.compile(r"([a-z][\w+.-]*:/{1,2})([^/?#\s@'\"]*)@", re.IGNORECASE)  # of any scheme: it may be mistyped
-_FIELD = re.compile(
-    r"([?&;](?:[\w.-]*(?:key|token|secret|passw|pwd|auth|credential|signature)[\w.-]*|pw|sig)=)([^&;#\s'\"]+)", re.IGNORECASE
-)
+# Texts to look through may be long and of one word, so neither may be tried from every letter of one: that takes its length squared.
+_USER = re.compile(r"((?<=[\w+.-]):/{1,2})([^/?#\s@'\"]*)@")  # of any scheme: it may be mistyped
+_FIELD = re.compile(r"([?&;]([\w.-]+)=)([^&;#\s'\"]+)")
+_SECRET = re.compile(r"key|token|secret|passw|pwd|auth|credential|signature|\A(pw|sig)\Z", re.IGNORECASE)
 
 
 def is_address(name: str) -> bool:
@@ -46,10 +46,13 @@ def open_port(host: str, port: int, named: str, waiting: int = 128) -> socket.so
 def without_secrets(text: str) -> str:
     """Return a text with `***` in place of users, passwords and keys in its addresses; `${VARIABLE}` stays."""
 
-    def hide(found: re.Match[str]) -> str:
-        return found[0] if _is_named(found[2]) else found[1] + "***" + found[0][len(found[1] + found[2]) :]
+    def hide_user(found: re.Match[str]) -> str:
+        return found[0] if _is_named(found[2]) else f"{found[1]}***@"
 
-    return _FIELD.sub(hide, _USER.sub(hide, text))
+    def hide_field(found: re.Match[str]) -> str:
+        return found[0] if not _SECRET.search(found[2]) or _is_named(found[3]) else f"{found[1]}***"
+
+    return _FIELD.sub(hide_field, _USER.sub(hide_user, text))
 
 
 def check_address(address: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal
@@ -86,6 +87,15 @@ def article(word: str) -> str:
 def plural(word: str) -> str:
     """Return the plural of a class: "foxes", "cats"."""
     return word + ("es" if word[-1] in "xs" else "s")
+
+
+def unknown_words(prompts: Iterable[str]) -> list[str]:
+    """Return the words of prompts that the built-in model has never read, in quotes and in their order."""
+    spoken = {"a", "an", "the", "one", "and", "of", "to", *NUMBERS.values(), *COLOURS}
+    spoken |= {word for relation in RELATIONS for word in relation.split()}
+    spoken |= {word for name in CLASSES for word in (name, plural(name))}
+    words = (word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
+    return [f'"{word}"' for word in dict.fromkeys(words) if word not in spoken]
 
 
 def prompt(asked: Asked, unsaid: int = 0) -> str:

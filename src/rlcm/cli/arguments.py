@@ -21,6 +21,8 @@ class LocalPath(click.Path):
             path = local(value, param.human_readable_name if param else "path")
         except ConfigError as error:
             self.fail(str(error), param, ctx)
+        if not os.fspath(value):
+            self.fail("'' is no path; give one, such as . for the working folder", param, ctx)
         super().convert(path, param, ctx)
         return path
 

@@ -13,8 +13,8 @@ from rlcm._version import __version__
 from rlcm.builtin import PUBLISHED
 from rlcm.cli.arguments import LocalPath, Setting
 from rlcm.cli.builtin_commands import THREADS, builtin
-from rlcm.cli.completion import complete_settings
-from rlcm.cli.kinds import Group, WithSettings
+from rlcm.cli.completion import all_settings, complete_settings, settings_like
+from rlcm.cli.kinds import Group, WithCommonSettings, WithSettings
 from rlcm.cli.reward_commands import rewards
 from rlcm.paths import require_working_directory, shown
 
@@ -38,7 +38,7 @@ def main(debug: bool) -> None:
     require_working_directory()  # before a library ends the process without a word on it
 
 
-@main.command(cls=WithSettings)
+@main.command(cls=WithCommonSettings)
 @click.argument("config", required=False, shell_complete=complete_settings)
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_settings)
 @click.option(
@@ -56,6 +56,8 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None, forc
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
     """
     config, changes = _without_config(config, changes)
+    if resume == "":
+        raise click.UsageError("--resume '' names no run; give its folder, or `latest`.")
     if published and (config or resume is not None):
         raise click.UsageError("--published is a configuration of its own; leave it out, or CONFIG and --resume.")
     config = str(PUBLISHED) if published else config
@@ -68,6 +70,7 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None, forc
         raise click.UsageError("--force belongs to --resume: it goes on with a run although something is not as it was.")
     if check and resume is not None:
         raise click.UsageError("--check looks at a new run; leave it out to go on with one by --resume.")
+    _loading()
     from rlcm.cli.work.train import check_start
     from rlcm.cli.work.train import train as run
 
@@ -88,6 +91,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 
     Example:  rlcm doctor configs/builtin-ddpo.yaml
     """
+    _loading()
     from rlcm.cli.work.doctor import run_doctor
 
     sys.exit(0 if run_doctor(*_without_config(config, changes), as_json) else 1)
@@ -105,10 +109,21 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 )
 @click.option("--seed", type=Setting(DRAWING, "seed"), default=0, show_default=True, help="Seed of the first image.")
 @click.option(
-    "--n", "count", type=Setting(DRAWING, "count"), default=1, show_default=True, help="Images of each prompt, at most 10000."
+    "-n",
+    "--n",
+    "count",
+    type=Setting(DRAWING, "count"),
+    default=1,
+    show_default=True,
+    help="Images of each prompt, at most 10000.",
 )
 @click.option(
-    "-o", "--output", type=LocalPath(), default="samples.png", show_default=True, help="Where the grid of images goes."
+    "-o",
+    "--output",
+    type=LocalPath(),
+    default="samples.png",
+    show_default=True,
+    help="A picture of all of them, or a folder for one file each, in the model's own size.",
 )
 def sample(
     model: str,
@@ -124,6 +139,7 @@ def sample(
 
     Example:  rlcm sample builtin --prompt "three foxes" --n 4 -o foxes.png
     """
+    _loading()
     from rlcm.cli.work.sample import sample as run
 
     run(model, prompts, file, steps, guidance, seed, count, output)
@@ -164,6 +180,7 @@ def evaluate(
 
     Example:  rlcm eval runs/demo --steps 1,4 --rewards jpeg_compressibility --rewards alignment
     """
+    _loading()
     from rlcm.cli.work.evaluate import evaluate as run
 
     run(model, steps, rewards, prompts, each, limit, seed, base, output)
@@ -248,6 +265,7 @@ def reproduce_command(
 
     Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5
     """
+    _loading()
     from rlcm.cli.work.studies import run_reproduction
 
     run_reproduction(only, tasks, methods, seeds, budget, images, threads, clock, output)
@@ -258,7 +276,8 @@ def reproduce_command(
 @click.option(
     "--format",
     "form",
-    required=True,
+    default="diffusers",
+    show_default=True,
     type=click.Choice(["diffusers", "kohya", "comfyui", "merged"]),
     help="A LoRA for diffusers, for kohya's scripts and A1111, or for ComfyUI; or the whole pipeline with the LoRA in it.",
 )
@@ -273,6 +292,7 @@ def export_command(run: Path, form: Format, precision: ExportPrecision, output: 
 
     Example:  rlcm export runs/demo --format kohya -o demo.safetensors
     """
+    _loading()
     from rlcm.cli.work.share import export_result
 
     export_result(run, form, output, precision)
@@ -295,6 +315,7 @@ def push_command(
 
     Example:  rlcm push runs/demo me/three-foxes --dry-run
     """
+    _loading()
     from rlcm.cli.work.share import push_result
 
     push_result(run, repo, dry_run, private, base_model, licence, output)
@@ -326,6 +347,7 @@ def ui(runs: Path, host: str, port: int, password_env: str) -> None:
 
     Example:  rlcm ui runs
     """
+    _loading()
     from rlcm.cli.work.ui import serve_ui
 
     serve_ui(runs, host, port, password_env)
@@ -339,6 +361,7 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
 
     Example:  rlcm distill configs/distill/builtin.yaml data=my-pictures
     """
+    _loading()
     from rlcm.tuning.saying import quiet
 
     quiet()
@@ -348,18 +371,31 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
 
 
 @main.command()
-def settings() -> None:
-    """Print every setting of a training run with its default and its meaning, as a commented YAML file.
+@click.argument("word", required=False)
+def settings(word: str | None) -> None:
+    """Print every setting of a training run with its default and its meaning, as a commented YAML file; or those about a WORD.
 
-    Example:  rlcm settings > my.yaml
+    Example:  rlcm settings leash
     """
-    from rlcm.training.config import commented_yaml
-
-    click.echo(commented_yaml(), nl=False)
+    if word is None:
+        click.echo(all_settings(), nl=False)
+        return
+    found = settings_like(word)
+    if not found:
+        raise click.UsageError(f"no setting has {word!r} in its name or its meaning; `rlcm settings` prints all of them.")
+    for name, default, meaning in found:
+        click.secho(f"{name}={default}", bold=True)
+        click.echo(click.wrap_text(meaning, initial_indent="    ", subsequent_indent="    "))
 
 
 main.add_command(rewards)
 main.add_command(builtin)
+
+
+def _loading() -> None:
+    """Say, to a person at a terminal, what the first seconds of a heavy command go into."""
+    if sys.stderr.isatty():
+        click.secho("loading PyTorch and diffusers ...", dim=True, err=True)
 
 
 def _without_config(config: str | None, changes: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 import sys
 from typing import Any
 
 import click
 
 from rlcm.addresses import without_secrets
+from rlcm.cli.completion import meaning_of
 from rlcm.cli.dashes import refuse_dashes
 from rlcm.cli.streams import PatientStreams
 from rlcm.errors import RLCMError
@@ -105,3 +107,36 @@ class WithSettings(WithExample):
                 f"there is no option {error.option_name}; settings are written without dashes as KEY=VALUE, such as {setting}=...",
                 ctx,
             ) from None
+
+
+COMMON = (
+    "prompts",
+    "rewards",
+    "model.path",
+    "sampler.steps",
+    "rollout.batch_size",
+    "rollout.branches",
+    "algorithm.kl_coefficient",
+    "optimizer.lr",
+    "run.rounds",
+    "run.time_limit_minutes",
+    "name",
+    "seed",
+)
+"""What most people change."""
+
+
+class WithCommonSettings(WithSettings):
+    """Lists the settings that most people change below its options."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the settings with their meanings, cut to a line each, and the example."""
+        with formatter.section("KEY=VALUE, most often (all of them: rlcm settings)"):
+            rows = []
+            for name in COMMON:
+                default, meaning = meaning_of(name)
+                rows.append(
+                    (f"{name}={default}" if len(default) < 12 else f"{name}=...", re.split(r"(?<=[a-z`])[.;:] ", meaning)[0])
+                )
+            formatter.write_dl(rows)
+        super().format_epilog(ctx, formatter)

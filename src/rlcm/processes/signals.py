@@ -19,6 +19,22 @@ GRACE_SECONDS = 5.0
 
 Handler = Callable[[int, FrameType | None], Any]
 _savers: list[Callable[[], None]] = []
+_installed: list[Handlers] = []
+
+
+def _in_a_child() -> None:
+    """Let signals do in a forked process what they did before: it is a worker of somebody's, and none of our commands.
+
+    Without this a worker of `multiprocessing` would take its SIGTERM as a wish, and the byte that Python writes for every signal
+    would reach the parent, which shares the socket.
+    """
+    signal.set_wakeup_fd(-1)
+    for handlers in reversed(_installed):
+        handlers.__exit__()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_child)
 
 
 class Ended(BaseException):
@@ -52,9 +68,12 @@ class Handlers:
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: set by a program that is not Python
                     self.previous[number] = signal.signal(number, self._take)
+            _installed.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        with suppress(ValueError):
+            _installed.remove(self)
         previous, self.previous = self.previous, {}
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from rlcm.errors import RunDirectoryError
 from rlcm.paths import local
 from rlcm.report.drawing import ACCENT, INK, LARGE, MUTED, STYLE, draw_chart, learning_curve
+from rlcm.report.lettering import cut, font, wrapped
 from rlcm.report.reading import read_run
 from rlcm.report.run import Run
 from rlcm.report.samples import Pair, Shot
@@ -91,27 +92,27 @@ def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
     side = min(240, (width - 2 * margin - gutter - gap * (len(pairs) - 1)) // len(pairs))
     source = pairs[0].before.picture
     height = round(side * source.height / source.width)
-    small = _font(15)
-    prompts = [_wrapped(pair.prompt, small, side) for pair in pairs]
+    small = font(15)
+    prompts = [wrapped(pair.prompt, small, side) for pair in pairs]
     top, label_height, between = 122 + 26 * bool(rule) + 20 * max(map(len, prompts)), 40, 14
     canvas = Image.new("RGB", (width, top + 2 * (height + label_height) + between + 20), "white")
     draw = ImageDraw.Draw(canvas)
-    bold, plain = _font(19, True), _font(19)
+    bold, plain = font(19, True), font(19)
 
     start, emphasis, rest = headline(run)
     x = float(margin)
     # The sentence up to its means; the judge's part of it goes into the line below.
     means, _, judged = rest.rstrip(".").partition("; ")
     size = next(
-        s for s in range(28, 11, -1) if _font(s, True).getlength(start + emphasis + means) <= width - 2 * margin or s == 12
+        s for s in range(28, 11, -1) if font(s, True).getlength(start + emphasis + means) <= width - 2 * margin or s == 12
     )
-    title = _font(size, True)
+    title = font(size, True)
     for text, colour in ((start, INK), (emphasis, ACCENT), (means, INK)):
         draw.text((x, 30), text, font=title, fill=colour)
         x += title.getlength(text)
     line = "Same prompts, same seeds" + (f"; {judged}" if judged else "") + "."
     for row, text in enumerate(filter(None, (line, rule))):
-        draw.text((margin, 72 + 26 * row), _cut(text, plain, width - 2 * margin), font=plain, fill=MUTED)
+        draw.text((margin, 72 + 26 * row), cut(text, plain, width - 2 * margin), font=plain, fill=MUTED)
 
     for column, lines in enumerate(prompts):
         x = margin + gutter + column * (side + gap) + side / 2
@@ -121,8 +122,8 @@ def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
     digits = decimals(*(s.value for p in pairs for s in (p.before, p.after) if s.value is not None))
     for row, (name, shots) in enumerate({"before": [p.before for p in pairs], "after": [p.after for p in pairs]}.items()):
         y = top + row * (height + label_height + between)
-        font, colour = (bold, ACCENT) if name == "after" else (plain, INK)
-        draw.text((margin, y + height / 2), name, font=_font(22, True), fill=colour, anchor="lm")
+        letters, colour = (bold, ACCENT) if name == "after" else (plain, INK)
+        draw.text((margin, y + height / 2), name, font=font(22, True), fill=colour, anchor="lm")
         draw.text((margin, y + height / 2 + 24), f"round {shots[0].round}", font=small, fill=MUTED, anchor="lm")
         for column, shot in enumerate(shots):
             x = margin + gutter + column * (side + gap)
@@ -131,7 +132,7 @@ def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
             value = with_unit(shot.value, run.metric.unit, digits)
             if right is not None:
                 value, colour = ("✓ right", RIGHT) if right else ("✗ wrong", WRONG)
-            draw.text((x + side / 2, y + height + 8), value, font=font, fill=colour, anchor="ma")
+            draw.text((x + side / 2, y + height + 8), value, font=letters, fill=colour, anchor="ma")
     return canvas
 
 
@@ -144,27 +145,3 @@ def _paste(canvas: Image.Image, picture: Image.Image, corner: tuple[int, int], s
     ImageDraw.Draw(rim).rounded_rectangle(box, radius=10 * scale, outline=40, width=scale)
     canvas.paste(picture.resize(size, Image.Resampling.LANCZOS), corner, shape.resize(size, Image.Resampling.LANCZOS))
     canvas.paste("black", (*corner, corner[0] + size[0], corner[1] + size[1]), rim.resize(size, Image.Resampling.LANCZOS))
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """Return a text in at most two lines of `width` pixels."""
-    first, *rest = text.split() or [""]
-    while rest and font.getlength(f"{first} {rest[0]}") <= width:
-        first = f"{first} {rest.pop(0)}"
-    return [_cut(line, font, width) for line in (first, " ".join(rest)) if line]
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Return a text, shortened with an ellipsis where it is wider than `width` pixels."""
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
-
-
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which comes with matplotlib."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

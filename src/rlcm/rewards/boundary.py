@@ -33,6 +33,9 @@ POLL_SECONDS = 0.2
 STOP_SECONDS = 30.0
 """How long a call may go on after the wish to stop; three times as long as the longest before it, if that is more."""
 
+LONGEST_TEXT = 2000
+"""Letters of an error's text that are shown."""
+
 _surroundings = Surroundings()
 _told: set[tuple[str, str]] = set()
 _was_given_up = threading.Event()
@@ -233,6 +236,8 @@ def _described(error: BaseException) -> str:
         text = str(error)
     except BaseException:  # it is the user's class
         text = ""
+    if len(text) > LONGEST_TEXT:
+        text = f"{text[:LONGEST_TEXT]} ..."
     where = ""
     frames = [
         frame

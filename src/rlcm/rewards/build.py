@@ -13,6 +13,7 @@ from rlcm.errors import ConfigError
 from rlcm.paths import existing, local
 from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import RewardSettings
+from rlcm.rewards.sources import check_neighbours
 from rlcm.rewards.user import bind_arguments, load_callable, signature_of
 
 
@@ -111,6 +112,7 @@ def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
 
 def _bind(settings: RewardSettings, path: str, args: Mapping[str, Any]) -> Callable[..., Any]:
     target = load_callable(path, settings.timeout_seconds)
+    check_neighbours(path)
     args = _located(settings.label, target, args)
     # Rewards that send many requests want to know whether one of them may fail alone.
     signature = signature_of(target) if inspect.isclass(target) else None

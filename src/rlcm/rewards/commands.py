@@ -35,8 +35,8 @@ def list_rewards(name: str | None = None, console: Console | None = None) -> Non
     """
     console = console or Console()
     if name is not None:
-        settings = RewardSettings(name=name)
         target = load_callable(place_of(name))
+        settings = RewardSettings(name=name)
         console.print(f"{settings.label}\n", style="bold", markup=False, highlight=False)
         console.print(inspect.getdoc(target) or "No description.", markup=False, highlight=False)
         arguments = _arguments(target)
@@ -192,6 +192,8 @@ def _arguments(target: Any) -> list[str]:
 
 def _pictures(place: Path) -> list[Path]:
     files = [place] if place.is_file() else sorted(p for p in place.glob("*") if p.suffix.lower() in PICTURES)
+    if odd := [file.name for file in files if not file.is_file()]:
+        raise MissingFileError(f"images={str(place)!r} holds what is no file: {', '.join(odd[:3])}; move it away.")
     if not files:
         raise MissingFileError(f"images={str(place)!r} is neither a picture nor a folder with {', '.join(PICTURES)} files.")
     return files

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rlcm.errors import ConfigError
 from rlcm.paths import local
 from rlcm.rewards.user import signature_of
 
@@ -97,6 +99,21 @@ def own_files(place: str) -> dict[str, Path]:
                 found[name] = near
                 waiting.append(near)
     return found
+
+
+def check_neighbours(place: str) -> None:
+    """Refuse a reward's file whose neighbour has the name of a module that was imported from somewhere else: it would get that one.
+
+    Raises:
+        ConfigError: if there is one.
+    """
+    for name, file in list(own_files(place).items())[1:]:
+        other = getattr(sys.modules.get(file.stem), "__file__", None) if name == file.name else None
+        if other is not None and not os.path.samefile(other, file):
+            raise ConfigError(
+                f"{place} imports {file.stem}, which is {file}, but Python has another module of this name already: {other}. "
+                "Rename one of them."
+            )
 
 
 def _imported(file: Path, folder: Path) -> Iterator[Path]:

@@ -52,6 +52,16 @@ def _set_cudnn(flags: tuple[bool, ...]) -> None:
         setattr(torch.backends.cudnn, name, flag)
 
 
+def _reduced() -> tuple[bool, bool]:
+    found = torch.backends.cuda.matmul
+    return found.allow_fp16_reduced_precision_reduction, found.allow_bf16_reduced_precision_reduction
+
+
+def _set_reduced(flags: tuple[bool, bool]) -> None:
+    found = torch.backends.cuda.matmul
+    found.allow_fp16_reduced_precision_reduction, found.allow_bf16_reduced_precision_reduction = flags
+
+
 def _attention() -> tuple[bool, bool, bool]:
     found = torch.backends.cuda
     return found.flash_sdp_enabled(), found.mem_efficient_sdp_enabled(), found.math_sdp_enabled()
@@ -92,6 +102,12 @@ TRAITS = (
     ),
     Trait("torch's precision of matrix products", _matmul_precision, torch.set_float32_matmul_precision),
     Trait("the flags of torch.backends.cudnn", _cudnn, _set_cudnn),
+    Trait(
+        "torch.backends.mkldnn.enabled",
+        lambda: torch.backends.mkldnn.enabled,
+        lambda flag: setattr(torch.backends.mkldnn, "enabled", flag),
+    ),
+    Trait("torch's reduced precision in matrix products", _reduced, _set_reduced),
     Trait("torch's kernels of attention", _attention, _set_attention),
     Trait("torch's anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     Trait("sys.stdout", lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream), operator.is_not),

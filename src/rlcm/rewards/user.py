@@ -232,6 +232,10 @@ def _import_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    home = str(path.absolute().parent)
+    beside = home not in sys.path
+    if beside:
+        sys.path.insert(0, home)  # as for a script: its neighbours come first
     try:
         spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
@@ -240,6 +244,10 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         sys.modules.pop(name, None)
         raise
+    finally:
+        if beside:
+            sys.path.remove(home)
+            sys.path.append(home)  # for what it imports later, where it hides nothing that is installed
     return module
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlcm.errors import ConfigError
 from rlcm.learning.advantages import branch_probabilities
+from rlcm.paths import local
 from rlcm.pipelines import (
     bare_network,
     load_pipeline,
@@ -72,6 +74,7 @@ def checked(
         UsageError: and its children, with the setting and the remedy.
     """
     require_tracker(config.run.tracker)
+    _check_output(config)
     training = load_prompts(config.prompts if prompts is None else prompts)
     looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts, "evaluation.prompts")
     mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
@@ -186,6 +189,16 @@ def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
     if acting:
         _require_actions(table, config)
     check_targets(bare_network(config.model), config.lora)
+
+
+def _check_output(config: TrainConfig) -> None:
+    """Refuse a place of the runs in which no folder can be made."""
+    place = local(config.output, "output").absolute()
+    there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        raise ConfigError(f"output={config.output!r}: {there} is no folder; choose another place for the run's folder.")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"output={config.output!r}: nothing can be written into {there}; choose another folder.")
 
 
 def _require_actions(table: TransitionTable, config: TrainConfig) -> None:

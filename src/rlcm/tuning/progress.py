@@ -28,8 +28,7 @@ class ConsoleProgress:
         self._task = self._bar.add_task("progress", total=None, rounds="", text="")
 
     def __enter__(self) -> ConsoleProgress:
-        self._bar.start()
-        return self
+        return self  # the bar comes with the first round: none stands above an error
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
@@ -37,6 +36,7 @@ class ConsoleProgress:
     def began(self, metrics: dict[str, float], done: int) -> None:
         """Take up a run whose first round had these metrics, and of which so many rounds are done."""
         self._first_reward = metrics["reward"]
+        self._bar.start()
         self._bar.reset(self._task, completed=done)  # the speed is that of the rounds from here on
 
     def note(self, text: str) -> None:
@@ -48,6 +48,7 @@ class ConsoleProgress:
         number, done = int(metrics["round"]), metrics["progress"]
         if self._first_reward is None:
             self._first_reward = metrics["reward"]
+            self._bar.start()
         text = f"reward {metrics['reward']:.4g} (began {self._first_reward:.4g})  {metrics['images_per_second']:.1f} images/s"
         self._bar.update(self._task, completed=done, total=1.0, rounds=f"{number}/{rounds}", text=text)
         now = time.monotonic()

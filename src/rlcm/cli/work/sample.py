@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +10,24 @@ from typing import Any
 
 import click
 import torch
+from PIL import Image
 
+from rlcm.builtin.vocabulary import CLASSES, COLOURS, unknown_words
 from rlcm.cli.work.models import config_of
 from rlcm.errors import ConfigError
 from rlcm.paths import shown
 from rlcm.pipelines import make_denoiser, preview_table
-from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.pipelines.settings import BUILTIN, ModelSettings, SamplerSettings
 from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
+from rlcm.report.sheet import contact_sheet
 from rlcm.report.words import counted
-from rlcm.runs.rundir import disk_errors, grid
+from rlcm.rewards.image.pixels import to_uint8
+from rlcm.runs.own_folder import is_run, refuse_runs
+from rlcm.runs.rundir import disk_errors
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.fitting import GRID, check_images
 from rlcm.training.prompts import load_prompts
-from rlcm.tuning.saying import quiet
+from rlcm.tuning.saying import quiet, say
 
 
 def sample(
@@ -36,8 +42,11 @@ def sample(
 ) -> None:
     """Run `rlcm sample`."""
     quiet()
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ConfigError(f"-o {str(output)!r} is not a picture's name; end it in .png, .jpg or .webp.")
+    if output.suffix.lower() not in ("", ".png", ".jpg", ".jpeg", ".webp") and not output.is_dir():
+        raise ConfigError(f"-o {str(output)!r} is not a picture's name; end it in .png, .jpg or .webp, or give a folder.")
+    folder = output if output.is_dir() or not output.suffix else output.parent
+    if folder == output or not is_run(folder.resolve()):  # in its first level a run has no pictures
+        refuse_runs(folder, "rlcm sample")
     texts = list(prompts)
     if file:
         texts += load_prompts(file, "--prompts", f"A prompt of your own is --prompt {shlex.quote(file)}.").prompts
@@ -48,12 +57,29 @@ def sample(
     preview_table(base.model, sampler)  # a sampler that does not fit is refused before weights are read
     pipeline = tuned_pipeline(base, run, beside=True)
     images = draw_images(pipeline, base.model, sampler, texts, seed, count)
+    pictures = [Image.fromarray(level) for level in to_uint8(images)]
     with disk_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        columns = count if count > 1 else min(8, len(texts))
-        grid(images, columns).save(output)
+        if output.is_dir() or not output.suffix:
+            write_each(pictures, texts, seed, count, output)
+        else:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet(pictures, texts, count).save(output)
     seeds = f"seeds {seed} to {seed + count - 1}" if count > 1 else f"seed {seed}"
     click.echo(f"{shown(output)}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
+    if base.model.path in BUILTIN and (odd := unknown_words(texts)):
+        say(
+            f"the built-in model does not know {', '.join(odd)}; it draws {', '.join(CLASSES)}, up to four, in {', '.join(COLOURS)}"
+        )
+
+
+def write_each(pictures: Sequence[Image.Image], prompts: Sequence[str], seed: int, count: int, folder: Path) -> None:
+    """Write every picture as it is into a folder, under its prompt and its seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [re.sub(r"\W+", "-", prompt).strip("-")[:60] or "picture" for prompt in prompts]
+    for number, name in enumerate(names):
+        own = f"{name}-{number + 1}" if names.count(name) > 1 else name
+        for j in range(count):
+            pictures[number * count + j].save(folder / f"{own}-seed-{seed + j}.png")
 
 
 def draw_images(

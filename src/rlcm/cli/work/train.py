@@ -54,11 +54,13 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
     trainer.world.leave()
     if not trainer.world.is_main:
         return
+    labels = [part.label for part in trainer.parts.rewards.parts]
+    name = labels[0] if len(labels) == 1 else "reward"
     before, after = trainer.evaluations[0], trainer.evaluations_to_final[-1]
     if len(trainer.evaluations) == 1:  # stopped before another one
-        click.echo(f"reward {before['reward']['mean']:.4g} on {before['images']} fixed images, before the training; none since")
+        click.echo(f"{name} {before['reward']['mean']:.4g} on {before['images']} fixed images, before the training; none since")
         return
-    click.echo(f"reward {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
+    click.echo(f"{name} {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
     for entry in trainer.altered:
         click.echo(f"before and after are not of one and the same run: {alteration(entry)}")
     for question, value in (after["judge"] or {}).items():

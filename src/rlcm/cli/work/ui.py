@@ -13,6 +13,9 @@ from rlcm.processes.signals import until_told
 from rlcm.report.words import counted
 from rlcm.tuning.saying import quiet
 
+PASSWORD = "RLCM_UI_PASSWORD"
+"""The environment variable with the visitors' password, unless another is named."""
+
 
 def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     """Run `rlcm ui`."""
@@ -24,6 +27,10 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(f"the page needs the package {error.name}; install it with: pip install 'rlcm[ui]'") from error
     password = os.environ.get(password_env) or None
+    if password is None and password_env != PASSWORD:
+        raise UsageError(
+            f"--password-env={password_env!r}: there is no such environment variable, or it is empty; set it first."
+        )
     check_host(host, password, password_env)
     folder = RunsFolder(runs.absolute())
     listener = listen(host, port)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from rlcm import TrainConfig, Trainer
+import rlcm
 from rlcm.builtin import model_path
 
 if __name__ == "__main__":
@@ -27,22 +27,19 @@ if __name__ == "__main__":
         folder = Path(arguments.output) / "my-model"
         DiffusionPipeline.from_pretrained(model_path("student")).save_pretrained(folder)
 
-    config = TrainConfig(
-        output=arguments.output,
-        model={"path": str(folder)},
-        sampler={"steps": 4},
+    result = rlcm.train(
+        model=folder,
+        rewards="jpeg_compressibility",
         prompts=["a fox", "an owl", "a red car"],
-        rewards=["jpeg_compressibility"],
-        rollout={"batch_size": arguments.images},
-        optimizer={"lr": 6.5e-4},
-        evaluation={"images": 12},
-        run={"rounds": arguments.rounds},
+        rounds=arguments.rounds,
+        batch_size=arguments.images,
+        images=12,
+        output=arguments.output,
     )
-    run = Trainer(config).train()
 
     # From here on without rlcm: the result is a LoRA.
     pipeline = DiffusionPipeline.from_pretrained(folder)
-    pipeline.load_lora_weights(run / "final")
+    pipeline.load_lora_weights(result.path / "final")
     picture = pipeline("a fox", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
-    picture.save(run / "fox.png")
-    print(f"{run / 'fox.png'}: a fox by the tuned model")
+    picture.save(result.path / "fox.png")
+    print(f"{result.path / 'fox.png'}: a fox by the tuned model")

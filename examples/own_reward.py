@@ -5,7 +5,7 @@ python examples/own_reward.py [--rounds 40] [--images 64] [--output runs]
 
 import argparse
 
-from rlcm import TrainConfig, Trainer
+import rlcm
 
 
 def blueness(images, prompts):
@@ -21,16 +21,12 @@ if __name__ == "__main__":
     parser.add_argument("--output", default="runs")
     arguments = parser.parse_args()
 
-    config = TrainConfig(
-        output=arguments.output,
+    result = rlcm.train(
+        rewards=blueness,
         prompts=["a fox", "three frogs", "a yellow star", "a cat and a dog"],
-        rollout={"batch_size": arguments.images, "branches": 8},  # eight pictures of one prompt are compared with each other
-        algorithm={"advantage": "group", "kl_coefficient": 0.035, "kl_target": 0.075},  # the leash: stay near the base model
-        optimizer={"lr": 6.5e-4},
-        evaluation={"images": 16},
-        run={"rounds": arguments.rounds},
+        rounds=arguments.rounds,
+        batch_size=arguments.images,
+        images=16,
+        output=arguments.output,
     )
-    trainer = Trainer(config, model="builtin", rewards=[blueness])
-    folder = trainer.train()
-    before, after = (look["reward"]["mean"] for look in (trainer.evaluations[0], trainer.evaluations[-1]))
-    print(f"blueness {before:.3f} -> {after:.3f}; look at {folder / 'report.html'}")
+    print(f"blueness {result.before['reward']:.3f} -> {result.after['reward']:.3f}; look at {result.report}")

@@ -9,7 +9,7 @@ The same on the command line:
 
 import argparse
 
-from rlcm import TrainConfig, Trainer
+import rlcm
 
 REWARDS = [
     {"name": "jpeg_compressibility", "normalise": True},  # in kilobytes; normalised, it counts like the others
@@ -24,18 +24,14 @@ if __name__ == "__main__":
     parser.add_argument("--output", default="runs")
     arguments = parser.parse_args()
 
-    config = TrainConfig(
-        output=arguments.output,
+    result = rlcm.train(
         rewards=REWARDS,
-        rollout={"batch_size": arguments.images, "branches": 8},
-        algorithm={"advantage": "group", "kl_coefficient": 0.035, "kl_target": 0.075},  # the leash: stay near the base model
-        optimizer={"lr": 6.5e-4},
+        rounds=arguments.rounds,
+        batch_size=arguments.images,
+        output=arguments.output,
         evaluation={"images": 16, "held_out": ["sharpness"]},  # looked at, never learnt from
-        run={"rounds": arguments.rounds},
     )
-    trainer = Trainer(config)
-    folder = trainer.train()
-    first, last = trainer.evaluations[0], trainer.evaluations[-1]
-    for label, value in last["rewards"].items():
-        print(f"{label:24} {first['rewards'][label]['mean']:8.3f} -> {value['mean']:8.3f}")
-    print(f"look at {folder / 'report.html'}")
+    for label, value in result.after.items():
+        if label.startswith("rewards."):
+            print(f"{label.removeprefix('rewards.'):24} {result.before[label]:8.3f} -> {value:8.3f}")
+    print(f"look at {result.report}")

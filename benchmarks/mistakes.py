@@ -31,7 +31,7 @@ from rlcm.cli import commands as cli
 
 PAGE = DOCS / "mistakes.md"
 QUICK = """run: {rounds: 1}
-rollout: {batch_size: 8}
+rollout: {batch_size: 8, branches: 1}
 evaluation: {images: 4, every: 0}
 """
 REWARDS = """def mean(images, prompts):
@@ -137,7 +137,7 @@ GROUPS = {
         Mistake("another rank in the config.yaml of a run", "rlcm train --resume runs/changed"),
         Mistake("insisting without a run", "rlcm train quick.yaml --force"),
         Mistake("pictures of a run that has not ended", "rlcm sample runs/unfinished"),
-        Mistake("a picture without an ending", "rlcm sample runs/demo -o foxes"),
+        Mistake("a picture with another ending", "rlcm sample runs/demo -o foxes.txt"),
         Mistake("a name without a user", "rlcm push runs/demo three-foxes"),
         Mistake("no token", "rlcm push runs/demo me/three-foxes", patches={"rlcm.sharing.push.get_token": nothing}),
     ],

@@ -37,7 +37,13 @@ OWN = {
 }
 SMALL = [
     *("model.revision=null", "model.variant=null", "model.loras=[]", "model.precision=fp32", "model.device=cpu"),
-    *("rewards=[brightness]", "rollout.batch_size=4", "rollout.images_per_prompt=2", "rollout.sample_batch_size=4"),
+    *(
+        "rewards=[brightness]",
+        "rollout.batch_size=4",
+        "rollout.branches=1",
+        "rollout.images_per_prompt=2",
+        "rollout.sample_batch_size=4",
+    ),
     *("algorithm.minibatches=1", "evaluation.images=2", "evaluation.held_out=[]", "run.micro_batch_size=4", "name=first"),
 ]
 """What makes a shipped configuration one for a model of a few kilobytes, without a network."""

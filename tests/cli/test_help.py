@@ -27,7 +27,14 @@ JPEG = "rewards=[jpeg_compressibility]"  # which is never the same for all of so
 SHORT = ["run.rounds=1", "rollout.batch_size=8", "evaluation.images=4", "evaluation.every=0"]
 ADDED = {
     "train": SHORT,
-    "doctor": [JPEG, "rollout.batch_size=4", "sampler.steps=3", "algorithm.minibatches=1", "evaluation.images=4"],
+    "doctor": [
+        JPEG,
+        "rollout.batch_size=4",
+        "rollout.branches=4",
+        "sampler.steps=3",
+        "algorithm.minibatches=1",
+        "evaluation.images=4",
+    ],
     "eval": ["--limit", "2", "--n", "1", "--no-base"],
     "reproduce": ["--budget", "0.01", "--images", "8"],
 }
@@ -128,7 +135,7 @@ def test_the_group_says_what_there_is():
         ([], "tr", {"train"}),
         (["rewards"], "pre", {"prefetch"}),
         (["train"], "--res", {"--resume"}),
-        (["train"], "optimizer.l", {"optimizer.lr=0.0001"}),
+        (["train"], "optimizer.l", {"optimizer.lr=0.00065"}),
         (
             ["train", "configs/builtin.yaml"],
             "model.precision=",
@@ -152,7 +159,7 @@ def test_where_a_configuration_may_stand_files_are_offered():
 def test_the_list_of_settings_is_that_of_the_configuration():
     listed = list(completion.listed_settings())
     file = Path(completion.__file__).with_name(completion.LIST)
-    assert file.read_text().splitlines() == listed, "make it anew: python -m rlcm.cli.completion > src/rlcm/cli/settings.txt"
+    assert file.read_text().splitlines() == listed, "make it anew: python -m rlcm.cli.completion"
     assert len(listed) == len(set(listed)) > 100
     given = [line for line in listed if not line.endswith("=")]
     for line in given:  # every one that has a value is one that a run takes

@@ -39,13 +39,14 @@ def library(pipeline: Any = None) -> Trainer:
         "seed": NUMBERS["seed"],
         "prompts": PROMPTS,
         "sampler": {"steps": NUMBERS["steps"], "guidance": NUMBERS["guidance"]},
-        "rollout": {"batch_size": NUMBERS["images"]},
+        "rollout": {"batch_size": NUMBERS["images"], "branches": 1},
         "algorithm": {
             "minibatches": NUMBERS["minibatches"],
             "stat_buffer_size": NUMBERS["remembered"],
             "stat_min_count": NUMBERS["needed"],
+            "kl_coefficient": 0.0,
         },
-        "optimizer": {"lr": NUMBERS["lr"]},
+        "optimizer": {"lr": NUMBERS["lr"], "schedule": "constant"},
         "run": {"tracker": "none"},
     }
     return Trainer(parse_settings(TrainConfig, config), model=pipeline)

@@ -145,7 +145,7 @@ def test_a_key_nearby():
     [
         ["algorithm.dense_every=1", "rollout.branches=4", "rollout.batch_size=64", "algorithm.advantage=batch"],
         ["model.quantisation=int8", "run.sharding=fsdp2"],
-        ["rollout.batch_size=6", "rollout.images_per_prompt=4"],
+        ["rollout.batch_size=6", "rollout.images_per_prompt=4", "rollout.branches=1"],
         ["rollout.batch_size=8", "rollout.branches=4", "algorithm.minibatches=3"],
     ],
 )

@@ -12,7 +12,7 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 
 FOLDERS = {
-    "cli": ("completion", "progress"),
+    "cli": ("completion",),
     "distillation": ("distill", "fit"),
     "learning": ("advantages", "algorithm", "backprop", "credit", "losses", "optimisation", "updates"),
     "policy": ("gaussian", "noise", "rollout", "samplers", "transitions"),
@@ -25,6 +25,7 @@ FOLDERS = {
     "sharing": ("formats", "hub_card", "push", "tuned"),
     "studies": ("compare", "intervals", "reproduce"),
     "training": ("build", "config", "evaluate", "interrupts", "learner", "prompts", "trainer", "watch"),
+    "tuning": ("progress",),
 }
 """The modules that stood beside these folders before there were any, by the folder in which they are now."""
 MOVED = {
@@ -32,6 +33,7 @@ MOVED = {
     for folder, names in FOLDERS.items()
     for name in names
 } | {
+    "rlcm.cli.progress": "rlcm.tuning.progress",
     "rlcm.export": "rlcm.training.final",
     "rlcm.lora_keys": "rlcm.pipelines.lora_keys",
     "rlcm.rewards.builtin": "rlcm.rewards.learned.alignment",

@@ -237,6 +237,10 @@ MEDDLING = {
     "torch.use_deterministic_algorithms": lambda: torch.use_deterministic_algorithms(True),
     "torch's precision of matrix products": lambda: torch.set_float32_matmul_precision("medium"),
     "the flags of torch.backends.cudnn": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "torch.backends.mkldnn.enabled": lambda: setattr(torch.backends.mkldnn, "enabled", False),
+    "torch's reduced precision in matrix products": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False
+    ),
     "torch's kernels of attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "torch's anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
     "sys.stdout": lambda: setattr(sys, "stdout", io.StringIO()),

@@ -102,12 +102,3 @@ def test_a_reward_imports_the_file_beside_it_and_never_another_of_its_name(tmp_p
     with pytest.raises(ConfigError, match=r"imports neighbour_of_mine.*another module of this name already.*Rename"):
         build_rewards([first, second])
     build_rewards([first])  # which is still fine
-
-
-def test_mkldnn_is_put_back(images, prompts):
-    def meddles(images, prompts):
-        torch.backends.mkldnn.enabled = False
-        return images.mean((1, 2, 3))
-
-    mix_of(meddles)(images, prompts)
-    assert torch.backends.mkldnn.enabled

@@ -96,7 +96,7 @@ def test_the_old_one_is_refused_where_it_is_cut(tmp_path):
 
 
 def test_a_person_may_edit_it(run):
-    edited = TEXT.replace("seed: 7", "seed: 8  # another one").replace("  rounds: 60\n", "  # longer\n  rounds: 90\n")
+    edited = TEXT.replace("seed: 7", "seed: 8  # another one").replace("  rounds: 75\n", "  # longer\n  rounds: 90\n")
     for text in (edited, f"# mine\n{edited}\n\n", edited.replace("\n", "\r\n")):
         (run / "config.yaml").write_bytes(text.encode())
         assert (run_config(run).seed, run_config(run).run.rounds) == (8, 90)

@@ -18,7 +18,7 @@ from rlcm.rewards.user import first_problems
 
 OneReward: TypeAlias = Callable[..., Any] | str | RewardSettings | Mapping[str, Any]
 """A function of images and prompts, a name as in the setting `rewards`, or an entry of it."""
-Rewards: TypeAlias = OneReward | Sequence[OneReward] | Mapping[Callable[..., Any] | str, float]
+Rewards: TypeAlias = OneReward | Sequence[OneReward] | Mapping[Any, float]
 """One reward, several that are summed, or rewards with their weights."""
 
 FORMS = (

@@ -1,0 +1,223 @@
+"""A training in one call, and what comes of it."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import PROMPTS, brightness, lcm_pipeline
+
+import rlcm
+from rlcm.errors import ConfigError, MissingFileError, RewardError, RunDirectoryError
+from rlcm.training.trainer import Trainer
+
+SMALL = {"batch_size": 16, "images": 4, "rounds": 2, "evaluation": {"every": 0}, "lr": 3e-3}
+
+
+def darkness(images, prompts):
+    return -images.mean((1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return []
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory, seen):
+    return rlcm.train(
+        rewards=darkness,
+        prompts=["a fox", "three frogs"],
+        output=str(tmp_path_factory.mktemp("runs")),
+        name="dark",
+        progress=False,
+        callback=lambda metrics: seen.append(metrics["round"]),
+        **SMALL,
+    )
+
+
+def test_what_comes_of_it(result, seen):
+    assert seen == [1, 2]
+    assert set(result.before) == set(result.after)
+    assert result.before["reward"] == result.before["rewards.darkness"]
+    assert result.before["reward"] != result.after["reward"]
+    assert "judge.right" in result.after
+    assert result.report.is_file()
+    assert result.lora.is_file()
+    assert result.config.prompts == ("a fox", "three frogs")
+    assert result.config.run.rounds == 2
+    assert str(result.report) in repr(result)
+    assert "arkness" in repr(result).splitlines()[0]
+    assert result.picture().width == 1280
+    assert result._repr_png_().startswith(b"\x89PNG")
+
+
+def test_pictures_are_drawn_as_the_run_sampled(result):
+    (drawn,) = result.draw("a fox", seed=3)
+    piped = result.pipeline("a fox", generator=torch.Generator().manual_seed(3)).images[0]
+    assert drawn.size == (64, 64)
+    assert np.abs(np.asarray(drawn).astype(int) - np.asarray(piped)).max() <= 1
+    other = result.pipeline("a fox", num_inference_steps=1, generator=torch.Generator().manual_seed(3)).images[0]
+    assert np.abs(np.asarray(other).astype(int) - np.asarray(piped)).max() > 3, "what is passed wins"
+    (one_step,) = result.draw("a fox", seed=3, steps=1)
+    assert np.abs(np.asarray(one_step).astype(int) - np.asarray(other)).max() <= 1
+    pictures = result.draw(["a fox", "a cat"], n=2)
+    again = result.draw(["a cat"], n=2)
+    assert [np.asarray(p).tolist() for p in pictures[2:]] == [np.asarray(p).tolist() for p in again]
+    for wrong in ({"n": 0}, {"prompts": []}):
+        with pytest.raises(ConfigError, match="asks for no picture"):
+            result.draw(**{"prompts": "a fox", **wrong})
+
+
+def test_the_same_from_disk_and_further_from_there(result, tmp_path):
+    found = rlcm.load(result.path)
+    assert (found.before, found.after, found.config) == (result.before, result.after, result.config)
+    further = rlcm.train(
+        model=result.path,
+        rewards={darkness: 1, "composition": 0.5},
+        prompts=["a fox", "three frogs"],
+        output=str(tmp_path),
+        progress=False,
+        **SMALL,
+    )
+    assert further.before["rewards.darkness"] == pytest.approx(result.after["reward"], abs=1e-4), (
+        "it begins where that one ended"
+    )
+    assert [lora.path for lora in further.config.model.loras] == [str(result.path / "final")]
+    assert [(r.label, r.weight) for r in further.config.rewards] == [("darkness", 1), ("composition", 0.5)]
+    both = further.before["rewards.darkness"] + 0.5 * further.before["rewards.composition"]
+    assert further.before["reward"] == pytest.approx(both, abs=1e-5)
+
+
+def test_a_name_that_is_taken_is_told_before_the_model_is_loaded(result):
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        rlcm.train(name="dark", output=str(result.path.parent), progress=False)
+
+
+def test_a_run_that_goes_on_with_its_objects(result):
+    trainer = Trainer.resume(result.path, ["run.rounds=3"], rewards={darkness: 1.0})
+    trainer.train()
+    assert trainer.round_number == 3
+
+
+def test_a_run_that_has_not_ended(tmp_path):
+    def fails(images, prompts):
+        raise ValueError("no")
+
+    with pytest.raises(RewardError):
+        rlcm.train(rewards=fails, output=str(tmp_path), name="stopped", progress=False, **SMALL)
+    for file in tmp_path.glob("stopped"):
+        stopped = rlcm.load(file)
+        assert stopped.after == {}
+        with pytest.raises(MissingFileError, match="has not ended"):
+            _ = stopped.pipeline
+        assert stopped._repr_png_() is None
+    with pytest.raises(MissingFileError, match="holds no run"):
+        rlcm.load(tmp_path)
+
+
+def test_a_loaded_pipeline_and_a_watcher(tmp_path, capsys):
+    class Watching:
+        notes, rounds = [], []
+
+        def note(self, text):
+            self.notes.append(text)
+
+        def round(self, metrics, rounds):
+            self.rounds.append((metrics["round"], rounds))
+
+    made = rlcm.train(
+        rlcm.TrainConfig(steps=3, guidance=3.0, rank=4, rollout={"batch_size": 16}),
+        model=lcm_pipeline(),
+        rewards=[brightness],
+        prompts=PROMPTS,
+        rounds=1,
+        images=4,
+        output=str(tmp_path),
+        callback=Watching(),
+    )
+    assert Watching.rounds == [(1, 1)]
+    assert any("checked" in note for note in Watching.notes)
+    assert made.config.lora.rank == 4
+    assert made.config.rollout.batch_size == 16
+    assert "round 1/1" in capsys.readouterr().err, "progress is shown unless told otherwise"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"rewards": 3}, "is no reward"),
+        ({"config": 3}, "config=3 is a int; give a TrainConfig"),
+        ({"rounds": "x"}, r"run\.rounds='x'"),
+        ({"callback": 3}, "callback=3 is no function"),
+        ({"model": 3}, "model=3 is a int; give a loaded diffusers pipeline"),
+        ({"prompts": []}, "the list has no prompts"),
+        ({"foo": 1}, "foo is not a setting"),
+        ({"rounds": 2, "run": {"rounds": 3}}, "rounds is short for"),
+        ({"config": "nowhere.yaml"}, "does not exist"),
+    ],
+)
+def test_what_cannot_be_is_told_in_words(arguments, said, tmp_path):
+    with pytest.raises(Exception, match=said) as caught:
+        rlcm.train(**{"progress": False, "output": str(tmp_path), **arguments})
+    assert type(caught.value).__module__ == "rlcm.errors"
+    assert not list(tmp_path.iterdir())
+
+
+def test_configurations_by_name(tmp_path, monkeypatch):
+    taken = []
+
+    class Stops:
+        def __init__(self, config, **objects):
+            taken.append(config)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlcm.tuning.call.Trainer", Stops)
+    (tmp_path / "own.yaml").write_text("seed: 5\nrun: {rounds: 9}\n")
+    for config in (None, "demo", "published", tmp_path / "own.yaml", str(tmp_path / "own.yaml"), rlcm.TrainConfig(seed=5)):
+        with pytest.raises(KeyboardInterrupt):
+            rlcm.train(config, rounds=4, progress=False)
+    default, demo, published, *own = taken
+    assert default == rlcm.TrainConfig(rounds=4)
+    assert demo.algorithm.loss == "reward_backprop"
+    assert published == rlcm.TrainConfig.published(rounds=4)
+    assert {config.seed for config in own} == {5}
+    assert {config.run.rounds for config in taken} == {4}
+
+
+def test_what_is_typed_as_people_write_it(tmp_path):
+    pytest.importorskip("mypy")
+    script = tmp_path / "typed.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import rlcm
+            from torch import Tensor
+
+
+            def dark(images: Tensor, prompts: list[str]) -> Tensor:
+                return -images.mean(dim=(1, 2, 3))
+
+
+            config = rlcm.TrainConfig(run={"rounds": 20}, lora={"rank": 8}, lr=1e-3, rewards=["alignment"], prompts=["a fox"])
+            paper = rlcm.TrainConfig.published(rounds=3)
+            result = rlcm.train(config, rewards={dark: 1.0, "alignment": 0.5}, prompts=["a fox"], rounds=3, callback=print)
+            one: float = result.before["reward"]
+            result.draw("a fox", n=2)[0].save("a.png")
+            rlcm.train(rewards=dark, branches=4)
+            rlcm.train(rewards=[dark, "alignment"])
+            rlcm.Trainer(config, rewards=[dark])
+            rlcm.TrainConfig(roundz=3)
+            rlcm.train(rounds="many")
+            """
+        )
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(script)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    errors = [line for line in found.stdout.splitlines() if "error" in line and "typed.py" in line]
+    assert len(errors) == 2, found.stdout
+    assert "roundz" in errors[0]
+    assert '"str"' in errors[1]

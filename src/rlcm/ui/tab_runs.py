@@ -34,8 +34,8 @@ def runs_tab(desk: Desk, chosen: gr.State, page: gr.Blocks, timer: gr.Timer, sho
                 resume = gr.Button("Resume the training", visible=False, size="sm", min_width=180, elem_id="resume")
                 forget = gr.Button("Take it off the list", visible=False, size="sm", min_width=180, elem_id="forget")
             said = gr.HTML(elem_id="run-said")
-            curves = gr.HTML(elem_id="run-curves")
             pairs = gr.HTML(elem_id="run-pairs")
+            curves = gr.HTML(elem_id="run-curves")
             guards = gr.HTML(elem_id="run-guards")
 
     def look(name: str | None, seen: dict[str, int]) -> list[Any]:

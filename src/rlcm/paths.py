@@ -50,6 +50,17 @@ def local(typed: Typed, setting: str) -> Path:
     return Path(path)
 
 
+def given_folder(run: object) -> Path:
+    """Return the folder of a run as Python passes it.
+
+    Raises:
+        ConfigError: if it is neither a text nor a path.
+    """
+    if not isinstance(run, (str, os.PathLike)) or not os.fspath(run):
+        raise ConfigError(f"run={run!r} names no folder; give that of a run, such as 'runs/demo'.")
+    return local(os.fspath(run), "run")
+
+
 def existing(typed: str, setting: str) -> Path | None:
     """Return the absolute path of the file or folder that a name means, None where there is none: it may mean something else.
 

@@ -139,7 +139,10 @@ def test_no_value_of_any_option_ends_in_a_traceback(place, which, value):
         (["sample", "--guidance", ""], "Invalid value for '--guidance': '': give a value, or leave the option out"),
         (["sample", "--guidance", "-3"], "Invalid value for '--guidance': -3: input should be greater than or equal to 0"),
         (["sample", "--seed", str(2**70)], "Invalid value for '--seed'"),
-        (["sample", "--n", str(10**9)], "Invalid value for '--n': 1000000000: input should be less than or equal to 10000"),
+        (
+            ["sample", "--n", str(10**9)],
+            "Invalid value for '-n' / '--n': 1000000000: input should be less than or equal to 10000",
+        ),
         (["sample", "--steps", "100"], "does not accept num_steps=100"),
         (["eval", "builtin", "--steps", "1,100"], "does not accept num_steps=100"),
         (["reproduce", "--budget", "nan"], "Invalid value for '--budget': 'nan': input should be a valid number"),

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -99,6 +100,15 @@ def test_a_reward_imports_the_file_beside_it_and_never_another_of_its_name(tmp_p
     first, second = neighbours(tmp_path / "a", ""), neighbours(tmp_path / "b", "-")
     scores = build_rewards([first])(images, prompts)
     torch.testing.assert_close(scores.total, images.mean((1, 2, 3)))
-    with pytest.raises(ConfigError, match=r"imports neighbour_of_mine.*another module of this name already.*Rename"):
+    torch.testing.assert_close(build_rewards([second])(images, prompts).total, -images.mean((1, 2, 3)))
+    torch.testing.assert_close(build_rewards([first])(images, prompts).total, images.mean((1, 2, 3)))
+    with pytest.raises(ConfigError, match=r"imports neighbour_of_mine.*another module of this name.*Rename"):
         build_rewards([first, second])
-    build_rewards([first])  # which is still fine
+
+
+def test_a_neighbour_with_the_name_of_something_installed_is_told(tmp_path):
+    (tmp_path / "mine.py").write_text("import torch\n\ndef f(images, prompts):\n    return images.mean((1, 2, 3))\n")
+    (tmp_path / "torch.py").write_text("")
+    with pytest.raises(ConfigError, match=r"imports torch, which is .*but Python has another module of this name"):
+        build_rewards([RewardSettings(name=f"{tmp_path}/mine.py:f", label="f")])
+    assert sys.modules["torch"] is torch

@@ -39,6 +39,7 @@ def test_one_several_and_weights(images, prompts):
     mixed = mix_of({dark: 1, "brightness": 0.5, "sharpness": 0})
     assert [(part.label, part.weight) for part in mixed.parts] == [("dark", 1), ("brightness", 0.5), ("sharpness", 0)]
     assert [one.settings.label for one in given([dark, dark, alone])] == ["dark", "dark-2", "alone"]
+    assert given(functools.partial(dark, prompts=[]))[0].settings.label == "dark"
     assert mix_of(Scaled()).parts[0].timeout_seconds == 7
 
 
@@ -68,6 +69,11 @@ def test_what_was_given_is_given_again_as_it_is():
         ({"brightness": True}, "the weight of brightness is True"),
         (["brightness", "brightness"], "two rewards are labelled brightness"),
         ([{"name": "brightness", "wieght": 1}], "wieght"),
+        (lambda prompts: [1.0], r"<lambda>\(prompts\) cannot be called with pictures and prompts"),
+        (lambda prompts, images: [1.0], "cannot be called with pictures and prompts"),
+        (lambda: [1.0], "cannot be called"),
+        (lambda *, images, prompts: [1.0], "cannot be called"),
+        (lambda a, b, c, d: [1.0], "cannot be called"),
     ],
 )
 def test_what_is_no_reward(passed, said):

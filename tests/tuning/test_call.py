@@ -66,9 +66,6 @@ def test_pictures_are_drawn_as_the_run_sampled(result):
     pictures = result.draw(["a fox", "a cat"], n=2)
     again = result.draw(["a cat"], n=2)
     assert [np.asarray(p).tolist() for p in pictures[2:]] == [np.asarray(p).tolist() for p in again]
-    for wrong in ({"n": 0}, {"prompts": []}):
-        with pytest.raises(ConfigError, match="asks for no picture"):
-            result.draw(**{"prompts": "a fox", **wrong})
 
 
 def test_the_same_from_disk_and_further_from_there(result, tmp_path):
@@ -151,7 +148,7 @@ def test_a_loaded_pipeline_and_a_watcher(tmp_path, capsys):
         ({"rewards": 3}, "is no reward"),
         ({"config": 3}, "config=3 is a int; give a TrainConfig"),
         ({"rounds": "x"}, r"run\.rounds='x'"),
-        ({"callback": 3}, "callback=3 is no function"),
+        ({"callback": 3}, "callback=3 cannot be called"),
         ({"model": 3}, "model=3 is a int; give a loaded diffusers pipeline"),
         ({"prompts": []}, "the list has no prompts"),
         ({"foo": 1}, "foo is not a setting"),
@@ -221,3 +218,54 @@ def test_what_is_typed_as_people_write_it(tmp_path):
     assert len(errors) == 2, found.stdout
     assert "roundz" in errors[0]
     assert '"str"' in errors[1]
+
+
+def test_a_run_of_a_lambda_has_a_name_that_can_be_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notes = []
+
+    class Watching:
+        def note(self, text):
+            notes.append(text)
+
+        def round(self, metrics, rounds):
+            pass
+
+    made = rlcm.train(
+        rewards=lambda images: images.mean((1, 2, 3)), progress=False, callback=Watching(), **SMALL | {"rounds": 1}
+    )
+    assert made.path.name.startswith("lambda-")
+    assert rlcm.load(made.path).after == made.after
+    assert "rlcm.Trainer.resume('runs/lambda-" in notes[0], "no command finds a lambda again"
+
+
+def test_what_a_result_is_asked_for_wrongly(result):
+    for wrong in (
+        {"steps": 0}, {"steps": 1.5}, {"steps": True}, {"seed": 2**64}, {"seed": "a"}, {"n": 0}, {"n": 1.5},
+        {"prompts": 5}, {"prompts": None}, {"prompts": [1]}, {"prompts": []},
+    ):  # fmt: skip
+        with pytest.raises(ConfigError):
+            result.draw(**{"prompts": "a fox", **wrong})
+    for columns in (0, -1, 1.5, "a", 10**6, True):
+        with pytest.raises(ConfigError, match="give a whole number from 1 to 10"):
+            result.picture(columns)
+    for run in (None, 5, ""):
+        with pytest.raises(ConfigError, match="names no folder"):
+            rlcm.load(run)
+        with pytest.raises(ConfigError, match="names no folder"):
+            Trainer.resume(run)
+    with pytest.raises(ConfigError, match=r"Trainer\.resume takes no rounds"):
+        Trainer.resume(result.path, rounds=3)
+    with pytest.raises(ConfigError, match="give a TrainConfig"):
+        Trainer("q.yaml")
+    with pytest.raises(ConfigError, match="settings have names"):
+        rlcm.TrainConfig(5)
+    with pytest.raises(ConfigError, match="a function is no setting"):
+        rlcm.TrainConfig(rewards=darkness)
+
+
+def test_a_callback_that_cannot_be_called_is_told_at_once(tmp_path):
+    for callback in (lambda: 1, lambda a, b: 1, 3):
+        with pytest.raises(ConfigError, match="cannot be called with the metrics of a round"):
+            rlcm.train(callback=callback, output=str(tmp_path), progress=False)
+    assert not list(tmp_path.iterdir())

@@ -81,8 +81,8 @@ def commit_of(repository: str, file: str, revision: str | None, local_files_only
     # What is wrong with it is said where the model is loaded.
     with contextlib.suppress(Exception):
         hf_hub_download(repository, file, revision=revision, local_files_only=local_files_only)
-    reference = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs"
     try:
+        reference = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model") / "refs"
         return (reference / (revision or constants.DEFAULT_REVISION)).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None

@@ -22,6 +22,18 @@ _savers: list[Callable[[], None]] = []
 _installed: list[Handlers] = []
 
 
+_masks: list[Any] = []
+
+
+def _before_a_fork() -> None:
+    """Hold signals back, so that none reaches the child while it still has our handlers."""
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS))
+
+
+def _in_the_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
 def _in_a_child() -> None:
     """Let signals do in a forked process what they did before: it is a worker of somebody's, and none of our commands.
 
@@ -31,10 +43,11 @@ def _in_a_child() -> None:
     signal.set_wakeup_fd(-1)
     for handlers in reversed(_installed):
         handlers.__exit__()
+    _in_the_parent()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_a_child)
+    os.register_at_fork(before=_before_a_fork, after_in_parent=_in_the_parent, after_in_child=_in_a_child)
 
 
 class Ended(BaseException):

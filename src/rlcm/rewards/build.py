@@ -105,14 +105,15 @@ def located(settings: RewardSettings) -> RewardSettings:
 
 def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
     """Return the mix of all entries. See `build_reward` for the errors."""
-    return RewardMix(
+    mix = RewardMix(
         [RewardPart(r.label, build_reward(r), r.weight, r.normalise, r.on_failure, r.timeout_seconds) for r in rewards]
     )
+    check_neighbours(r.name for r in rewards if not is_address(r.name))
+    return mix
 
 
 def _bind(settings: RewardSettings, path: str, args: Mapping[str, Any]) -> Callable[..., Any]:
     target = load_callable(path, settings.timeout_seconds)
-    check_neighbours(path)
     args = _located(settings.label, target, args)
     # Rewards that send many requests want to know whether one of them may fail alone.
     signature = signature_of(target) if inspect.isclass(target) else None

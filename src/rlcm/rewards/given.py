@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import numbers
@@ -14,7 +15,7 @@ from rlcm.errors import ConfigError
 from rlcm.rewards.build import build_reward
 from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import TIMEOUT_SECONDS, RewardSettings
-from rlcm.rewards.user import first_problems
+from rlcm.rewards.user import first_problems, signature_of, takes_images_alone
 
 OneReward: TypeAlias = Callable[..., Any] | str | RewardSettings | Mapping[str, Any]
 """A function of images and prompts, a name as in the setting `rewards`, or an entry of it."""
@@ -90,9 +91,39 @@ def _given(reward: Any) -> Given:
         raise ConfigError(f"rewards={reward.__name__} is a class; give an object of it, such as rewards={reward.__name__}().")
     if not callable(reward):
         raise ConfigError(f"rewards={reward!r} is no reward, but a {type(reward).__name__}; give {FORMS}.")
-    label = getattr(reward, "__name__", type(reward).__name__)
+    check_signature(reward)
+    function = reward.func if isinstance(reward, functools.partial) else reward
+    label = getattr(function, "__name__", type(function).__name__)
     limit = getattr(reward, "timeout_seconds", TIMEOUT_SECONDS)
     return Given(RewardSettings.model_construct(name=place_of(reward), label=label, timeout_seconds=limit), reward)
+
+
+def check_signature(reward: Callable[..., Any]) -> None:
+    """Refuse a function that cannot be called with pictures and prompts, or with pictures alone; metadata come by name or third.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    signature = signature_of(reward)
+    if signature is None:
+        return
+    named: dict[str, Any] = {"metadata": []} if "metadata" in signature.parameters else {}
+    places: list[list[Any]] = [[None], [None, []]] if takes_images_alone(reward) else [[None, []], [None, [], []]]
+    first = next(iter(signature.parameters), "")
+    if first in ("prompt", "prompts") or not any(_binds(signature, place, named) for place in places):
+        label = getattr(reward, "__name__", type(reward).__name__)
+        raise ConfigError(
+            f"rewards: {label}{signature} cannot be called with pictures and prompts; write it as def {label}(images, prompts), with "
+            "metadata as a third argument if it wants them."
+        )
+
+
+def _binds(signature: inspect.Signature, given: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def place_of(reward: Callable[..., Any]) -> str:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rlcm.errors import ConfigError
 from rlcm.paths import local
-from rlcm.rewards.user import signature_of
-
-_INSTALLED = {"site-packages", "dist-packages"}
+from rlcm.rewards.user import is_installed, signature_of
 
 
 def own_text(reward: Callable[..., Any]) -> str | None:
@@ -86,7 +83,7 @@ def own_files(place: str) -> dict[str, Path]:
         return {}
     named = module if module.endswith(".py") else getattr(sys.modules.get(module), "__file__", None) or ""
     file = local(named, "rewards").absolute()
-    if file.suffix != ".py" or not file.is_file() or _INSTALLED & set(file.parts):
+    if file.suffix != ".py" or not file.is_file() or is_installed(file):
         return {}
     folder = file.parent
     while (folder / "__init__.py").is_file() and folder != folder.parent:
@@ -101,19 +98,27 @@ def own_files(place: str) -> dict[str, Path]:
     return found
 
 
-def check_neighbours(place: str) -> None:
-    """Refuse a reward's file whose neighbour has the name of a module that was imported from somewhere else: it would get that one.
+def check_neighbours(places: Iterable[str]) -> None:
+    """Refuse rewards whose files import neighbours of a name that another one's neighbour, or something installed, has, too.
+
+    Args:
+        places: of the rewards of one mix, as for `own_files`.
 
     Raises:
-        ConfigError: if there is one.
+        ConfigError: if there is one: it would get the other.
     """
-    for name, file in list(own_files(place).items())[1:]:
-        other = getattr(sys.modules.get(file.stem), "__file__", None) if name == file.name else None
-        if other is not None and not os.path.samefile(other, file):
-            raise ConfigError(
-                f"{place} imports {file.stem}, which is {file}, but Python has another module of this name already: {other}. "
-                "Rename one of them."
-            )
+    known: dict[str, Path] = {}
+    for place in places:
+        for name, file in list(own_files(place).items())[1:]:
+            if name != file.name:  # in a package, whose name comes first
+                continue
+            loaded = getattr(sys.modules.get(file.stem), "__file__", None)
+            other = Path(loaded) if loaded and is_installed(Path(loaded)) else known.setdefault(file.stem, file)
+            if other != file:
+                raise ConfigError(
+                    f"{place} imports {file.stem}, which is {file}, but Python has another module of this name: {other}. "
+                    "Rename one of them."
+                )
 
 
 def _imported(file: Path, folder: Path) -> Iterator[Path]:

@@ -29,6 +29,8 @@ from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.settings import as_declared
 
 AnyReward = Callable[..., Any]
+INSTALLED = {"site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}"}
+"""Folders of what is not the user's own."""
 
 
 def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyReward:
@@ -130,6 +132,8 @@ def _check_own(setting: str, target: type, args: Mapping[str, Any]) -> None:
             as_declared(hints.get(name, Any), value)
         except PydanticCustomError as error:
             raise ConfigError(f"{setting}: {name}={value!r}: {error.message()}.") from None
+        if hints.get(name) is int and isinstance(value, float):
+            raise ConfigError(f"{setting}: {name}={value!r}: input should be a whole number.")
 
 
 def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:
@@ -236,6 +240,7 @@ def _import_file(path: Path) -> ModuleType:
     beside = home not in sys.path
     if beside:
         sys.path.insert(0, home)  # as for a script: its neighbours come first
+    _make_room_for_neighbours(Path(home))
     try:
         spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
@@ -249,6 +254,22 @@ def _import_file(path: Path) -> ModuleType:
             sys.path.remove(home)
             sys.path.append(home)  # for what it imports later, where it hides nothing that is installed
     return module
+
+
+def _make_room_for_neighbours(home: Path) -> None:
+    """Forget modules that have the name of a file in a folder and are another folder's: of a second project in one process.
+
+    Whoever has imported them keeps them. What is installed stays.
+    """
+    for file in home.glob("*.py"):
+        other = getattr(sys.modules.get(file.stem), "__file__", None)
+        if other and not is_installed(Path(other)) and Path(other).resolve() != file.resolve():
+            del sys.modules[file.stem]
+
+
+def is_installed(file: Path) -> bool:
+    """Return whether a file of Python is no user's own, but of a package, of Python itself or of this one."""
+    return bool(INSTALLED & set(file.parts)) or Path(__file__).parents[1] in file.resolve().parents
 
 
 def _module_name(path: Path) -> str:

@@ -58,8 +58,9 @@ def run_errors(path: Path) -> AbstractContextManager[None]:
 
 
 def default_name(reward: str) -> str:
-    """Return a name for a run that gives none: reward, date and time."""
-    return f"{reward}-{datetime.now():%Y%m%d-%H%M%S}"
+    """Return a name for a run that gives none: reward, date and time; of the reward what a name may hold."""
+    words = re.sub(r"[^\w.-]+", "-", reward).strip("-.")[:60] or "run"
+    return f"{words}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 class RunDirectory:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import ConfigError
-from rlcm.paths import command, existing
+from rlcm.paths import command, existing, shown
 from rlcm.rewards.build import located
 from rlcm.rewards.given import Rewards, given
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
@@ -46,6 +46,13 @@ def resolved(
     held_out = tuple(map(located, config.evaluation.held_out))
     changes["evaluation"] = config.evaluation.model_copy(update={"held_out": held_out})
     return config.model_copy(update=changes)
+
+
+def going_on(folder: Path, config: TrainConfig) -> str:
+    """Return what goes on with a run: a command, or Python where a reward is an object that no command can find again."""
+    if any(reward.name.startswith("__main__:") or set("<(") & set(reward.name) for reward in config.rewards):
+        return f"rlcm.Trainer.resume({shown(folder)!r}, rewards=...).train(), in Python, with the same rewards"
+    return command("rlcm", "train", "--resume", folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,17 @@ class AllValues(Values, total=False):
 class _CalledFromPython(type(Settings)):  # type: ignore[misc]
     """The short names and our own errors for `TrainConfig(...)`; what is read from files and command lines goes another way."""
 
-    def __call__(cls, **values: Any) -> Any:
+    def __call__(cls, *unnamed: Any, **values: Any) -> Any:
+        if unnamed:
+            raise ConfigError(
+                f"TrainConfig({unnamed[0]!r}): settings have names, such as rounds=20; `load_config` reads a file."
+            )
+        if any(
+            map(callable, values["rewards"] if isinstance(values.get("rewards"), (list, tuple)) else [values.get("rewards")])
+        ):
+            raise ConfigError(
+                "rewards: a function is no setting; pass it beside the configuration: rlcm.train(config, rewards=...)."
+            )
         try:
             return super().__call__(**spelt_out(values))
         except ValidationError as error:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from rlcm.errors import CheckpointError, ConfigError
-from rlcm.paths import command, local
+from rlcm.paths import given_folder
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
 from rlcm.rewards.given import Rewards, given
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
-from rlcm.training.beginning import Stopped, resolved, stopped_run
+from rlcm.training.beginning import Stopped, going_on, resolved, stopped_run
 from rlcm.training.build import Parts, build
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
@@ -73,7 +73,11 @@ class Trainer:
         watcher: Watcher | None = None,
         stopped: Stopped | None = None,
     ) -> None:
-        config = config or TrainConfig()
+        config = TrainConfig() if config is None else config
+        if not isinstance(config, TrainConfig):
+            raise ConfigError(
+                f"config={config!r} is a {type(config).__name__}; give a TrainConfig, such as load_config(FILE) returns."
+            )
         if isinstance(model, (str, Path)):
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
             model = None
@@ -160,7 +164,10 @@ class Trainer:
             ConfigError: if it would go on with something else than before, and `force` is not set; see `rlcm.training.pins`.
             RunDirectoryError: if another process is training it.
         """
-        config, stopped = stopped_run(local(run, "--resume").absolute(), changes, force=force)
+        if unknown := sorted(objects.keys() - {"model", "rewards", "prompts", "watcher"}):
+            raise ConfigError(f"Trainer.resume takes no {unknown[0]}; settings are changes, such as ['run.rounds=200'].")
+        changes = [changes] if isinstance(changes, str) else changes
+        config, stopped = stopped_run(given_folder(run).absolute(), changes, force=force)
         return cls(config, stopped=stopped, **objects)
 
     def _go_on(self, stopped: Stopped) -> None:
@@ -241,7 +248,7 @@ class Trainer:
             while not self._is_over():
                 if self.world.any(interrupts.wanted):
                     self._kept.checkpoint(self._state)
-                    again = command("rlcm", "train", "--resume", directory.path)
+                    again = going_on(directory.path, self.config)
                     self._note(f"stopped after round {self.round_number}; go on with: {again}")
                     return False
                 metrics = self.round()

@@ -12,6 +12,7 @@ from rlcm.errors import ConfigError
 from rlcm.paths import local
 from rlcm.processes.distributed import is_main_process
 from rlcm.rewards.given import Rewards
+from rlcm.rewards.user import signature_of
 from rlcm.runs.rundir import RunDirectory
 from rlcm.settings import Settings, merge
 from rlcm.training.config import TrainConfig, load_config, parse_settings
@@ -44,7 +45,7 @@ def train(
 
     Args:
         config: settings; the path of a YAML file; `"demo"` or `"published"`; left out, the defaults, which tune the built-in model.
-        model: a loaded diffusers pipeline, a folder, an id of the Hugging Face Hub, or the folder of a run to go on from.
+        model: a loaded diffusers pipeline, a folder, an id of the Hugging Face Hub, or a run to go on from: its folder or `Result`.
         rewards: in place of the configuration's: a function of images [B, 3, h, w] and prompts, a name, a list, or
             `{function: 1, "alignment": 0.5}`.
         prompts: in place of the configuration's: a list, a built-in set, or a file.
@@ -61,15 +62,13 @@ def train(
     resolved = _changed(_read(config), changes)
     if resolved.name:  # before the model is loaded
         RunDirectory(local(resolved.output, "output") / resolved.name).require_no_results()
+    watchers: list[Watcher] = [] if callback is None else [_watcher(callback)]
     with ExitStack() as stack:
-        watchers: list[Watcher] = []
         if progress and is_main_process():
             watchers.append(stack.enter_context(ConsoleProgress()))
-        if callback is not None:
-            watchers.append(_watcher(callback))
         trainer = Trainer(
             resolved,
-            model=model,
+            model=model.path if isinstance(model, Result) else model,
             rewards=rewards,
             prompts=None if isinstance(prompts, str) else prompts,
             watcher=_Both(watchers),
@@ -113,8 +112,17 @@ def _watcher(callback: Any) -> Watcher:
     """
     if hasattr(callback, "round") and hasattr(callback, "note"):
         return callback
-    if not callable(callback):
-        raise ConfigError(f"callback={callback!r} is no function; give one that takes the metrics of a round, a dict.")
+    signature = signature_of(callback) if callable(callback) else None
+    try:
+        if not callable(callback):
+            raise TypeError("it is no function")
+        if signature is not None:
+            signature.bind({})
+    except TypeError as error:
+        raise ConfigError(
+            f"callback={callback!r} cannot be called with the metrics of a round ({error}); give a function of one argument, a dict, or "
+            "an object with the methods `round` and `note`."
+        ) from None
     return _OfRounds(callback)
 
 

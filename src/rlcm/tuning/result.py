@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 from rlcm.errors import ConfigError, RLCMError
-from rlcm.paths import local
+from rlcm.paths import given_folder
 from rlcm.pipelines import make_denoiser
+from rlcm.pipelines.settings import DrawSettings, SamplerSettings
 from rlcm.policy.rollout import pictures_of, require_pictures
 from rlcm.report.picture import before_after_picture
 from rlcm.report.reading import read_run
@@ -23,10 +24,11 @@ from rlcm.report.run import Run
 from rlcm.report.words import headline
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.sharing import tuned_pipeline
-from rlcm.training.config import TrainConfig
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.final import tuned_weights
 from rlcm.training.fitting import check_images
 from rlcm.training.locations import located
+from rlcm.training.prompts import load_prompts
 from rlcm.training.run_config import run_config
 from rlcm.training.usage import call_arguments
 from rlcm.training.watch import flat_summary
@@ -51,7 +53,7 @@ class Result:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = local(path, "run").absolute()
+        self.path = given_folder(path).absolute()
         self.config: TrainConfig = located(run_config(self.path))
 
     @cached_property
@@ -106,23 +108,30 @@ class Result:
 
         Raises:
             MissingFileError: if the run has not ended.
-            ConfigError: if there is no prompt, or `n` is less than 1 or more than memory holds.
+            ConfigError: if there is no prompt, or a number is out of range or more than memory holds.
         """
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not texts or n < 1:
-            raise ConfigError(f"draw(prompts={texts}, n={n}) asks for no picture; give a prompt, and n of 1 or more.")
+        texts = load_prompts([prompts] if isinstance(prompts, str) else prompts).prompts
+        asked = parse_settings(DrawSettings, {"seed": seed, "count": n})
+        if steps is not None:
+            parse_settings(SamplerSettings, {"steps": steps})
         denoiser = make_denoiser(self.pipeline, self.config.sampler.drawing(steps), self.config.model)
-        check_images("n", n, denoiser, len(texts))
-        seeds = [seed + j for _ in texts for j in range(n)]
-        images = pictures_of(denoiser, [text for text in texts for _ in range(n)], seeds, AT_ONCE)
+        check_images("n", asked.count, denoiser, len(texts))
+        seeds = [asked.seed + j for _ in texts for j in range(asked.count)]
+        images = pictures_of(denoiser, [text for text in texts for _ in range(asked.count)], seeds, AT_ONCE)
         return [Image.fromarray(level) for level in to_uint8(require_pictures(images))]
 
     def picture(self, columns: int = 6) -> Image.Image:
         """Return pictures of the same prompts and seeds before and after, with what was measured.
 
+        Args:
+            columns: pictures in a row, 1 to 10.
+
         Raises:
+            ConfigError: if `columns` is out of range.
             RunDirectoryError: if the run has not both.
         """
+        if isinstance(columns, bool) or not isinstance(columns, int) or not 1 <= columns <= 10:
+            raise ConfigError(f"columns={columns!r}: give a whole number from 1 to 10.")
         with tempfile.TemporaryDirectory() as folder:
             file = before_after_picture(self.path, Path(folder) / "picture.png", columns)
             return Image.open(io.BytesIO(file.read_bytes()))

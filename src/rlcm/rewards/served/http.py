@@ -247,6 +247,8 @@ class HttpReward:
         good = [answer for answer in answers if not isinstance(answer, RewardError)]
         if any(set(answer) != set(good[0]) for answer in good):
             raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in good]}.")
+        if self.rewards is not None and good and set(good[0]) != set(self.rewards):
+            raise RewardError(f"the servers were asked for the rewards {sorted(self.rewards)} and gave {sorted(good[0])}.")
         scores = {label: torch.full((len(prompts),), float("nan")) for label in good[0]}
         for part, answer in zip(parts, answers, strict=True):
             if not isinstance(answer, RewardError):

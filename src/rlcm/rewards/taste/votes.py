@@ -155,9 +155,18 @@ def _parse(line: bytes, place: str, *, is_last: bool) -> Line | str | None:
         what = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{place} is no vote: {where}{given}: {what}; correct or delete the line.") from error
     except (ValueError, RecursionError) as error:
-        if is_last:
+        if is_last and _is_torn(line):
             return None
         raise ConfigError(f"{place} is no JSON ({error}); correct or delete the line.") from error
+
+
+def _is_torn(line: bytes) -> bool:
+    """Return whether a line is no whole value of JSON, nor one with more behind it."""
+    try:
+        json.JSONDecoder().raw_decode(line.decode("utf-8", "replace").strip())
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 class VotesFile:
@@ -182,12 +191,27 @@ class VotesFile:
             UsageError: if `chosen` names no pictures, or the question was answered before.
             RunDirectoryError: if it cannot be written; nothing of it counts then.
         """
+        if not (
+            isinstance(images, Tensor)
+            and images.ndim == 4
+            and images.shape[1] == 3
+            and images.numel()
+            and images.isfinite().all()
+        ):
+            shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise UsageError(
+                f"images={shape}: give the pictures of a question as a tensor [K, 3, h, w] in [0, 1], without NaN."
+            )
+        try:
+            places = sorted(map(index, chosen))
+        except TypeError:
+            raise UsageError(f"chosen={chosen!r}: give the places of the best pictures, such as [0], or [] for none.") from None
         levels = to_uint8(images)
         files = [to_png(level) for level in levels]
         names = [f"{PICTURES}/{digests.of_bytes(file)}.png" for file in files]
         id = id or uuid.uuid4().hex
         try:
-            line = Line(id=id, time=_now(), voter=voter, prompt=prompt, pictures=names, chosen=sorted(map(index, chosen)))
+            line = Line(id=id, time=_now(), voter=voter, prompt=prompt, pictures=names, chosen=places)
         except ValidationError as error:
             raise UsageError(f"this is no vote: {error.errors()[0]['msg']}.") from error
         with disk_errors(self.path), self._alone():
@@ -225,12 +249,17 @@ class VotesFile:
                 lock.release()
 
     def _append(self, value: dict[str, Any]) -> None:
-        """Add a line, whole or not at all; after half a line that a crash left, on one of its own."""
+        """Add a line, whole or not at all; half a line that a crash left is moved into a file beside this one."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            data = b"\n" * torn + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            last = read_bytes(self.path).rpartition(b"\n")[2] if size else b""
+            if torn := bool(last) and _is_torn(last):
+                with open(self.path.with_name(f"{self.path.name}.torn"), "ab") as beside:
+                    beside.write(last + b"\n")
+                size -= len(last)
+                os.ftruncate(descriptor, size)
+            data = b"\n" * (bool(last) and not torn) + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
             try:
                 if os.write(descriptor, data) < len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -84,8 +84,8 @@ def tiny_config(output: Any, **changes: Any) -> TrainConfig:
         "sampler": {"steps": STEPS, "guidance": 3.0},
         "lora": {"rank": 4, "alpha": 8},
         "rollout": {"batch_size": 6, "branches": 1, "branch_schedule": "last"},
-        "algorithm": {"stat_buffer_size": 8, "stat_min_count": 3, "kl_coefficient": 0.0},
-        "optimizer": {"lr": 1e-4, "schedule": "constant"},
+        "algorithm": {"stat_buffer_size": 8, "stat_min_count": 3, "kl_coefficient": 0.0, "kl_target": None},
+        "optimizer": {"lr": 1e-4, "schedule": "constant", "max_pace": 1.0},
         "evaluation": {"images": 4, "every": 0},
         "run": {"rounds": 2, "tracker": "none", "save_every": 1, "keep_last": 9},
     }

@@ -69,11 +69,38 @@ def test_what_a_crash_left_is_passed_over_and_the_next_vote_is_whole(file):
         opened.write(b'{"id": "half", "prom')
     assert [vote.prompt for vote in file.votes()] == ["a"]
     file.add("b", FOUR, [1])
+    assert [vote.prompt for vote in file.votes()] == ["a", "b"]
+    assert len(file.path.read_bytes().splitlines()) == 2
+    assert file.path.with_name("votes.jsonl.torn").read_bytes() == b'{"id": "half", "prom\n', "it is put aside, and not lost"
+
+
+def test_a_last_line_that_is_whole_is_no_crash(file):
+    for name in ("a", "b", "c"):
+        file.add(name, FOUR, [1])
+    lines = file.path.read_bytes().splitlines()
+    file.path.write_bytes(b"\n".join([lines[0], lines[1], b'{"undo": "nobody"}']))  # without a line feed
+    file.add("d", FOUR, [1])
+    assert [vote.prompt for vote in file.votes()] == ["a", "b", "d"]
+    file.path.write_bytes(lines[0] + b"\n" + lines[1] + lines[2])  # two votes in one line, by hand
     with pytest.raises(ConfigError, match=r"votes\.jsonl, line 2 is no JSON.*; correct or delete the line"):
         file.votes()
-    lines = file.path.read_bytes().split(b"\n")
-    file.path.write_bytes(b"\n".join([lines[0], lines[2], b""]))
-    assert [vote.prompt for vote in file.votes()] == ["a", "b"]
+    file.path.write_bytes(lines[0] + b"\n{broken}\n" + lines[2] + b"\n")
+    with pytest.raises(ConfigError, match=r"votes\.jsonl, line 2 is no JSON"):
+        file.votes()
+
+
+@pytest.mark.parametrize("chosen", [[1.0], "0", 5, None, [None]])
+def test_places_that_are_none(file, chosen):
+    with pytest.raises(UsageError, match="give the places of the best pictures"):
+        file.add("a", FOUR, chosen)
+    assert not file.path.exists()
+
+
+@pytest.mark.parametrize("images", [FOUR[0], FOUR[:, :1], FOUR[:0], FOUR.tolist(), FOUR * float("nan")])
+def test_pictures_that_are_none(file, images):
+    with pytest.raises(UsageError, match=r"give the pictures of a question as a tensor \[K, 3, h, w\]"):
+        file.add("a", images, [0])
+    assert not file.path.exists()
 
 
 GOOD = {"id": "x", "prompt": "a", "pictures": ["a.png", "b.png"], "chosen": [0]}

@@ -120,8 +120,8 @@ def _watcher(callback: Any) -> Watcher:
             signature.bind({})
     except TypeError as error:
         raise ConfigError(
-            f"callback={callback!r} cannot be called with the metrics of a round ({error}); give a function of one argument, a dict, or "
-            "an object with the methods `round` and `note`."
+            f"callback={callback!r} cannot be called with the metrics of a round ({error}); give a function of one argument, a dict, "
+            "or an object with the methods `round` and `note`."
         ) from None
     return _OfRounds(callback)
 

@@ -191,13 +191,8 @@ class VotesFile:
             UsageError: if `chosen` names no pictures, or the question was answered before.
             RunDirectoryError: if it cannot be written; nothing of it counts then.
         """
-        if not (
-            isinstance(images, Tensor)
-            and images.ndim == 4
-            and images.shape[1] == 3
-            and images.numel()
-            and images.isfinite().all()
-        ):
+        whole = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0
+        if not (whole and images.isfinite().all()):
             shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise UsageError(
                 f"images={shape}: give the pictures of a question as a tensor [K, 3, h, w] in [0, 1], without NaN."

@@ -82,6 +82,7 @@ def tiny_config(output: Any, **changes: Any) -> TrainConfig:
         "name": "run",
         "output": str(output),
         "sampler": {"steps": STEPS, "guidance": 3.0},
+        "rewards": ["jpeg_compressibility"],
         "lora": {"rank": 4, "alpha": 8},
         "rollout": {"batch_size": 6, "branches": 1, "branch_schedule": "last"},
         "algorithm": {"stat_buffer_size": 8, "stat_min_count": 3, "kl_coefficient": 0.0, "kl_target": None},

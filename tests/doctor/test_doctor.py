@@ -19,6 +19,7 @@ from rlcm.training.trainer import Trainer
 SMALL = {
     "rollout.batch_size": 4,
     "rollout.branches": 1,
+    "rewards": "[jpeg_compressibility]",
     "evaluation.images": 4,
     "run.rounds": 3,
     "sampler.steps": 3,

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +29,10 @@ def pixels(drawn):
 
 
 def sampled(model, *more, folder):
-    file = folder / "picture.png"
-    found = CliRunner().invoke(cli.main, ["sample", str(model), "--prompt", "a red cat", *more, "-o", str(file)])
+    folder = folder / f"of-{Path(model).name}"
+    found = CliRunner().invoke(cli.main, ["sample", str(model), "--prompt", "a red cat", *more, "-o", str(folder)])
     assert found.exit_code == 0, found.output
+    (file,) = folder.glob("*.png")
     return np.asarray(Image.open(file))
 
 

@@ -323,7 +323,9 @@ def test_it_learns_as_whole_weights_do(tmp_path):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(quantisation.importlib.util, "find_spec", lambda name: None)
     for kind, package in quantisation.PACKAGES.items():
-        with pytest.raises(ConfigError, match=rf"model.quantisation={kind} needs .*{package}: pip install 'rlcm\[quant\]', or"):
+        with pytest.raises(
+            ConfigError, match=rf"model.quantisation={kind} needs .*{package}: pip install .*bitsandbytes.*, or"
+        ):
             load_pipeline(ModelSettings(device="cpu", quantisation=kind))
     load_pipeline(ModelSettings(device="cpu"))
 

@@ -127,10 +127,10 @@ def test_none_keeps_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("wandb", "rlcm[wandb]"),
-        ("trackio", "rlcm[trackio]"),
-        ("swanlab", "rlcm[swanlab]"),
-        ("tensorboard", "install 'tensorboard'"),
+        ("wandb", "pip install 'wandb"),
+        ("trackio", "pip install 'trackio"),
+        ("swanlab", "pip install 'swanlab"),
+        ("tensorboard", "pip install tensorboard,"),
     ],
 )
 def test_a_missing_package_names_what_brings_it(monkeypatch, name, remedy):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rlcm.errors import ConfigError
+from rlcm.extras import to_install
 from rlcm.pipelines.settings import ModelSettings
 
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
@@ -29,8 +30,8 @@ def check_quantisation(settings: ModelSettings, device: torch.device, dtype: tor
         return
     if importlib.util.find_spec(PACKAGES[kind]) is None:
         raise ConfigError(
-            f"model.quantisation={kind} needs a package that is not installed, {PACKAGES[kind]}: pip install 'rlcm[quant]', "
-            "or use model.quantisation=none."
+            f"model.quantisation={kind} needs a package that is not installed, {PACKAGES[kind]}: {to_install('quant')}, or "
+            "use model.quantisation=none."
         )
     if device.type not in DEVICES[kind]:
         others = " or ".join(f"model.quantisation={name}" for name, devices in DEVICES.items() if device.type in devices)

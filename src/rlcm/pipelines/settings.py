@@ -60,7 +60,7 @@ class ModelSettings(Settings):
     quantisation: Quantisation = "none"
     """How the frozen weights of the network's linear layers are stored: `none`, as `precision` says; `int8` in 8 bits, half of
     bf16, with bf16 or fp32 for computing; `nf4` in 4 bits, on CUDA GPUs and CPUs. Convolutions, the new LoRA, text encoders and VAE
-    stay as they are. For cards with little memory; needs `pip install 'rlcm[quant]'`."""
+    stay as they are. For cards with little memory; needs the extra `quant`."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """auto, cpu, mps, cuda or cuda:N."""
     loras: tuple[LoraSettings, ...] = ()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlcm.errors import ConfigError, MissingFileError, RewardError, UsageError
+from rlcm.extras import to_install
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, located, place_of
 from rlcm.rewards.composition import RawScores
@@ -142,7 +143,7 @@ def serve_rewards(
     try:
         from rlcm.rewards.served.server import ServerSettings, serve
     except ModuleNotFoundError as error:
-        raise UsageError(f'the server needs the package {error.name}; install it with: pip install "rlcm[serve]"') from error
+        raise UsageError(f"the server needs the package {error.name}; install it with: {to_install('serve')}") from error
     try:
         settings = ServerSettings(host=host, port=port, workers=workers)
     except ValidationError as error:

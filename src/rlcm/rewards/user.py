@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.extras import to_install
 from rlcm.paths import local
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.coroutines import event_loop
@@ -281,7 +282,7 @@ def _remedy(module: str | None) -> str:
     extra = {"httpx": "remote", "fastapi": "serve", "uvicorn": "serve", "imscore": "imscore", "rapidocr": "ocr"}.get(
         module or ""
     )
-    return f'install it with: pip install "rlcm[{extra}]"' if extra else "install it, or correct the import."
+    return f"install it with: {to_install(extra)}" if extra else "install it, or correct the import."
 
 
 def _nearby(name: str, known: Iterable[str], lead: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlcm.errors import ConfigError
+from rlcm.extras import to_install
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +91,8 @@ def require_tracker(name: TrackerName) -> None:
     except (ImportError, ValueError):
         found = False
     if not found:
-        extra = "tensorboard" if name == "tensorboard" else f"rlcm[{name}]"
-        raise ConfigError(
-            f"run.tracker={name} needs a package that is not installed: pip install '{extra}', or use run.tracker=none."
-        )
+        command = "pip install tensorboard" if name == "tensorboard" else to_install(name)
+        raise ConfigError(f"run.tracker={name} needs a package that is not installed: {command}, or use run.tracker=none.")
 
 
 def make_tracker(name: TrackerName, run: TrackedRun) -> Tracker:

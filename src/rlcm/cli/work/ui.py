@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from rlcm.errors import UsageError
+from rlcm.extras import to_install
 from rlcm.paths import shown
 from rlcm.processes.signals import until_told
 from rlcm.report.words import counted
@@ -25,7 +26,7 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
         from rlcm.ui.page import create_app
         from rlcm.ui.server import address, check_host, listen, serve
     except ModuleNotFoundError as error:
-        raise UsageError(f"the page needs the package {error.name}; install it with: pip install 'rlcm[ui]'") from error
+        raise UsageError(f"the page needs the package {error.name}; install it with: {to_install('ui')}") from error
     password = os.environ.get(password_env) or None
     if password is None and password_env != PASSWORD:
         raise UsageError(

@@ -25,7 +25,7 @@ IMSCORE = {
 
 
 class ImScore:
-    """Any scorer of the package imscore (`pip install "rlcm[imscore]"`): ImageReward, MPS, HPSv3 and others.
+    """Any scorer of the package imscore (the extra `imscore`): ImageReward, MPS, HPSv3 and others.
 
     Args:
         scorer: one of the names in `IMSCORE`, or module:class of another scorer of that package.

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError
+from rlcm.extras import to_install
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.rewards.learned.clip import Network
 from rlcm.rewards.verified.verdict import Found
@@ -119,7 +120,7 @@ class WordDetector:
         self.network = network
         self.is_owl = self.model.config.model_type.startswith("owl")
         if self.is_owl and importlib.util.find_spec("scipy") is None:
-            raise ConfigError(f'the detector {path} prepares its pictures with scipy; install it with: pip install "rlcm[owl]"')
+            raise ConfigError(f"the detector {path} prepares its pictures with scipy; install it with: {to_install('owl')}")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, classes: Sequence[Sequence[str]], /) -> Finds:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlcm.errors import ConfigError
+from rlcm.extras import to_install
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.rewards.learned.clip import Lazy
 
@@ -29,7 +30,7 @@ class Ocr:
         1 - d(read, asked) / max(|read|, |asked|),   d: Levenshtein's edit distance
 
     so letters too many cost as much as letters missing. All that is read counts, from top to bottom and left to right. Spaces
-    are left out of both. Needs the packages of `pip install "rlcm[ocr]"`, which bring RapidOCR's weights with them.
+    are left out of both. Needs the packages of the extra `ocr`, which bring RapidOCR's weights with them.
 
     Args:
         case_sensitive: whether capital and small letters are different.
@@ -97,9 +98,7 @@ def _similarity() -> Callable[[str, str], float]:
         import rapidocr  # noqa: F401
         from rapidfuzz.distance import Levenshtein
     except ImportError as error:
-        raise ConfigError(
-            f'the reward ocr needs the module {error.name!r}; install it with: pip install "rlcm[ocr]"'
-        ) from error
+        raise ConfigError(f"the reward ocr needs the module {error.name!r}; install it with: {to_install('ocr')}") from error
     return Levenshtein.normalized_similarity
 
 

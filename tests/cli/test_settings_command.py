@@ -39,8 +39,8 @@ def test_every_setting_is_found_by_its_name_with_its_default():
 def test_settings_about_a_word():
     found = rlcm("settings", "Leash")
     assert found.exit_code == 0
-    assert "algorithm.kl_coefficient=0.02" in found.output
-    assert [line for line in found.output.splitlines() if re.match(r"\S", line)] == ["algorithm.kl_coefficient=0.02"]
+    assert "algorithm.kl_coefficient=0.1" in found.output
+    assert [line for line in found.output.splitlines() if re.match(r"\S", line)] == ["algorithm.kl_coefficient=0.1"]
     assert rlcm("settings", "lr").output.startswith("optimizer.lr=")
     missing = rlcm("settings", "xyzzy")
     assert missing.exit_code == 2

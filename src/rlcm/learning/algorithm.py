@@ -64,7 +64,7 @@ class AlgorithmSettings(Settings):
     stop_kl: float | None = Field(default=None, gt=0)
     """Leave out the remaining optimiser steps of a round once the policy's KL divergence from the one that sampled, per step,
     exceeds this."""
-    kl_coefficient: float = Field(default=0.02, ge=0, le=1_000_000)
+    kl_coefficient: float = Field(default=0.1, ge=0, le=1_000_000)
     """The leash: weight of the KL divergence from the base model, per step, on the scale of `log_prob_reduction`."""
     kl_form: Literal["loss", "reward"] = "loss"
     """Where the divergence counts: `loss` exactly, by its own gradient; `reward` as log-ratios subtracted from the rewards."""

@@ -63,7 +63,7 @@ def test_a_study_is_shown(run: Path) -> None:
     page = Page(write_report(run))
     for words in (
         "How many steps it needs", "Trained with 4 steps. a laptop", "JPEG size against steps", "JPEG size against speed",
-        "train: 6 prompts, 24 images each", "a <b> & c: held-out, 6 prompts, 24 images each, 2 of the prompts were trained on",
+        "train: 6 prompts, 24 images a row", "a <b> & c: held-out, 6 prompts, 24 images a row, 2 of the prompts were trained on",
         "beauty, held out", "JPEG size, kB", "1.10 ± 0.02", "judge: right pictures, %", "99.0 ± 1.0",
         "judge: right, of a place, %", "50.0 ± 5.0", "Held out: not trained on.",
     ):  # fmt: skip

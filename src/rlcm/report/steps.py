@@ -186,7 +186,7 @@ def _about(group: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     prompts, trained = finite(group.get("prompts")), finite(group.get("trained"))
     images = finite(rows[0].get("images")) if rows else None
     facts += [f"{prompts:.0f} prompts"] if prompts else []
-    facts += [f"{images:.0f} images each"] if images else []
+    facts += [f"{images:.0f} images a row"] if images else []
     facts += [f"{trained:.0f} of the prompts were trained on"] if trained and group.get("kind") != "train" else []
     return ", ".join(facts)
 

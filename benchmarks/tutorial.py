@@ -85,7 +85,8 @@ def time_of(found: dict[str, Any]) -> str:
     """Return the page's sentence on how long it took."""
     return (
         f"All commands of this page together took {found['wall_seconds'] / 60:.1f} minutes "
-        f"({found['cpu_seconds'] / 60:.1f} minutes of computing, added up over the cores)\non a machine that did other work, too (load {found['load_average']:.0f} on {found['cores']} cores), and "
+        f"({found['cpu_seconds'] / 60:.1f} minutes of computing, added up over the cores)\non a machine that did other work, too "
+        f"(load {found['load_average']:.0f} on {found['cores']} cores), and "
         f"{found['peak_memory_mb'] / 1000:.1f} GB of memory.\nMachine: {found['machine']}."
     )
 

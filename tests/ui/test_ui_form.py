@@ -134,6 +134,15 @@ def test_fields_left_empty_are_the_defaults():
     assert config == TrainConfig()
 
 
+def test_what_follows_from_other_fields_follows_them():
+    shown = values_of(TrainConfig())
+    assert read_form(shown | {"algorithm.kl_coefficient": 0}) == TrainConfig(leash=0), "0 is off, as the form says"
+    assert read_form(shown | {"algorithm.dense_every": 1}).rollout.branches == 1
+    assert read_form(values_of(TrainConfig.published())) == TrainConfig.published()
+    with pytest.raises(ConfigError, match="needs a weight to start from"):
+        read_form(shown | {"algorithm.kl_coefficient": 0, "algorithm.kl_target": 0.2})
+
+
 def test_starts(tmp_path):
     assert start_from("*default", {}) == TrainConfig()
     assert start_from("*demo", {}) == load_config(DEMO)

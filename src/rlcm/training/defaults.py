@@ -23,6 +23,10 @@ SHORT = {
 """What `rlcm.TrainConfig(rounds=20)` and `rlcm.train(rounds=20)` call by one word."""
 
 
+FOLLOWING = ("rollout.branches", "algorithm.kl_target", "optimizer.max_pace")
+"""Settings whose default follows from others; see `following`."""
+
+
 def following(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a run with those added that others ask for, where they were left open.
 

@@ -21,6 +21,7 @@ from rlcm.rewards.settings import entry_of
 from rlcm.settings import alternatives, leaves
 from rlcm.text_files import lines_of
 from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.defaults import FOLLOWING
 from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
 from rlcm.training.prompts import load_prompts
 from rlcm.training.run_config import run_config
@@ -171,12 +172,15 @@ def read_form(entered: Mapping[str, Any]) -> TrainConfig:
             so that a wrong name is found before anything starts.
     """
     values: dict[str, Any] = {}
+    defaults = TrainConfig().model_dump(mode="json")
     for field in fields():
         if field.key not in entered:
             continue
         value = field.read(entered[field.key])
         if value is None and not field.optional:
             continue  # left empty: the default
+        if field.key in FOLLOWING and value == _at(defaults, field.key):
+            continue  # as it was: it follows what else is set
         *groups, last = field.key.split(".")
         place = values
         for group in groups:

@@ -338,7 +338,7 @@ def test_a_reward_that_was_passed_with_other_arguments_is_another(tmp_path):
         return functools.partial(brightness_times, scale=scale)
 
     run = trainer(tmp_path, functions=[begun(1.0)], run={"rounds": 1, "save_every": 1}).train()
-    with pytest.raises(ConfigError, match=r"rewards\.partial: what it was made with"):
+    with pytest.raises(ConfigError, match=r"rewards\.brightness_times: what it was made with"):
         resume(run, changes=["run.rounds=2"], functions=[begun(-5.0)])
     resume(run, changes=["run.rounds=2"], functions=[begun(1.0)]).train()
     assert len(metrics_of(run)) == 2

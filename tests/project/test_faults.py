@@ -313,7 +313,7 @@ def test_a_tracker_that_fails_stops_nothing(tmp_path, monkeypatch, undisturbed):
 def test_a_tracker_that_is_not_installed_is_named_before_the_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "swanlab", None)
     monkeypatch.setattr(module, "build", lambda *_, **__: pytest.fail("the model was loaded"))
-    with pytest.raises(ConfigError, match=r"run.tracker=swanlab needs a package .*rlcm\[swanlab\]"):
+    with pytest.raises(ConfigError, match=r"run.tracker=swanlab needs a package .*pip install 'swanlab"):
         trainer(tmp_path, run={"tracker": "swanlab"})
     assert not (tmp_path / "run").exists()
 

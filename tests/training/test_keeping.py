@@ -11,7 +11,7 @@ from safetensors import safe_open
 from short_runs import Failing, metrics_of, resume, trainer
 from tiny_runs import PROMPTS, STEPS, Listener, brightness, lcm_pipeline, tiny_config
 
-from rlcm.errors import RewardError, RunDirectoryError
+from rlcm.errors import ConfigError, RewardError, RunDirectoryError
 from rlcm.policy.adapter import save_lora
 from rlcm.report import read_run
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_reward
@@ -96,8 +96,8 @@ def test_a_folder_with_a_run_is_refused_before_anything_is_written(tmp_path):
 
 def test_an_output_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirectoryError, match="choose another folder with output="):
-        trainer(tmp_path / "file").train()
+    with pytest.raises(ConfigError, match=r"output=.*file is no folder; choose another place"):
+        trainer(tmp_path / "file")  # before anything expensive
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])

@@ -270,6 +270,37 @@ def check_types(folder: Path, **files: str) -> str:
     return answer.stdout + answer.stderr
 
 
+FACE = """import rlcm
+from torch import Tensor
+
+
+def dark(images: Tensor, prompts: list[str]) -> Tensor:
+    return -images.mean(dim=(1, 2, 3))
+
+
+config = rlcm.TrainConfig(run={"rounds": 20}, lora={"rank": 8}, lr=1e-3, rewards=["alignment"], prompts=["a fox"])
+paper = rlcm.TrainConfig.published(rounds=3)
+result = rlcm.train(config, rewards={dark: 1.0, "alignment": 0.5}, prompts=["a fox"], rounds=3, callback=print)
+one: float = result.before["reward"]
+result.draw("a fox", n=2)[0].save("a.png")
+rlcm.train(rewards=dark, branches=4)
+rlcm.train(rewards=[dark, "alignment"])
+rlcm.Trainer(config, rewards=[dark])
+rlcm.TrainConfig(roundz=3)
+rlcm.train(rounds="many")
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
+def test_the_face_is_typed_as_people_write_it(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    found = check_types(tmp_path, face=FACE)
+    errors = [line for line in found.splitlines() if "error" in line]
+    assert len(errors) == 2, found
+    assert "roundz" in errors[0]
+    assert '"str"' in errors[1]
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
 def test_a_users_file_passes_strict_type_checks_and_a_wrong_one_does_not(tmp_path: Path) -> None:
     pytest.importorskip("mypy")

@@ -38,6 +38,7 @@ def library(pipeline: Any = None) -> Trainer:
         "name": "minimal",
         "seed": NUMBERS["seed"],
         "prompts": PROMPTS,
+        "rewards": ["jpeg_compressibility"],
         "sampler": {"steps": NUMBERS["steps"], "guidance": NUMBERS["guidance"]},
         "rollout": {"batch_size": NUMBERS["images"], "branches": 1},
         "algorithm": {

@@ -1,9 +1,5 @@
 """A training in one call, and what comes of it."""
 
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import torch
@@ -182,42 +178,6 @@ def test_configurations_by_name(tmp_path, monkeypatch):
     assert published == rlcm.TrainConfig.published(rounds=4)
     assert {config.seed for config in own} == {5}
     assert {config.run.rounds for config in taken} == {4}
-
-
-def test_what_is_typed_as_people_write_it(tmp_path):
-    pytest.importorskip("mypy")
-    script = tmp_path / "typed.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import rlcm
-            from torch import Tensor
-
-
-            def dark(images: Tensor, prompts: list[str]) -> Tensor:
-                return -images.mean(dim=(1, 2, 3))
-
-
-            config = rlcm.TrainConfig(run={"rounds": 20}, lora={"rank": 8}, lr=1e-3, rewards=["alignment"], prompts=["a fox"])
-            paper = rlcm.TrainConfig.published(rounds=3)
-            result = rlcm.train(config, rewards={dark: 1.0, "alignment": 0.5}, prompts=["a fox"], rounds=3, callback=print)
-            one: float = result.before["reward"]
-            result.draw("a fox", n=2)[0].save("a.png")
-            rlcm.train(rewards=dark, branches=4)
-            rlcm.train(rewards=[dark, "alignment"])
-            rlcm.Trainer(config, rewards=[dark])
-            rlcm.TrainConfig(roundz=3)
-            rlcm.train(rounds="many")
-            """
-        )
-    )
-    found = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", str(script)], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    errors = [line for line in found.stdout.splitlines() if "error" in line and "typed.py" in line]
-    assert len(errors) == 2, found.stdout
-    assert "roundz" in errors[0]
-    assert '"str"' in errors[1]
 
 
 def test_a_run_of_a_lambda_has_a_name_that_can_be_used(tmp_path, monkeypatch):

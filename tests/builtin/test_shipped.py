@@ -15,7 +15,6 @@ from rlcm.builtin.judging import PromptJudge, by_kind, right
 from rlcm.builtin.renderer import DEFAULT_FONT
 from rlcm.builtin.vocabulary import TAGS, metadata
 from rlcm.builtin.vocabulary import prompt as prompt_of
-from rlcm.cli.work.sample import draw_images
 from rlcm.errors import MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
@@ -24,6 +23,7 @@ from rlcm.recipe.measure import prompts_of_test
 from rlcm.rewards.learned.alignment import Alignment
 from rlcm.training.config import load_config
 from rlcm.training.trainer import Trainer
+from rlcm.tuning.drawing import draw_images
 
 PROMPTS = ["three foxes", "a star left of an owl", "a red heart and a blue boat"]
 OWN_SEED = 5_000_000

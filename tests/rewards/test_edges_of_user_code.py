@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from rlcm.errors import ConfigError, RewardError
 from rlcm.processes.signals import Ending
 from rlcm.rewards import RewardSettings, build_rewards
 from rlcm.rewards.given import mix_of
+from rlcm.rewards.sources import own_files
+from rlcm.rewards.user import is_installed
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 
@@ -112,3 +115,13 @@ def test_a_neighbour_with_the_name_of_something_installed_is_told(tmp_path):
     with pytest.raises(ConfigError, match=r"imports torch, which is .*but Python has another module of this name"):
         build_rewards([RewardSettings(name=f"{tmp_path}/mine.py:f", label="f")])
     assert sys.modules["torch"] is torch
+
+
+def test_a_folder_of_a_like_name_is_the_users_own(tmp_path):
+    folder = tmp_path / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def f(images, prompts):\n    return images.mean((1, 2, 3))\n")
+    build_rewards([RewardSettings(name=f"{folder}/mine.py:f", label="f")])
+    assert list(own_files(f"{folder}/mine.py:f")) == ["mine.py"]
+    assert is_installed(Path(multiprocessing.__file__))
+    assert is_installed(Path(torch.__file__))

@@ -14,7 +14,6 @@ from tiny_runs import PROMPTS, brightness, largest_difference, lcm_pipeline, sti
 from rlcm.builtin.vocabulary import TAGS
 from rlcm.cli.work import evaluate as commands
 from rlcm.cli.work.evaluate import print_study
-from rlcm.cli.work.sample import draw_images
 from rlcm.errors import ConfigError, MissingFileError, UsageError
 from rlcm.pipelines import ModelSettings, SamplerSettings, load_pipeline, make_denoiser
 from rlcm.policy.policy import Policy
@@ -30,6 +29,7 @@ from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.evaluate import mean_interval
 from rlcm.training.prompts import load_prompts
 from rlcm.training.trainer import Trainer
+from rlcm.tuning.drawing import draw_images
 
 GROUP = Group("train", "train", tuple(PROMPTS), ({},) * 3, 3)
 

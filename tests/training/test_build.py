@@ -8,7 +8,7 @@ from rlcm.errors import ConfigError, MissingFileError, RLCMError
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.given import mix_of
 from rlcm.training import build as module
-from rlcm.training.build import build
+from rlcm.training.build import build, checked
 from rlcm.training.fitting import sampled_at_once
 
 
@@ -68,3 +68,11 @@ def test_rewards_are_named_after_their_functions():
 def test_images_sampled_at_once():
     assert sampled_at_once(RolloutSettings(batch_size=8, sample_batch_size=64)) == 8
     assert sampled_at_once(RolloutSettings(batch_size=80, sample_batch_size=64)) == 64
+
+
+def test_a_run_that_goes_on_needs_its_own_folder_alone(tmp_path, monkeypatch):
+    (tmp_path / "runs/run").mkdir(parents=True)
+    monkeypatch.setattr("rlcm.training.build.os.access", lambda place, mode: str(place).endswith("run"))
+    checked(tiny_config(tmp_path / "runs"))
+    with pytest.raises(ConfigError, match="nothing can be written into"):
+        checked(tiny_config(tmp_path / "runs", name="other"))

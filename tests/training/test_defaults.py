@@ -6,6 +6,7 @@ from rlcm import TrainConfig, load_config
 from rlcm.builtin import PUBLISHED
 from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
+from rlcm.policy.policy import AdapterSettings
 from rlcm.settings import declared, leaves
 from rlcm.training.config import names_of
 from rlcm.training.defaults import SHORT
@@ -43,6 +44,14 @@ def test_short_names(short):
         TrainConfig(**{short: value, group: {key: value}})
     with pytest.raises(ConfigError, match="is not a setting"):  # files and the command line have one name for each
         load_config(None, [f"{short}={value}"])
+
+
+def test_a_group_of_the_papers_is_changed_by_a_dict_or_its_class():
+    for lora in ({"rank": 8}, AdapterSettings(rank=8)):
+        found = TrainConfig.published(lora=lora)
+        assert (found.lora.rank, found.lora.alpha) == (8, TrainConfig.published().lora.alpha)
+    with pytest.raises(ConfigError, match="rounds is short for"):
+        TrainConfig.published(rounds=2, run={"rounds": 3})
 
 
 def test_short_names_are_of_settings():

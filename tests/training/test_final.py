@@ -9,7 +9,6 @@ from safetensors import safe_open
 from tiny_pipelines import flux, generators, schedule, sdxl
 from tiny_runs import PROMPTS, largest_difference, lcm_pipeline, stir, tiny_config, tiny_policy
 
-from rlcm.cli.work.sample import draw_images
 from rlcm.pipelines import LoraSettings, load_pipeline, make_denoiser
 from rlcm.policy.adapter import save_lora
 from rlcm.policy.policy import AdapterSettings, Policy
@@ -17,6 +16,7 @@ from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.runs.rundir import RunDirectory
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.final import WEIGHTS_NAME, model_card, save_final
+from rlcm.tuning.drawing import draw_images
 
 SEED = 100
 

@@ -19,8 +19,9 @@ PARTS: dict[str, str] = {
 
 
 def configuration(name: str | None) -> Path | str | None:
-    """Return the file of a configuration: none where there is no name, the package's own of the name `demo`, else the name."""
-    return DEMO if name == "demo" and not Path(name).exists() else name or None
+    """Return the file of a configuration: none where there is no name, the package's own `demo` and `published`, else the name."""
+    own = {"demo": DEMO, "published": PUBLISHED}.get(name or "")
+    return own if own and not Path(own.stem).exists() else name or None
 
 
 def model_path(name: str) -> Path:

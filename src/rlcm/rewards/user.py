@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +31,8 @@ from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.settings import as_declared
 
 AnyReward = Callable[..., Any]
-INSTALLED = {"site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}"}
-"""Folders of what is not the user's own."""
+INSTALLED = {"site-packages", "dist-packages"}
+"""Names of the folders of packages."""
 
 
 def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyReward:
@@ -270,7 +271,8 @@ def _make_room_for_neighbours(home: Path) -> None:
 
 def is_installed(file: Path) -> bool:
     """Return whether a file of Python is no user's own, but of a package, of Python itself or of this one."""
-    return bool(INSTALLED & set(file.parts)) or Path(__file__).parents[1] in file.resolve().parents
+    own = {Path(sysconfig.get_path("stdlib")).resolve(), Path(__file__).resolve().parents[1]}
+    return bool(INSTALLED & set(file.parts) or own & set(file.resolve().parents))
 
 
 def _module_name(path: Path) -> str:

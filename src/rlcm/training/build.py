@@ -193,7 +193,7 @@ def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
 
 def _check_output(config: TrainConfig) -> None:
     """Refuse a place of the runs in which no folder can be made."""
-    place = local(config.output, "output").absolute()
+    place = local(config.output, "output").absolute() / config.name  # a run that goes on needs its own folder alone
     there = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not there.is_dir():
         raise ConfigError(f"output={config.output!r}: {there} is no folder; choose another place for the run's folder.")

@@ -28,7 +28,7 @@ from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
 from rlcm.runs.whole_config import last_line
 from rlcm.settings import Changes, Settings, leaves
-from rlcm.training.defaults import SHORT, following, spelt_out
+from rlcm.training.defaults import SHORT, changed, following, spelt_out
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.translation import in_a_file, unfolded
 from rlcm.training.values import apply, assignment, oddities, read_file, spelt
@@ -134,9 +134,8 @@ class _CalledFromPython(type(Settings)):  # type: ignore[misc]
             raise ConfigError(
                 f"TrainConfig({unnamed[0]!r}): settings have names, such as rounds=20; `load_config` reads a file."
             )
-        if any(
-            map(callable, values["rewards"] if isinstance(values.get("rewards"), (list, tuple)) else [values.get("rewards")])
-        ):
+        rewards = values.get("rewards")
+        if any(map(callable, rewards if isinstance(rewards, (list, tuple)) else [rewards])):
             raise ConfigError(
                 "rewards: a function is no setting; pass it beside the configuration: rlcm.train(config, rewards=...)."
             )
@@ -147,8 +146,6 @@ class _CalledFromPython(type(Settings)):  # type: ignore[misc]
             wrong = [str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "extra_forbidden"]
             near = [close for name in wrong for close in difflib.get_close_matches(name, SHORT, n=1)]
             text += f"\nShort names are {', '.join(SHORT)}." if near else ""
-        except ValueError as error:
-            text = str(error)
         raise ConfigError(without_secrets(text))
 
 
@@ -198,10 +195,7 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
     @classmethod
     def published(cls, **changes: Unpack[AllValues]) -> TrainConfig:
         """Return RLCM as published, with the paper's settings for compressibility, on the built-in model; changes as for the class."""
-        values = meant(read_file(PUBLISHED, cls))
-        for name, change in spelt_out(changes).items():
-            values[name] = {**values[name], **change} if isinstance(change, Mapping) and name in values else change
-        return parse_settings(cls, values)
+        return parse_settings(cls, changed(meant(read_file(PUBLISHED, cls)), changes))
 
     @model_validator(mode="before")
     @classmethod

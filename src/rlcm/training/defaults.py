@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlcm.settings import Settings
+from rlcm.errors import ConfigError
+from rlcm.settings import Settings, merge
 from rlcm.yaml_text import meant
 
 SHORT = {
@@ -50,7 +51,7 @@ def spelt_out(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values in which short names stand for settings, as nested values of the settings themselves.
 
     Raises:
-        ValueError: if a setting is given by both of its names.
+        ConfigError: if a setting is given by both of its names.
     """
     found = {name: value for name, value in values.items() if name not in SHORT}
     for name in filter(values.__contains__, SHORT):
@@ -60,9 +61,22 @@ def spelt_out(values: Mapping[str, Any]) -> dict[str, Any]:
             continue  # which is wrong, and will be said
         given = there.model_dump(exclude_unset=True) if isinstance(there, Settings) else dict(there)
         if key in given:
-            raise ValueError(f"{name} is short for {SHORT[name]}, which is given, too; leave one of them out.")
+            raise ConfigError(f"{name} is short for {SHORT[name]}, which is given, too; leave one of them out.")
         found[group] = given | {key: values[name]}
     return found
+
+
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values with changes in the form of `TrainConfig(...)`; of a group's object, what was set in it counts.
+
+    Raises:
+        ConfigError: as `spelt_out`.
+    """
+    plain = {
+        key: change.model_dump(exclude_unset=True) if isinstance(change, Settings) else change
+        for key, change in spelt_out(changes).items()
+    }
+    return merge(values, plain)
 
 
 def _open(group: Any) -> dict[str, Any] | None:

@@ -7,16 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlcm.builtin import PUBLISHED, configuration
+from rlcm.builtin import configuration
 from rlcm.errors import ConfigError
 from rlcm.paths import local
 from rlcm.processes.distributed import is_main_process
 from rlcm.rewards.given import Rewards
 from rlcm.rewards.user import signature_of
 from rlcm.runs.rundir import RunDirectory
-from rlcm.settings import Settings, merge
 from rlcm.training.config import TrainConfig, load_config, parse_settings
-from rlcm.training.defaults import spelt_out
+from rlcm.training.defaults import changed
 from rlcm.training.trainer import Trainer, Watcher
 from rlcm.tuning.progress import ConsoleProgress
 from rlcm.tuning.result import Result
@@ -85,8 +84,6 @@ def _read(config: TrainConfig | Path | str | None) -> TrainConfig:
         raise ConfigError(
             f"config={config!r} is a {type(config).__name__}; give a TrainConfig, the path of a YAML file, 'demo' or 'published'."
         )
-    if config == "published" and not Path(config).exists():
-        return load_config(PUBLISHED)
     return load_config(configuration(None if config is None else str(config)))
 
 
@@ -94,14 +91,7 @@ def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     """Return a configuration with changes in the form of `TrainConfig(...)`."""
     if not changes:
         return config
-    try:
-        values = spelt_out(changes)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    plain = {
-        key: value.model_dump(exclude_unset=True) if isinstance(value, Settings) else value for key, value in values.items()
-    }
-    return parse_settings(TrainConfig, merge(config.model_dump(exclude_unset=True), plain))
+    return parse_settings(TrainConfig, changed(config.model_dump(exclude_unset=True), changes))
 
 
 def _watcher(callback: Any) -> Watcher:

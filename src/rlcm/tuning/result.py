@@ -15,9 +15,7 @@ from PIL import Image
 
 from rlcm.errors import ConfigError, RLCMError
 from rlcm.paths import given_folder
-from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import DrawSettings, SamplerSettings
-from rlcm.policy.rollout import pictures_of, require_pictures
 from rlcm.report.picture import before_after_picture
 from rlcm.report.reading import read_run
 from rlcm.report.run import Run
@@ -26,16 +24,13 @@ from rlcm.rewards.image.pixels import to_uint8
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.final import tuned_weights
-from rlcm.training.fitting import check_images
 from rlcm.training.locations import located
 from rlcm.training.prompts import load_prompts
 from rlcm.training.run_config import run_config
 from rlcm.training.usage import call_arguments
 from rlcm.training.watch import flat_summary
+from rlcm.tuning.drawing import draw_images
 from rlcm.tuning.saying import quiet
-
-AT_ONCE = 16
-"""Pictures that are drawn together."""
 
 
 class Result:
@@ -114,11 +109,9 @@ class Result:
         asked = parse_settings(DrawSettings, {"seed": seed, "count": n})
         if steps is not None:
             parse_settings(SamplerSettings, {"steps": steps})
-        denoiser = make_denoiser(self.pipeline, self.config.sampler.drawing(steps), self.config.model)
-        check_images("n", asked.count, denoiser, len(texts))
-        seeds = [asked.seed + j for _ in texts for j in range(asked.count)]
-        images = pictures_of(denoiser, [text for text in texts for _ in range(asked.count)], seeds, AT_ONCE)
-        return [Image.fromarray(level) for level in to_uint8(require_pictures(images))]
+        sampler = self.config.sampler.drawing(steps)
+        images = draw_images(self.pipeline, self.config.model, sampler, texts, asked.seed, asked.count, "n")
+        return [Image.fromarray(level) for level in to_uint8(images)]
 
     def picture(self, columns: int = 6) -> Image.Image:
         """Return pictures of the same prompts and seeds before and after, with what was measured.

@@ -6,27 +6,24 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-import torch
 from PIL import Image
 
 from rlcm.builtin.vocabulary import CLASSES, COLOURS, unknown_words
 from rlcm.cli.work.models import config_of
 from rlcm.errors import ConfigError
 from rlcm.paths import shown
-from rlcm.pipelines import make_denoiser, preview_table
-from rlcm.pipelines.settings import BUILTIN, ModelSettings, SamplerSettings
-from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
+from rlcm.pipelines import preview_table
+from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.sheet import contact_sheet
 from rlcm.report.words import counted
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.runs.own_folder import is_run, refuse_runs
 from rlcm.runs.rundir import disk_errors
 from rlcm.sharing import tuned_pipeline
-from rlcm.training.fitting import GRID, check_images
 from rlcm.training.prompts import load_prompts
+from rlcm.tuning.drawing import draw_images
 from rlcm.tuning.saying import quiet, say
 
 
@@ -80,22 +77,3 @@ def write_each(pictures: Sequence[Image.Image], prompts: Sequence[str], seed: in
         own = f"{name}-{number + 1}" if names.count(name) > 1 else name
         for j in range(count):
             pictures[number * count + j].save(folder / f"{own}-seed-{seed + j}.png")
-
-
-def draw_images(
-    pipeline: Any, model: ModelSettings, sampler: SamplerSettings, prompts: Sequence[str], seed: int, count: int
-) -> torch.Tensor:
-    """Return [len(prompts) * count, 3, h, w] images; image j of every prompt has the seed `seed + j`.
-
-    They are those that the plain pipeline draws with `generator=torch.Generator().manual_seed(seed + j)`.
-    """
-    denoiser = make_denoiser(pipeline, sampler, model)
-    check_images("--n", count, denoiser, GRID * len(prompts))
-    conditioning = denoiser.encode(prompts)
-    index = torch.arange(len(prompts)).repeat_interleave(count)
-    seeds = [seed + j for _ in prompts for j in range(count)]
-    parts = []
-    for rows in torch.arange(len(seeds)).split(64):
-        latents = sample_latents(denoiser, denoiser.table, conditioning.take(index[rows]), [seeds[i] for i in rows.tolist()])
-        parts.append(decode_images(denoiser, latents))
-    return require_pictures(torch.cat(parts))

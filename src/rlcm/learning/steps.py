@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -49,7 +49,8 @@ class Updates(ABC):
         self.algorithm, self.leash = algorithm, leash
         self.micro_batch = BatchSize(micro_batch_size, "run.micro_batch_size", is_fixed=self.world.is_lockstep)
         alike = computes_alike(self.policy.denoiser)
-        self.is_recomputed = algorithm.old_policy == "learning" or (algorithm.old_policy == "auto" and not alike)
+        recomputed = algorithm.old_policy == "learning" or (algorithm.old_policy == "auto" and not alike)
+        self.is_recomputed = recomputed or self.answer == 0  # sampling keeps means only
         """Whether old means come from the computation that learns, and not from the one that sampled."""
         noisy = self.policy.noisy_steps
         self.parts = MicroBatches(
@@ -99,6 +100,7 @@ class Updates(ABC):
         rng: torch.Generator,
         lr: float,
         progress: float = 0.0,
+        also: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
         """Learn from a round and return its metrics.
 
@@ -109,6 +111,7 @@ class Updates(ABC):
             rng: the same on all processes; it deals the trajectories into minibatches.
             lr: learning rate of this round.
             progress: share of the run that is over, 0 .. 1.
+            also: adds gradients of its own, so many images at once, to those of the round's only step.
 
         Raises:
             TrainingError: after three updates in a row that were skipped for a loss or gradient that is not finite.
@@ -127,7 +130,9 @@ class Updates(ABC):
             opening = self.is_recomputed and taken == 0
             others = torch.isin(whose, chosen, invert=True).nonzero().squeeze(1) if opening else None
             self.optimisation.begin(lr)
-            metrics = self._optimiser_step(experience, rows, whose[rows], conditioning, rng, first=taken == 0, others=others)
+            metrics = self._optimiser_step(
+                experience, rows, whose[rows], conditioning, rng, first=taken == 0, others=others, also=also
+            )
             for key, value in metrics.items():
                 totals[key].append(value)
             if self._is_too_far(metrics):
@@ -153,6 +158,7 @@ class Updates(ABC):
         *,
         first: bool,
         others: Tensor | None,
+        also: Callable[[int], None] | None,
     ) -> dict[str, float]:
         """Take an optimiser step along a minibatch, unless it must be left out, and return the metrics.
 
@@ -161,6 +167,7 @@ class Updates(ABC):
             rows: [n] of the minibatch, as `whose` is.
             first: whether it is the round's first step, when the policy is still the one that sampled.
             others: in the first step, the rows that are not in its minibatch: their old means are filled in before it is taken.
+            also: see `update`.
         """
         minibatch = experience.take(rows)
         count = int(self.world.sum(torch.tensor([len(minibatch)])))
@@ -169,8 +176,15 @@ class Updates(ABC):
             return {"skipped_updates": 1.0}
         extra = self._prepared(minibatch, whose, conditioning, rng, count, first)
         most = self._longest(len(minibatch))
+
+        def gradients() -> tuple[dict[str, float], dict[str, float], Tensor]:
+            found = self._gradients(minibatch, most, conditioning, count, first)
+            if also is not None:
+                also(self.micro_batch.size)
+            return found
+
         with self.world.together():
-            sums, worst, means = self.micro_batch.fit(lambda: self._gradients(minibatch, most, conditioning, count, first))
+            sums, worst, means = self.micro_batch.fit(gradients)
         if first and self.is_recomputed:
             experience.old_means[send(rows, means.device)] = means
         self._fill_in(experience, others, conditioning)

@@ -44,7 +44,12 @@ class PolicyGradient(Updates):
         scale, real = settings.log_prob_reduction, slice(size or None)
         log_ratio = gaussian.log_ratio(part.actions, old_means, means, stds, scale)
         if settings.loss == "ppo_clip":
+            if settings.normalise_ratio:
+                log_ratio = gaussian.normalised_log_ratio(part.actions, old_means, means, stds, scale)
             per_action = losses.ppo_clip(log_ratio, part.advantages, clip_range=settings.clip_range)
+        elif settings.loss == "divergence_ppo":
+            moved = gaussian.kl(means.detach(), old_means, stds, scale)
+            per_action = losses.divergence_ppo(log_ratio, part.advantages, moved, limit=settings.divergence_limit)
         else:  # REBEL's gradient has this form too, see `_judge_by_pairs`
             per_action = losses.reinforce(log_ratio, part.advantages)
         deviations = log_ratio.detach()[real].expm1().abs()

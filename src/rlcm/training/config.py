@@ -227,6 +227,11 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
                 "algorithm.loss=rebel compares two images of one prompt, of which a round has one; set rollout.images_per_prompt "
                 "or rollout.branches to 2 or more."
             )
+        if self.algorithm.is_forward and self.algorithm.noise_levels > self.sampler.calls:
+            raise ValueError(
+                f"algorithm.noise_levels={self.algorithm.noise_levels} is more than the {self.sampler.calls} steps of the sampler, "
+                f"which have a noise level each; use 1 .. {self.sampler.calls}."
+            )
         plain = self.algorithm.dense_every or self.algorithm.loss == "reward_backprop"
         if plain and self.rollout.branches > 1:
             name = "dense_every" if self.algorithm.dense_every else "loss"
@@ -245,10 +250,11 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
                 f"{self.model.quantisation}; use run.sharding=none, or model.quantisation=none."
             )
         normalised = [reward.label for reward in self.rewards if reward.normalise]
-        if self.algorithm.loss == "reward_backprop" and normalised:
+        if self.algorithm.follows_reward and normalised:
+            name = "last_call_weight" if self.algorithm.last_call_weight else "loss"
             raise ValueError(
-                f"rewards.{normalised[0]}: normalise=true has no meaning for algorithm.loss=reward_backprop, which follows the "
-                "gradients of the rewards as they are; set their weights instead."
+                f"rewards.{normalised[0]}: normalise=true has no meaning for algorithm.{name}={getattr(self.algorithm, name)}, which "
+                "follows the gradients of the rewards as they are; set their weights instead."
             )
         if self.algorithm.backprop_calls > self.sampler.calls and self.algorithm.loss == "reward_backprop":
             raise ValueError(

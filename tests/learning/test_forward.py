@@ -40,7 +40,9 @@ def ancestral(steps):
     return table, float(scheduler.sigmas[0]), 1 - (sigma / scheduler.sigmas[0]).square(), None
 
 
-@pytest.mark.parametrize("case", [lcm(4), flow(4), flow(4, 0.5), flow(3, 0.1), ancestral(4)], ids=["lcm", "flow", "cps", "eta", "euler"])
+@pytest.mark.parametrize(
+    "case", [lcm(4), flow(4), flow(4, 0.5), flow(3, 0.1), ancestral(4)], ids=["lcm", "flow", "cps", "eta", "euler"]
+)
 def test_noise_levels_are_those_of_the_scheduler(case):
     table, first, alphas, sigmas = case
     alpha, sigma = marginals(table, first)
@@ -93,7 +95,9 @@ def test_states_are_their_images_at_each_level_of_the_sampler(situation):
     alpha, sigma = marginals(policy.table, first_std(policy.denoiser))
     assert experience.steps.view(COUNT, STEPS).sort(1).values.tolist() == [list(range(STEPS))] * COUNT
     shape = (-1, 1, 1, 1)
-    noise = (experience.states - alpha[experience.steps].view(shape) * experience.actions[:, 0]) / sigma[experience.steps].view(shape)
+    noise = (experience.states - alpha[experience.steps].view(shape) * experience.actions[:, 0]) / sigma[experience.steps].view(
+        shape
+    )
     assert float(noise.mean()) == pytest.approx(0, abs=0.06)
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
 
@@ -182,7 +186,10 @@ def test_images_without_a_score_drop_out():
         ({"loss": "nft", "noise_levels": 9}, "noise_levels=9 is more than the 3 steps"),
         ({"loss": "awm", "kl_coefficient": 0.1, "kl_form": "reward"}, "kl_form=reward has no meaning for algorithm.loss=awm"),
         ({"loss": "nft", "dense_every": 1}, "dense_every=1 has no meaning for algorithm.loss=nft"),
-        ({"loss": "divergence_ppo", "normalise_ratio": True}, "normalise_ratio=true is for the clip of algorithm.loss=ppo_clip"),
+        (
+            {"loss": "divergence_ppo", "normalise_ratio": True},
+            "normalise_ratio=true is for the clip of algorithm.loss=ppo_clip",
+        ),
         ({"last_call_weight": 1, "minibatches": 2}, "last_call_weight=1 follows the reward's gradient in one update a round"),
     ],
 )

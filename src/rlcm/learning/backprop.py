@@ -116,6 +116,8 @@ class RewardBackprop:
 
             L = -w mean(R(decode(mean(x_H-1)))) / std(R),   w = `algorithm.last_call_weight`, mean and std over the round
 
+        A round whose images are all worth the same teaches nothing.
+
         Args:
             trajectory: of this process, with its last states.
             mine: [b] which of the round's B trajectories they are.
@@ -127,8 +129,9 @@ class RewardBackprop:
         rows = trajectory.prompt_index.repeat_interleave(branches)
         named, told = [prompts[i] for i in rows.tolist()], [metadata[i] for i in rows.tolist()]
         valid = scores.valid.view(-1, branches)
-        unit = scores.total[scores.valid].std(correction=0) + 1e-6
-        scale = valid[mine].flatten() * self.algorithm.last_call_weight / (unit * valid.sum())
+        unit = scores.total[scores.valid].std(correction=0)
+        weight = self.algorithm.last_call_weight / (unit * valid.sum()) if unit > 0 else torch.zeros(())
+        scale = valid[mine].flatten() * weight
         states, conditions = trajectory.last_states.flatten(0, 1), conditioning.take(rows)
         return lambda at_once: self.last_call(states, conditions, named, told, scale, at_once)
 

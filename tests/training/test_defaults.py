@@ -8,7 +8,7 @@ from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.settings import declared, leaves
-from rlcm.training.config import names_of
+from rlcm.training.explaining import names_of
 from rlcm.training.defaults import SHORT
 
 

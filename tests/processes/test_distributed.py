@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -22,13 +23,17 @@ from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.serialization import load_state, save_state
 
 
+multiprocessing.set_forkserver_preload(["diffusers", "transformers", __name__, "tiny_runs", "rlcm.training.trainer"])
+
+
 def on_processes(work, folder: Path, count: int = 2) -> list[dict]:
     """Run `work(folder)` on several processes that can find each other, and return the states that they return."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (work, str(folder), count, port), nprocs=count)
+    # All of them are forked from one process that has imported what they need, which takes longer than most of their work.
+    torch.multiprocessing.start_processes(_process, (work, str(folder), count, port), nprocs=count, start_method="forkserver")
     return [load_state(folder / f"{rank}.safetensors") for rank in range(count)]
 
 

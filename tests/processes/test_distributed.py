@@ -22,7 +22,6 @@ from rlcm.rewards import RewardMix, RewardPart
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.runs.serialization import load_state, save_state
 
-
 multiprocessing.set_forkserver_preload(["diffusers", "transformers", __name__, "tiny_runs", "rlcm.training.trainer"])
 
 

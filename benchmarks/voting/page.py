@@ -28,7 +28,7 @@ NOT_YET = "Not measured yet with the present built-in model: `python benchmarks/
 def page(found: Mapping[str, Any]) -> str:
     """Return docs/voters.md; of results without trainings one that says so and claims nothing."""
     cells, plan = found.get("cells", []), found.get("plan")
-    return f"""# Taught by votes, measured
+    return f"""# Teaching by votes, measured
 
 How much of a [taste](glossary.md#taste) does the model learn from votes? People differ and tire, so the voters here are simulated. Each
 prefers a property that a function of the picture measures exactly, and that no prompt mentions:

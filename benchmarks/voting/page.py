@@ -30,8 +30,8 @@ def page(found: Mapping[str, Any]) -> str:
     cells, plan = found.get("cells", []), found.get("plan")
     return f"""# Teaching by votes, measured
 
-How much of a [taste](glossary.md#taste) does the model learn from votes? People differ and tire, so the voters here are simulated. Each
-prefers a property that a function of the picture measures exactly, and that no prompt mentions:
+How much of a [taste](glossary.md#taste) does the model learn from votes? People differ and tire, so the voters here are simulated.
+Each prefers a property that a function of the picture measures exactly, and that no prompt mentions:
 
 {_meanings()}
 A voter answers the questions of [Teach](how-to/teach-your-taste.md) and chooses the best of four pictures. Wrong votes choose one of the

@@ -34,8 +34,8 @@ How much of a [taste](glossary.md#taste) does the model learn from votes? People
 Each prefers a property that a function of the picture measures exactly, and that no prompt mentions:
 
 {_meanings()}
-A voter answers the questions of [Teach](how-to/teach-your-taste.md) and chooses the best of four pictures. Wrong votes choose one of the
-other three. The gain is compared with that of a training with as many rounds whose reward is the function itself. That training sees
+A voter answers the questions of [Teach](how-to/teach-your-taste.md) and chooses the best of four pictures. Wrong votes choose one of
+the other three. The gain is compared with that of a training with as many rounds whose reward is the function itself. That training sees
 every picture's value; the votes only say which of four is best.
 
 {_measured(cells, plan, found) if cells and plan else NOT_YET}

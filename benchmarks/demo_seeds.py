@@ -151,8 +151,8 @@ def page(results: Sequence[dict[str, Any]], machine: str, command: str, name: st
     return f"""# {"The demo, measured" if name == "demo" else "The demo at length"}
 
 The demo trains the built-in model to draw what the prompt asks for. Its reward is the score of an object detector. The figures below
-are from **another** detector: the held-out [judge](glossary.md#judge), which no reward and no training uses. The prompts are of the kinds
-that were trained, but none of them was trained on.
+are from **another** detector: the held-out [judge](glossary.md#judge), which no reward and no training uses. The prompts are of the
+kinds that were trained, but none of them was trained on.
 
 Before and after use the same prompts and the same noise: {pictures} pictures, {EACH} of each prompt, in {calls}. A picture is *right*
 if it shows all that its prompt asks for. The share of right pictures is a mean over the six kinds of prompts. *Errors gone* is the net

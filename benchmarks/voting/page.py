@@ -35,8 +35,8 @@ Each prefers a property that a function of the picture measures exactly, and tha
 
 {_meanings()}
 A voter answers the questions of [Teach](how-to/teach-your-taste.md) and chooses the best of four pictures. Wrong votes choose one of
-the other three. The gain is compared with that of a training with as many rounds whose reward is the function itself. That training sees
-every picture's value; the votes only say which of four is best.
+the other three. The gain is compared with that of a training with as many rounds whose reward is the function itself. That training
+sees every picture's value; the votes only say which of four is best.
 
 {_measured(cells, plan, found) if cells and plan else NOT_YET}
 """

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.algorithms.methods import METHODS, UNTRAINED, values_of
+from benchmarks.algorithms.search import chosen, file_of_try, values_of_try
 from benchmarks.shared.command import parser
 from benchmarks.shared.results import rounded
 from rlcm import TrainConfig, Trainer
@@ -55,36 +56,51 @@ class RunKey:
     task: str
     method: str
     seed: int
+    number: int | None = None
+    """Of a try, if it is one of a search."""
 
     def file(self, results: Path) -> Path:
         """Return where its result lies."""
+        if self.number is not None:
+            return file_of_try(results, self.task, self.method, self.number)
         return results / f"{self.task}-{self.method}-{self.seed}.json"
+
+    def values(self, results: Path) -> dict[str, Any]:
+        """Return its configuration as nested values: with what the method's search chose, or as one of its tries."""
+        if self.number is None:
+            return values_of(self.task, self.method, self.seed, chosen(results, self.task, self.method))
+        return values_of(self.task, self.method, self.seed, values_of_try(self.method, self.number))
 
     @property
     def moments(self) -> tuple[float, ...]:
         """When the model is looked at."""
+        if self.number is not None:
+            return (0.5, 1.0)
         if self.method == UNTRAINED:
             return MOMENTS
         return FINE_MOMENTS if self.task in METHODS[self.method].finely_looked_at_on else MOMENTS
 
-    def hash(self, budget: float) -> str:
+    def hash(self, budget: float, results: Path) -> str:
         """Return a digest of all that the result depends on."""
-        config = values_of(self.task, self.method, self.seed)
-        values = {"config": config, "budget": float(budget), "looks": [self.moments, STEPS, SOUND, BROKEN]}
+        values = {"config": self.values(results), "budget": float(budget), "looks": [self.moments, STEPS, SOUND, BROKEN]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def done(self, results: Path, budget: float) -> bool:
         """Say whether the result is there and belongs to the present configuration."""
         try:
-            return json.loads(self.file(results).read_text())["hash"] == self.hash(budget)
+            return json.loads(self.file(results).read_text())["hash"] == self.hash(budget, results)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
 
-def measure(key: RunKey, budget: float) -> dict[str, Any]:
-    """Run, and return the result."""
+def measure(key: RunKey, budget: float, results: Path) -> dict[str, Any]:
+    """Run, and return the result.
+
+    Args:
+        results: where the tries of a search lie.
+    """
     torch.set_num_threads(1)
-    config = parse_settings(TrainConfig, values_of(key.task, key.method, key.seed))
+    config = parse_settings(TrainConfig, key.values(results))
     trainer = Trainer(config)
     judge = JudgeDetector.load(model_path("judge"))
     clock = {"cpu": 0.0, "wall": 0.0}
@@ -141,14 +157,15 @@ def measure(key: RunKey, budget: float) -> dict[str, Any]:
         "task": key.task,
         "method": key.method,
         "seed": key.seed,
-        "hash": key.hash(budget),
+        "tuned": chosen(results, key.task, key.method) if key.number is None else None,
+        "hash": key.hash(budget, results),
         "budget": budget,
         "machine": describe_machine(),
         "totals": now(),
         "curve": _thinned(curve),
         "best": best,
         "evaluations": evaluations,
-        "steps": {str(steps): look(steps=steps) for steps in STEPS},
+        "steps": {} if key.number is not None else {str(steps): look(steps=steps) for steps in STEPS},
         "config": config.model_dump(mode="json"),
     }
 
@@ -188,9 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("seed", type=int)
     options.add_argument("--budget", type=float, required=True)
     options.add_argument("--results", type=Path, required=True)
+    options.add_argument("--try", type=int, default=None, dest="number", help="of a search")
     given = options.parse_args(arguments)
-    key = RunKey(given.task, given.method, given.seed)
-    write(key.file(given.results), measure(key, given.budget))
+    key = RunKey(given.task, given.method, given.seed, given.number)
+    write(key.file(given.results), measure(key, given.budget, given.results))
 
 
 if __name__ == "__main__":

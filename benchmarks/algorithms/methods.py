@@ -16,9 +16,10 @@ UNTRAINED = "untrained"
 COMMON: dict[str, Any] = {
     "model": {"path": "builtin", "device": "cpu"},
     "sampler": {"steps": 4, "guidance": 3.0},
-    "prompts": "world-objects",
+    # The other half of these twenty is what settings are searched on.
+    "prompts": ["a dog", "a fox", "a monkey", "a frog", "a tiger", "a rabbit", "a star", "a car", "a book", "a cap"],
     "rollout": {"batch_size": 32, "branches": 1, "branch_schedule": "last"},
-    "algorithm": {"kl_coefficient": 0.0},
+    "algorithm": {"kl_coefficient": 0.0, "minibatches": 1},
     "optimizer": {"lr": 3e-3, "schedule": "constant"},
     "evaluation": {"images": 90, "every": 0},
     # The budget ends a run, not its number of rounds.
@@ -44,6 +45,8 @@ class Method:
     changes: Changes
     for_task: Mapping[str, Changes] = field(default_factory=dict)
     """Further changes for single tasks."""
+    one_update: bool = False
+    """It takes one update a round and no more."""
     needs_gradient: bool = False
     """Only for tasks whose reward is differentiable."""
     finely_looked_at_on: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ TASKS: dict[str, Task] = {
 _BRANCHED: Changes = {"rollout": {"branches": 8}, "algorithm": {"advantage": "group"}}
 _FOUR_A_PROMPT: Changes = {"rollout": {"images_per_prompt": 4}, "algorithm": {"advantage": "group"}}
 _CONSISTENCY: Changes = {"algorithm": {"consistency_coefficient": 0.03}}
+_LAST: Changes = merge(_BRANCHED, {"rollout": {"branch_schedule": "last"}})
 
 
 METHODS: dict[str, Method] = {
@@ -111,10 +115,40 @@ METHODS: dict[str, Method] = {
         finely_looked_at_on=("jpeg_compressibility",),
         colour="#8e44ad",
     ),
+    "divergence-ppo": Method(
+        "branched-last, two updates a round, the trust region in the divergence",
+        merge(_LAST, {"algorithm": {"loss": "divergence_ppo", "inner_epochs": 2}}),
+        finely_looked_at_on=("jpeg_compressibility",),
+        colour="#b8860b",
+    ),
+    "normalised-ratio": Method(
+        "branched-last, two updates a round, the clip on normalised ratios",
+        merge(_LAST, {"algorithm": {"normalise_ratio": True, "inner_epochs": 2}}),
+        finely_looked_at_on=("jpeg_compressibility",),
+        colour="#d4a017",
+    ),
+    "awm": Method(
+        "forward process: advantage-weighted matching, four a prompt",
+        merge(_FOUR_A_PROMPT, {"algorithm": {"loss": "awm"}}),
+        colour="#7b3fa0",
+    ),
+    "nft": Method(
+        "forward process: DiffusionNFT, four a prompt",
+        merge(_FOUR_A_PROMPT, {"algorithm": {"loss": "nft"}}),
+        colour="#c77dff",
+    ),
+    "hybrid": Method(
+        "branched-uniform, and the reward's gradient through the last call",
+        merge(_BRANCHED, {"algorithm": {"last_call_weight": 0.5}}),
+        needs_gradient=True,
+        one_update=True,
+        colour="#8a9a00",
+    ),
     "reward_backprop": Method(
         "the reward's gradient through the last network call",
         {"algorithm": {"loss": "reward_backprop", "backprop_calls": 1}, "optimizer": {"lr": 3e-3}},
         needs_gradient=True,
+        one_update=True,
         colour="#2ca02c",
     ),
 }
@@ -125,12 +159,16 @@ def methods_of(task: str) -> list[str]:
     return [name for name, method in METHODS.items() if TASKS[task].differentiable or not method.needs_gradient]
 
 
-def values_of(task: str, method: str, seed: int) -> dict[str, Any]:
+def values_of(task: str, method: str, seed: int, found: Changes | None = None) -> dict[str, Any]:
     """Return the configuration of a run as nested values, before defaults are filled in.
+
+    Args:
+        found: what a search chose for the method, or one of its tries; see `search.py`.
 
     Raises:
         KeyError: if there is no such task or method.
     """
     own = METHODS[method] if method != UNTRAINED else Method("", {})
     name = f"{task}-{method}-{seed}".replace("+", "-")
-    return merge(COMMON, TASKS[task].changes, own.changes, own.for_task.get(task, {}), {"seed": seed, "name": name})
+    last = {"seed": seed, "name": name}
+    return merge(COMMON, TASKS[task].changes, own.changes, own.for_task.get(task, {}), found or {}, last)

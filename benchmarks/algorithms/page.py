@@ -29,15 +29,19 @@ published algorithm, has at its best look. The judge is a detector that no rewar
 ## How it was measured
 
 - Tasks:
-{tasks}- Prompts: `{prompts}`. Before training the judge finds {judge:.0%} of the pictures right. None of these rewards asks for that,
+{tasks}- Prompts: {prompts}. Before training the judge finds {judge:.0%} of the pictures right. None of these rewards asks for that,
   so the judge shows what a method breaks; its confidence, the mean probability of all that was asked, is the finer measure.
 - Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Looks at the model are not counted.
 - Reward and judge are those of {images} fixed prompts and seeds, apart from the run's, without exploration noise. Lines are means
   over the seeds; bands go from the lowest to the highest seed. Looks lie closer together where a method is over in a tenth of the
   budget.
 - "Speed-up" is plain RLCM's time to its best look over the method's time to the same reward with a judge that is as sound, the
-  median of the seeds (lowest to highest). A seed that does not get there counts as 0. A run whose judge fell below half twice in a
-  row was ended: its lines stop there. "Fewer queries" is the same for images scored.
+  median of the seeds (lowest to highest). Of a seed that did not get there in its budget only a bound is known: "below" so many
+  times. A run whose judge fell below half twice in a row was ended: its lines stop there. "Fewer queries" is the same for images
+  scored.
+- Every method was tuned alike: eight settings of learning rate, images a round, updates a round and leash, the same for all, each
+  tried for a fifth of a result's budget on prompts and seeds that no result has (`search.py`). The one with the best sound reward is
+  the method's.{untuned}
 - "Kept at n" is the gain over the untrained model when both sample in n steps, as a share of that in {steps} steps, with which the
   training sampled.
 - Each method's settings are [below](#settings). Machine: {machines}.
@@ -72,11 +76,14 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         choice=_choice(summary),
         sound=summary["sound"],
         tasks="".join(f"    - `{task}`: {TASKS[task].about}\n" for task in tasks),
-        prompts=COMMON["prompts"],
+        prompts=", ".join(COMMON["prompts"]),
         judge=min(found["untrained"]["judge"] for found in tasks.values()),
         images=COMMON["evaluation"]["images"],
         steps=COMMON["sampler"]["steps"],
         machines="; ".join(summary["machines"]),
+        untuned="".join(
+            f" Not tuned on `{task}`: {_listed([f'`{name}`' for name in names])}." for task, names in summary["untuned"].items()
+        ),
     )
     for task, found in tasks.items():
         text += _task(task, found, pictures[task])
@@ -140,6 +147,9 @@ def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
 ![Reward over time and over reward queries, and the judge over time](../images/{picture})
 
 {table([*columns, "diversity", "images a CPU second"], learnt)}
+What the search chose:
+
+{table(["method", *(f"`{name}`" for name in _TUNED)], [[f"`{n}`", *_tuned(methods[n]["tuned"])] for n in order])}
 The same weights, sampled in other numbers of steps:
 
 {table(["method", *(f"reward, {n} step{'s' if n > 1 else ''}" for n in STEPS), *(f"kept at {n}" for n in others)], sampled)}"""
@@ -171,12 +181,23 @@ def _flat(changes: Mapping[str, Any], prefix: str = "") -> list[str]:
     return flat
 
 
-def _times(spread: Mapping[str, float]) -> str:
-    if spread["low"] == spread["high"] == 1:
+_TUNED = ("optimizer.lr", "rollout.batch_size", "algorithm.minibatches", "algorithm.kl_coefficient")
+
+
+def _tuned(found: Mapping[str, Any] | None) -> list[str]:
+    if not found:
+        return ["as below", *[""] * (len(_TUNED) - 1)]
+    return [f"{found[group][name]:g}" for group, name in (key.split(".") for key in _TUNED)]
+
+
+def _times(spread: Mapping[str, float | None]) -> str:
+    median, low, high = spread["median"], spread["low"], spread["high"]
+    if low == high == 1:
         return "1"
-    if spread["high"] == 0:
-        return "not reached"
-    return f"{spread['median']:.1f} ({spread['low']:.1f} to {spread['high']:.1f})"
+    under = "" if spread["below"] is None else f"below {spread['below']:.1f}"
+    if high is None:
+        return f"not reached ({under})"
+    return f"{under if median is None else f'{median:.1f}'} ({under if low is None else f'{low:.1f}'} to {high:.1f})"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

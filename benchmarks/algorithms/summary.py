@@ -28,7 +28,7 @@ def read_runs(results: Path, budget: float) -> dict[str, dict[str, list[Run]]]:
         task, method = run["task"], run["method"]
         if task not in TASKS or method not in [UNTRAINED, *methods_of(task)]:
             continue
-        if run["hash"] == RunKey(task, method, run["seed"]).hash(budget):
+        if run["hash"] == RunKey(task, method, run["seed"]).hash(budget, results):
             found.setdefault(task, {}).setdefault(method, []).append(run)
     for methods in found.values():
         for runs in methods.values():
@@ -43,11 +43,13 @@ def summarise(found: Mapping[str, Mapping[str, Sequence[Run]]], budget: float) -
         runs = found.get(task, {})
         if UNTRAINED in runs and PLAIN in runs:
             tasks[task] = _task(task, runs)
+    untuned = {task: [name for name, method in tasks[task]["methods"].items() if not method["tuned"]] for task in tasks}
     every = [run for methods in found.values() for runs in methods.values() for run in runs]
     return {
         "budget": budget,
         "machines": sorted({run["machine"] for run in every}),
         "sound": SOUND,
+        "untuned": {task: names for task, names in untuned.items() if names},
         "tasks": tasks,
         "choice": _choice(tasks),
     }
@@ -80,6 +82,7 @@ def _method(
     totals = {key: _mean(run["totals"][key] for run in runs) for key in runs[0]["totals"]}
     return {
         "seeds": [run["seed"] for run in runs],
+        "tuned": runs[0].get("tuned"),
         "reward": _spread([e["reward"] for e in last]),
         "judge": _spread([e["judge"] for e in last]),
         "judge_confidence": _mean(e["judge_confidence"] for e in last),
@@ -101,13 +104,15 @@ def _to_plain(runs: Sequence[Run], target: float, spent: Mapping[str, float], le
     """Return what it takes to plain RLCM's best sound reward, for every seed, by a model that is sound itself."""
     if plain:
         judge = _mean(run["best"]["judge"] for run in runs)
-        return {"reached": len(runs), "speed_up": _spread([1.0]), "fewer_queries": _spread([1.0]), "judge": judge}
+        one = _censored([1.0], None)
+        return {"reached": len(runs), "speed_up": one, "fewer_queries": one, "judge": judge}
     crossed = [_crossing(run["evaluations"], target, least) for run in runs]
     found = [c for c in crossed if c is not None]
     answer: dict[str, Any] = {"reached": len(found)}
     for name, axis in (("speed_up", "cpu"), ("fewer_queries", "reward_queries")):
-        # A seed that does not get there has no speed-up: 0.
-        answer[name] = _spread([0.0 if c is None else spent[axis] / c[axis] for c in crossed])
+        # A seed that did not get there in its budget is censored: it is slower than this, by nobody knows how much.
+        below = [spent[axis] / run["totals"][axis] for run, c in zip(runs, crossed, strict=True) if c is None]
+        answer[name] = _censored([None if c is None else spent[axis] / c[axis] for c in crossed], max(below, default=None))
     answer["seconds"] = statistics.median([math.inf if c is None else c["cpu"] for c in crossed])
     if math.isinf(answer["seconds"]):
         answer["seconds"] = None
@@ -144,7 +149,7 @@ def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for task, found in tasks.items():
         methods = found["methods"]
-        fast = {name: m["to_plain"]["speed_up"]["median"] for name, m in methods.items() if m["to_plain"]}
+        fast = {name: m["to_plain"]["speed_up"]["median"] or 0.0 for name, m in methods.items() if m["to_plain"]}
         best = {name: m["reward"]["mean"] for name, m in methods.items()}
         rows.append({"task": task, "what": "fastest", **_highest(fast)})
         rows.append({"task": task, "what": "highest", **_highest(best)})
@@ -155,7 +160,7 @@ def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
         for found in tasks.values():
             method, start = found["methods"][name], found["untrained"]
             reach, at_two = method["to_plain"], method["steps"]["2"]
-            ups.append(reach["speed_up"]["median"] if reach else 0.0)
+            ups.append((reach["speed_up"]["median"] or 0.0) if reach else 0.0)
             sound = reach and at_two["judge"] >= SOUND * start["steps"]["2"]["judge"]
             gains.append((at_two["reward"] - start["reward"]) / (found["target"] - start["reward"]) if sound else 0.0)
         if min(ups, default=0) > 0:
@@ -180,6 +185,13 @@ def _last(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(values)
+
+
+def _censored(values: Sequence[float | None], below: float | None) -> dict[str, float | None]:
+    """Return median, lowest and highest of values of which None is lower than `below`; what is not known is None."""
+    # Of an even number the lower one of the middle two, so that it is a value that was measured.
+    order = sorted(values, key=lambda value: -math.inf if value is None else value)
+    return {"median": order[(len(order) - 1) // 2], "low": order[0], "high": order[-1], "below": below}
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -183,7 +183,9 @@ class Trajectory:
     predictions: Tensor | None
     """[B, H, *latent] the x_0 prediction of every network call, kept only for dense rewards."""
     targets: Tensor | None = None
-    """[B, A, K, *latent] the x_0 that followed each action, kept only for consistency losses."""
+    """[B, A, K, *latent] the x_0 that followed each action, kept only for losses that need it."""
+    last_states: Tensor | None = None
+    """[B, K, *latent] what the last network call was given, kept only where its gradient is followed."""
 
     @staticmethod
     def cat(parts: Sequence[Trajectory]) -> Trajectory:

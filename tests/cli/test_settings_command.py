@@ -11,7 +11,8 @@ from PIL import Image
 
 from rlcm.builtin.vocabulary import unknown_words
 from rlcm.cli import completion, main
-from rlcm.training.config import TrainConfig, commented_yaml, load_config, names_of
+from rlcm.training.config import TrainConfig, commented_yaml, load_config
+from rlcm.training.explaining import names_of
 
 
 def rlcm(*arguments):

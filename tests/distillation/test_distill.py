@@ -1,6 +1,7 @@
 """`rlcm distill` on tiny pipelines: a folder that diffusers loads and samples from, and a second call that goes on."""
 
 import json
+import shutil
 
 import diffusers
 import numpy as np
@@ -14,6 +15,7 @@ from rlcm.distillation import fit
 from rlcm.distillation.distill import CaptionedPictures, DistillConfig, distill, run_distillation
 from rlcm.distillation.loss import Distiller
 from rlcm.errors import ConfigError, MissingFileError, UsageError
+from rlcm.training.config import parse_settings
 
 CAPTIONS = ["a cat", "a dog", "a fox", "two bees"]
 
@@ -174,3 +176,37 @@ def test_a_file_that_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(UsageError, match=r"a\.png is not a picture that can be read"):
         CaptionedPictures(tmp_path).draw(1, torch.Generator(), (8, 8))
+
+
+def test_work_goes_on_only_from_what_it_began_with(teacher, data, tmp_path, monkeypatch):
+    output = tmp_path / "student"
+    distill(settings(teacher, data, output, updates=1))
+    for changes, named in (
+        ({"lr": 5e-4, "seed": 3}, r"lr=0\.001, not 0\.0005; seed=0, not 3"),
+        ({"guidance": (1, 3)}, r"guidance=\[1\.0, 8\.0\], not \[1\.0, 3\.0\]"),
+        ({"batch_size": 1}, "batch_size=2, not 1"),
+    ):
+        with pytest.raises(ConfigError, match=rf"work was begun with {named}\. Go on with what it began with"):
+            distill(settings(teacher, data, output, updates=2, **changes))
+    others = tmp_path / "others"
+    shutil.copytree(data, others)
+    (others / "metadata.jsonl").write_text((data / "metadata.jsonl").read_text().replace("two bees", "three bees"))
+    with pytest.raises(ConfigError, match="begun with other data"):
+        distill(settings(teacher, others, output, updates=2))
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    assert distill(settings(teacher, moved, output, updates=2)) == output
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"guidance": (8, 1)}, r"guidance=\[8, 1\] is no range of 0 \.\. 100"),
+        ({"guidance": (-1, 2)}, r"guidance=\[-1, 2\] is no range"),
+        ({"first_jump": 10}, r"first_jump=10 is as long as the grid of solver_steps=10; use 1 \.\. 9\."),
+    ],
+)
+def test_settings_that_do_not_fit(changes, said):
+    given = {"data": "pictures", "output": "student", "solver_steps": 10, **changes}
+    with pytest.raises(ConfigError, match=said):
+        parse_settings(DistillConfig, given)

@@ -8,7 +8,7 @@ from torch import nn
 
 from rlcm.distillation import fit as module
 from rlcm.distillation.fit import Fit, Muon, fit
-from rlcm.errors import CheckpointError
+from rlcm.errors import CheckpointError, TrainingError
 from rlcm.runs.serialization import load_state, save_state
 
 
@@ -130,3 +130,37 @@ def test_work_of_another_model_is_refused(tmp_path, what):
     file.unlink()
     fit("stage", Model(), task(Model())[0], Fit(updates=4), tmp_path, seed=1)
     assert load_state(file)["updates"] == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_it_and_leaves_the_last_good_weights(tmp_path, monkeypatch, value):
+    monkeypatch.setattr(module, "SAVE_EVERY_SECONDS", -1.0)
+    model = Model()
+    plain, calls = task(model)
+
+    def loss(rng, progress):
+        found = plain(rng, progress)
+        return found if len(calls) < 4 else found | {"loss": found["loss"] * value}
+
+    with pytest.raises(TrainingError, match=r"update 4 has a loss .* not finite .* saved is of update 3\. Lower lr=0\.05"):
+        fit("part", model, loss, PLAN, tmp_path, 0)
+    state = load_state(tmp_path / "part.safetensors")
+    assert int(state["updates"]) == 3
+    assert all(weight.isfinite().all() for weight in state["weights"])
+
+
+def test_a_checkpoint_that_was_cut_short_names_the_file_to_delete(tmp_path):
+    model = Model()
+    fit("part", model, task(model)[0], Fit(updates=2), tmp_path, 0)
+    file = tmp_path / "part.safetensors"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match=rf"delete {file} to begin the stage anew"):
+        fit("part", model, task(model)[0], Fit(updates=2), tmp_path, 0)
+
+
+def test_what_is_done_already_is_said(tmp_path, capsys):
+    model = Model()
+    fit("part", model, task(model)[0], Fit(updates=2), tmp_path, 0)
+    capsys.readouterr()
+    fit("part", Model(), task(model)[0], Fit(updates=1), tmp_path, 0)
+    assert "2 updates are done already, of 1 that were asked for" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from rlcm.learning.optimisation import Optimisation, OptimizerSettings
 from rlcm.policy.noise import draw, stream
 from rlcm.policy.rollout import rollout
 from rlcm.processes.distributed import World
-from rlcm.rewards import RewardMix
+from rlcm.rewards import RewardMix, Scores
 
 INDEX = torch.tensor([2, 0, 1])
 SEEDS = [11, 12, 13]
@@ -110,3 +110,32 @@ def test_a_reward_that_is_flat_is_refused_before_a_step():
 
     with pytest.raises(PreflightError, match="no gradient of the reward"):
         learn(backprop(tiny_policy(), reward=Flat()))
+
+
+@pytest.mark.parametrize("at_once", [2, 64])
+@pytest.mark.parametrize("branches", [1, 2])
+def test_the_gradient_through_the_last_call_is_that_of_the_rewards_of_a_rollout(branches, at_once):
+    policy = stir(tiny_policy())
+    conditioning = policy.denoiser.encode(PROMPTS)
+    branched = {"branch_steps": torch.tensor([0, 1, 1]), "branches": branches} if branches > 1 else {}
+    trajectory = rollout(policy, conditioning, INDEX, SEEDS, keep_last=True, **branched)
+    images = trajectory.images.flatten(0, 1)
+    total = Contrast()(images, None)
+    valid = torch.ones(len(total), dtype=torch.bool)
+    valid[1] = False
+    scores = Scores(total=total, parts={"contrast": total}, valid=valid, failures=[])
+    made = backprop(policy, last_call_weight=0.5, loss="ppo_clip")
+    made.optimisation.begin()
+    also = made.through_last_call(trajectory, torch.arange(3), scores, conditioning, PROMPTS, [{}] * 3)
+    also(at_once)
+    found = [p.grad.clone() for p in policy.parameters]
+
+    made.optimisation.begin()
+    states, rows = trajectory.last_states.flatten(0, 1), INDEX.repeat_interleave(branches)
+    _, mean, _ = policy.step(states, torch.full((len(rows),), STEPS - 1), conditioning.take(rows))
+    decoded = policy.denoiser.decode(mean)
+    assert largest_difference(decoded.clamp(0, 1), images) < 1e-5
+    shown = decoded + (decoded.clamp(0, 1) - decoded).detach()
+    (-0.5 * Contrast()(shown, None)[valid].mean() / total[valid].std(correction=0)).backward()
+    scale = max(float(p.grad.abs().max()) for p in policy.parameters)
+    assert max(largest_difference(f, p.grad) for f, p in zip(found, policy.parameters, strict=True)) < 1e-4 * scale

@@ -202,3 +202,65 @@ def test_statistics_of_tiny_ratios_are_exact() -> None:
 def test_wrong_arguments_are_refused(call) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match="must"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("kl", "ratio", "advantage", "loss", "slope"),
+    [
+        (0.1, 1.5, 2.0, -3.0, -3.0),  # inside the region: -r A, however large the ratio
+        (0.3, 1.5, 2.0, 0.0, 0.0),  # beyond it, and leading away
+        (0.3, 0.5, 2.0, -1.0, -1.0),  # beyond it, but leading back
+        (0.3, 0.5, -2.0, 0.0, 0.0),  # beyond it, and leading away
+        (0.3, 1.5, -2.0, 3.0, 3.0),  # beyond it, but leading back
+    ],
+)
+def test_divergence_ppo_masks_what_leads_away_beyond_its_limit(
+    kl: float, ratio: float, advantage: float, loss: float, slope: float
+) -> None:
+    log_ratio = torch.full((2, 3), math.log(ratio), requires_grad=True)
+    found = losses.divergence_ppo(log_ratio, torch.full((2, 3), advantage), torch.full((2,), kl), limit=0.2)
+    torch.testing.assert_close(found, torch.full((2, 3), loss))
+    torch.testing.assert_close(gradient(found, log_ratio), torch.full((2, 3), slope))
+
+
+def test_divergence_ppo_at_ratio_one_is_reinforce() -> None:
+    log_prob = torch.randn(5, 3, generator=generator()).requires_grad_()
+    advantages = torch.randn(5, 3, generator=generator(1))
+    found = losses.divergence_ppo(log_prob - log_prob.detach(), advantages, torch.zeros(5), limit=1e-4)
+    torch.testing.assert_close(gradient(found, log_prob), gradient(losses.reinforce(log_prob, advantages), log_prob))
+
+
+def nft_case() -> tuple[Tensor, Tensor, Tensor]:
+    old, target = torch.randn(4, 2, 3, generator=generator()), torch.randn(4, 2, 3, generator=generator(1))
+    return old.clone().requires_grad_(), old, target
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+def test_nft_at_the_old_policy_is_matching_weighed_by_the_centred_goodness(beta: float) -> None:
+    # dL/df = b (2 g - 1) 2 (f - x0) / (entries mean|f - x0|): both halves have one prediction there, and opposite slopes.
+    prediction, old, target = nft_case()
+    goodness = torch.tensor([0.0, 0.5, 0.8, 1.0])
+    found = losses.nft(prediction, old, target, goodness, beta=beta)
+    away = (old - target).flatten(1)
+    norm = away.abs().mean(1)
+    torch.testing.assert_close(found, away.square().mean(1) / norm)
+    wanted = (beta * (2 * goodness - 1) / norm)[:, None] * 2 * away / away.shape[1]
+    torch.testing.assert_close(gradient(found, prediction).flatten(1), wanted)
+
+
+def test_nft_of_a_good_and_a_bad_image_by_hand() -> None:
+    # One entry: old 0, prediction 1, image 3, b .5. f+ = .5 is 2.5 away, f- = -.5 is 3.5 away.
+    one, zero, three = torch.ones(1, 1), torch.zeros(1, 1), torch.full((1, 1), 3.0)
+    assert losses.nft(one, zero, three, torch.ones(1), beta=0.5).item() == pytest.approx(2.5)
+    assert losses.nft(one, zero, three, torch.zeros(1), beta=0.5).item() == pytest.approx(3.5)
+    assert losses.nft(one, zero, three, torch.full((1,), 0.25), beta=0.5).item() == pytest.approx(0.25 * 2.5 + 0.75 * 3.5)
+
+
+def test_the_new_losses_refuse_other_shapes() -> None:
+    prediction, old, target = nft_case()
+    with pytest.raises(ValueError, match=r"goodness must have the shape \[4\]"):
+        losses.nft(prediction, old, target, torch.ones(4, 1), beta=1.0)
+    with pytest.raises(ValueError, match=r"kl must have the shape \[2\]"):
+        losses.divergence_ppo(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3), limit=1.0)
+    with pytest.raises(ValueError, match="beta must be > 0"):
+        losses.nft(prediction, old, target, torch.ones(4), beta=0.0)

@@ -107,3 +107,25 @@ def test_refusals(case):
         gaussian.log_ratio(action.bfloat16(), old, new, std, "mean")
     with pytest.raises(ValueError, match="size=0"):
         gaussian.entropy(std, 0, "mean")
+
+
+@pytest.mark.parametrize("reduction", SCALES)
+def test_normalised_log_ratio_is_the_log_ratio_without_its_bias_in_units_of_the_latent(case, reduction):
+    action, old, new, std = (tensor.double() for tensor in case)
+    ratio, kl = gaussian.log_ratio(action, old, new, std, reduction), gaussian.kl(old, new, std, reduction)
+    wanted = std[:, None] * (ratio + kl[:, None])
+    torch.testing.assert_close(gaussian.normalised_log_ratio(action, old, new, std, reduction), wanted)
+
+
+def test_normalised_log_ratio_has_one_spread_at_every_std_where_the_plain_one_is_biased_and_spreads():
+    torch.manual_seed(0)
+    std, shift = torch.tensor([0.05, 0.5, 1.0]), torch.full((3, *LATENT), 0.1)
+    old = torch.zeros(3, *LATENT)
+    action = std.view(3, 1, 1, 1, 1) * torch.randn(3, 20_000, *LATENT)
+    plain = gaussian.log_ratio(action, old, shift, std, "sum")
+    normalised = gaussian.normalised_log_ratio(action, old, shift, std, "sum")
+    wanted = 0.1 * math.sqrt(D)  # |new mean - old mean|
+    torch.testing.assert_close(normalised.std(1), torch.full((3,), wanted), rtol=0.03, atol=0)
+    assert normalised.mean(1).abs().max() < 4 * wanted / math.sqrt(20_000)
+    torch.testing.assert_close(plain.mean(1), -gaussian.kl(old, shift, std, "sum"), rtol=0.05, atol=0.02)
+    assert plain.std(1)[0] > 10 * plain.std(1)[1] * 0.9

@@ -193,6 +193,18 @@ def test_too_few_votes_and_pictures_that_are_gone(file, tmp_path, caplog):
     assert "1 of 2 votes are left out: pictures of theirs are not there" in caplog.text
 
 
+def test_a_picture_that_is_another_than_was_voted_on_does_not_count(tmp_path, caplog):
+    votes = VotesFile(tmp_path / "votes.jsonl")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        votes.add("a disc", pictures(2, generator), [0])
+    one, other = (votes.votes()[i].pictures[0] for i in (0, 1))
+    one.write_bytes(other.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        assert len(Taste(votes=str(votes.path)).votes) == 2
+    assert "1 of 3 votes are left out: pictures of theirs are not there, or are others than were voted on" in caplog.text
+
+
 def test_what_is_no_vision_transformer_is_refused(file, tmp_path):
     with pytest.raises(MissingFileError, match="holds no model in transformers format"):
         Taste(votes=str(file.path), model=str(tmp_path))(torch.zeros(1, 3, 8, 8), [""])

@@ -174,3 +174,33 @@ def test_coroutines_are_awaited_inside_a_running_loop(images, prompts):
         return call_reward(slow, images, prompts)
 
     assert asyncio.run(notebook()) == [2.0] * 5
+
+
+def test_a_file_that_was_edited_is_read_again_and_its_neighbours_too(tmp_path, monkeypatch):
+    file, beside = tmp_path / "edited_reward.py", tmp_path / "edited_helper.py"
+    beside.write_text("FACTOR = 1\n")
+    file.write_text("import edited_helper\ndef f(images, prompts): return edited_helper.FACTOR\n")
+    first = load_callable(f"{file}:f")
+    assert first(None, None) == 1
+    assert load_callable(f"{file}:f") is first, "what has not changed is not imported again"
+    beside.write_text("FACTOR = 2\n")  # in the same second, of the same length
+    assert load_callable(f"{file}:f")(None, None) == 2
+    file.write_text(
+        "import edited_helper\ndef f(images, prompts): return 9 * edited_helper.FACTOR\ndef g(images, prompts): ...\n"
+    )
+    assert load_callable(f"{file}:f")(None, None) == 18
+    assert load_callable(f"{file}:g").__name__ == "g"
+    assert first(None, None) == 1, "whoever has it keeps the old one"
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_callable("edited_reward:f")(None, None) == 18
+    file.write_text(file.read_text().replace("9", "8"))
+    assert load_callable("edited_reward:f")(None, None) == 16
+
+
+def test_a_file_that_was_mended_after_an_error_is_read_again(tmp_path):
+    file = tmp_path / "broken_reward.py"
+    file.write_text("def f(images, prompts):\n    raise ZeroDivisionError\n")
+    with pytest.raises(ZeroDivisionError):
+        load_callable(f"{file}:f")(None, None)
+    file.write_text("def f(images, prompts):\n    return 1\n")
+    assert load_callable(f"{file}:f")(None, None) == 1

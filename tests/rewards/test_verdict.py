@@ -115,6 +115,12 @@ def test_geneval_s_lines_are_read_as_they_are():
         ({"include": [{"class": "cat", "position": ["above", 0]}]}, "index below 0"),
         ({"include": [{"class": "cat"}], "exclude": [{"class": "cat", "count": None}]}, "exclude"),
         ({"include": "cat"}, "include"),
+        (
+            {"include": [{"class": "cat", "colour": "green"}]},
+            "include.0: 'colour' is not among what an entry takes: class, count, color, position",
+        ),
+        ({"include": [{"class": "cat"}], "exclude": [{"class": "cat", "color": "red"}]}, "takes: class, count"),
+        ({"include": [{"class": "cat", "cuont": 2}]}, "'cuont' is not among"),
     ],
 )
 def test_what_is_not_said_well(entry, said):

@@ -136,6 +136,18 @@ def test_the_card_says_what_somebody_asks_first(run, tmp_path):
     assert re.search(r"\| JPEG size \| [\d.]+ ± [\d.]+ kB \| [\d.]+ ± [\d.]+ kB \|", text)
 
 
+def test_the_card_says_what_the_base_models_licence_restricts(run):
+    config = load_config(run / "config.yaml")
+
+    def licence(base):
+        return card(read_run(run), config, REPO, "FluxPipeline", base, None, []).split("## Licence")[1]
+
+    said = licence("black-forest-labs/FLUX.1-dev")
+    assert "\n**black\\-forest" in said or "\n**black-forest-labs/FLUX.1-dev is under the FLUX non-commercial licence" in said
+    assert "its page on the Hub counts.**" in said
+    assert "**" not in licence("black-forest-labs/FLUX.1-schnell")
+
+
 def test_markup_in_what_the_card_quotes_is_shown_and_not_done(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     label, prompt = "<script>alert(1)</script>|`x`", "a fox\n\n```\n<img src=x>"

@@ -246,14 +246,18 @@ def test_sets_that_are_wanted(tmp_path):
         ("more", "held-out", 1, 2),
         ("bare", "held-out", 0, 45),
     ]
-    with pytest.raises(ConfigError, match="two sets are called animals"):
+    with pytest.raises(ConfigError, match=r"two sets are called animals; name them, as in --prompts other=animals\."):
         prompt_sets(config, True, ["animals", "animals"], 48)
+    with pytest.raises(ConfigError, match=r"two sets are called x; name them, as in --prompts other=animals-bare\."):
+        prompt_sets(config, True, ["x=animals", "x=animals-bare"], 48)
     with pytest.raises(MissingFileError, match="neither a file nor a built-in set"):
         prompt_sets(config, True, ["x=nowhere.txt"], 48)
 
 
 def test_steps():
     assert check_steps("1,2,8") == (1, 2, 8)
+    with pytest.raises(ConfigError, match=r"--steps '1,,2' is not a list .*nothing between two commas"):
+        check_steps("1,,2")
     assert check_steps(None) == ()
     assert check_steps("1, 1e1") == (1, 10)
     for wrong in ("", "0", "1,,2", "two", "2000", "２", "1;2", "1.5"):

@@ -8,8 +8,8 @@ from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.settings import declared, leaves
-from rlcm.training.config import names_of
 from rlcm.training.defaults import SHORT
+from rlcm.training.explaining import names_of
 
 
 def test_a_run_without_a_word_is_the_default():

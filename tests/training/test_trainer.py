@@ -202,6 +202,11 @@ DENSE = {"dense_every": 1, "dense_lambda": 0.9, "kl_coefficient": 0.1, "kl_form"
         ({}, {"loss": "reward_backprop", "backprop_calls": 2, "kl_coefficient": 0.1}, 6),
         ({}, {"loss": "reinforce", "consistency_coefficient": 1.0, "consistency_target": "next"}, 6),
         ({}, {"inner_epochs": 3, "stop_kl": 1e-12, "advantage": "batch"}, 6),
+        ({}, {"loss": "awm", "kl_coefficient": 0.1}, 6),
+        ({"branches": 2}, {"loss": "nft", "advantage": "group", "noise_levels": 2, "inner_epochs": 2, "minibatches": 2}, 6),
+        ({}, {"loss": "divergence_ppo", "inner_epochs": 2}, 6),
+        ({"branches": 2}, {"normalise_ratio": True, "inner_epochs": 2, "advantage": "group"}, 6),
+        ({"branches": 2}, {"last_call_weight": 0.5, "kl_coefficient": 0.1, "advantage": "group"}, 6),
     ],
 )
 def test_every_algorithm_runs_and_resumes_bit_for_bit(tmp_path, rollout, algorithm, queries):
@@ -210,7 +215,9 @@ def test_every_algorithm_runs_and_resumes_bit_for_bit(tmp_path, rollout, algorit
         "sampler": algorithm.pop("sampler", {}),
         "optimizer": (optimizer := algorithm.pop("optimizer", {})),
         "algorithm": algorithm,
-        "rewards": ["alignment"] if algorithm.get("loss") == "reward_backprop" else ["sharpness"],
+        "rewards": ["alignment"]
+        if algorithm.get("loss") == "reward_backprop" or algorithm.get("last_call_weight")
+        else ["sharpness"],
         "run": {"rounds": 4},
     }
     straight = trainer(tmp_path / "a", functions=None, **changes).train()

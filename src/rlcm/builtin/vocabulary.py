@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rlcm.builtin.verdict import RELATIONS
 
@@ -44,6 +44,18 @@ class Clause(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
     name: _Name = Field(alias="class")
     count: int = Field(default=1, ge=1, le=1000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_others(cls, values: Any) -> Any:
+        """Refuse a key that nobody reads: what it asks for would be left out in silence."""
+        if not isinstance(values, Mapping):
+            return values
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        others = [key for key in values if key not in known]
+        if others:
+            raise ValueError(f"{others[0]!r} is not among what an entry takes: {', '.join(known)}")
+        return values
 
 
 class Include(Clause):

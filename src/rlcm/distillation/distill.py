@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import LatentConsistencyModelPipeline, LCMScheduler, StableDiffusionXLPipeline
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlcm.distillation.fit import Fit, fit
@@ -19,11 +19,14 @@ from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.paths import local
 from rlcm.pipelines import load_pipeline, make_denoiser
+from rlcm.pipelines.contents import model_contents
 from rlcm.pipelines.loading import INDEX
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.rewards.image.pixels import read_picture
+from rlcm.runs import digests
 from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import disk_errors
+from rlcm.runs.serialization import write_bytes
 from rlcm.settings import Settings
 from rlcm.text_files import lines_of, read_text
 from rlcm.training.config import parse_settings, read_values
@@ -46,7 +49,7 @@ class DistillConfig(Settings):
     lr: float = Field(default=1e-5, gt=0, le=1)
     """Peak learning rate of AdamW."""
     guidance: tuple[float, float] = (1.0, 8.0)
-    """Range of the guidance scales that the student can be asked for."""
+    """Range of the guidance scales that the student can be asked for, from 0 to 100, the smaller first."""
     solver_steps: int = Field(default=50, ge=2, le=1000)
     """Length of the teacher's DDIM grid; `original_inference_steps` of the result."""
     first_jump: int = Field(default=1, ge=1, le=1000)
@@ -59,6 +62,20 @@ class DistillConfig(Settings):
     """Decay of the average of the student's weights, which is the result."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of noise, order and guidance."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> DistillConfig:
+        low, high = self.guidance
+        if not 0 <= low <= high <= 100:
+            raise ValueError(
+                f"guidance=[{low:g}, {high:g}] is no range of 0 .. 100; write the smaller first, as in guidance=[1, 8]."
+            )
+        if self.first_jump >= self.solver_steps:
+            raise ValueError(
+                f"first_jump={self.first_jump} is as long as the grid of solver_steps={self.solver_steps}; use 1 .. "
+                f"{self.solver_steps - 1}."
+            )
+        return self
 
 
 def run_distillation(config: str, changes: Sequence[str]) -> Path:
@@ -95,6 +112,7 @@ def distill(settings: DistillConfig) -> Path:
     work = output / "work"
     with disk_errors(work):
         work.mkdir(parents=True, exist_ok=True)
+    _pin(settings, pictures, work)
     # Guidance 1: the denoiser then encodes prompts without their negatives.
     denoiser = make_denoiser(pipeline, SamplerSettings(scheduler="ddim", steps=2, guidance=1.0), settings.model)
     scheduler = LCMScheduler.from_config(
@@ -151,6 +169,32 @@ def distill(settings: DistillConfig) -> Path:
     return output
 
 
+def _pin(settings: DistillConfig, pictures: CaptionedPictures, work: Path) -> None:
+    """Note what the work depends on when it begins, and refuse to go on with it from anything else; more `updates` are the same.
+
+    Raises:
+        ConfigError: if a setting, the pictures or the model are others than it began with.
+    """
+    file = work / "depends_on.json"
+    own = settings.model_dump(mode="json", exclude={"updates", "output", "data", "model"})
+    found = {"settings": own, "data": pictures.digest(), "model": model_contents(settings.model)}
+    if not (work / "student.safetensors").exists():
+        with disk_errors(work):
+            write_bytes(file, json.dumps(found, indent=1).encode())
+        return
+    try:
+        begun = json.loads(read_text(file))
+    except (OSError, ValueError):
+        return  # of a version that did not note it
+    wrong = [f"{name}={value!r}, not {own[name]!r}" for name, value in begun["settings"].items() if own.get(name) != value]
+    wrong += [f"other {what}" for what in ("data", "model") if begun[what] != found[what]]
+    if wrong:
+        raise ConfigError(
+            f"{work} was begun with {'; '.join(wrong)}. Go on with what it began with, take another output=, or delete {work} to begin "
+            "anew."
+        )
+
+
 def _has_student(output: Path) -> bool:
     return any((output / "work").glob("student*"))
 
@@ -190,6 +234,10 @@ class CaptionedPictures:
             self.rows.append((file, text))
         if not self.rows:
             raise ConfigError(f"{index} names no pictures; give at least one.")
+
+    def digest(self) -> str:
+        """Return the digest of the captions, and of the names and sizes of the pictures."""
+        return digests.of_value([[file.name, file.stat().st_size, text] for file, text in self.rows])
 
     def draw(self, count: int, rng: torch.Generator, size: tuple[int, int]) -> tuple[Tensor, list[str]]:
         """Return `count` random pictures [count, 3, h, w] in [-1, 1], cropped to `size` = (h, w), and their captions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlcm.errors import CheckpointError
+from rlcm.errors import CheckpointError, TrainingError
 from rlcm.runs.serialization import load_state, save_state
 
 Loss = Callable[[torch.Generator, float], dict[str, torch.Tensor]]
@@ -59,6 +60,7 @@ def fit(
 
     Raises:
         CheckpointError: if the work to go on with is damaged, or that of another model.
+        TrainingError: if the loss or the gradient is not finite.
     """
     copy = list(companion.parameters()) if companion is not None else []
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -68,7 +70,12 @@ def fit(
     done = 0
     seconds = 0.0
     if file.exists():
-        state = load_state(file)
+        try:
+            state = load_state(file)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{str(error).partition(';')[0].rstrip('.')}; delete {file} to begin the stage anew."
+            ) from error
         try:
             done, seconds = int(state["updates"]), float(state["seconds"])
             for optimiser, stored in zip(optimisers, state["optimisers"], strict=True):
@@ -83,6 +90,10 @@ def fit(
                 f"{file} is that of another model or of other settings ({error}); delete it to begin the stage anew, or go on with "
                 "the settings that it began with."
             ) from error
+
+    if done >= settings.updates:
+        print(f"{name}: {done} updates are done already, of {settings.updates} that were asked for", flush=True)
+    kept = done
 
     def save() -> None:
         save_state(
@@ -109,6 +120,13 @@ def fit(
         model.zero_grad(set_to_none=True)
         values["loss"].backward()
         norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        reached = float(values["loss"].detach())
+        if not (math.isfinite(reached) and math.isfinite(float(norm))):
+            raise TrainingError(
+                f"{name}: update {done + 1} has a loss or gradient that is not finite (loss {reached:g}, gradient norm {norm:g}), so "
+                f"training stops here. What was saved is of update {kept}. Lower lr={settings.lr:g}, and begin anew in another folder, "
+                f"or delete {work}."
+            )
         for optimiser in optimisers:
             optimiser.step()
         done += 1
@@ -128,6 +146,7 @@ def fit(
             print(f"{name} {line}", flush=True)
         if now - saved > SAVE_EVERY_SECONDS or done == settings.updates:
             save()
+            kept = done
             saved = time.monotonic()
     for p, a in zip(parameters, average, strict=True):
         p.data.copy_(a)

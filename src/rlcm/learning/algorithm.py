@@ -16,10 +16,11 @@ from rlcm.yaml_text import meant
 class AlgorithmSettings(Settings):
     """How rewards become a change of the weights."""
 
-    loss: Literal["ppo_clip", "reinforce", "rebel", "reward_backprop"] = "ppo_clip"
-    """`ppo_clip`: PPO's clipped surrogate. `reinforce`: the plain score function, for one update a round. `rebel`: regression of
-    relative rewards on pairs of images of one prompt. `reward_backprop`: the gradient of the reward itself, for rewards that
-    have one."""
+    loss: Literal["ppo_clip", "divergence_ppo", "reinforce", "rebel", "awm", "nft", "reward_backprop"] = "ppo_clip"
+    """`ppo_clip`: PPO's clipped surrogate. `divergence_ppo`: a trust region in the KL divergence in place of the clip. `reinforce`:
+    the plain score function, for one update a round. `rebel`: regression of relative rewards on pairs of images of one prompt.
+    `awm` and `nft`: the finished images, noised again and weighed by their advantages. `reward_backprop`: the gradient of the
+    reward itself, for rewards that have one."""
     old_policy: Literal["auto", "sampling", "learning"] = "auto"
     """What computes the mean of the old policy, to which the ratio is taken. `sampling`: the pass that sampled. `learning`: the
     pass that learns, in its own batch shapes, so that the ratio begins at exactly 1 whatever the precision. `auto` is `sampling`
@@ -29,6 +30,18 @@ class AlgorithmSettings(Settings):
     importance sampling, on the scale of `log_prob_reduction`): what they differ by in rounding is then made up for."""
     clip_range: float = Field(default=1e-4, gt=0, le=1_000_000)
     """PPO's epsilon, on the scale of `log_prob_reduction`."""
+    normalise_ratio: bool = False
+    """`ppo_clip`: clip the ratio without its bias and its step's std, so that one clip range holds all steps and signs alike."""
+    divergence_limit: float = Field(default=1e-4, gt=0, le=1_000_000)
+    """`divergence_ppo`: KL divergence from the policy that sampled, on the scale of `log_prob_reduction`, beyond which an action
+    counts only where it leads back."""
+    nft_beta: float = Field(default=1.0, gt=0, le=1000)
+    """`nft`: how far its positive and negative policies lie from the one that sampled, as a share of the policy's own change."""
+    noise_levels: int = Field(default=1, ge=1, le=1000)
+    """`awm`, `nft`: at how many of the sampler's noise levels each image is noised again in a round."""
+    last_call_weight: float = Field(default=0.0, ge=0, le=1_000_000)
+    """Where above 0, the reward's own gradient through the last network call is followed too, with this weight, for rewards that
+    have one: the noisy steps learn from the policy gradient, the last one from the reward itself."""
     log_prob_reduction: Reduction = "mean"
     """What log-probabilities are divided by: `mean` the number D of latent entries (published), `sqrt` its root (the same
     clip range then fits all resolutions), `sum` nothing."""
@@ -115,6 +128,16 @@ class AlgorithmSettings(Settings):
                 "algorithm.kl_form=reward charges single actions, but algorithm.loss=rebel compares whole trajectories; set "
                 "algorithm.kl_form=loss."
             )
+        if self.normalise_ratio and self.loss != "ppo_clip":
+            raise ValueError(
+                f"algorithm.normalise_ratio=true is for the clip of algorithm.loss=ppo_clip, and algorithm.loss={self.loss} clips no "
+                "ratio of actions; set algorithm.normalise_ratio=false."
+            )
+        if self.last_call_weight and self.minibatches * self.inner_epochs > 1:
+            raise ValueError(
+                f"algorithm.last_call_weight={self.last_call_weight:g} follows the reward's gradient in one update a round; set "
+                "algorithm.minibatches=1 and algorithm.inner_epochs=1."
+            )
         if self.importance_cap is not None and self.old_policy == "sampling":
             raise ValueError(
                 f"algorithm.importance_cap={self.importance_cap} weighs the policy that learns against the one that sampled, but with "
@@ -135,27 +158,40 @@ class AlgorithmSettings(Settings):
                 "algorithm.multi_reward=gdpo compares rewards one by one, and algorithm.kl_form=reward takes the divergence off their "
                 "sum; set algorithm.kl_form=loss, or algorithm.multi_reward=sum."
             )
-        if self.loss == "reward_backprop":
-            self._without_actions()
+        if self.loss in _WITHOUT_ACTIONS:
+            self._without_actions(*_WITHOUT_ACTIONS[self.loss])
         return self
 
-    def _without_actions(self) -> None:
-        needless = {
-            "minibatches": self.minibatches > 1,
-            "inner_epochs": self.inner_epochs > 1,
-            "dense_every": self.dense_every > 0,
-            "consistency_coefficient": self.consistency_coefficient > 0,
-            "stop_kl": self.stop_kl is not None,
-            "importance_cap": self.importance_cap is not None,
-            "kl_form": self.kl_form == "reward",
-            "multi_reward": self.multi_reward == "gdpo",
-        }
-        found = [name for name, is_set in needless.items() if is_set]
-        if found:
-            raise ValueError(
-                f"algorithm.{found[0]}={getattr(self, found[0])} has no meaning for algorithm.loss=reward_backprop, which follows "
-                "the reward's own gradient in one update a round; leave it at its default."
-            )
+    @property
+    def is_forward(self) -> bool:
+        """Whether finished images are learnt from, noised again, in place of actions."""
+        return self.loss in ("awm", "nft")
+
+    @property
+    def follows_reward(self) -> bool:
+        """Whether the gradient of the reward itself is followed, so that it must have one."""
+        return self.loss == "reward_backprop" or self.last_call_weight > 0
+
+    def _without_actions(self, why: str, needless: tuple[str, ...]) -> None:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        for name in needless:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"algorithm.{name}={getattr(self, name)} has no meaning for algorithm.loss={self.loss}, which {why}; leave it "
+                    "at its default."
+                )
+
+
+_OF_ACTIONS = ("dense_every", "consistency_coefficient", "importance_cap", "kl_form")
+_WITHOUT_ACTIONS = {
+    "reward_backprop": (
+        "follows the reward's own gradient in one update a round",
+        ("minibatches", "inner_epochs", "stop_kl", "multi_reward", "last_call_weight", *_OF_ACTIONS),
+    ),
+    "awm": ("learns from finished images and not from actions", _OF_ACTIONS),
+    "nft": ("learns from finished images and not from actions", _OF_ACTIONS),
+}
+"""Settings that a loss has no use for, and why."""
 
 
 class Leash:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from rlcm.learning.optimisation import Optimisation
 from rlcm.policy import gaussian
 from rlcm.policy.noise import draw, stream
 from rlcm.processes.memory_retry import BatchSize
-from rlcm.rewards import RawScores, RewardMix
+from rlcm.rewards import RawScores, RewardMix, Scores
 from rlcm.transfer import send
-from rlcm.types import Conditioning
+from rlcm.types import Conditioning, Trajectory
 
 
 class RewardBackprop:
@@ -103,6 +103,72 @@ class RewardBackprop:
         metrics = dict(zip(keys, reduced.tolist(), strict=True))
         return scores, metrics | self.optimisation.step(metrics["loss"], norm)
 
+    def through_last_call(
+        self,
+        trajectory: Trajectory,
+        mine: Tensor,
+        scores: Scores,
+        conditioning: Conditioning,
+        prompts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]],
+    ) -> Callable[[int], None]:
+        """Return what adds the reward's own gradient through the last call of a rollout, so many images at once.
+
+            L = -w mean(R(decode(mean(x_H-1)))) / std(R),   w = `algorithm.last_call_weight`, mean and std over the round
+
+        A round whose images are all worth the same teaches nothing.
+
+        Args:
+            trajectory: of this process, with its last states.
+            mine: [b] which of the round's B trajectories they are.
+            scores: of the round's images, B K; those without a score weigh nothing.
+            conditioning: to whose rows the trajectory's `prompt_index` points, as prompts and metadata.
+        """
+        assert trajectory.last_states is not None
+        branches = trajectory.last_states.shape[1]
+        rows = trajectory.prompt_index.repeat_interleave(branches)
+        named, told = [prompts[i] for i in rows.tolist()], [metadata[i] for i in rows.tolist()]
+        valid = scores.valid.view(-1, branches)
+        unit = scores.total[scores.valid].std(correction=0)
+        weight = self.algorithm.last_call_weight / (unit * valid.sum()) if unit > 0 else torch.zeros(())
+        scale = valid[mine].flatten() * weight
+        states, conditions = trajectory.last_states.flatten(0, 1), conditioning.take(rows)
+        return lambda at_once: self.last_call(states, conditions, named, told, scale, at_once)
+
+    def last_call(
+        self,
+        states: Tensor,
+        conditioning: Conditioning,
+        prompts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any]],
+        scale: Tensor,
+        at_once: int,
+    ) -> None:
+        """Add to the parameters' gradients that of the reward through the last network call alone, from states of a rollout.
+
+            L = -sum scale R(decode(mean(x_H-1)))
+
+        Args:
+            states: [M, *latent] what the last call was given.
+            conditioning: M rows, one an image, as prompts and metadata are.
+            scale: [M] weight of each image.
+            at_once: images of a backward pass.
+        """
+        device, last = self.policy.denoiser.device, len(self.policy.table) - 1
+        for rows in torch.arange(len(states)).split(at_once):
+            index = rows.tolist()
+            x = send(states[send(rows, states.device)], device)
+            _, mean, _ = self.policy.step(x, torch.full((len(x),), last, device=device), conditioning.take(rows))
+            named, told = [prompts[i] for i in index], [metadata[i] for i in index]
+            found = self.rewards.differentiable(self._shown(mean), named, told, update=False)
+            (-(found.total * send(scale[rows], found.total.device)).sum()).backward()
+
+    def _shown(self, latents: Tensor) -> Tensor:
+        """Return the images that latents decode to, as the reward sees them."""
+        decoded = self.policy.denoiser.decode(latents)
+        # The reward sees what is shown; its gradient passes the clamp, or saturated pixels could never come back.
+        return decoded + (decoded.clamp(0, 1) - decoded).detach()
+
     def _images(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Return images [b, 3, h, w] that carry the gradient, and their KL divergence per call [b] under a leash.
 
@@ -124,7 +190,4 @@ class RewardBackprop:
                     _, reference, _ = policy.step(x, step, conditioning)
                 divergences.append(gaussian.kl(mean, reference, torch.full((len(x),), std or 1.0, device=x.device), scale))
             x = mean + std * send(draw(streams, denoiser.latent_shape), x.device) if std else mean
-        decoded = denoiser.decode(x)
-        # The reward sees what is shown; its gradient passes the clamp, or saturated pixels could never come back.
-        images = decoded + (decoded.clamp(0, 1) - decoded).detach()
-        return images, torch.stack(divergences).mean(0) if divergences else None
+        return self._shown(x), torch.stack(divergences).mean(0) if divergences else None

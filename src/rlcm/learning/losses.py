@@ -39,6 +39,35 @@ def ppo_clip(log_ratio: Tensor, advantages: Tensor, *, clip_range: float) -> Ten
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
 
 
+def divergence_ppo(log_ratio: Tensor, advantages: Tensor, kl: Tensor, *, limit: float) -> Tensor:
+    """Policy loss of every action, with a trust region in the divergence in place of a clip of the ratio.
+
+        L = -M r A,   M = 0 where KL > d and A (r - 1) > 0, else 1
+
+    Flow-DPPO, Ping et al. 2026 (arXiv:2606.11025). The policies are Gaussian, so the divergence at a state is known exactly, while the
+    ratio of one action is a noisy sample of it. What leads back towards the old policy always counts.
+
+    Args:
+        log_ratio: [N, K] log pi(a|s) - log pi_old(a|s). Carries grad.
+        advantages: [N, K], higher is better.
+        kl: [N] KL divergence of the policy from the old one at the state, >= 0; never carries grad.
+        limit: d > 0, on the scale of `kl`.
+
+    Returns:
+        [N, K] the loss of every action.
+
+    Raises:
+        ValueError: if the shapes disagree or limit <= 0.
+    """
+    _require_shape("advantages", advantages, log_ratio)
+    if kl.shape != log_ratio.shape[:1]:
+        raise ValueError(f"kl must have the shape {list(log_ratio.shape[:1])}, got {list(kl.shape)}")
+    _require_positive("limit", limit)
+    ratio, advantages = log_ratio.exp(), advantages.detach()
+    leaves = (kl.detach() > limit).unsqueeze(1) & (advantages * log_ratio.detach() > 0)
+    return -(ratio * advantages).masked_fill(leaves, 0.0)
+
+
 def reinforce(log_prob: Tensor, advantages: Tensor) -> Tensor:
     """Score-function policy loss of every action.
 
@@ -88,6 +117,44 @@ def rebel(log_ratio_a: Tensor, log_ratio_b: Tensor, reward_a: Tensor, reward_b: 
     _require_shape("reward_b", reward_b, log_ratio_a)
     _require_positive("eta", eta)
     return ((log_ratio_a - log_ratio_b) / eta - (reward_a - reward_b).detach()).square()
+
+
+def nft(prediction: Tensor, old: Tensor, target: Tensor, goodness: Tensor, *, beta: float) -> Tensor:
+    """Contrast of a positive and a negative policy, both matched to a noised image, one a row.
+
+        f+ = (1 - b) f_old + b f,   f- = (1 + b) f_old - b f
+        L = g |f+ - x0|^2 / sg|f+ - x0|_1 + (1 - g) |f- - x0|^2 / sg|f- - x0|_1,   norms as means over entries
+
+    DiffusionNFT, Zheng et al. 2025 (arXiv:2509.16117), for predictions of x0. A good image draws the policy
+    towards it, a bad one pushes it away, by the policy's own mirror image about the old one.
+
+    Args:
+        prediction: [N, *latent] f(x_t, t). Carries grad.
+        old: [N, *latent] that of the policy that sampled; never carries grad.
+        target: [N, *latent] x0.
+        goodness: [N] g in [0, 1]; .5 is a middling image.
+        beta: b > 0.
+
+    Returns:
+        [N] the loss of every row.
+
+    Raises:
+        ValueError: if the shapes disagree or beta <= 0.
+    """
+    _require_shape("old", old, prediction)
+    _require_shape("target", target, prediction)
+    _require_positive("beta", beta)
+    if goodness.shape != prediction.shape[:1]:
+        raise ValueError(f"goodness must have the shape {list(prediction.shape[:1])}, got {list(goodness.shape)}")
+    old, target, goodness = old.detach(), target.detach(), goodness.detach()
+
+    def matched(guess: Tensor) -> Tensor:
+        away = (guess - target).flatten(1)
+        return away.square().mean(1) / away.detach().abs().mean(1).clamp(min=1e-5)
+
+    good = matched(torch.lerp(old, prediction, beta))
+    bad = matched(torch.lerp(old, prediction, -beta))
+    return goodness * good + (1 - goodness) * bad
 
 
 def pair_by_prompt(prompt_index: Tensor, rng: torch.Generator | None = None) -> Tensor:

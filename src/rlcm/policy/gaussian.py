@@ -71,6 +71,33 @@ def log_ratio(action: Tensor, old_mean: Tensor, new_mean: Tensor, std: Tensor, r
     return (z * u - 0.5 * u.square()).flatten(2).sum(2) / _scale(old_mean[0].numel(), reduction)
 
 
+def normalised_log_ratio(action: Tensor, old_mean: Tensor, new_mean: Tensor, std: Tensor, reduction: Reduction) -> Tensor:
+    """Log-ratio without its bias and without the step's std: of mean 0 under the old policy, whatever the step.
+
+        log r' = std (log r + KL) = sum(z (new_mean - old_mean)) / scale,   z = (action - old_mean) / std
+
+    GRPO-Guard, Wang et al. 2025 (arXiv:2510.22319): log r alone has mean -KL and a spread of |new_mean - old_mean| / std, so one clip
+    range holds back steps with little noise and negative advantages more than others.
+
+    Args:
+        action: [N, K, *latent] fp32, what the old policy drew.
+        old_mean: [N, *latent] fp32.
+        new_mean: [N, *latent] fp32. Carries grad.
+        std: [N], > 0.
+        reduction: what the sum over D is divided by.
+
+    Returns:
+        [N, K], in units of the latent. exp(log r') is no ratio of densities.
+
+    Raises:
+        ValueError: as `log_prob`.
+    """
+    _check(std, old_mean, new_mean, actions=action)
+    z = (action - old_mean.unsqueeze(1)) / _per_state(std, action)
+    moved = (new_mean - old_mean).unsqueeze(1)
+    return (z * moved).flatten(2).sum(2) / _scale(old_mean[0].numel(), reduction)
+
+
 def kl(mean_a: Tensor, mean_b: Tensor, std: Tensor, reduction: Reduction) -> Tensor:
     """Kullback-Leibler divergence of N(mean_a, std^2 I) from N(mean_b, std^2 I); symmetric, since the stds are equal.
 

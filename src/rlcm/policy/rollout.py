@@ -54,6 +54,7 @@ def rollout(
     antithetic: bool = False,
     keep_predictions: bool = False,
     keep_targets: Literal["final", "next"] | None = None,
+    keep_last: bool = False,
 ) -> Trajectory:
     """Return B trajectories: plain ones, whose every noisy step is an action, or branched ones.
 
@@ -68,6 +69,7 @@ def rollout(
         antithetic: the second half of the branches takes the negative of the first half's noise (K even).
         keep_predictions: keep every call's x_0 prediction (plain trajectories only).
         keep_targets: keep the x_0 that followed each action: the one of the `final` call, or of the `next`.
+        keep_last: keep what the last call was given.
 
     Raises:
         ValueError: if branching is asked for by one of branch_steps and branches only, or K is odd with antithetic noise.
@@ -92,7 +94,7 @@ def rollout(
             predictions.append(prediction)
         if acted is not None:
             followed.append(prediction[send(acted, device)].unflatten(0, (-1, branches)))
-        acted = None
+        acted, last = None, x
         if std == 0:
             x = mean
             continue
@@ -111,7 +113,7 @@ def rollout(
             of_branches = z[actors].unflatten(0, (len(rows), branches))
             of_branches[:, branches // 2 :] = -of_branches[:, : branches // 2]
             z[actors] = of_branches.flatten(0, 1)
-        before, x = x, mean[descent] + std * z
+        before, last, x = x, x[descent], mean[descent] + std * z
         if len(rows):
             at = send(rows, device)
             actions = x[actors].unflatten(0, (len(rows), branches))
@@ -132,6 +134,7 @@ def rollout(
         **found,
         images=images.unflatten(0, (len(seeds), branches)),
         predictions=torch.stack(predictions, 1) if keep_predictions else None,
+        last_states=last.unflatten(0, (len(seeds), branches)) if keep_last else None,
     )
 
 

@@ -132,8 +132,15 @@ def place_of(reward: Callable[..., Any]) -> str:
     return f"{reward.__module__}:{function or type(reward).__qualname__ + '()'}"
 
 
+def _is_finite(number: numbers.Real) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
 def _weight(reward: Any, weight: Any) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not math.isfinite(weight):
+    if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not _is_finite(weight):
         name = reward if isinstance(reward, str) else getattr(reward, "__name__", repr(reward))
         raise ConfigError(f"rewards: the weight of {name} is {weight!r}; give a finite number.")
     return float(weight)

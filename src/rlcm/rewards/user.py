@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
@@ -31,6 +32,8 @@ from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.settings import as_declared
 
 AnyReward = Callable[..., Any]
+_OWN = "rlcm_reward_"
+"""How the names of modules begin that were imported as files of their own."""
 INSTALLED = {"site-packages", "dist-packages"}
 """Names of the folders of packages."""
 
@@ -52,6 +55,7 @@ def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyRew
         raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
     if place.endswith(".py"):
         place = str(local(place, "rewards"))
+    _forget_what_changed()
     # A module that this thread is importing at this moment would be waited for in vain by another.
     known = sys.modules.get(place)
     try:
@@ -59,6 +63,7 @@ def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyRew
     except UserCodeError as error:
         sys.modules.pop(_module_name(Path(place)), None)  # half of it, where it was given up
         raise ConfigError(f"{place} could not be imported: it {error}.") from error.__cause__
+    _note_users_modules(place)
     if not callable(found):
         raise ConfigError(f"{path} is a {type(found).__name__}, not a function; name a function, class or callable object.")
     return found
@@ -258,6 +263,49 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+_READ: dict[str, tuple[str, str]] = {}
+"""Files of users' modules by the modules' names, and digests of what was in them when they were imported."""
+
+
+def _note_users_modules(place: str) -> None:
+    """Take note of what is in the file of a reward, and in those beside it, once it was imported."""
+    main = place if place.endswith(".py") else _file_of(sys.modules.get(place))
+    if main is None or is_installed(Path(main)):
+        return
+    home = Path(main).absolute().parent
+    for name, module in list(sys.modules.items()):
+        file = _file_of(module)
+        if file and name != "__main__" and name not in _READ and Path(file).absolute().parent == home:
+            _READ[name] = (file, _content(file))
+
+
+def _forget_what_changed() -> None:
+    """Forget all users' modules if the file of one of them holds something else now, so that they are imported anew.
+
+    What ran would not be what stands in the files, whose digests a run notes. Whoever has imported a module keeps the old one.
+    """
+    if any(_content(file) != content for file, content in _READ.values()):
+        importlib.invalidate_caches()
+        for name, (file, _) in _READ.items():
+            sys.modules.pop(name, None)
+            with contextlib.suppress(OSError):  # it knows a file by its second and its size only
+                os.unlink(importlib.util.cache_from_source(file))
+        _READ.clear()
+
+
+def _file_of(module: Any) -> str | None:
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and file.endswith(".py") else None
+
+
+def _content(file: str) -> str:
+    """Return the digest of a file; nothing of one that is gone."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
 def _make_room_for_neighbours(home: Path) -> None:
     """Forget modules that have the name of a file in a folder and are another folder's: of a second project in one process.
 
@@ -277,7 +325,7 @@ def is_installed(file: Path) -> bool:
 
 def _module_name(path: Path) -> str:
     """Return a name of its own for a file, so that files of the same name in two folders do not replace each other."""
-    return f"rlcm_reward_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    return f"{_OWN}{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
 
 
 def _remedy(module: str | None) -> str:

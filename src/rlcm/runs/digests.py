@@ -22,6 +22,11 @@ def of_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_DIGITS]
 
 
+def is_one(name: str) -> bool:
+    """Return whether a name looks like a digest."""
+    return len(name) == _DIGITS and set(name) <= set("0123456789abcdef")
+
+
 def of_value(value: Any) -> str:
     """Return the digest of a value of JSON; the order of an object's keys does not count, and what is not JSON counts as its text."""
     return of_bytes(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode())

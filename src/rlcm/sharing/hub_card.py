@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from rlcm._version import __version__
+from rlcm.pipelines.licences import restrictions
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.window import ALL, shown
 from rlcm.report.run import Run
@@ -31,6 +32,7 @@ def card(
         licence: of the adapter; None names none.
         pictures: files beside the card.
     """
+    based = config.model if base_model is None else config.model.model_copy(update={"path": base_model})
     prompt = run.samples[-1].prompts[0] if run.samples else "a fox"
     return render(
         "sharing/templates/hub_card.md.jinja",
@@ -40,6 +42,7 @@ def card(
         builtin=config.model.path in BUILTIN,
         on_hub=base_model is not None,
         licence=licence,
+        restricted=[note.removeprefix("licence: ") for note in restrictions(based)],
         headline="".join(headline(run)).replace("\N{NO-BREAK SPACE}", " "),
         rewards=[{"label": r.label, "weight": r.weight} for r in config.rewards],
         altered=run.altered,

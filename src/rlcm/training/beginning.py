@@ -125,12 +125,15 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
     for change in changes:
         setting = change.partition("=")[0]
         own = setting in ("name", "output")
-        if own or not (force or class_of(setting) in ("free", "rounding")):
+        # Of the rewards all but `on_failure` and time limits is compared later, with what the run began with.
+        may_be_other = class_of(setting) in ("free", "rounding") or setting in ("rewards", "evaluation.held_out")
+        if own or not (force or may_be_other):
             # What a checkpoint holds of a LoRA is of its shape.
             insist = "" if own or setting.startswith("lora.") else f", or insist (in Python: force=True): {stopped.insisting}"
             raise ConfigError(
-                f"--resume {change}: a run goes on with its own settings; evaluation.final and those of `run` alone can be "
-                "others, such as run.rounds=200, but for run.clock, and what changes rounding only. Start a new run: "
+                f"--resume {change}: a run goes on with its own settings; others can be those of `run`, such as run.rounds=200, but "
+                "for run.clock; evaluation.final, every, grid and patience; on_failure of a reward; and what changes rounding only. "
+                "Start a new run: "
                 + command("rlcm", "train", run / "config.yaml", "name=NEW", *([] if own else [change]))
                 + insist
             )

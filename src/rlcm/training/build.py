@@ -83,7 +83,7 @@ def checked(
         if scores is not None:
             scores.check_prompts(scored.prompts, scored.metadata)
     backprop = config.algorithm.loss == "reward_backprop"
-    if backprop:
+    if config.algorithm.follows_reward:
         mix.require_differentiable()
     if pipeline is None:
         _check_before_loading(config, acting=not backprop)

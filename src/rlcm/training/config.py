@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import textwrap
@@ -11,15 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import Field, ValidationError, model_validator
 
 from rlcm.addresses import without_secrets
 from rlcm.builtin import PUBLISHED
 from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.optimisation import OptimizerSettings
-from rlcm.lookalikes import keyboard, named, visible
 from rlcm.paths import local
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
@@ -27,22 +24,20 @@ from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
 from rlcm.runs.whole_config import last_line
-from rlcm.settings import Changes, Settings, leaves
+from rlcm.settings import Changes, Settings
 from rlcm.training.defaults import SHORT, changed, following, spelt_out
 from rlcm.training.evaluate import EvaluationSettings
+from rlcm.training.explaining import in_words, names_of
 from rlcm.training.translation import in_a_file, unfolded
-from rlcm.training.values import apply, assignment, oddities, read_file, spelt
+from rlcm.training.values import apply, read_file
 from rlcm.training.whole import is_of_run, require_whole
-from rlcm.yaml_text import meant, read_yaml, write_yaml
+from rlcm.yaml_text import meant, write_yaml
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 S = TypeVar("S", bound=Settings)
 
-_LIST, _MAPPING = "input should be a list", "input should be a mapping, such as {name: value}"
-_WORDS = {"list_type": _LIST, "tuple_type": _LIST, "dict_type": _MAPPING, "model_type": _MAPPING}
-"""What pydantic calls by names of Python, by its kind of problem."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 """What counts the seconds of a run, by `run.clock`."""
 
@@ -142,7 +137,7 @@ class _CalledFromPython(type(Settings)):  # type: ignore[misc]
         try:
             return super().__call__(**spelt_out(values))
         except ValidationError as error:
-            text = _in_words(cls, error)
+            text = in_words(cls, error)
             wrong = [str(detail["loc"][0]) for detail in error.errors() if detail["type"] == "extra_forbidden"]
             near = [close for name in wrong for close in difflib.get_close_matches(name, SHORT, n=1)]
             text += f"\nShort names are {', '.join(SHORT)}." if near else ""
@@ -227,6 +222,11 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
                 "algorithm.loss=rebel compares two images of one prompt, of which a round has one; set rollout.images_per_prompt "
                 "or rollout.branches to 2 or more."
             )
+        if self.algorithm.is_forward and self.algorithm.noise_levels > self.sampler.calls:
+            raise ValueError(
+                f"algorithm.noise_levels={self.algorithm.noise_levels} is more than the {self.sampler.calls} steps of the sampler, "
+                f"which have a noise level each; use 1 .. {self.sampler.calls}."
+            )
         plain = self.algorithm.dense_every or self.algorithm.loss == "reward_backprop"
         if plain and self.rollout.branches > 1:
             name = "dense_every" if self.algorithm.dense_every else "loss"
@@ -245,10 +245,11 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
                 f"{self.model.quantisation}; use run.sharding=none, or model.quantisation=none."
             )
         normalised = [reward.label for reward in self.rewards if reward.normalise]
-        if self.algorithm.loss == "reward_backprop" and normalised:
+        if self.algorithm.follows_reward and normalised:
+            name = "last_call_weight" if self.algorithm.last_call_weight else "loss"
             raise ValueError(
-                f"rewards.{normalised[0]}: normalise=true has no meaning for algorithm.loss=reward_backprop, which follows the "
-                "gradients of the rewards as they are; set their weights instead."
+                f"rewards.{normalised[0]}: normalise=true has no meaning for algorithm.{name}={getattr(self.algorithm, name)}, which "
+                "follows the gradients of the rewards as they are; set their weights instead."
             )
         if self.algorithm.backprop_calls > self.sampler.calls and self.algorithm.loss == "reward_backprop":
             raise ValueError(
@@ -289,7 +290,7 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        text = _in_words(kind, error)
+        text = in_words(kind, error)
     written, dotted = unfolded(kind, values)
     if dotted:
         said = f"{', '.join(dotted)}: keys with dots are for the command line; in a file write"
@@ -299,13 +300,8 @@ def parse_settings(kind: type[S], values: Mapping[str, Any]) -> S:
             text = said + in_a_file(written, changed)
         except ValidationError as error:  # what is wrong beside the dots comes first
             example = in_a_file({"run": {"rounds": 2}}, ["run"])
-            text = f"{_in_words(kind, error)}\n{said} a group, such as{example}"
+            text = f"{in_words(kind, error)}\n{said} a group, such as{example}"
     raise ConfigError(without_secrets(text))
-
-
-def _in_words(kind: type[Settings], error: ValidationError) -> str:
-    """Return what is wrong with settings of a kind, a line for each."""
-    return "\n".join(_explain(kind, dict(detail)) for detail in _as_meant(error.errors()))
 
 
 def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
@@ -325,107 +321,9 @@ def commented_yaml(settings: Settings | None = None, indent: int = 0) -> str:
     return text
 
 
-def _as_meant(details: Sequence[Any]) -> list[Any]:
-    """Return problems without those that say of a list that it is no text, where a list would do as well."""
-    return [d for d in details if len(details) == 1 or not (d["loc"][-1:] == ("str",) and isinstance(d["input"], list))]
-
-
-def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
-    unknown = detail["type"] == "extra_forbidden"
-    *path, last = detail["loc"] or ("",)
-    # The alternatives of a setting's type, such as str and tuple[str, ...], are no part of its name.
-    location = [part for part in path if not _is_alternative(part)] + ([last] if unknown or not _is_alternative(last) else [])
-    key = ".".join(map(str, location))
-    if unknown:
-        known = _known_keys(kind, location[:-1])
-        word = spelt(str(location[-1]))
-        close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-        near = [
-            name for name in names_of(kind) if name.rpartition(".")[2] == word and not location[:-1] and word not in known
-        ] or close[:1]
-        near = [".".join([*map(str, location[:-1]), name]) for name in near]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
-        return f"{visible(key) if key.strip() else repr(key)} is not a setting{oddities(key)}; {hint}"
-    message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
-    if detail["type"] in ("too_short", "too_long"):
-        count = detail["ctx"]["min_length" if detail["type"] == "too_short" else "max_length"]
-        message = f"give at {'least' if detail['type'] == 'too_short' else 'most'} {count} value{'s' * (count != 1)}"
-    if isinstance(detail["input"], str) and "in digits" in message and (odd := named(detail["input"])):
-        message += f"; it has {odd} in it: write {keyboard(detail['input']).strip()}"
-    if not key or (detail["type"] == "value_error" and isinstance(detail["input"], dict)):
-        return str(message)  # of settings that do not fit together: it names them itself
-    field = _field(kind, location)
-    meaning = " ".join(((field and field.description) or "").split())
-    if detail["type"] == "missing":
-        return f"{key} is missing; set it{': ' if meaning else ''}{meaning}"
-    group = _settings_in(field.annotation) if field else None
-    if detail["type"] == "model_type" and group:
-        first = next(iter(group.model_fields))
-        return f"{key}={detail['input']!r}: {key} is a group, of {', '.join(group.model_fields)}; set one, such as {key}.{first}=..."
-    if field and detail["type"] in ("list_type", "tuple_type") and (remedy := _as_list(field, key, detail["input"])):
-        return f"{key}={detail['input']!r}: write a list, such as {remedy}."
-    if detail["type"] == "string_type" and isinstance(detail["input"], dict):
-        return f"{key}={detail['input']!r}: input should be a text; one with a colon goes into quotes."
-    if detail["type"] == "string_pattern_mismatch" and meaning:
-        return f"{key}={detail['input']!r} is not accepted; what it is: {meaning}"
-    return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
-
-
-def _as_list(field: FieldInfo, key: str, value: Any) -> str:
-    """Return what to type for a list with one value in it; nothing where that would not do either."""
-    annotation: Any = field.annotation
-    for entry in (_number(value), value):
-        with contextlib.suppress(ValidationError):
-            TypeAdapter(annotation).validate_python([entry])
-            return assignment(key, [entry])
-    return ""
-
-
-def _number(value: Any) -> Any:
-    """Return the number that a text is, anything else as it is."""
-    found = value
-    with contextlib.suppress(ValueError):
-        found = meant(read_yaml(value)) if isinstance(value, str) else value
-    return found if isinstance(found, (int, float)) else value
-
-
-def _is_alternative(part: Any) -> bool:
-    return isinstance(part, str) and ("[" in part or part in ("str", "tuple"))
-
-
-def names_of(kind: type[Settings]) -> list[str]:
-    """Return the dotted names of all settings of a kind."""
-    return [name for name, _ in leaves(kind)]
-
-
 def key_like(word: str) -> str | None:
     """Return the setting of a run whose name, or the last part of it, is or resembles a word."""
     names = {name.rpartition(".")[2]: name for name in names_of(TrainConfig)}
     names |= {name: name for name in names.values()}
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.75)
     return names[close[0]] if close else None
-
-
-def _field(kind: type[Settings], location: Sequence[Any]) -> FieldInfo | None:
-    """Return the description of the setting at a place inside `kind`."""
-    here: Any = kind
-    for part in location[:-1]:
-        if not isinstance(part, int) and here is not None:
-            here = _settings_in(here.model_fields[part].annotation) if part in here.model_fields else None
-    return here.model_fields.get(location[-1]) if here is not None and location else None
-
-
-def _known_keys(kind: type[Settings], location: Sequence[Any]) -> list[str]:
-    """Return the keys of the settings at a place inside `kind`, through lists and tuples of settings."""
-    here: Any = kind
-    for part in location:
-        if not isinstance(part, int):
-            here = _settings_in(here.model_fields[part].annotation)
-    return list(here.model_fields)
-
-
-def _settings_in(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, Settings):
-        return annotation
-    found = (_settings_in(inner) for inner in getattr(annotation, "__args__", ()))
-    return next((inner for inner in found if inner is not None), None)

@@ -84,14 +84,16 @@ def memory_need(denoiser: PipelineDenoiser, config: TrainConfig) -> MemoryEstima
     """Return how much memory a run needs on the device of its denoiser."""
     backprop = config.algorithm.loss == "reward_backprop"
     rollout = config.rollout
-    each = 1 if backprop or rollout.branches > 1 else actions(denoiser)
-    states = rollout.batch_size // rollout.branches * each
+    if config.algorithm.is_forward:
+        states = rollout.batch_size * config.algorithm.noise_levels
+    else:
+        states = rollout.batch_size // rollout.branches * (1 if backprop or rollout.branches > 1 else actions(denoiser))
     return estimate(
         denoiser,
         sampled_at_once(rollout),
         min(config.run.micro_batch_size, states),
         training=True,
-        differentiable=backprop,
+        differentiable=config.algorithm.follows_reward,
         calls=config.algorithm.backprop_calls if backprop else 1,
     )
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from rlcm.learning import advantages
 from rlcm.learning.algorithm import Leash
 from rlcm.learning.backprop import RewardBackprop
 from rlcm.learning.credit import Credit
+from rlcm.learning.experience import action_number, of_actions
+from rlcm.learning.forward import ForwardMatching, of_images
 from rlcm.learning.mismatch import WORTH_A_WARNING, remedy, standard_distance
 from rlcm.learning.optimisation import Optimisation
 from rlcm.learning.updates import PolicyGradient
@@ -66,15 +68,26 @@ class Learner:
         self.optimisation = Optimisation(parts.policy, config.optimizer, world)
         self.leash = Leash(config.algorithm, config.optimizer.max_pace)
         micro = config.run.micro_batch_size
-        self.update = PolicyGradient(self.optimisation, config.algorithm, self.leash, micro, self._states_of_a_minibatch())
+        kind = ForwardMatching if config.algorithm.is_forward else PolicyGradient
+        self.update: PolicyGradient | ForwardMatching = kind(
+            self.optimisation, config.algorithm, self.leash, micro, self._states_of_a_minibatch()
+        )
         self.backprop = RewardBackprop(self.optimisation, config.algorithm, self.leash, parts.rewards, micro)
         backprop = config.algorithm.loss == "reward_backprop"
-        uneven = world.is_lockstep and config.rollout.batch_size % world.size
-        if backprop and (uneven or config.rollout.batch_size < world.size):
+        alone = config.rollout.batch_size // config.rollout.branches
+        uneven = world.is_lockstep and alone % world.size
+        if config.algorithm.follows_reward and (uneven or alone < world.size):
+            name = "loss" if backprop else "last_call_weight"
             raise ConfigError(
-                f"rollout.batch_size={config.rollout.batch_size} for {world.size} processes: algorithm.loss=reward_backprop needs "
-                f"an image for each of them, and with run.sharding=fsdp2 equally many; use a multiple of {world.size}."
+                f"rollout.batch_size={config.rollout.batch_size} for {world.size} processes: "
+                f"algorithm.{name}={getattr(config.algorithm, name)} needs an image for each of them, and with run.sharding=fsdp2 "
+                f"equally many; use a multiple of {world.size * config.rollout.branches}."
             )
+        self._targets: Literal["final", "next"] | None = None
+        if config.algorithm.consistency_coefficient:
+            self._targets = config.algorithm.consistency_target
+        elif config.algorithm.is_forward:
+            self._targets = "final"
         self._learn = self._from_gradients if backprop else self._from_actions
         self._batch_sizes = (self.sampling, (self.backprop if backprop else self.update).micro_batch)
         for size in self._batch_sizes:
@@ -167,7 +180,8 @@ class Learner:
                 branches=rollouts.branches,
                 antithetic=rollouts.antithetic,
                 keep_predictions=bool(scored),
-                keep_targets=config.algorithm.consistency_target if config.algorithm.consistency_coefficient else None,
+                keep_targets=self._targets,
+                keep_last=config.algorithm.last_call_weight > 0,
             )
             return part, self._predicted_images(part, noisy[scored]) if scored else None
 
@@ -196,7 +210,7 @@ class Learner:
 
         trajectory = Trajectory.cat(trajectories)
         actions = trajectory.actions.shape[1]
-        experience, whose = self._experience(trajectory, mine, weights, known.any(1))
+        experience, whose = of_actions(trajectory, mine, weights, known.any(1))
         learned: dict[str, float] = {}
         charges = None
         if self.leash.coefficient and config.algorithm.kl_form == "reward":
@@ -206,11 +220,20 @@ class Learner:
         factors = self.parts.rewards.weights(scores.parts) if self.credit.is_decoupled else None
         prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
         worth = self.credit.advantages(returns, prompts, known, factors)
-        experience.advantages = worth[whose, _action_number(whose) if worth.shape[1] > 1 else 0]
+        if config.algorithm.is_forward:
+            experience, whose = of_images(
+                self.parts.policy.denoiser, trajectory, mine, known, worth[:, 0], config.algorithm, seeds
+            )
+        else:
+            experience.advantages = worth[whose, action_number(whose) if worth.shape[1] > 1 else 0]
         if number == 1:
             self._preflight(experience, scores)
         lr = self._lr(progress)
-        learned |= self.update.update(experience, whose, count, self.parts.conditioning, rng, lr, progress)
+        last_call = None
+        if config.algorithm.last_call_weight:
+            asked = (self.parts.conditioning, self.parts.prompts.prompts, self.parts.prompts.metadata)
+            last_call = self.backprop.through_last_call(trajectory, mine, scores, *asked)
+        learned |= self.update.update(experience, whose, count, self.parts.conditioning, rng, lr, progress, last_call)
         self._warn_of_mismatch(learned)
         ended = time.perf_counter()
         metrics = {
@@ -247,7 +270,10 @@ class Learner:
         """Return the most states that a process has in a minibatch, if no image is dropped: the same number on all processes."""
         rollouts = self.config.rollout
         count = rollouts.batch_size // rollouts.branches
-        each = 1 if rollouts.branches > 1 else len(self.parts.policy.noisy_steps)
+        if self.config.algorithm.is_forward:
+            each = rollouts.branches * self.config.algorithm.noise_levels
+        else:
+            each = 1 if rollouts.branches > 1 else len(self.parts.policy.noisy_steps)
         return each * min(-(-count // self.config.algorithm.minibatches), -(-count // self.world.size))
 
     def _require_something_to_learn(self, number: int, scores: Scores, raw: RawScores) -> None:
@@ -289,33 +315,13 @@ class Learner:
         Args:
             shape: B trajectories in the round, A actions of each.
         """
+        assert isinstance(self.update, PolicyGradient)
         ratios, divergences = self.update.reference_log_ratios(experience, self.parts.conditioning)
         ratios, owners = self.world.gather_rows(ratios), self.world.gather_rows(whose)
         metrics["kl"] = self.world.gather_rows(divergences).mean().item()
         charges = torch.zeros(*shape, ratios.shape[1])
-        charges[owners, _action_number(owners)] = self.leash.coefficient * ratios
+        charges[owners, action_number(owners)] = self.leash.coefficient * ratios
         return charges
-
-    def _experience(self, trajectory: Trajectory, mine: Tensor, weights: Tensor, known: Tensor) -> tuple[Experience, Tensor]:
-        """Return this process's states, flat over images and steps, without advantages yet, and which trajectory each belongs to.
-
-        Args:
-            known: [B] bool: trajectories of the round that have a score; the others drop out.
-        """
-        steps, branches = trajectory.actions.shape[1:3]
-        whose = mine.repeat_interleave(steps)
-        experience = Experience(
-            states=trajectory.states.flatten(0, 1),
-            steps=trajectory.steps.flatten(),
-            prompt_index=trajectory.prompt_index.repeat_interleave(steps),
-            old_means=trajectory.means.flatten(0, 1),
-            actions=trajectory.actions.flatten(0, 1),
-            advantages=torch.zeros(len(whose), branches),
-            weights=weights[whose],
-            targets=None if trajectory.targets is None else trajectory.targets.flatten(0, 1),
-        )
-        kept = known[whose].nonzero().squeeze(1)
-        return (experience, whose) if len(kept) == len(experience) else (experience.take(kept), whose[kept])
 
     def _preflight(self, experience: Experience, scores: Scores) -> None:
         with self.world.together():
@@ -354,9 +360,3 @@ class Learner:
         settings = self.config.optimizer
         lr = settings.lr * (1 - progress) if settings.schedule == "linear" else settings.lr
         return lr * self.leash.pace
-
-
-def _action_number(whose: Tensor) -> Tensor:
-    """Return, for states in the order of their trajectories, how many earlier ones belong to the same trajectory."""
-    _, inverse, counts = torch.unique_consecutive(whose, return_inverse=True, return_counts=True)
-    return torch.arange(len(whose)) - (counts.cumsum(0) - counts)[inverse]

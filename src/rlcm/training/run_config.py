@@ -11,7 +11,8 @@ from rlcm.paths import local, shown
 from rlcm.report.run import DEPENDS_ON, WEIGHTS
 from rlcm.runs.files import read_json, read_text
 from rlcm.runs.whole_config import written_by
-from rlcm.training.config import TrainConfig, names_of, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
+from rlcm.training.explaining import names_of
 from rlcm.training.values import apply, read_file
 from rlcm.training.whole import FILE, require_whole
 

@@ -17,6 +17,7 @@ from rlcm.rewards.learned.hub import Source
 from rlcm.rewards.taste.features import BUILTIN, Encoder
 from rlcm.rewards.taste.preference import Ballot, Preference
 from rlcm.rewards.taste.votes import Vote, read_votes
+from rlcm.runs import digests
 
 logger = logging.getLogger(__name__)
 FEWEST = 2
@@ -83,11 +84,22 @@ class Taste:
 
 
 def with_pictures(votes: Sequence[Vote]) -> list[Vote]:
-    """Return the votes whose pictures are all there, and say how many are left out."""
-    there = [vote for vote in votes if all(picture.is_file() for picture in vote.pictures)]
+    """Return the votes whose pictures are all there as they were shown, and say how many are left out."""
+    shown = {picture: _is_as_shown(picture) for vote in votes for picture in vote.pictures}
+    there = [vote for vote in votes if all(shown[picture] for picture in vote.pictures)]
     if len(there) < len(votes):
-        logger.warning("%d of %d votes are left out: pictures of theirs are not there.", len(votes) - len(there), len(votes))
+        logger.warning(
+            "%d of %d votes are left out: pictures of theirs are not there, or are others than were voted on.",
+            len(votes) - len(there), len(votes),
+        )  # fmt: skip
     return there
+
+
+def _is_as_shown(picture: Path) -> bool:
+    """Return whether a picture is there, and holds what its name says where that is a digest."""
+    if not picture.is_file():
+        return False
+    return not digests.is_one(picture.stem) or digests.of_file(picture) == picture.stem
 
 
 @torch.no_grad()

@@ -61,8 +61,9 @@ def prompt_sets(config: TrainConfig, run: bool, wanted: Sequence[str], limit: in
     names = [group.name for group in sets]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
+        source = wanted[-1].rpartition("=")[2]
         raise ConfigError(
-            f"--prompts: two sets are called {', '.join(twice)}; name them, as in {command('--prompts', f'other={wanted[-1]}')}."
+            f"--prompts: two sets are called {', '.join(twice)}; name them, as in {command('--prompts', f'other={source}')}."
         )
     return sets
 

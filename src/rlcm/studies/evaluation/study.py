@@ -267,6 +267,8 @@ def check_steps(steps: str | None) -> tuple[int, ...]:
     """
     try:
         texts = [] if steps is None else steps.split(",")
+        if any(not text.strip() for text in texts):
+            raise ConfigError("there is nothing between two commas, or before or after one")
         found = tuple(
             parse_settings(SamplerSettings, {"steps": read_value(SamplerSettings, "steps", text)}).steps for text in texts
         )

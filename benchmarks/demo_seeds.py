@@ -150,25 +150,26 @@ def page(results: Sequence[dict[str, Any]], machine: str, command: str, name: st
     ]
     return f"""# {"The demo, measured" if name == "demo" else "The demo at length"}
 
-The built-in model learns to draw what was asked. The reward is how far a detector sees it. Below is what **another** detector says: the
-held-out judge, which no reward and no training uses. The prompts are of the kinds that were trained, and none of them was trained on.
+The demo trains the built-in model to draw what the prompt asks for. Its reward is the score of an object detector. The figures below
+are from **another** detector: the held-out [judge](glossary.md#judge), which no reward and no training uses. The prompts are of the
+kinds that were trained, but none of them was trained on.
 
-Before and after have the same prompts and the same noise: {pictures} pictures, {EACH} of each prompt, in {calls}. A picture is
-right if it has all that was asked for. The share that is right is a mean over the six kinds of prompts. *Errors gone* is the share
-of the base model's wrong pictures that are gone, on balance, with its 95 % interval over pictures. Diversity is the mean distance
-(one minus cosine) of two pictures of one prompt in the judge's features. Sharpness is the mean difference of neighbouring pixels.
-Both are shares of the base model's.
+Before and after use the same prompts and the same noise: {pictures} pictures, {EACH} of each prompt, in {calls}. A picture is *right*
+if it shows all that its prompt asks for. The share of right pictures is a mean over the six kinds of prompts. *Errors gone* is the net
+share of the base model's wrong pictures that are gone, with its 95 % interval over pictures. Diversity is the mean distance (one minus
+cosine) of two pictures of one prompt in the judge's features. Sharpness is the mean difference of neighbouring pixels. Both are given
+relative to the base model's.
 
 {table(heads, rows)}
-What we asked of it, and the worst of the seeds:
+The bars that were set, and the worst of the seeds:
 
 {table(["what", "bar", "measured", "reached"], verdicts)}
 ## By kind of prompt
 
 {table(["right", "before", *seeds], kinds)}
-## In other numbers of steps, and what the model never saw
+## Other numbers of steps, and unseen combinations
 
-*Held out* are pairs, numbers and colours that were in no picture of the base model's training, nor of this one.
+*Held out* prompts ask for pairs, numbers and colours that were in no training picture, neither of the base model nor of the demo.
 
 {table(["prompts", "steps", "before", *seeds], others)}
 Machine: {machine}. Command: `{command}`; all figures and the curves are in `benchmarks/results/{name}.json`.

@@ -205,22 +205,22 @@ def page(found: dict[str, str]) -> str:
     )
     return f"""# Mistakes, and what is printed
 
-{len(MISTAKES)} mistakes that are easily made. Each ends with one paragraph after `error:`, which names the setting, the value it
-had, what is accepted and what to do; nobody meets a traceback, except by a bug of rlcm or with `rlcm --debug`. Where the command
-line or the configuration is wrong, the exit code is 2 and nothing was started; 1 means that something failed on the way.
+{len(MISTAKES)} common mistakes. Each ends with one paragraph after `error:`. It names the setting, its value, what is accepted and
+what to do. There is no traceback, except for a bug of rlcm or with `rlcm --debug`. If the command line or the configuration is wrong,
+the exit code is 2 and nothing was started. Exit code 1 means that something failed later.
 
-The table is written by `benchmarks/mistakes.py --write`, which makes every one of the mistakes; a test makes them again and
-compares. Dots stand for words of other libraries; paths, which are absolute, are shown from the working directory on. No network,
-a full disk, a machine without CUDA, a package and a token that are missing are imitated.
+`benchmarks/mistakes.py --write` makes each of the mistakes and writes these tables. A test makes them again and compares. Dots stand
+for words of other libraries. Absolute paths are shown relative to the working directory. The missing network, the full disk, the
+machine without CUDA, and the missing package and token are simulated.
 
-In the folder are an empty text file `empty.txt`, a finished run `runs/demo`, and
+The folder holds an empty text file `empty.txt`, a finished run `runs/demo`, and these two files.
 
 `quick.yaml`, so that a run takes seconds:
 
 ```yaml
 {QUICK}```
 
-`mine.py`, with rewards that have a fault:
+`mine.py`, with faulty rewards:
 
 ```python
 {REWARDS}```

@@ -1,4 +1,4 @@
-"""Fill the README's figures from the committed results, between its markers.
+"""Fill the figures of the README, and of a round in docs/performance.md, from the committed results, between their markers.
 
 python benchmarks/readme_figures.py
 """
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.reproduction.reading import of_former_model
 from benchmarks.shared.command import parser
-from benchmarks.shared.pages import put_between
+from benchmarks.shared.pages import fill, put_between
 from benchmarks.shared.places import RESULTS, ROOT
 from benchmarks.shared.results import read, read_if_there
 from rlcm.pipelines.families import FAMILIES
@@ -25,24 +25,34 @@ WHY, END_OF_WHY = "<!-- why: written by benchmarks/readme_figures.py -->", "<!--
 
 
 def why() -> str:
-    """Return why somebody would use it: four lines, each with a figure and where it comes from."""
+    """Return why somebody would use it: four lines, each with a figure and a link."""
     runs, speed = read(RESULTS / "demo.json")["runs"], read(RESULTS / "speed.json")
     judged = [run["judged"][f"unseen, {run['steps']}"] for run in runs]
     gone = [one["errors_gone"]["mean"] for one in judged]
     minutes = max(run["whole_command_seconds"] for run in runs) / 60
-    slower = f"{speed['published_over_round']['median']:.1f} times as long as a round here"
-    mended = f"{min(gone):.0%} to {max(gone):.0%} of the errors are gone in {minutes:.0f} minutes on two CPU cores"
+    faster = f"{speed['published_over_round']['median']:.1f} times"
+    gone_in = f"{min(gone):.0%} to {max(gone):.0%} of the base model's errors in {minutes:.0f} minutes on two CPU cores"
     lines = [
-        "**Any reward**: a Python function of pictures and prompts, with or without a gradient. "
-        f"{len(BUILT_IN)} more come with it ([rewards](docs/rewards.md)).",
-        f"**Fast**: a loop in the style of the published code takes {slower}, "
-        "which costs no more than its network calls ([performance](docs/performance.md)).",
-        f"**Honest**: a judge that no training sees looks on. In the demo above {mended}, "
-        "on prompts that were not trained on ([the demo, measured](docs/demo.md)).",
-        f"**Portable**: {len(FAMILIES)} kinds of diffusers pipelines, from LCM to FLUX.2 and Qwen-Image "
-        "([models](docs/models.md)). The LoRA loads in diffusers, ComfyUI and A1111 ([export](docs/export.md)).",
+        "**Any reward**: a Python function of images and prompts, differentiable or not. "
+        f"{len(BUILT_IN)} rewards are built in ([rewards](docs/rewards.md)).",
+        f"**Fast**: a loop in the style of the published code takes {faster} as long for a round "
+        "([performance](docs/performance.md#speed)).",
+        "**Honest**: a held-out judge, image diversity and the KL to the base model show whether a gain is real. By that judge "
+        f"the demo fixes {gone_in}, on prompts that were not trained on ([the demo, measured](docs/demo.md)).",
+        f"**Portable**: {len(FAMILIES)} kinds of diffusers pipelines, from LCM to FLUX.2 and Qwen-Image ([models](docs/models.md)). "
+        "The result is a LoRA for diffusers, ComfyUI or A1111 ([export](docs/export.md)).",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def rounds() -> str:
+    """Return what docs/performance.md says of a round: against its calls alone, and against a loop as published."""
+    speed = read(RESULTS / "speed.json")
+    bare, published = (speed[key]["median"] for key in ("round_over_bare", "published_over_round"))
+    return (
+        f"A round takes {bare:.2f} times as long as its network and decoder calls alone. A loop in the style of the published code "
+        f"takes {published:.1f} times as long as that round (`python benchmarks/speed.py`). Machine: {speed['machine']}."
+    )
 
 
 def figures() -> str:
@@ -58,28 +68,28 @@ def figures() -> str:
     memory = max(run["peak_memory_mb"] for run in runs) / 1000
     rows = [
         (
-            f"the demo, {len(runs)} seeds: right pictures by the held-out judge, on prompts that were not trained on",
+            f"demo, {len(runs)} seeds: pictures that the held-out judge finds right, on prompts that were not trained on",
             f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after",
             "[docs/demo.md](docs/demo.md)",
         ),
-        ("the demo: share of the errors that is gone", f"{min(gone):.0%} to {max(gone):.0%}", "the same"),
+        ("demo: share of the base model's errors that is gone", f"{min(gone):.0%} to {max(gone):.0%}", "the same"),
         (
-            "the demo: time of the whole command; peak memory",
+            "demo: time of the whole command; peak memory",
             f"{min(seconds):.0f} to {max(seconds):.0f} s; {memory:.2f} GB",
             "the same",
         ),
         (
-            "a round over its bare network and decoder calls",
+            "time of a round, over that of its network and decoder calls alone",
             f"{speed['round_over_bare']['median']:.2f} times",
             "`benchmarks/speed.py`",
         ),
         (
-            "a loop in the style of the published code over a round",
+            "time of a loop in the style of the published code, over that of a round",
             f"{speed['published_over_round']['median']:.1f} times",
             "the same",
         ),
         (
-            "built-in model, untuned, 4 steps and 1 step: right pictures, mean of the kinds",
+            "built-in model, untuned, 4 steps and 1 step: right pictures, mean over the kinds of prompts",
             f"{model['student_4']['score']['overall']:.1%}, {model['student_1']['score']['overall']:.1%}",
             "[its card](src/rlcm/builtin/weights/README.md)",
         ),
@@ -92,14 +102,14 @@ def figures() -> str:
 def _against_ddpo() -> list[tuple[str, str, str]]:
     """Return how much sooner than DDPO each task was learnt, of those that were measured."""
     study, rows = read_if_there(RESULTS / "reproduce.json"), []
-    of = "former built-in model, " if of_former_model(study) else ""
+    of = ", former built-in model" if of_former_model(study) else ""
     for task, found in study.get("curves", {}).items():
         source = study["sources"]["curves"][task]
         if found["baseline"] != "ddpo" or not found["targets"]:
             continue
         for method, name in (("rlcm", "the default"), ("rlcm-published", "RLCM as published")):
             # The smaller of the two, as on the page.
-            goals = {"at what": found["targets"][-1], "at a gain as large as": found["equal_gain"]}
+            goals = {"the reward that": found["targets"][-1], "a gain as large as": found["equal_gain"]}
             told = {goal: target["methods"][method]["seconds"] for goal, target in goals.items() if method in target["methods"]}
             told = {goal: entry for goal, entry in told.items() if not entry.get("from_start")}
             if not told:
@@ -108,10 +118,12 @@ def _against_ddpo() -> list[tuple[str, str, str]]:
             gain = abs(ddpo["after"]["mean"] / ddpo["before"]["mean"] - 1)
             goal, entry = min(told.items(), key=lambda item: float(item[1].get("speedup", 0.0)))
             value = _sooner(entry)
-            if "speedup" not in entry and "speedup" in told["at a gain as large as"]:
-                value += f"; at as large a gain {_sooner(told['at a gain as large as'])}"
-            after = f"{source['budget_minutes']:g} min"
-            what = f"{of}{task}, {counted(source['seeds'], 'seed')}: {name} {goal} untuned DDPO reaches in {after}"
+            if "speedup" not in entry and "speedup" in told["a gain as large as"]:
+                value += f"; at as large a gain {_sooner(told['a gain as large as'])}"
+            minutes = f"{source['budget_minutes']:g} min"
+            what = (
+                f"{task}, {counted(source['seeds'], 'seed')}{of}: when {name} reaches {goal} untuned DDPO reaches in {minutes}"
+            )
             rows.append((f"{what} (a change of {gain:.1%})", value, "[docs/results.md](docs/results.md)"))
     return rows
 
@@ -128,6 +140,7 @@ def main() -> None:
     parser(__doc__).parse_args()
     put_between(ROOT / "README.md", BEGIN, END, figures())
     put_between(ROOT / "README.md", WHY, END_OF_WHY, why())
+    fill("performance.md", "rounds", rounds())
 
 
 if __name__ == "__main__":

@@ -28,15 +28,15 @@ NOT_YET = "Not measured yet with the present built-in model: `python benchmarks/
 def page(found: Mapping[str, Any]) -> str:
     """Return docs/voters.md; of results without trainings one that says so and claims nothing."""
     cells, plan = found.get("cells", []), found.get("plan")
-    return f"""# Taught by votes, measured
+    return f"""# Teaching by votes, measured
 
-How much of a taste does the model learn from votes? People differ and tire, so the voters here are simulated. Each likes something
-that a function of the picture tells exactly and that no prompt says:
+How much of a [taste](glossary.md#taste) does the model learn from votes? People differ and tire, so the voters here are simulated.
+Each prefers a property that a function of the picture measures exactly, and that no prompt mentions:
 
 {_meanings()}
-A voter answers the questions of [Teach](how-to/teach-your-taste.md), and names the best of four pictures. With wrong votes, one of the
-other three is named that often. What is gained is compared with a training of as many rounds whose reward is the function itself.
-That training sees every picture's value; voters only said which of four is best.
+A voter answers the questions of [Teach](how-to/teach-your-taste.md) and chooses the best of four pictures. Wrong votes choose one of
+the other three. The gain is compared with that of a training with as many rounds whose reward is the function itself. That training
+sees every picture's value; the votes only say which of four is best.
 
 {_measured(cells, plan, found) if cells and plan else NOT_YET}
 """
@@ -60,13 +60,13 @@ def _measured(cells: Cells, plan: Mapping[str, Any], found: Mapping[str, Any]) -
 means of the seeds. The judge's figure is the change in `right`, the pictures in which the held-out judge finds all that was asked
 for, with the 95 % interval of the seeds' mean (Student's). {without}
 
-What was gained, on pictures of the same prompts and noise before and after, with the mean of the seeds' 95 % intervals:
+The gain, on pictures of the same prompts and noise before and after, with the mean of the seeds' 95 % intervals:
 
 {table(["what they like", "before", "asked directly: gain", "judge: change in points"], _direct_rows(cells))}
-{_curve(found)}Every look is at {plan["images"]} fixed pictures of `{plan["tested"]}`: prompts and noise that were not
+{_curve(found)}Every evaluation has {plan["images"]} fixed pictures of `{plan["tested"]}`: prompts and noise that were not
 trained on. Training is on `{plan["prompts"]}`, with the package's default and its leash, but with {setting}
 and {rounds} rounds, {plan["rounds_a_training"]} after every {plan["votes_a_training"]} votes. That is less training than the page
-does, so that the study is quick: compare shares, not gains.
+does, so that the study is quick. So compare shares, not gains.
 
 Machine: {found["machine"]}; {sum(cell["cpu_seconds"] for cell in cells) / 60:.0f} minutes of computing. Command:
 `python benchmarks/voters.py`; all figures are in `benchmarks/results/voters.json`."""

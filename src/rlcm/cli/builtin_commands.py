@@ -14,7 +14,7 @@ THREADS = click.IntRange(1, 4096)
 
 @click.group(cls=Group)
 def builtin() -> None:
-    """The built-in model: how it was made, and how good it is.
+    """Train the built-in model from scratch, and evaluate it.
 
     Example:  rlcm builtin evaluate --work /tmp/builtin
     """
@@ -33,7 +33,7 @@ def builtin() -> None:
 @click.option("--stage", "stages", multiple=True, help="Only these stages; default all.")
 @click.option("--threads", type=THREADS, help="CPU threads; default all cores.")
 def builtin_train(work: Path, weights: Path | None, font: Path | None, stages: tuple[str, ...], threads: int | None) -> None:
-    """Train the built-in model from nothing; an interrupted call goes on where it was.
+    """Train the built-in model from scratch; an interrupted call continues where it was.
 
     Example:  rlcm builtin train --work /tmp/builtin
     """
@@ -50,7 +50,7 @@ def builtin_train(work: Path, weights: Path | None, font: Path | None, stages: t
 @click.option("--weights", type=LocalPath(file_okay=False), help="Where the weights are; default: in the package.")
 @click.option("--font", type=LocalPath(dir_okay=False), help="Path of Noto Color Emoji; default: where Debian puts it.")
 def builtin_evaluate(work: Path, weights: Path | None, font: Path | None) -> None:
-    """Measure the built-in model by its held-out judge and write the figures into its model card.
+    """Evaluate the built-in model by its held-out judge and write the figures into its model card.
 
     Example:  rlcm builtin evaluate --work /tmp/builtin
     """

@@ -45,13 +45,13 @@ def main(debug: bool) -> None:
     "--resume",
     metavar="RUN",
     type=click.Path(),
-    help="Go on with a run: its folder, or `latest`. run.rounds=N makes it longer.",
+    help="Continue a run: its folder, or `latest`. run.rounds=N makes it longer.",
 )
-@click.option("--force", is_flag=True, help="With --resume: go on although prompts, rewards, weights or settings are others.")
-@click.option("--check", is_flag=True, help="Only say whether it can start, before the model is loaded.")
-@click.option("--published", is_flag=True, help="In place of CONFIG: RLCM as published, with the paper's settings.")
+@click.option("--force", is_flag=True, help="With --resume: continue although prompts, rewards, weights or settings changed.")
+@click.option("--check", is_flag=True, help="Check whether it can start, without loading the model.")
+@click.option("--published", is_flag=True, help="RLCM as published, with the paper's settings, in place of CONFIG.")
 def train(config: str | None, changes: tuple[str, ...], resume: str | None, force: bool, check: bool, published: bool) -> None:
-    """Tune a model. Without CONFIG: the built-in model, by a policy gradient, to draw what was asked; CONFIG `demo`: the demo.
+    """Tune a model. Without CONFIG it is the built-in model with the default settings; CONFIG `demo` is the demo.
 
     Example:  rlcm train run.rounds=20 rewards='[jpeg_incompressibility]'
     """
@@ -99,7 +99,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", default="builtin", type=click.Path())
-@click.option("--prompt", "prompts", multiple=True, help="A prompt; may be given several times.")
+@click.option("--prompt", "prompts", multiple=True, help="A prompt; may be repeated.")
 @click.option("--prompts", "file", metavar="FILE", help="A .txt, .jsonl or .json file, or a built-in set.")
 @click.option("--steps", type=Setting(TRAINING, "sampler.steps"), help="Sampling steps, 1 to 1000; default 4, or the run's.")
 @click.option(
@@ -123,7 +123,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
     type=LocalPath(),
     default="samples.png",
     show_default=True,
-    help="A picture of all of them, or a folder for one file each, in the model's own size.",
+    help="One picture of all images, or a folder with one file for each, in the model's own size.",
 )
 def sample(
     model: str,
@@ -148,19 +148,21 @@ def sample(
 @main.command("eval")
 @click.argument("model", metavar="RUN|MODEL|CONFIG", type=click.Path())
 @click.option("--steps", metavar="N,N,...", help="Numbers of steps; default 1,2,4,8, or 5,10,25,50 for many-step models.")
-@click.option("--rewards", multiple=True, metavar="REWARD", help="In place of the run's own; may be given several times.")
+@click.option("--rewards", multiple=True, metavar="REWARD", help="In place of the run's own; may be repeated.")
 @click.option(
     "--prompts",
     multiple=True,
     metavar="[NAME=]SET",
-    help="A .txt, .jsonl or .json file or a built-in set, beside the trained ones.",
+    help="A .txt, .jsonl or .json file or a built-in set, in addition to the trained ones.",
 )
 @click.option("--n", "each", type=Setting(STUDY, "each"), default=4, show_default=True, help="Images of every prompt.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=48, show_default=True, help="Prompts of a set at most.")
-@click.option("--seed", type=Setting(STUDY, "seed"), default=20_240_404, show_default=True, help="Seed of all noise.")
-@click.option("--base/--no-base", default=True, show_default=True, help="Look at the base model beside the tuned one.")
 @click.option(
-    "-o", "--output", type=LocalPath(file_okay=False), help="Folder of what is found; default evaluation/ in the run, or here."
+    "--limit", type=click.IntRange(1, 1_000_000), default=48, show_default=True, help="Largest number of prompts of a set."
+)
+@click.option("--seed", type=Setting(STUDY, "seed"), default=20_240_404, show_default=True, help="Seed of all noise.")
+@click.option("--base/--no-base", default=True, show_default=True, help="Evaluate the base model too.")
+@click.option(
+    "-o", "--output", type=LocalPath(file_okay=False), help="Folder of the results; default evaluation/ in the run, or here."
 )
 def evaluate(
     model: str,
@@ -173,7 +175,7 @@ def evaluate(
     base: bool,
     output: Path | None,
 ) -> None:
-    """Measure a tuned run beside its base model, or a model alone, at several numbers of steps.
+    """Evaluate a tuned run against its base model, or a model alone, at several numbers of steps.
 
     Rewards with 95 % intervals and images per second, on the prompts of the training and, apart from them, on others.
     Writes eval.json, plots and pictures; a run's report.html shows them too.
@@ -228,7 +230,7 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
     type=Setting(TRAINING, "run.time_limit_minutes", "float"),
     default=60.0,
     show_default=True,
-    help="Minutes of training a run of DDPO; others get a part of it.",
+    help="Minutes of training for a run of DDPO; others get a share of it.",
 )
 @click.option("--images", type=click.IntRange(8, 1_000_000), default=180, show_default=True, help="Images of an evaluation.")
 @click.option("--threads", type=THREADS, help="CPU threads; default all cores.")
@@ -237,7 +239,7 @@ def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | 
     type=click.Choice(["wall", "cpu"]),
     default="wall",
     show_default=True,
-    help="What is counted: the time that passes, or computing time, for a machine that does other things, too (then --threads 1).",
+    help="Count wall-clock time, or computing time on a machine that is busy with other work (then with --threads 1).",
 )
 @click.option(
     "-o",
@@ -286,7 +288,7 @@ def reproduce_command(
 )
 @click.option("-o", "--output", type=LocalPath(), help="A .safetensors file, or a folder; default RUN/export/.")
 def export_command(run: Path, form: Format, precision: ExportPrecision, output: Path | None) -> None:
-    """Write what a finished run has learnt in the form that another tool reads.
+    """Convert the LoRA of a finished run to the format of another tool.
 
     The adapter has its full strength in each of them, whatever its rank and alpha.
 
@@ -301,15 +303,15 @@ def export_command(run: Path, form: Format, precision: ExportPrecision, output: 
 @main.command("push")
 @click.argument("run", type=LocalPath(exists=True, file_okay=False))
 @click.argument("repo", metavar="USER/NAME")
-@click.option("--dry-run", is_flag=True, help="Write the folder that would be uploaded, and touch no network.")
-@click.option("--private", is_flag=True, help="Make the repository private, where it is made.")
-@click.option("--base-model", metavar="HUB_ID", help="Name of the base model on the Hub, where the run used a local copy.")
-@click.option("--license", "licence", metavar="ID", help="Licence of the adapter, such as apache-2.0; default none is named.")
-@click.option("-o", "--output", type=LocalPath(file_okay=False), help="Folder of what is uploaded; default RUN/hub.")
+@click.option("--dry-run", is_flag=True, help="Write the folder that would be uploaded, without using the network.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--base-model", metavar="HUB_ID", help="Name of the base model on the Hub, if the run used a local copy.")
+@click.option("--license", "licence", metavar="ID", help="Licence of the adapter, such as apache-2.0; default none.")
+@click.option("-o", "--output", type=LocalPath(file_okay=False), help="Folder of the files to upload; default RUN/hub.")
 def push_command(
     run: Path, repo: str, dry_run: bool, private: bool, base_model: str | None, licence: str | None, output: Path | None
 ) -> None:
-    """Put the LoRA of a finished run on the Hugging Face Hub, with a model card, its configuration and its evaluations.
+    """Upload the LoRA of a finished run to the Hugging Face Hub, with a model card, its configuration and its evaluations.
 
     Needs a token that may write: HF_TOKEN, or `hf auth login`. Look at what would be uploaded with --dry-run first.
 
@@ -324,7 +326,7 @@ def push_command(
 @main.command()
 @click.argument("run", type=LocalPath(exists=True, file_okay=False))
 def report(run: Path) -> None:
-    """Write report.html of a run anew.
+    """Write the report.html of a run again.
 
     Example:  rlcm report runs/demo
     """
@@ -335,13 +337,13 @@ def report(run: Path) -> None:
 
 @main.command()
 @click.argument("runs", default="runs", metavar="[RUNS_DIR]", type=LocalPath())
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others than this need a password.")
-@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; any other needs a password.")
+@click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
 @click.option(
     "--password-env", default="RLCM_UI_PASSWORD", show_default=True, help="Environment variable with the visitors' password."
 )
 def ui(runs: Path, host: str, port: int, password_env: str) -> None:
-    """Look at runs in a browser, draw with them, and start, stop and resume them.
+    """Open a page in the browser: watch runs, draw with them, and start, stop and resume them.
 
     Serves this machine alone and nothing outside RUNS_DIR, until told to stop.
 

@@ -13,7 +13,7 @@ from rlcm.processes.signals import until_told
 
 @click.group(cls=Group)
 def rewards() -> None:
-    """Rewards: which there are, what they say of pictures, and serving them to other machines.
+    """List rewards, test them on pictures, and serve them to other machines.
 
     Example:  rlcm rewards list
     """
@@ -34,9 +34,9 @@ def rewards_list(name: str | None) -> None:
 @rewards.command("try")
 @click.argument("names", nargs=-1, required=True, metavar="REWARD...")
 @click.option("--images", required=True, type=LocalPath(), help="A picture, or a folder of pictures.")
-@click.option("--prompts", multiple=True, help="One for all, one a picture, a file of prompts or a built-in set.")
+@click.option("--prompts", multiple=True, help="One for all pictures, one for each, a file of prompts or a built-in set.")
 def rewards_try(names: tuple[str, ...], images: Path, prompts: tuple[str, ...]) -> None:
-    """Print what rewards say of pictures, as a table.
+    """Print the scores that rewards give to pictures, as a table.
 
     Example:  rlcm rewards try jpeg_compressibility sharpness --images runs/demo/samples
     """
@@ -48,9 +48,9 @@ def rewards_try(names: tuple[str, ...], images: Path, prompts: tuple[str, ...]) 
 
 
 @rewards.command("serve")
-@click.option("--rewards", "names", multiple=True, required=True, metavar="REWARD", help="May be given several times.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--rewards", "names", multiple=True, required=True, metavar="REWARD", help="A reward; may be repeated.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
 @click.option(
     "--token-env", default="RLCM_REWARD_TOKEN", show_default=True, help="Environment variable with the clients' token."
 )

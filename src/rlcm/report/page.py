@@ -157,12 +157,12 @@ def _files(path: Path) -> list[dict[str, str]]:
     rows = []
     about = {
         "config.yaml": "the resolved configuration",
-        "metrics.jsonl": "one line a round",
+        "metrics.jsonl": "one line for each round",
         "eval.json": "the evaluations on fixed prompts and seeds",
         "samples/": "the pictures of the fixed prompts, lossless",
         WEIGHTS: "the tuned LoRA",
         "final/README.md": "its model card",
-        STUDY: "the study of steps and prompts",
+        STUDY: "the evaluation by steps and prompts",
     }
     for entry in sorted(_entries(path), key=lambda one: (os.path.isdir(one), one.name)):
         if entry.name.startswith(".") or entry.name == "report.html":
@@ -172,7 +172,7 @@ def _files(path: Path) -> list[dict[str, str]]:
             sizes = [_bytes(Path(one.path)) for one in below(entry)]
             inside = [size for size in sizes if size is not None]
             name = f"{printable(entry.name)}/"
-            text = about.get(name, "a state to go on from" if name.startswith("checkpoint-") else "")
+            text = about.get(name, "a state to resume from" if name.startswith("checkpoint-") else "")
             note = f"{len(inside)} files" + (f": {text}" if text else "")
             rows.append({"name": name, "href": _address(entry, path), "size": byte_size(sum(inside)), "about": note})
             continue

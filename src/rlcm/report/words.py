@@ -15,15 +15,15 @@ MEANINGS = {
     "saturated": "Share of pixels that are nearly black or white.",
     "near_black": "Share of pictures that are nearly black.",
     "near_white": "Share of pictures that are nearly white.",
-    "high_frequency": "Energy of the finest detail. A steep rise means noise; a fall, plainer pictures.",
-    "kl": "Distance of the policy from the base model. It grows as the model learns, and should not run away.",
+    "high_frequency": "Energy of the finest detail. A steep rise means noise; a fall means plainer pictures.",
+    "kl": "Distance of the policy from the base model. It grows as the model learns, and should level off.",
     "clip_fraction": "Share of actions whose ratio left PPO's clip range.",
     "ratio_deviation": "Mean distance from 1 of the ratio of new to old policy.",
-    "grad_norm": "Length of the gradient before it is shortened.",
+    "grad_norm": "Norm of the gradient before it is clipped.",
     "loss": "The policy-gradient loss; it need not fall.",
     "lr": "Learning rate.",
     "reward_std": "Spread of the rewards in a round.",
-    "images_per_second": "Images sampled, scored and learnt from.",
+    "images_per_second": "Images sampled, scored and trained on in a second.",
 }
 
 
@@ -213,7 +213,7 @@ def comparison(run: Run) -> list[dict[str, str]]:
 def meaning_of(key: str) -> str:
     """Return what a metric says, in a sentence; nothing for one that is not known."""
     if key.startswith("held_out/"):
-        return "A reward that is measured and not trained on. A fall says that the gain is a trick."
+        return "A reward that is measured and not trained on. If it falls, the gain may be a trick."
     if key.startswith("judge/"):
         question = key.removeprefix("judge/")
         if question in KINDS:

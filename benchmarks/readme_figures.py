@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.reproduction.reading import of_former_model
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, put_between
 from benchmarks.shared.places import RESULTS, ROOT
-from benchmarks.shared.results import read, read_if_there
+from benchmarks.shared.results import read
 from rlcm.pipelines.families import FAMILIES
-from rlcm.report.words import counted, written
 from rlcm.rewards import BUILT_IN
 
 BEGIN, END = "<!-- figures: written by benchmarks/readme_figures.py -->", "<!-- end of figures -->"
@@ -94,45 +91,8 @@ def figures() -> str:
             "[its card](src/rlcm/builtin/weights/README.md)",
         ),
     ]
-    rows[3:3] = _against_ddpo()
     table = "".join(f"| {what} | {value} | {where} |\n" for what, value, where in rows)
     return f"| what | measured | by |\n|---|---|---|\n{table}\nMachine: {demo['machine']}."
-
-
-def _against_ddpo() -> list[tuple[str, str, str]]:
-    """Return how much sooner than DDPO each task was learnt, of those that were measured."""
-    study, rows = read_if_there(RESULTS / "reproduce.json"), []
-    of = ", former built-in model" if of_former_model(study) else ""
-    for task, found in study.get("curves", {}).items():
-        source = study["sources"]["curves"][task]
-        if found["baseline"] != "ddpo" or not found["targets"]:
-            continue
-        for method, name in (("rlcm", "the default"), ("rlcm-published", "RLCM as published")):
-            # The smaller of the two, as on the page.
-            goals = {"the reward that": found["targets"][-1], "a gain as large as": found["equal_gain"]}
-            told = {goal: target["methods"][method]["seconds"] for goal, target in goals.items() if method in target["methods"]}
-            told = {goal: entry for goal, entry in told.items() if not entry.get("from_start")}
-            if not told:
-                continue
-            ddpo = next(each for each in found["methods"] if each["name"] == found["baseline"])
-            gain = abs(ddpo["after"]["mean"] / ddpo["before"]["mean"] - 1)
-            goal, entry = min(told.items(), key=lambda item: float(item[1].get("speedup", 0.0)))
-            value = _sooner(entry)
-            if "speedup" not in entry and "speedup" in told["a gain as large as"]:
-                value += f"; at as large a gain {_sooner(told['a gain as large as'])}"
-            minutes = f"{source['budget_minutes']:g} min"
-            what = (
-                f"{task}, {counted(source['seeds'], 'seed')}{of}: when {name} reaches {goal} untuned DDPO reaches in {minutes}"
-            )
-            rows.append((f"{what} (a change of {gain:.1%})", value, "[docs/results.md](docs/results.md)"))
-    return rows
-
-
-def _sooner(entry: Any) -> str:
-    if "speedup" not in entry:
-        return "not reached"
-    low, high = entry["interval"] or (entry["speedup"],) * 2
-    return f"{written(entry['speedup'])} times sooner ({written(low)} to {written(high)})"
 
 
 def main() -> None:

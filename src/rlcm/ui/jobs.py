@@ -128,6 +128,24 @@ class Jobs:
                 raise UsageError(f"{name} is being trained at this moment; stop it first.")
             self._launch(name, "train", *changes, "--resume", str(self.folder / name))
 
+    def retry(self, name: str) -> None:
+        """Start a training that ended with an error once more: where it stopped, or from its beginning where there is no run yet.
+
+        Raises:
+            UsageError: if it is being trained, or nothing is known of what was asked for.
+            RunDirectoryError: if nothing can be written there.
+        """
+        with self._alone():
+            if self._state(name).alive:
+                raise UsageError(f"{name} is being trained at this moment.")
+            if os.path.isfile(self.folder / name / "config.yaml"):
+                self._launch(name, "train", "--resume", str(self.folder / name))
+                return
+            file = self._file(name, "config.yaml")
+            if not os.path.isfile(file):
+                raise UsageError(f"{file} is gone, which said what was asked for; start {name} anew under Train.")
+            self._launch(name, "train", str(file))
+
     def stop(self, name: str) -> None:
         """Ask a training to end after its present round, with everything saved; to ask again changes nothing.
 

@@ -7,8 +7,10 @@ from typing import Any
 import gradio as gr
 
 from rlcm.errors import RLCMError
+from rlcm.training.config import TrainConfig
 from rlcm.ui import fragments
 from rlcm.ui.desk import Desk
+from rlcm.ui.first_runs import OWN, file_of, own_reward
 from rlcm.ui.form import (
     PLAIN,
     STARTS,
@@ -39,8 +41,12 @@ LINES = 60
 """Of the log that are shown."""
 
 
-def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown: gr.State) -> None:
-    """Lay out the tab."""
+def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown: gr.State, wanted: gr.State) -> None:
+    """Lay out the tab.
+
+    Args:
+        wanted: what another tab asks the form to start from, and a number that is new each time.
+    """
     started = gr.State(None)
     seen = gr.State(0)
     initial = values_of(start_from("*default", {}))
@@ -75,10 +81,20 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
 
     def fill(start: str) -> list[Any]:
         try:
-            values = values_of(start_from(start, {name: desk.runs.run_path(name) for name in desk.runs.names()}))
+            config = _config_of(desk, start)
+            values = values_of(config)
         except RLCMError as error:
             return [fragments.notices(("error", "This configuration cannot be read", str(error))), *[gr.skip()] * len(keys)]
-        return ["", *(values[key] for key in keys)]
+        note = (
+            []
+            if start != OWN
+            else [("note", f"The reward is in {file_of(desk.runs.path)}", "Change the file as you like, then Check.")]
+        )
+        return [fragments.notices(*note), *(values[key] for key in keys)]
+
+    def fill_wanted(wanted: str) -> list[Any]:
+        start = wanted.partition(" ")[0]
+        return [gr.update(choices=_starts(desk.runs.names()), value=start), *fill(start)]
 
     def look(*values: Any) -> str:
         try:
@@ -126,6 +142,7 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     tab.select(enter, None, start, **quiet)
     start.input(fill, start, [said, *entered], **quiet)
+    wanted.change(fill_wanted, wanted, [start, said, *entered], **quiet)
     check.click(look, entered, said, show_progress="minimal", api_visibility="private")
     go.click(begin, entered, [said, started, chosen, end], **quiet)
     timer.tick(follow, [started, seen, shown], [log, end, started, seen], **quiet)
@@ -156,5 +173,12 @@ def component(field: Field, value: Any, min_width: int) -> Any:
     return gr.Textbox(value=value, max_lines=3, **shared)
 
 
+def _config_of(desk: Desk, start: str) -> TrainConfig:
+    if start == OWN:
+        return own_reward(desk.runs.path)
+    return start_from(start, {name: desk.runs.run_path(name) for name in desk.runs.names()})
+
+
 def _starts(names: list[str]) -> list[tuple[str, str]]:
-    return [*((about, name) for name, about in STARTS.items()), *((f"The run {name}", name) for name in names)]
+    own = ("My own reward: a file to change", OWN)
+    return [*((about, name) for name, about in STARTS.items()), own, *((f"The run {name}", name) for name in names)]

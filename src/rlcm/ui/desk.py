@@ -79,6 +79,25 @@ new MutationObserver(show).observe(element, {childList: true, subtree: true});
 """
 """Of the pictures through the rounds: the slider, its play button, and which prompt is shown; kept when new pictures come."""
 
+MARK = """
+const mark = () => {
+  document.querySelectorAll('.wrong-field').forEach(one => {
+    one.classList.remove('wrong-field');
+    one.querySelectorAll('[aria-invalid]').forEach(input => input.removeAttribute('aria-invalid'));
+  });
+  const wrong = (element.querySelector('[data-wrong]')?.dataset.wrong ?? '').split(' ').filter(Boolean);
+  const fields = wrong.map(id => document.getElementById(id)).filter(Boolean);
+  fields.forEach(one => {
+    one.classList.add('wrong-field');
+    one.querySelectorAll('input, textarea').forEach(input => input.setAttribute('aria-invalid', 'true'));
+  });
+  const phone = matchMedia('(max-width: 640px)').matches;
+  if (phone && element.querySelector('.notice')) element.scrollIntoView({block: 'nearest'});
+};
+new MutationObserver(mark).observe(element, {childList: true, subtree: true});
+"""
+"""Of what is said about a form: the fields that it blames are marked."""
+
 SWITCH = """
 let axis = '0';
 const show = () => {

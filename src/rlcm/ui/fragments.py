@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,10 @@ from rlcm.report.samples import Samples, Shot
 from rlcm.report.templating import render
 from rlcm.report.words import decimals, duration, signed_change, with_unit, written
 from rlcm.studies.compare import compare, read_methods
+from rlcm.studies.compare.methods import Method
 from rlcm.studies.compare.page import charts, final_table, speedup_tables, strips
 from rlcm.studies.compare.page import headline as comparison_headline
+from rlcm.studies.intervals import mean_over_seeds
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.playground import Drawn
 from rlcm.ui.server import run_address
@@ -53,6 +56,17 @@ def notices(*described: tuple[str, str, str]) -> str:
     """Return boxes of kind (note, warning, error, done), title and text."""
     rows = [{"kind": kind, "title": title, "text": text} for kind, title, text in described]
     return render("ui/templates/train.html.jinja", notices=rows)
+
+
+def refusal(title: str, text: str, wrong: Sequence[str]) -> str:
+    """Return a box that says what is wrong with a form, and which fields are to be marked, by the keys of their settings."""
+    ids = " ".join(field_id(key) for key in wrong)
+    return render("ui/templates/train.html.jinja", notices=[{"kind": "error", "title": title, "text": text}], wrong=ids)
+
+
+def field_id(key: str) -> str:
+    """Return the id of the field of a setting."""
+    return f"set-{key.replace('.', '-')}"
 
 
 def training_log(name: str, words: str, log: str, *described: tuple[str, str, str]) -> str:
@@ -145,6 +159,7 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
     with drawing:
         return render(
             "ui/templates/compare.html.jinja",
+            ahead=ahead(methods, metric),
             headline=comparison_headline(found, metric),
             warnings=warnings,
             curves=charts(methods, metric),
@@ -156,6 +171,32 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
                 "rows": [[key, *(_text(method.settings[key]) for method in methods)] for key in keys],
             },
         )
+
+
+def ahead(methods: Sequence[Method], metric: Metric) -> tuple[str, str, str]:
+    """Return the sentence that says which method ended ahead, in three parts; the middle one is emphasised.
+
+    A method of one run has the interval of its pictures, one of several that of its seeds.
+    """
+    ends = sorted(((*_end(method), method.name) for method in methods if method.curves), reverse=True)
+    if len(ends) < 2:
+        return "", "", ""
+    (best, wide, name), (second, narrow, other) = ends[:2]
+    sign = -1.0 if metric.lower_is_better else 1.0
+    gap, half = best - second, math.hypot(wide, narrow)
+    digits = decimals(best, second)
+    numbers = f"{metric.label} {written(sign * best, digits)} against {with_unit(sign * second, metric.unit, digits)}"
+    apart = f"{written(gap, digits)} ± {with_unit(half, metric.unit, digits)}"
+    if gap > half:
+        return f"{name} ", "is ahead", f" of {other}: {numbers}, by {apart}."
+    return "", "Nobody is clearly ahead", f": {name} and {other} end with {numbers}; they differ by {apart}."
+
+
+def _end(method: Method) -> tuple[float, float]:
+    """Return the mean reward at the end, higher is better, and the half-width of its 95 % interval."""
+    mean, half = mean_over_seeds([curve.reward[curve.outcome] for curve in method.curves])
+    first = method.curves[0]
+    return mean, (first.half[first.outcome] if half is None else half)
 
 
 def no_comparison(title: str, text: str) -> str:

@@ -32,6 +32,7 @@ from rlcm.runs.rundir import RunDirectory, default_name, disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.training.config import TrainConfig
 from rlcm.ui.processes import created, same_process, started_as
+from rlcm.ui.trial import Cost, try_round
 
 FOLDER = ".ui"
 CHECK_SECONDS = 120
@@ -115,6 +116,10 @@ class Jobs:
         if done.returncode:
             text = done.stdout.decode("utf-8", "replace")
             raise UsageError(last_words(text) or f"it would end with exit code {done.returncode}: {text.strip()[-2000:]}")
+
+    def trial(self, config: TrainConfig) -> Cost | None:
+        """Return what a training would cost, by a round that is tried; None where that cannot be told."""
+        return try_round(config, self.command, _surroundings())
 
     def resume(self, name: str, *changes: str) -> None:
         """Go on with a run that was stopped, or, with changes such as `run.rounds=20`, has ended.

@@ -54,7 +54,7 @@ def build_page(desk: Desk) -> gr.Blocks:
         chosen, shown, wanted = gr.State(None), gr.State("runs"), gr.State("")
         timer = gr.Timer(EVERY)
         gr.HTML(render("ui/templates/top.html.jinja", folder=str(desk.runs.path)))
-        with gr.Tabs(elem_id="tabs") as row:
+        with gr.Tabs(overflow_behavior="wrap") as row:
             tabs: dict[str, gr.Tab] = {}
             with gr.Tab("Runs", id="runs") as tabs["runs"]:
                 runs_tab(desk, chosen, page, timer, shown, row, wanted)

@@ -114,7 +114,7 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
         """Show a weight for each of several rewards; one that is new begins at 1, or at what its text says."""
         texts, own = split_weights(rewards)
         kept = [new if new != 1 else old for new, old in zip(own, weights, strict=False)]
-        return [texts, *_weight_boxes(texts, [*kept, *own[len(kept) :]])]
+        return [gr.skip() if texts == rewards else texts, *_weight_boxes(texts, [*kept, *own[len(kept) :]])]
 
     def config_in(values: Sequence[Any]) -> TrainConfig:
         form, weights = dict(zip(keys, values[: len(keys)], strict=True)), values[len(keys) :]

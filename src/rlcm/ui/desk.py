@@ -81,14 +81,14 @@ new MutationObserver(show).observe(element, {childList: true, subtree: true});
 
 MARK = """
 const mark = () => {
-  document.querySelectorAll('.wrong-field').forEach(one => {
-    one.classList.remove('wrong-field');
+  document.querySelectorAll('[data-invalid]').forEach(one => {
+    one.removeAttribute('data-invalid');
     one.querySelectorAll('[aria-invalid]').forEach(input => input.removeAttribute('aria-invalid'));
   });
   const wrong = (element.querySelector('[data-wrong]')?.dataset.wrong ?? '').split(' ').filter(Boolean);
   const fields = wrong.map(id => document.getElementById(id)).filter(Boolean);
   fields.forEach(one => {
-    one.classList.add('wrong-field');
+    one.dataset.invalid = 'yes';  // no class: Gradio writes its own over it
     one.querySelectorAll('input, textarea').forEach(input => input.setAttribute('aria-invalid', 'true'));
   });
   const phone = matchMedia('(max-width: 640px)').matches;

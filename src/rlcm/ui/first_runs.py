@@ -32,8 +32,8 @@ ROUNDS = 20
 
 
 def demo() -> TrainConfig:
-    """Return the demo's configuration."""
-    return load_config(DEMO)
+    """Return the demo's configuration, as the run `demo`."""
+    return load_config(DEMO, ["name=demo"])
 
 
 def own_reward(folder: Path) -> TrainConfig:

@@ -67,12 +67,12 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
                 for field in front[:4]:
                     boxes[field.key] = component(field, initial[field.key], min_width=280)
             with gr.Row(elem_classes="front"):
-                for field in front[4:]:
-                    boxes[field.key] = component(field, initial[field.key], min_width=150)
-            with gr.Row(elem_classes="front"):
                 weights = [
                     gr.Number(value=1.0, visible=False, min_width=150, elem_id=f"weight-{place}") for place in range(WEIGHTS)
                 ]
+            with gr.Row(elem_classes="front"):
+                for field in front[4:]:
+                    boxes[field.key] = component(field, initial[field.key], min_width=150)
             drawers: dict[str, gr.Accordion] = {}
             for group, members in behind().items():
                 with (

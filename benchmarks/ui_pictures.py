@@ -72,10 +72,12 @@ def main() -> None:
 
 
 def of_runs(page: Page) -> None:
-    """Show the runs with their curves."""
+    """Show a run with its pictures, tiles and curve."""
+    page.set_viewport_size({"width": 1280, "height": 1130})
     page.locator(f'#runs [data-run="{RUN}"]').click()
     page.wait_for_selector(f"#run-head .eyebrow:has-text('{RUN}')")
-    page.wait_for_selector("#run-curves svg")
+    page.wait_for_selector(f"#run-stage [data-of='{RUN}']")
+    page.wait_for_selector("#run-curve svg")
 
 
 def of_samples(page: Page) -> None:
@@ -110,7 +112,8 @@ def of_methods(page: Page) -> None:
 
 
 def of_a_phone(page: Page) -> None:
-    """Show the runs at the width of a phone."""
+    """Show a run at the width of a phone."""
+    of_runs(page)
     page.set_viewport_size({"width": 390, "height": 844})
 
 

@@ -8,7 +8,7 @@ from importlib import metadata
 
 
 def to_install(extra: str) -> str:
-    """Return the command that installs the packages of an extra, such as `pip install 'gradio>=6.17.3'`."""
+    """Return the command that installs the packages of an extra, such as `pip install 'gradio>=6.28'`."""
     try:
         required = metadata.requires("rlcm") or []
     except metadata.PackageNotFoundError:  # run from a clone that is not installed

@@ -102,18 +102,36 @@ def pictures(page, selector):
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))) for source in sources]
 
 
-def test_runs_and_their_curves(page):
+def test_a_run_its_pictures_its_curve_and_its_address(page):
     page.wait_for_selector("#runs .card")
     assert page.locator("#runs .card").count() == 2
     page.locator('#runs [data-run="first"]').click()
-    page.wait_for_selector("#run-head .eyebrow:has-text('first')")
-    assert page.locator("#run-curves svg").count() == 2
-    assert page.locator("#run-pairs img").count() == 8
-    assert not page.locator("#stop").is_visible()
-    report = page.get_by_role("link", name="The whole report")
-    answer = page.request.get(page.url.rstrip("/") + report.get_attribute("href"))
-    assert answer.ok
-    assert "Tuning run first" in answer.text()
+    page.wait_for_selector("#run-stage [data-of='first']")
+    assert page.url.endswith("/?run=first")
+    assert page.locator("#run-tiles .tile").count() >= 3
+    assert page.locator("#run-curve svg:visible").count() == 1
+    page.locator("#run-curve [data-axis='1']").click()
+    assert page.locator("#run-curve h3:visible").inner_text() == "Against reward queries"
+    page.locator("#run-stage .turn").nth(1).click()
+    shown = page.locator("#run-stage figure img:visible")
+    before, after = (shown.nth(i).get_attribute("src") for i in (0, 1))
+    page.locator("#run-stage [data-play]").click()  # from the beginning
+    assert page.locator("#run-stage output").inner_text() == "round 1"
+    page.wait_for_selector("#run-stage output:has-text('round 2')")
+    assert shown.nth(1).get_attribute("src") == after
+    page.locator("#run-stage [data-slider]").press("ArrowLeft")
+    assert shown.nth(1).get_attribute("src") not in (before, after)
+    pictures(page, "#run-stage")
+    answer = page.request.get(
+        page.url.partition("?")[0].rstrip("/") + page.get_by_role("link", name="Report").get_attribute("href")
+    )
+    assert answer.ok and "Tuning run first" in answer.text()  # noqa: PT018
+    page.get_by_role("button", name="Details").click()
+    page.wait_for_selector("#run-details svg")
+    page.goto(f"{page.url.partition('?')[0]}?run=nobody")
+    page.wait_for_selector("#run-said :text('There is no run nobody here')")
+    page.goto(f"{page.url.partition('?')[0]}?run=first")
+    page.wait_for_selector("#run-stage [data-of='first']")
 
 
 def test_samples_through_the_training(page):
@@ -138,7 +156,9 @@ def test_samples_through_the_training(page):
 
 
 def test_the_playground(page):
-    go(page, "Playground")
+    go(page, "Runs")
+    page.locator("#try").click()
+    page.wait_for_selector("#play-run input")
     page.wait_for_function("document.querySelector('#play-run input').value === 'first'")
     page.wait_for_function("document.querySelector('#play-steps input[type=number]').value === '3'")  # those of the run
     page.locator("#play-prompt textarea").fill("a red cat")
@@ -187,12 +207,14 @@ def test_comparing(page):
     go(page, "Compare")
     page.wait_for_selector("#compare-view .headline")
     assert page.locator("#compare-view svg").count() == 3
+    assert "ahead" in page.locator("#compare-view .headline").inner_text()
     assert "What each ended with" in page.locator("#compare-view").inner_text()
 
 
 def test_a_training_is_checked_started_stopped_and_resumed(page, site):
     _, base = site
-    go(page, "Train")
+    go(page, "Runs")
+    page.locator("#new").click()
     page.locator("#train-start input").click()
     page.get_by_role("option", name="The run first").click()
     for key, value in (("rollout-batch_size", "6"), ("optimizer-lr", "0.05"), ("run-rounds", "2"), ("seed", "0")):
@@ -204,6 +226,7 @@ def test_a_training_is_checked_started_stopped_and_resumed(page, site):
     rate.fill("5")
     page.locator("#train-check").click()
     page.wait_for_selector("#train-said .notice.error:has-text('less than or equal to 1')")
+    page.wait_for_selector("#set-optimizer-lr[data-invalid]")
     rate.fill("0.0001")
     page.locator("#set-run-rounds input").fill("100000")
     page.locator("#set-name input, #set-name textarea").first.fill("mine")
@@ -239,6 +262,7 @@ def test_a_check_finds_what_the_start_would_and_a_failed_training_stays_listed(p
     rewards = page.locator("#set-rewards input")
     rewards.fill("nothing.py:score")
     rewards.press("Enter")
+    page.wait_for_selector("#weight-1:has-text('Weight of nothing.py:score')")
     page.locator("#train-check").click()
     page.wait_for_selector("#train-said .notice.error:has-text('there is no file nothing.py')")
     page.locator("#train-go").click()
@@ -247,8 +271,11 @@ def test_a_check_finds_what_the_start_would_and_a_failed_training_stays_listed(p
     page.wait_for_selector('#runs [data-run="broken"] .state.failed')
     page.locator('#runs [data-run="broken"]').click()
     page.wait_for_selector("#run-head .notice.error:has-text('there is no file nothing.py')")
+    assert "there is no file nothing.py" in page.locator('#runs [data-run="broken"] .failure').inner_text()
     assert str(base / "runs" / ".ui") in page.locator("#run-head .notice.note").inner_text()
-    page.locator("#forget").click()
+    page.locator("#retry").click()
+    wait_for(lambda: (base / "runs/.ui/broken.log").read_text().count("error: ") == 2)
+    page.locator("#dismiss").click()
     page.wait_for_selector('#runs [data-run="broken"]', state="detached")
     page.locator('#runs [data-run="first"]').click()
 
@@ -278,7 +305,7 @@ def test_all_text_can_be_read_where_the_system_is_light_or_dark(site, browser, s
     page.wait_for_selector("#runs .card")
     for name, ready in zip(
         TABS,
-        ("#run-curves svg", "#samples-view img", "#play-view .empty", "#teach-view .empty", "#compare-view svg", "#train-go"),
+        ("#run-curve svg", "#samples-view img", "#play-view .empty", "#teach-view .empty", "#compare-view svg", "#train-go"),
         strict=True,
     ):
         go(page, name)
@@ -304,15 +331,14 @@ def wait_for(condition, seconds=90):
         time.sleep(0.05)
 
 
-def test_a_phone_is_wide_enough(site, browser, complaints):
+def test_a_phone_shows_all_tabs_and_the_result(site, browser, complaints):
     page = visit(site[0], browser, complaints, 390, 844)
-    page.wait_for_selector("#runs .card")
+    page.wait_for_selector("#run-stage img")
+    box = page.locator("#run-stage figure img:visible").nth(1).bounding_box()
+    assert box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= 844
     for name in TABS:
-        tab = page.get_by_role("tab", name=name)
-        if not tab.is_visible():
-            page.locator(".overflow-menu button").first.click()
-            tab = page.locator(".overflow-dropdown button", has_text=name)
-        tab.click()
+        go(page, name)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 

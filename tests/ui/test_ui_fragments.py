@@ -9,13 +9,17 @@ from PIL import Image
 
 from rlcm.report.metric import Metric
 from rlcm.report.run import Run
-from rlcm.ui import fragments
-from rlcm.ui.desk import changed, run_menu
+from rlcm.studies.compare.methods import Curve, Method
+from rlcm.ui import fragments, run_parts
+from rlcm.ui.advice import advice_on
+from rlcm.ui.desk import Desk, changed, run_menu
 from rlcm.ui.folder import RunsFolder
-from rlcm.ui.jobs import Job
+from rlcm.ui.jobs import Job, Jobs
 from rlcm.ui.playground import Drawn
-from rlcm.ui.states import card, sparkline, state_of, time_left, waiting_card
+from rlcm.ui.states import card, failed_card, result, sparkline, standing, state_of, time_left, waiting_card
+from rlcm.ui.tab_compare import alike
 from rlcm.ui.tab_samples import _step, at
+from rlcm.ui.tiles import tiles
 
 IDLE = Job("first", False, False)
 KB = Metric("JPEG size", "kB", True, "jpeg")
@@ -49,9 +53,16 @@ def test_names_and_prompts_are_escaped(runs):
     assert "<b>fox" not in fragments.pair([drawn(0.0), drawn(1.0)], KB, 0.2)
     assert "<u>" not in fragments.training_log("x", "ended", "<u>", ("error", "<u>", "<u>"))
 
+    assert "<u>" not in fragments.runs_list([failed_card("<u>", "<u>")], None, {})
+    assert "<u>" not in "".join(run_parts.failed("<u>", "<u>", "<u>")) + "".join(run_parts.starting("<u>"))
+
 
 def test_no_runs_yet():
-    assert "No runs yet" in fragments.runs_list([], None, {})
+    text, ways = run_parts.welcome()
+    assert "Tune your first model" in text
+    assert 'data-do="demo"' in ways
+    assert 'data-do="mine"' in ways
+    assert 'data-do="new"' in fragments.runs_list([], None, {})
 
 
 def test_a_run_tells_its_state(run, tmp_path):
@@ -80,10 +91,12 @@ def test_a_card(run):
 
 def test_time_left():
     run = Run(None, config={"run": {"rounds": 10}}, rounds=[{"round": 4, "seconds": 60.0}])
-    assert time_left(run) == f"about 1{NBSP}min{NBSP}30{NBSP}s left"
+    assert time_left(run) == f"1{NBSP}min{NBSP}30{NBSP}s left"
+    assert standing(run) == f"Round 4 of 10, 1{NBSP}min{NBSP}30{NBSP}s left"
+    assert card("x", run, Job("x", True)).rounds == standing(run)
     assert time_left(Run(None, rounds=[{"round": 4, "seconds": 60.0}])) == ""
     limited = Run(None, config={"run": {"rounds": 100_000, "time_limit_minutes": 4}}, rounds=[{"round": 4, "seconds": 60.0}])
-    assert time_left(limited) == f"about 3{NBSP}min{NBSP}00{NBSP}s left"
+    assert time_left(limited) == f"3{NBSP}min{NBSP}00{NBSP}s left"
     assert card("limited", limited, Job("limited", True)).progress == 0.25
     forged = Run(None, config={"run": {"rounds": -5, "time_limit_minutes": "soon"}}, rounds=[{"round": 4, "seconds": 60.0}])
     assert card("forged", forged, Job("forged", True)).progress == 0
@@ -96,20 +109,74 @@ def test_sparklines():
     assert len(sparkline([float(i) for i in range(1000)]).split()) <= 60
 
 
-def test_the_head_links_what_there_is(run):
-    html = fragments.run_head("first", run, IDLE)
-    assert 'href="/files/first/report.html"' in html
-    assert "pytorch_lora_weights.safetensors" in html
+def measured(before, after, half=0.05, **guard):
+    ends = [{"mean": mean, "ci95": half} for mean in (before, after)]
+    looks = [{"round": i, "reward": end, "rewards": {"own": end}, "guard": {}} for i, end in enumerate(ends)]
+    return Run(None, evaluations=[looks[0] | {"guard": {"diversity": 0.3}}, looks[1] | {"guard": guard}])
+
+
+def test_a_change_is_said_where_it_is_larger_than_its_interval():
+    assert result(measured(1.0, 1.2)) == f"reward 1.00 → 1.20 (+20{NBSP}%)"
+    assert result(measured(1.0, 1.05)) == "reward 1.00 → 1.05 (no clear change)"
+    assert result(Run(None, rounds=[{"round": 1, "reward": 0.5}])) == "reward 0.500"
+
+
+@pytest.mark.parametrize(
+    ("after", "diversity", "verdicts"),
+    [
+        (1.2, 0.3, ["ok", "ok"]),
+        (1.05, 0.14, ["watch", "watch"]),
+        (0.8, 0.05, ["bad", "bad"]),
+    ],
+)
+def test_a_tile_has_the_verdict_of_the_rules(after, diversity, verdicts):
+    run = measured(1.0, after, diversity=diversity)
+    found = tiles(run, advice_on(run))
+    assert [(tile.label, tile.verdict) for tile in found] == list(zip(("Reward", "Diversity"), verdicts, strict=True))
+    assert bool(found[0].change) == (after != 1.05)
+
+
+def test_what_can_be_done_with_a_run(run):
+    done = run_parts.run_actions("first", run, IDLE)
+    assert 'href="/files/first/report.html" target="_blank"' in done
+    assert 'pytorch_lora_weights.safetensors" download' in done
+    assert 'data-do="try"' in done
+    assert 'data-do="stop"' in run_parts.run_actions("first", run, Job("first", True, False))
+    gone = replace(run, final_round=1)
+    job = Job("first", False, ended=(run.path / "metrics.jsonl").stat().st_mtime)
+    assert 'data-do="resume"' in run_parts.run_actions("first", gone, job)
+    assert 'data-do="retry"' in run_parts.run_actions("first", gone, job, "mend it")
+
+
+def test_the_head_says_how_it_stands(run):
+    html = run_parts.run_head("first", run, IDLE)
+    assert 'href="?run=first"' in html
     assert "progressbar" not in html
-    assert 'aria-valuenow="100"' in fragments.run_head("first", run, Job("first", True, False))
-    assert "mend it" in fragments.run_head("first", run, IDLE, "mend it")
+    live = run_parts.run_head("first", run, Job("first", True, False))
+    assert 'aria-valuenow="100"' in live
+    assert "<em>Round 2 of 2</em>" in live
+    assert "mend it" in run_parts.run_head("first", run, IDLE, "mend it")
 
 
-def test_curves_pictures_and_guards(run):
-    assert fragments.run_curves(run).count("<svg") == 2
-    assert fragments.run_pairs(run).count("data:image/png") == 8
-    assert "Is the reward honest?" in fragments.run_guards(run)
-    assert "No curve yet" in fragments.run_curves(Run(run.path))
+def test_pictures_tiles_a_curve_and_details(run):
+    stage = run_parts.run_stage(run)
+    assert stage.count('data-act="') == 4
+    assert stage.count("data:image/png") == 4 * (1 + 2 + 1)  # before, two rounds, and the small one to choose by
+    assert 'max="1"' in stage
+    assert "round 2</output>" in stage
+    assert run_parts.run_tiles(run).count('class="tile ') >= 3
+    assert run_parts.run_curve(run).count("<svg") == 2
+    assert run_parts.run_curve(run).count("data-chart") == 2
+    assert "Is the reward honest?" in run_parts.run_details("first", run)
+    assert "No curve yet" in run_parts.run_curve(Run(run.path))
+    assert run_parts.run_stage(Run(run.path)) == ""
+
+
+def test_what_was_drawn_of_a_run_is_kept_until_it_changes(run, runs):
+    desk, made = Desk(RunsFolder(runs), Jobs(runs)), []
+    for one in (run, run, replace(run), run):
+        desk.drawn("tiles", one, lambda one=one: str(made.append(one)))
+    assert len(made) == 3
 
 
 def test_samples_through_the_rounds(run):
@@ -143,7 +210,34 @@ def test_a_pair_shows_rewards_as_people_read_them():
 def test_a_comparison(runs):
     html = fragments.comparison(RunsFolder(runs), ["first", "second"])
     assert "What each ended with" in html
+    assert alike({"a": measured(1.0, 1.2), "b": Run(None, evaluations=[{"rewards": {"x": {}}}]), "c": measured(1.0, 1.2)}) == [
+        "a",
+        "c",
+    ]
     assert html.count("<svg") == 3
+
+
+def method(name, *ends, half=0.05):
+    return Method(name, [], [Curve([0, 1], [0, 1], [0, 1], [0.0, end], [half, half]) for end in ends], {})
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ([method("a", 0.5), method("b", 0.7)], "b is ahead of a: reward 0.700 against 0.500, by 0.200 ± 0.071."),
+        (
+            [method("a", 0.69), method("b", 0.7)],
+            "Nobody is clearly ahead: b and a end with reward 0.700 against 0.690; they differ by 0.010 ± 0.071.",
+        ),
+        ([method("a", 0.5, 0.5), method("b", 0.7, 0.7)], "b is ahead of a: reward 0.700 against 0.500, by 0.200 ± 0.000."),
+        ([method("a", 0.5)], ""),
+    ],
+)
+def test_who_is_ahead(methods, said):
+    assert "".join(fragments.ahead(methods, Metric())) == said
+    less = [replace(one, curves=[replace(c, reward=[-v for v in c.reward]) for c in one.curves]) for one in methods]
+    if len(less) > 1 and "is ahead" in said:
+        assert "".join(fragments.ahead(less, KB)).startswith(f"a is ahead of b: JPEG size 0.500 against 0.700{NBSP}kB")
 
 
 def test_what_was_sent_is_not_sent_again():

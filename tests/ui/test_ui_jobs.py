@@ -10,10 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import torch
 from junk_runs import place
+from tiny_runs import tiny_config
 
 from rlcm.errors import RunDirectoryError, UsageError
+from rlcm.rewards.build import build_reward
 from rlcm.training.config import TrainConfig
+from rlcm.ui.first_runs import file_of, own_reward
 from rlcm.ui.jobs import Jobs
 
 PATIENT = """
@@ -227,6 +231,42 @@ def test_a_training_that_failed_is_listed_until_it_is_forgotten_and_its_name_is_
     assert jobs.failure("mine") == ""
     jobs.forget("mine")
     assert jobs.names() == []
+
+
+def test_a_training_that_failed_is_tried_again_as_it_was_asked_for(folder):
+    jobs = jobs_of(folder, FAILS)
+    name = jobs.start(TrainConfig(name="mine"))
+    wait(lambda: jobs.failure(name))
+    jobs.retry(name)
+    wait(lambda: jobs.log(name).count("the reward is NaN") == 2)
+    (folder / "mine").mkdir()
+    (folder / "mine/config.yaml").write_text("")
+    wait(lambda: not jobs.state(name).alive)
+    jobs.retry(name)
+    wait(lambda: f"train --resume {folder / 'mine'}" in jobs.log(name))
+    wait(lambda: not jobs.state(name).alive)
+    (folder / "mine/config.yaml").unlink()
+    jobs.forget(name)
+    with pytest.raises(UsageError, match="is gone, which said what was asked for"):
+        jobs.retry(name)
+
+
+def test_a_round_is_tried_and_costs_are_those_of_all(tmp_path, tiny_model):
+    config = tiny_config(tmp_path, model={"path": str(tiny_model)}, run={"rounds": 50}, evaluation={"images": 4, "every": 10})
+    cost = Jobs(tmp_path / "runs").trial(config)
+    assert cost.seconds > 0
+    assert cost.memory > 1e8
+    assert "of main memory here, by a round that was just tried" in cost.words()
+    assert list(tmp_path.iterdir()) == []
+    assert jobs_of(tmp_path / "runs", FAILS).trial(config) is None
+
+
+def test_a_reward_of_ones_own_is_written_once_and_works(tmp_path):
+    config = own_reward(tmp_path)
+    assert build_reward(config.rewards[0])(torch.rand(2, 3, 8, 8), ["", ""]).shape == (2,)
+    file_of(tmp_path).write_text("mine")
+    assert own_reward(tmp_path) == config
+    assert file_of(tmp_path).read_text() == "mine"
 
 
 def test_a_training_that_was_killed_says_so(folder):

@@ -10,7 +10,7 @@ from junk_runs import FILES, junk, place, write_junk
 
 from rlcm.errors import MissingFileError, RLCMError
 from rlcm.report import read_run, write_report
-from rlcm.ui import desk, fragments
+from rlcm.ui import desk, fragments, run_parts
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.jobs import Job
 from rlcm.ui.states import card
@@ -32,8 +32,8 @@ def shown(folder):
     job = Job("x", alive=False)
     html = fragments.runs_list([card(name, run, job) for name, run in runs.items()], None, left_out)
     for name, run in runs.items():
-        html += fragments.run_head(name, run, job)
-        html += "".join(part(run) for part in (fragments.run_pairs, fragments.run_guards, fragments.run_curves))
+        html += run_parts.run_head(name, run, job) + run_parts.run_actions(name, run, job) + run_parts.run_details(name, run)
+        html += "".join(part(run) for part in (run_parts.run_stage, run_parts.run_tiles, run_parts.run_curve))
     html.encode()
     assert 'data-run="good"' in html
     return html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -15,6 +16,13 @@ from rlcm.training.watch import Watch
 
 LATEST = 5
 """Rounds that are looked at together."""
+ALIKE, COLLAPSED = 0.5, 0.2
+"""Shares of its diversity before training under which pictures of one prompt grow alike, and are all but one and the same."""
+
+
+Topic = Literal["reward", "held out", "judge", "diversity", "detail", "extremes", "leash", "learning", "run"]
+"""What a piece of advice is about: one tile of the page each."""
+Verdict = Literal["ok", "watch", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +32,21 @@ class Advice:
     kind: Literal["warning", "note"]
     title: str
     text: str
+    topic: Topic = "run"
+    bad: bool = False
+    """Whether the run does harm, in place of being something to watch."""
 
 
 def advice_on(run: Run) -> list[Advice]:
     """Return what to know of a run, the gravest first: what the guard warns of, why it stopped, what could not be read."""
     found = [*_pictures(run), *_reward(run), *_rounds(run), *_altered(run), *_stopped(run), *_damaged(run)]
-    return sorted(found, key=lambda one: one.kind != "warning")
+    return sorted(found, key=lambda one: (one.kind != "warning", not one.bad))
+
+
+def verdict_on(advice: Sequence[Advice], topic: Topic) -> Verdict:
+    """Return whether all is well with a topic, it is to be watched, or it is bad."""
+    found = [one.bad for one in advice if one.topic == topic and one.kind == "warning"]
+    return "bad" if any(found) else "watch" if found else "ok"
 
 
 def _pictures(run: Run) -> list[Advice]:
@@ -45,8 +62,10 @@ def _pictures(run: Run) -> list[Advice]:
                 Advice(
                     "warning",
                     f"The judge sees less: {asked(question)}",
-                    f"{_percent(new)} of the pictures, {_percent(old)} before training. The model may be trading what it draws for "
+                    f"{percent(new)} of the pictures, {percent(old)} before training. The model may be trading what it draws for "
                     "reward. Take an earlier round, stop, or hold it closer with a larger algorithm.kl_coefficient.",
+                    "judge",
+                    bad=True,
                 )
             )
     before, after = mapping(first.get("guard")), mapping(last.get("guard"))
@@ -55,13 +74,15 @@ def _pictures(run: Run) -> list[Advice]:
         old, new = finite(before.get(key)), finite(after.get(key))
         return None if old is None or new is None else (old, new)
 
-    if (pair := change("diversity")) and pair[1] < 0.2 * pair[0]:
+    if (pair := change("diversity")) and pair[1] < ALIKE * pair[0]:
         found.append(
             Advice(
                 "warning",
-                "Pictures of one prompt look alike",
-                f"They differ {_percent(pair[1] / pair[0])} as much as before training. Stop earlier, or raise "
+                "Pictures of one prompt look alike" if pair[1] < COLLAPSED * pair[0] else "Pictures of one prompt grow alike",
+                f"They differ {percent(pair[1] / pair[0])} as much as before training. Stop earlier, or raise "
                 "algorithm.kl_coefficient.",
+                "diversity",
+                bad=pair[1] < COLLAPSED * pair[0],
             )
         )
     if (pair := change("high_frequency")) and pair[1] > 3 * pair[0]:
@@ -71,6 +92,7 @@ def _pictures(run: Run) -> list[Advice]:
                 "Fine noise is spreading over the pictures",
                 f"There is {written(pair[1] / pair[0], 1)} times as much finest detail as before training, often a texture that only "
                 "the reward likes. Look at the samples closely.",
+                "detail",
             )
         )
     if (pair := change("high_frequency")) and pair[1] < 0.1 * pair[0]:
@@ -78,8 +100,9 @@ def _pictures(run: Run) -> list[Advice]:
             Advice(
                 "warning",
                 "The pictures are losing their detail",
-                f"{_percent(pair[1] / pair[0])} of the finest detail is left of what there was before training: they turn into blur "
+                f"{percent(pair[1] / pair[0])} of the finest detail is left of what there was before training: they turn into blur "
                 "or plain areas.",
+                "detail",
             )
         )
     if (pair := change("saturated")) and pair[1] > max(3 * pair[0], 0.1):
@@ -87,7 +110,8 @@ def _pictures(run: Run) -> list[Advice]:
             Advice(
                 "warning",
                 "Large areas are turning black or white",
-                f"{_percent(pair[1])} of all pixels, {_percent(pair[0])} before training.",
+                f"{percent(pair[1])} of all pixels, {percent(pair[0])} before training.",
+                "extremes",
             )
         )
     for key, colour in (("near_black", "black"), ("near_white", "white")):
@@ -96,8 +120,10 @@ def _pictures(run: Run) -> list[Advice]:
                 Advice(
                     "warning",
                     f"Whole pictures are turning {colour}",
-                    f"{_percent(pair[1])} of the pictures are nearly {colour}, {_percent(pair[0])} were before training. The reward "
+                    f"{percent(pair[1])} of the pictures are nearly {colour}, {percent(pair[0])} were before training. The reward "
                     "likes empty pictures: it needs a second reward beside it, or a larger algorithm.kl_coefficient.",
+                    "extremes",
+                    bad=True,
                 )
             )
     return found
@@ -109,23 +135,26 @@ def _reward(run: Run) -> list[Advice]:
         return []
     first, last = run.evaluations[0], run.outcome
     found = []
-    trend = _trend(first.get("reward"), last.get("reward"))
-    if trend < 0:
+    way = trend(first.get("reward"), last.get("reward"))
+    if way < 0:
         found.append(
             Advice(
                 "warning",
                 "The reward is worse than before training",
                 "On the fixed prompts and seeds it fell by more than chance explains. The learning rate (optimizer.lr) may be too "
                 "high, or a reward may be at odds with another.",
+                "reward",
+                bad=True,
             )
         )
     for label, value in mapping(last.get("held_out")).items():
-        if trend > 0 and _trend(mapping(first.get("held_out")).get(label), value) < 0:
+        if way > 0 and trend(mapping(first.get("held_out")).get(label), value) < 0:
             found.append(
                 Advice(
                     "warning",
                     f"{label} falls while the reward rises",
                     "It is held out: measured, and not trained on. The gain may be a trick that this one reward falls for.",
+                    "held out",
                 )
             )
     return found
@@ -149,6 +178,7 @@ def _rounds(run: Run) -> list[Advice]:
                 "The model is straying from its base faster than its leash allows",
                 f"Its KL divergence is {written(kl)}, the target {written(target)}. The leash tightens by itself; if this goes on, "
                 "lower optimizer.lr.",
+                "leash",
             )
         )
     if (idle := mean("idle_groups")) is not None and idle > 0.5:
@@ -156,8 +186,9 @@ def _rounds(run: Run) -> list[Advice]:
             Advice(
                 "warning",
                 "Much of the sampling teaches nothing",
-                f"In {_percent(idle)} of the groups all pictures get the same reward, so none is better than another. A finer reward, "
+                f"In {percent(idle)} of the groups all pictures get the same reward, so none is better than another. A finer reward, "
                 "or larger groups, would help.",
+                "learning",
             )
         )
     dropped = sum(finite(row.get("dropped_images")) or 0.0 for row in latest)
@@ -168,6 +199,7 @@ def _rounds(run: Run) -> list[Advice]:
                 "Some pictures could not be scored",
                 f"A reward failed for {dropped:,.0f} pictures of the last {len(latest)} rounds; they were left out of the learning. "
                 "The log says why.",
+                "learning",
             )
         )
     if skipped := mean("skipped_updates"):
@@ -175,8 +207,9 @@ def _rounds(run: Run) -> list[Advice]:
             Advice(
                 "warning",
                 "Updates are being left out",
-                f"{_percent(skipped)} of the latest updates had a loss or gradient that was not finite. Lower optimizer.lr, or use "
+                f"{percent(skipped)} of the latest updates had a loss or gradient that was not finite. Lower optimizer.lr, or use "
                 "model.precision=fp32.",
+                "learning",
             )
         )
     return found
@@ -208,13 +241,14 @@ def _damaged(run: Run) -> list[Advice]:
     return [Advice("note", "Part of the run's folder is damaged", text) for text in texts]
 
 
-def _trend(before: Any, after: Any) -> int:
-    """Return 1 or -1 where a measurement rose or fell by more than its interval, else 0."""
+def trend(before: Any, after: Any) -> int:
+    """Return 1 or -1 where a measurement, mean and ci95, rose or fell by more than its interval, else 0."""
     (old, wide), (new, narrow) = mean_and_half(before), mean_and_half(after)
     if old is None or new is None or abs(new - old) <= math.hypot(wide, narrow):
         return 0
     return 1 if new > old else -1
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share as percent, a small one with a decimal."""
     return f"{written(100 * share, 0 if share > 0.0995 else 1)}{NBSP}%"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rlcm.addresses import is_address
 from rlcm.builtin import DEMO, PUBLISHED
 from rlcm.errors import ConfigError
 from rlcm.pipelines.settings import BUILTIN
+from rlcm.report.values import finite, mapping
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.build import BUILT_IN as REWARDS
 from rlcm.rewards.build import build_reward
@@ -26,7 +28,7 @@ from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
 from rlcm.training.prompts import load_prompts
 from rlcm.training.run_config import run_config
 from rlcm.training.values import read_value
-from rlcm.yaml_text import write_yaml
+from rlcm.yaml_text import meant, write_yaml
 
 Kind = Literal["whole", "number", "text", "choice", "switch", "yaml", "rewards", "names"]
 
@@ -226,6 +228,45 @@ def plan(config: TrainConfig) -> str:
         f"{rounds:,} rounds of {size:,} pictures, rewarded for {rewards}: {rounds * size:,} pictures scored, and {looks} looks "
         f"at {config.evaluation.images} fixed ones."
     )
+
+
+def wrong_fields(text: str) -> list[str]:
+    """Return the keys of the settings that the text of an error blames, each line one: those of the form that begin it."""
+    keys = [field.key for field in fields()]
+    begun = [key for line in lines_of(text) for key in keys if re.match(rf"{re.escape(key)}[=:.]", line)]
+    named = [key for key in keys if re.search(rf"(?<![\w.]){re.escape(key)}=", text)]
+    return list(dict.fromkeys(begun or named[:1]))
+
+
+def split_weights(rewards: Sequence[str]) -> tuple[list[str], list[float]]:
+    """Return the entries of the form's rewards without their weights, and the weights."""
+    texts, weights = [], []
+    for text in rewards:
+        entry = _entry(text)
+        weight = finite(entry.get("weight"))
+        rest = {key: value for key, value in entry.items() if key != "weight"}
+        texts.append(text if weight is None else str(rest["name"]) if set(rest) == {"name"} else _flow(rest))
+        weights.append(1.0 if weight is None else weight)
+    return texts, weights
+
+
+def weighted(rewards: Sequence[str], weights: Sequence[float | None]) -> list[str]:
+    """Return the entries of the form's rewards, each with its weight; 1 is left out, as are those that a text has itself."""
+    found = []
+    for place, text in enumerate(rewards):
+        entry, weight = _entry(text), weights[place] if place < len(weights) else None
+        own = weight is not None and weight != 1 and entry and "weight" not in entry
+        found.append(_flow(entry | {"weight": weight}) if own else text)
+    return found
+
+
+def _entry(text: str) -> dict[str, Any]:
+    """Return an entry of the form's rewards as a mapping; an empty one where it is unreadable."""
+    try:
+        entry = meant(entry_of(text))
+    except ValueError:
+        return {}
+    return {"name": entry} if isinstance(entry, str) else {str(key): value for key, value in mapping(entry).items()}
 
 
 def in_form_words(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
+import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -11,31 +11,29 @@ from typing import Any
 
 from PIL import Image
 
-from rlcm.report.drawing import curves, guards
 from rlcm.report.encoding import data_uri, data_uris
 from rlcm.report.metric import Metric
 from rlcm.report.page import render_page
-from rlcm.report.run import WEIGHTS, Run
+from rlcm.report.run import Run
 from rlcm.report.samples import Samples, Shot
 from rlcm.report.templating import render
-from rlcm.report.words import decimals, duration, headline, signed_change, summary, with_unit, written
+from rlcm.report.words import decimals, duration, signed_change, with_unit, written
 from rlcm.studies.compare import compare, read_methods
+from rlcm.studies.compare.methods import Method
 from rlcm.studies.compare.page import charts, final_table, speedup_tables, strips
 from rlcm.studies.compare.page import headline as comparison_headline
-from rlcm.ui.advice import advice_on
+from rlcm.studies.intervals import mean_over_seeds
 from rlcm.ui.folder import RunsFolder
-from rlcm.ui.jobs import Job
 from rlcm.ui.playground import Drawn
-from rlcm.ui.server import file_address
-from rlcm.ui.states import LIVE, WORDS, Card, planned_rounds, progress_of, state_of, time_left
+from rlcm.ui.server import run_address
+from rlcm.ui.states import Card
 
 BUDGET = 3_000_000
 """Bytes of the pictures in one part of the page."""
-PAIRS = 6
-"""Prompts that are shown before and after."""
 PIXELATED = 128
 """Pictures up to this side are sent as they are."""
-_drawing = threading.Lock()  # matplotlib's settings are one for all threads
+drawing = threading.Lock()
+"""matplotlib's settings are one for all threads."""
 
 
 def style() -> str:
@@ -45,75 +43,8 @@ def style() -> str:
 
 def runs_list(cards: Sequence[Card], chosen: str | None, left_out: Mapping[str, str]) -> str:
     """Return the list of runs, and why others are left out of it, by name."""
-    return render("ui/templates/runs.html.jinja", cards=cards, chosen=chosen, left_out=left_out)
-
-
-def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
-    """Return what a run did, how it stands, and what to know of it."""
-    state, planned = state_of(run, job, failure), planned_rounds(run)
-    links = [
-        {"href": file_address(name, inside), "text": text, "keep": keep}
-        for inside, text, keep in (
-            ("report.html", "The whole report", False),
-            (WEIGHTS, "The tuned LoRA", True),
-            ("config.yaml", "Its configuration", False),
-        )
-        if os.path.isfile(run.path / inside)
-    ]
-    return render(
-        "ui/templates/run.html.jinja",
-        part="head",
-        name=name,
-        words=WORDS[state],
-        left=time_left(run) if state in LIVE else "",
-        live=state in LIVE and planned,
-        stopping=state == "stopping",
-        progress=progress_of(run),
-        rounds=f"round {run.last_round:.0f} of {planned}",
-        headline=headline(run),
-        facts=summary(run),
-        links=links,
-        advice=advice_on(run),
-        failure=failure,
-    )
-
-
-def failed_head(name: str, failure: str, log: str, place: str) -> str:
-    """Return what is known of a training that ended before there was a run, and what to do.
-
-    Args:
-        failure: with what it ended.
-        log: the end of what it wrote.
-        place: the folder with its log and the configuration that was asked for.
-    """
-    todo = (
-        "Mend what it says, then start the training again under Train; the name is free. What was asked for is in "
-        f"{name}.config.yaml, and all that it wrote in {name}.log, both in {place}."
-    )
-    return render(
-        "ui/templates/run.html.jinja", part="failed", name=name, words=WORDS["failed"], failure=failure, todo=todo, log=log
-    )
-
-
-def run_curves(run: Run) -> str:
-    """Return the learning curves."""
-    with _drawing:
-        return render("ui/templates/run.html.jinja", part="curves", curves=curves(run))
-
-
-def run_pairs(run: Run) -> str:
-    """Return pictures of the same prompts and seeds before training and now."""
-    found = run.pairs(PAIRS)
-    shown = _shown([shot for one in found for shot in (one.before, one.after)], run.metric)
-    rows = [{"prompt": one.prompt, "before": b, "after": a} for one, b, a in zip(found, shown[::2], shown[1::2], strict=True)]
-    rounds = (found[0].before.round, found[0].after.round) if found else (0, 0)
-    return render("ui/templates/run.html.jinja", part="pairs", pairs=rows, rounds=rounds, worth=_worth(run.metric))
-
-
-def run_guards(run: Run) -> str:
-    """Return the curves of what should not change while the reward does."""
-    with _drawing:
-        return render("ui/templates/run.html.jinja", part="guards", guards=guards(run))
+    rows = [(card, run_address(card.name)) for card in cards]
+    return render("ui/templates/runs.html.jinja", cards=rows, chosen=chosen, left_out=left_out)
 
 
 def nothing(title: str, text: str) -> str:
@@ -127,6 +58,17 @@ def notices(*described: tuple[str, str, str]) -> str:
     return render("ui/templates/train.html.jinja", notices=rows)
 
 
+def refusal(title: str, text: str, wrong: Sequence[str]) -> str:
+    """Return a box that says what is wrong with a form, and which fields are to be marked, by the keys of their settings."""
+    ids = " ".join(field_id(key) for key in wrong)
+    return render("ui/templates/train.html.jinja", notices=[{"kind": "error", "title": title, "text": text}], wrong=ids)
+
+
+def field_id(key: str) -> str:
+    """Return the id of the field of a setting."""
+    return f"set-{key.replace('.', '-')}"
+
+
 def training_log(name: str, words: str, log: str, *described: tuple[str, str, str]) -> str:
     """Return what a training wrote last, under boxes as `notices`."""
     rows = [{"kind": kind, "title": title, "text": text} for kind, title, text in described]
@@ -136,10 +78,10 @@ def training_log(name: str, words: str, log: str, *described: tuple[str, str, st
 def sample_sheet(run: Run, samples: Samples) -> str:
     """Return all kept pictures of a round."""
     shots = run.shots(samples, range(len(samples.prompts)))
-    shown = _shown(shots, run.metric)
+    shown = shown_shots(shots, run.metric)
     rows = [one | {"prompt": samples.prompts[i], "seed": samples.seeds[i]} for i, one in enumerate(shown)]
     last = run.samples[-1].round
-    return render("ui/templates/samples.html.jinja", shots=rows, round=samples.round, last=last, worth=_worth(run.metric))
+    return render("ui/templates/samples.html.jinja", shots=rows, round=samples.round, last=last, worth=worth(run.metric))
 
 
 def sample_film(run: Run, cell: int, round_number: int) -> str:
@@ -152,7 +94,7 @@ def sample_film(run: Run, cell: int, round_number: int) -> str:
     key = (last.prompts[cell], str(last.seeds[cell]))
     places = [(s, list(zip(s.prompts, map(str, s.seeds), strict=True))) for s in run.samples]
     shots = [run.shots(samples, [keys.index(key)])[0] for samples, keys in places if key in keys]
-    shown = _shown(shots, run.metric)
+    shown = shown_shots(shots, run.metric)
     now = min(shown, key=lambda one: abs(one["round"] - round_number))
     return render(
         "ui/templates/samples.html.jinja",
@@ -161,7 +103,7 @@ def sample_film(run: Run, cell: int, round_number: int) -> str:
         now=now,
         prompt=key[0],
         seed=key[1],
-        worth=_worth(run.metric),
+        worth=worth(run.metric),
     )
 
 
@@ -214,9 +156,10 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
     methods, metric, warnings = read_methods([runs.run_path(name) for name in names])
     found = compare(methods)
     keys = list(methods[0].settings)
-    with _drawing:
+    with drawing:
         return render(
             "ui/templates/compare.html.jinja",
+            ahead=ahead(methods, metric),
             headline=comparison_headline(found, metric),
             warnings=warnings,
             curves=charts(methods, metric),
@@ -228,6 +171,32 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
                 "rows": [[key, *(_text(method.settings[key]) for method in methods)] for key in keys],
             },
         )
+
+
+def ahead(methods: Sequence[Method], metric: Metric) -> tuple[str, str, str]:
+    """Return the sentence that says which method ended ahead, in three parts; the middle one is emphasised.
+
+    A method of one run has the interval of its pictures, one of several that of its seeds.
+    """
+    ends = sorted(((*_end(method), method.name) for method in methods if method.curves), reverse=True)
+    if len(ends) < 2:
+        return "", "", ""
+    (best, wide, name), (second, narrow, other) = ends[:2]
+    sign = -1.0 if metric.lower_is_better else 1.0
+    gap, half = best - second, math.hypot(wide, narrow)
+    digits = decimals(best, second)
+    numbers = f"{metric.label} {written(sign * best, digits)} against {with_unit(sign * second, metric.unit, digits)}"
+    apart = f"{written(gap, digits)} ± {with_unit(half, metric.unit, digits)}"
+    if gap > half:
+        return f"{name} ", "is ahead", f" of {other}: {numbers}, by {apart}."
+    return "", "Nobody is clearly ahead", f": {name} and {other} end with {numbers}; they differ by {apart}."
+
+
+def _end(method: Method) -> tuple[float, float]:
+    """Return the mean reward at the end, higher is better, and the half-width of its 95 % interval."""
+    mean, half = mean_over_seeds([curve.reward[curve.outcome] for curve in method.curves])
+    first = method.curves[0]
+    return mean, (first.half[first.outcome] if half is None else half)
 
 
 def no_comparison(title: str, text: str) -> str:
@@ -250,7 +219,8 @@ def _values(drawn: Drawn, base: Drawn | None, metric: Metric) -> list[dict[str, 
     return rows
 
 
-def _shown(shots: Sequence[Shot], metric: Metric) -> list[dict[str, Any]]:
+def shown_shots(shots: Sequence[Shot], metric: Metric) -> list[dict[str, Any]]:
+    """Return pictures as data URIs, with their value in words, what the judge said, and their round."""
     digits = decimals(*(shot.value for shot in shots if shot.value is not None))
     pictures = [shot.picture for shot in shots]
     small = all(max(picture.size) <= PIXELATED for picture in pictures)
@@ -273,7 +243,8 @@ def png(picture: Image.Image) -> str:
     return data_uri("png", buffer.getvalue())
 
 
-def _worth(metric: Metric) -> str:
+def worth(metric: Metric) -> str:
+    """Return in a sentence what stands below pictures."""
     return f"Below each its {metric.label}{' (lower is better)' if metric.lower_is_better else ''}."
 
 

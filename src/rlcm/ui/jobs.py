@@ -32,6 +32,7 @@ from rlcm.runs.rundir import RunDirectory, default_name, disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.training.config import TrainConfig
 from rlcm.ui.processes import created, same_process, started_as
+from rlcm.ui.trial import Cost, try_round
 
 FOLDER = ".ui"
 CHECK_SECONDS = 120
@@ -116,6 +117,10 @@ class Jobs:
             text = done.stdout.decode("utf-8", "replace")
             raise UsageError(last_words(text) or f"it would end with exit code {done.returncode}: {text.strip()[-2000:]}")
 
+    def trial(self, config: TrainConfig) -> Cost | None:
+        """Return what a training would cost, by a round that is tried; None where that cannot be told."""
+        return try_round(config, self.command, _surroundings())
+
     def resume(self, name: str, *changes: str) -> None:
         """Go on with a run that was stopped, or, with changes such as `run.rounds=20`, has ended.
 
@@ -127,6 +132,24 @@ class Jobs:
             if self._state(name).alive:
                 raise UsageError(f"{name} is being trained at this moment; stop it first.")
             self._launch(name, "train", *changes, "--resume", str(self.folder / name))
+
+    def retry(self, name: str) -> None:
+        """Start a training that ended with an error once more: where it stopped, or from its beginning where there is no run yet.
+
+        Raises:
+            UsageError: if it is being trained, or nothing is known of what was asked for.
+            RunDirectoryError: if nothing can be written there.
+        """
+        with self._alone():
+            if self._state(name).alive:
+                raise UsageError(f"{name} is being trained at this moment.")
+            if os.path.isfile(self.folder / name / "config.yaml"):
+                self._launch(name, "train", "--resume", str(self.folder / name))
+                return
+            file = self._file(name, "config.yaml")
+            if not os.path.isfile(file):
+                raise UsageError(f"{file} is gone, which said what was asked for; start {name} anew under Train.")
+            self._launch(name, "train", str(file))
 
     def stop(self, name: str) -> None:
         """Ask a training to end after its present round, with everything saved; to ask again changes nothing.

@@ -51,13 +51,13 @@ def create_app(runs: RunsFolder, host: str, password: str | None) -> App:
 def build_page(desk: Desk) -> gr.Blocks:
     """Return the page's layout and what its parts do."""
     with gr.Blocks(title="rlcm", analytics_enabled=False) as page:
-        chosen, shown = gr.State(None), gr.State("runs")
+        chosen, shown, wanted = gr.State(None), gr.State("runs"), gr.State("")
         timer = gr.Timer(EVERY)
         gr.HTML(render("ui/templates/top.html.jinja", folder=str(desk.runs.path)))
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap") as row:
             tabs: dict[str, gr.Tab] = {}
             with gr.Tab("Runs", id="runs") as tabs["runs"]:
-                runs_tab(desk, chosen, page, timer, shown)
+                runs_tab(desk, chosen, page, timer, shown, row, wanted)
             with gr.Tab("Samples", id="samples") as tabs["samples"]:
                 samples_tab(desk, chosen, tabs["samples"])
             with gr.Tab("Playground", id="playground") as tabs["playground"]:
@@ -67,7 +67,7 @@ def build_page(desk: Desk) -> gr.Blocks:
             with gr.Tab("Compare", id="compare") as tabs["compare"]:
                 compare_tab(desk, tabs["compare"])
             with gr.Tab("Train", id="train") as tabs["train"]:
-                train_tab(desk, chosen, tabs["train"], timer, shown)
+                train_tab(desk, chosen, tabs["train"], timer, shown, wanted)
         for name, tab in tabs.items():
             tab.select(lambda name=name: name, None, shown, show_progress="hidden", api_visibility="private")
     return page

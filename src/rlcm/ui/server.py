@@ -222,6 +222,11 @@ def file_address(name: str, inside: str) -> str:
     return f"/files/{quote(name)}/{quote(inside)}"
 
 
+def run_address(name: str) -> str:
+    """Return the address of the page that opens on a run."""
+    return f"?run={quote(name, safe='')}"
+
+
 def check_host(host: str, password: str | None, variable: str) -> None:
     """Refuse to listen where others can reach the page without a password: it starts runs, which execute code.
 

@@ -8,10 +8,11 @@ from typing import Literal
 
 from rlcm.report.run import WEIGHTS, Run
 from rlcm.report.values import finite, mapping
-from rlcm.report.words import decimals, duration, signed_change, with_unit, written
+from rlcm.report.words import decimals, duration, with_unit, written
 from rlcm.training.config import progress
 from rlcm.ui.advice import advice_on
 from rlcm.ui.jobs import Job
+from rlcm.ui.tiles import clear_change, ends_of
 
 State = Literal["starting", "training", "stopping", "elsewhere", "finished", "stopped", "failed"]
 
@@ -46,6 +47,8 @@ class Card:
     curve: str
     """Points of the curve in a box of 100 x 24, as SVG writes them; nothing for fewer than two."""
     warnings: int
+    failure: str = ""
+    """With what its training ended, where it failed."""
 
 
 def state_of(run: Run, job: Job, failure: str = "") -> State:
@@ -83,10 +86,15 @@ def card(name: str, run: Run, job: Job, failure: str = "") -> Card:
         state,
         WORDS[state],
         progress_of(run),
-        f"{done:.0f} of {planned} rounds" if planned and planned >= done else f"{done:.0f} rounds",
+        standing(run)
+        if state in LIVE
+        else f"{done:.0f} of {planned} rounds"
+        if planned and planned >= done
+        else f"{done:.0f} rounds",
         result(run),
         sparkline([value for row in run.rounds if (value := run.metric.of_round(row)) is not None]),
         sum(one.kind == "warning" for one in advice_on(run)),
+        failure if state == "failed" else "",
     )
 
 
@@ -95,32 +103,34 @@ def waiting_card(name: str) -> Card:
     return Card(name, "starting", WORDS["starting"], 0.0, "loading the model", "", "", 0)
 
 
-def failed_card(name: str) -> Card:
+def failed_card(name: str, failure: str) -> Card:
     """Return the card of a training that ended before there was a run."""
-    return Card(name, "failed", WORDS["failed"], 0.0, "before its first round", "", "", 0)
+    return Card(name, "failed", WORDS["failed"], 0.0, "before its first round", "", "", 0, failure)
 
 
 def result(run: Run) -> str:
-    """Return what became of the reward, in a line."""
-    metric = run.metric
-    if len(run.evaluations) > 1:
-        ends = [metric.interval(evaluation) for evaluation in (run.evaluations[0], run.outcome)]
-        before, after = (None if end is None else end[0] for end in ends)
-    else:
-        values = [value for row in run.rounds if (value := metric.of_round(row)) is not None]
-        before, after = (values[0], values[-1]) if len(values) > 1 else (None, None)
-    if before is None or after is None:
-        return ""
+    """Return what became of the reward, in a line; a change only where it is larger than its interval."""
+    metric, ends = run.metric, ends_of(run)
+    if ends is None:
+        latest = next((value for row in reversed(run.rounds) if (value := metric.of_round(row)) is not None), None)
+        return "" if latest is None else f"{metric.label} {with_unit(latest, metric.unit)}"
+    before, after = (mean for mean, _ in ends)
     digits = decimals(before, after)
-    return (
-        f"{metric.label} {written(before, digits)} → {with_unit(after, metric.unit, digits)} ({signed_change(before, after)})"
-    )
+    change = clear_change(ends) or "no clear change"
+    return f"{metric.label} {written(before, digits)} → {with_unit(after, metric.unit, digits)} ({change})"
+
+
+def standing(run: Run) -> str:
+    """Return how far a training is, such as "Round 12 of 40, 31 s left"."""
+    planned, done, left = planned_rounds(run), run.last_round, time_left(run)
+    far = f"Round {done:,.0f} of {planned:,}" if planned and planned >= done else f"Round {done:,.0f}"
+    return f"{far}, {left}" if left else far
 
 
 def time_left(run: Run) -> str:
     """Return how long the rest of the run will take, by what is over; nothing where that is not known."""
     done, seconds = progress_of(run), run.seconds
-    return f"about {duration((1 - done) * seconds / done)} left" if seconds and 0 < done < 1 else ""
+    return f"{duration((1 - done) * seconds / done)} left" if seconds and 0 < done < 1 else ""
 
 
 def sparkline(values: list[float]) -> str:

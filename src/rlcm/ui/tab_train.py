@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from rlcm.errors import RLCMError
+from rlcm.pipelines.settings import BUILTIN
+from rlcm.training.config import TrainConfig
 from rlcm.ui import fragments
-from rlcm.ui.desk import Desk
+from rlcm.ui.desk import MARK, Desk, in_brief
+from rlcm.ui.first_runs import OWN, file_of, own_reward
 from rlcm.ui.form import (
     PLAIN,
     STARTS,
@@ -20,8 +24,11 @@ from rlcm.ui.form import (
     in_front,
     plan,
     read_form,
+    split_weights,
     start_from,
     values_of,
+    weighted,
+    wrong_fields,
 )
 from rlcm.ui.states import WORDS
 
@@ -37,10 +44,17 @@ TITLES = {
 }
 LINES = 60
 """Of the log that are shown."""
+WEIGHTS = 4
+"""Rewards that have a field for their weight; those of more are written into their entries."""
+MEASURING = "A round is being tried …"
 
 
-def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown: gr.State) -> None:
-    """Lay out the tab."""
+def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown: gr.State, wanted: gr.State) -> None:
+    """Lay out the tab.
+
+    Args:
+        wanted: what another tab asks the form to start from, and a number that is new each time.
+    """
     started = gr.State(None)
     seen = gr.State(0)
     initial = values_of(start_from("*default", {}))
@@ -53,54 +67,100 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
                 for field in front[:4]:
                     boxes[field.key] = component(field, initial[field.key], min_width=280)
             with gr.Row(elem_classes="front"):
+                weights = [
+                    gr.Number(value=1.0, visible=False, min_width=150, elem_id=f"weight-{place}") for place in range(WEIGHTS)
+                ]
+            with gr.Row(elem_classes="front"):
                 for field in front[4:]:
                     boxes[field.key] = component(field, initial[field.key], min_width=150)
+            drawers: dict[str, gr.Accordion] = {}
             for group, members in behind().items():
-                with gr.Accordion(f"More: {TITLES.get(group, group)}", open=False), gr.Row(elem_classes="front"):
+                with (
+                    gr.Accordion(f"More: {TITLES.get(group, group)}", open=False) as drawers[group],
+                    gr.Row(elem_classes="front"),
+                ):
                     for field in members:
                         boxes[field.key] = component(field, initial[field.key], min_width=230)
         with gr.Column(scale=2, min_width=310):
             with gr.Row():
                 check = gr.Button("Check", min_width=100, elem_id="train-check")
                 go = gr.Button("Start training", variant="primary", min_width=160, elem_id="train-go")
-            said = gr.HTML(elem_id="train-said")
+            said = gr.HTML(js_on_load=MARK, elem_id="train-said")
             with gr.Row():
                 end = gr.Button("Stop after this round", visible=False, size="sm", elem_id="train-stop")
             log = gr.HTML(elem_id="train-log")
     keys = [field.key for field in fields()]
     entered = [boxes[key] for key in keys]
+    filled = [*entered, *weights]
 
     def enter() -> Any:
         return gr.update(choices=_starts(desk.runs.names()))
 
     def fill(start: str) -> list[Any]:
         try:
-            values = values_of(start_from(start, {name: desk.runs.run_path(name) for name in desk.runs.names()}))
+            values = values_of(_config_of(desk, start))
         except RLCMError as error:
-            return [fragments.notices(("error", "This configuration cannot be read", str(error))), *[gr.skip()] * len(keys)]
-        return ["", *(values[key] for key in keys)]
+            return [fragments.notices(("error", "This configuration cannot be read", str(error))), *[gr.skip()] * len(filled)]
+        note = ("note", f"The reward is in {file_of(desk.runs.path)}", "Change the file as you like, then Check.")
+        values["rewards"], found = split_weights(values["rewards"])
+        shown = [values[key] for key in keys]
+        return [fragments.notices(note) if start == OWN else "", *shown, *_weight_boxes(values["rewards"], found)]
 
-    def look(*values: Any) -> str:
+    def fill_wanted(wanted: str) -> list[Any]:
+        start = wanted.partition(" ")[0]
+        return [gr.update(choices=_starts(desk.runs.names()), value=start), *fill(start)]
+
+    def weigh(rewards: list[str], *weights: float) -> list[Any]:
+        """Show a weight for each of several rewards; one that is new begins at 1, or at what its text says."""
+        texts, own = split_weights(rewards)
+        kept = [new if new != 1 else old for new, old in zip(own, weights, strict=False)]
+        return [gr.skip() if texts == rewards else texts, *_weight_boxes(texts, [*kept, *own[len(kept) :]])]
+
+    def config_in(values: Sequence[Any]) -> TrainConfig:
+        form, weights = dict(zip(keys, values[: len(keys)], strict=True)), values[len(keys) :]
+        return read_form(form | {"rewards": weighted(form["rewards"] or [], weights)})
+
+    def refused(title: str, error: RLCMError) -> list[Any]:
+        """Say what is wrong, mark the fields, and open the drawers in which they are."""
+        wrong = wrong_fields(str(error))
+        groups = {key.rpartition(".")[0] for key in wrong if key not in PLAIN}
+        drawn = [gr.update(open=True) if group in groups else gr.skip() for group in drawers]
+        return [fragments.refusal(title, in_form_words(str(error)), wrong), *drawn]
+
+    def look(*values: Any) -> list[Any]:
         try:
-            config = read_form(dict(zip(keys, values, strict=True)))
+            config = config_in(values)
             desk.jobs.check(config)
         except RLCMError as error:
-            return fragments.notices(("error", "Not yet", in_form_words(str(error))))
-        return fragments.notices(("done", "This can start", plan(config)))
+            return refused("Not yet", error)
+        note = [("note", "How long it takes, and how much memory", MEASURING)] if config.model.path in BUILTIN else []
+        return [fragments.notices(("done", "This can start", plan(config)), *note), *[gr.skip()] * len(drawers)]
+
+    def measure(said: str, *values: Any) -> Any:
+        """Add what the training would cost to a check that went well, where its model need not be fetched."""
+        if MEASURING not in (said or ""):
+            return gr.skip()
+        try:
+            config = config_in(values)
+            cost = desk.jobs.trial(config)
+        except (RLCMError, OSError) as error:
+            return fragments.notices(("error", "Its first round failed", in_brief(error)))
+        words = cost.words() if cost else "Its first round could not be tried here; the start says why."
+        return fragments.notices(("done", "This can start", plan(config)), ("note", "How long, how much memory", words))
 
     def begin(*values: Any) -> list[Any]:
         try:
-            config = read_form(dict(zip(keys, values, strict=True)))
+            config = config_in(values)
             others = desk.jobs.alive()
             name = desk.jobs.start(config)
         except RLCMError as error:
-            return [fragments.notices(("error", "It was not started", in_form_words(str(error)))), *[gr.skip()] * 3]
+            return [*refused("It was not started", error), *[gr.skip()] * 3]
         said = [("done", f"{name} is starting", plan(config))]
         if others:
             said.append(
                 ("warning", f"{', '.join(others)} is being trained, too", "They share this machine, so each is slower.")
             )
-        return [fragments.notices(*said), name, name, gr.update(visible=True)]
+        return [fragments.notices(*said), *[gr.skip()] * len(drawers), name, name, gr.update(visible=True)]
 
     def follow(name: str | None, seen: int, shown: str) -> list[Any]:
         name = name or next(iter(desk.jobs.alive()), None)
@@ -125,11 +185,25 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     tab.select(enter, None, start, **quiet)
-    start.input(fill, start, [said, *entered], **quiet)
-    check.click(look, entered, said, show_progress="minimal", api_visibility="private")
-    go.click(begin, entered, [said, started, chosen, end], **quiet)
+    told = [said, *drawers.values()]
+    start.input(fill, start, [said, *filled], **quiet)
+    wanted.change(fill_wanted, wanted, [start, said, *filled], **quiet)
+    boxes["rewards"].change(weigh, [boxes["rewards"], *weights], [boxes["rewards"], *weights], **quiet)
+    checked = check.click(look, filled, told, show_progress="minimal", api_visibility="private")
+    checked.then(measure, [said, *filled], said, **quiet)
+    go.click(begin, filled, [*told, started, chosen, end], **quiet)
     timer.tick(follow, [started, seen, shown], [log, end, started, seen], **quiet)
     end.click(stop, started, said, **quiet)
+
+
+def _weight_boxes(rewards: Sequence[str], weights: Sequence[float]) -> list[Any]:
+    """Return the updates of the fields of weights: one for each reward, where there are several."""
+    return [
+        gr.update(visible=len(rewards) > 1, value=weights[place], label=f"Weight of {rewards[place]}")
+        if place < len(rewards)
+        else gr.update(visible=False, value=1.0)
+        for place in range(WEIGHTS)
+    ]
 
 
 def component(field: Field, value: Any, min_width: int) -> Any:
@@ -137,7 +211,7 @@ def component(field: Field, value: Any, min_width: int) -> Any:
     # The ranges stand behind the meanings and are checked with everything else, in the product's own words.
     meaning = field.meaning if field.key in PLAIN else f"{field.meaning} {field.range}".strip()
     shared: dict[str, Any] = {
-        "label": field.label, "info": meaning, "min_width": min_width, "elem_id": f"set-{field.key.replace('.', '-')}",
+        "label": field.label, "info": meaning, "min_width": min_width, "elem_id": fragments.field_id(field.key),
     }  # fmt: skip
     if field.kind == "switch":
         return gr.Checkbox(value=value, **shared)
@@ -156,5 +230,12 @@ def component(field: Field, value: Any, min_width: int) -> Any:
     return gr.Textbox(value=value, max_lines=3, **shared)
 
 
+def _config_of(desk: Desk, start: str) -> TrainConfig:
+    if start == OWN:
+        return own_reward(desk.runs.path)
+    return start_from(start, {name: desk.runs.run_path(name) for name in desk.runs.names()})
+
+
 def _starts(names: list[str]) -> list[tuple[str, str]]:
-    return [*((about, name) for name, about in STARTS.items()), *((f"The run {name}", name) for name in names)]
+    own = ("My own reward: a file to change", OWN)
+    return [*((about, name) for name, about in STARTS.items()), own, *((f"The run {name}", name) for name in names)]

@@ -195,7 +195,8 @@ class Evaluator:
         mine, played = world.rows(count)
         with world.together(), policy.averaged():
             parts = self.sampling.over(
-                played, lambda rows: path_divergence(policy, self.table, self.conditioning.take(self._rows[rows]), self._of(rows))
+                played,
+                lambda rows: path_divergence(policy, self.table, self.conditioning.take(self._rows[rows]), self._of(rows)),
             )
             found = torch.cat(list(parts))
         return world.gather_rows(found[: len(mine)])

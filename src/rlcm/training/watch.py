@@ -102,9 +102,7 @@ def metric_value(summary: Mapping[str, Any], name: str) -> float:
 def flat_summary(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the means of a summary under the names of `metric_value`."""
     found = {"reward": summary["reward"]["mean"]}
-    if "kl" in summary:  # a sampler without noise has none
-        found["kl"] = summary["kl"]["mean"]
     for group in ("rewards", "held_out", "judge", "guard"):
         for key, value in (summary.get(group) or {}).items():
             found[f"{group}.{key}"] = value["mean"] if isinstance(value, Mapping) else value
-    return found
+    return found | ({"kl": summary["kl"]["mean"]} if "kl" in summary else {})  # a sampler without noise has none

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcm.errors import ConfigError, UnreadableFileError
+from rlcm.errors import ConfigError, RLCMError
 from rlcm.pipelines.settings import STRONGEST, DrawSettings
 from rlcm.policy.adapter import adapter_weights
 from rlcm.report.values import finite, mapping
@@ -86,7 +86,7 @@ def read_strengths(run: Path) -> list[dict[str, Any]]:
         found = mapping(read_json(run / FILE))
         if found.get("weights") != of_file(tuned_weights(run)):
             return []
-    except (UnreadableFileError, OSError, ConfigError):
+    except (RLCMError, OSError):
         return []
     entries = found.get("strengths")
     known = [entry for entry in map(mapping, entries if isinstance(entries, list) else []) if _is_whole(entry)]

@@ -15,9 +15,9 @@ from rlcm.cli import commands as cli
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.rewards import RewardSettings
+from rlcm.runs.digests import of_file
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.config import load_config
-from rlcm.runs.digests import of_file
 from rlcm.ui.playground import Studio, Studios, standing
 
 

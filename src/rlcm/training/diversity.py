@@ -26,7 +26,7 @@ def diversity_of(images: Tensor, prompts: Sequence[str], features: Features) -> 
     """
     if len(set(prompts)) == len(prompts):
         return {}
-    found = {}
+    found: dict[str, float] = {}
     for name, seen in features.items():
         rows = seen(images).detach().float().cpu()
         found |= {f"diversity_{name}": mean_distance(rows, prompts), f"vendi_{name}": vendi_score(rows, prompts)}

@@ -56,7 +56,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "kl": [row["kl"] for row in rounds],
         "look": [look["round"] for look in looks],
         "judge": [look["judge"]["right"]["mean"] for look in looks],
-        "diversity": [look["guard"]["diversity"] for look in looks],
+        "diversity": [look["guard"]["diversity_judge"] for look in looks],
         "seconds": rounds[-1]["seconds"],
     }
 
@@ -64,7 +64,7 @@ def figures(folder: Path) -> dict[str, Any]:
 def draw(found: dict[str, dict[str, Any]], file: Path) -> None:
     """Draw reward, divergence, judge and diversity of the runs over their rounds."""
     panels = (("reward", "round", "reward: minus kB"), ("kl", "round", "kl"), ("judge", "look", "judge: right pictures"),
-              ("diversity", "look", "guard.diversity"))  # fmt: skip
+              ("diversity", "look", "guard.diversity_judge"))  # fmt: skip
     with figure(file, 9, 5.4) as drawn:
         for place, (key, abscissa, label) in zip(drawn.subplots(2, 2).flat, panels, strict=True):
             lines = [

@@ -27,7 +27,7 @@ from benchmarks.shared.pages import table
 from benchmarks.shared.places import DOCS, IMAGES, RESULTS, ROOT
 from rlcm.builtin import model_path
 from rlcm.builtin.detector import JudgeDetector
-from rlcm.builtin.judging import by_kind, diversity, right, sharpness
+from rlcm.builtin.judging import by_kind, right, sharpness
 from rlcm.builtin.prompts import prompt_set
 from rlcm.builtin.vocabulary import TAGS
 from rlcm.pipelines import make_denoiser
@@ -39,6 +39,7 @@ from rlcm.report.words import asked, counted
 from rlcm.sharing import tuned_pipeline
 from rlcm.studies.evaluation.study import sampler_at
 from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.diversity import mean_distance
 from rlcm.training.evaluate import mean_interval
 
 SETS = {"unseen": "world-unseen", "held out": "world-held-out"}
@@ -89,7 +90,7 @@ def look(folder: Path) -> dict[str, Any]:
                 if name == "base":
                     _BASE[key] = images
                 answers[name] = right(judge, images, wanted)
-                kept = {"sharpness": sharpness(images), "diversity": diversity(judge.features(images), prompts)}
+                kept = {"sharpness": sharpness(images), "diversity": mean_distance(judge.features(images), prompts)}
                 one[name] = {"right": by_kind(answers[name], wanted)} | kept
             change = mean_interval(answers["tuned"].double() - answers["base"].double())
             errors = 1 - float(answers["base"].double().mean())

@@ -12,6 +12,7 @@ from benchmarks.algorithms.plots import draw_all
 from benchmarks.algorithms.summary import read_runs, summarise
 from benchmarks.shared import results as files
 from benchmarks.shared.pages import table
+from rlcm.report.words import DIVERSITY
 from rlcm.settings import merge
 
 INTRODUCTION = """# Which algorithm
@@ -110,6 +111,10 @@ def _choice(summary: Mapping[str, Any]) -> str:
     return table(["you want", "choose", "measured"], rows)
 
 
+def _diversity(guard: Mapping[str, Any]) -> float | None:
+    return next((guard[key] for key in DIVERSITY if key in guard), None)
+
+
 def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
     start, methods = found["untrained"], found["methods"]
     others = [str(n) for n in STEPS if n != COMMON["sampler"]["steps"]]
@@ -117,7 +122,7 @@ def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
     learnt, sampled = [], []
     guard = start["guard"]
     judged = [f"{start['judge']:.1%}", f"{start['judge_confidence']:.3f}", ""]
-    learnt.append(["untrained", _number(start["reward"]), "", "", *judged, _number(guard.get("diversity")), ""])
+    learnt.append(["untrained", _number(start["reward"]), "", "", *judged, _number(_diversity(guard)), ""])
     sampled.append(["untrained", *(_number(start["steps"][str(n)]["reward"]) for n in STEPS), *[""] * len(others)])
     for name in order:
         m = methods[name]
@@ -131,7 +136,7 @@ def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
                 f"{m['judge']['mean']:.1%}",
                 f"{m['judge_confidence']:.3f}",
                 "" if reach is None or reach["judge"] is None else f"{reach['judge']:.1%}",
-                _number(m["guard"].get("diversity")),
+                _number(_diversity(m["guard"])),
                 f"{m['images_per_cpu_second']:.1f}",
             ]
         )

@@ -11,7 +11,7 @@ from benchmarks.reproduction.reading import learned, metric_of, of_former_model
 from benchmarks.reproduction.sources import command
 from benchmarks.reproduction.words import plain, reached, shown, size, with_interval
 from benchmarks.shared.pages import table
-from rlcm.report.words import duration, written
+from rlcm.report.words import DIVERSITY, duration, written
 
 
 def curves(results: Mapping[str, Any]) -> str:
@@ -22,7 +22,8 @@ def curves(results: Mapping[str, Any]) -> str:
         ends, times = [], []
         columns = [*found["targets"], *([found["equal_gain"]] if found["equal_gain"] else [])]
         for method in found["methods"]:
-            judged, diversity = method["judge"].get(question), method["guard"].get("diversity")
+            judged = method["judge"].get(question)
+            diversity = next((method["guard"][key] for key in DIVERSITY if key in method["guard"]), None)
             cells = [method["name"], str(len(method["seeds"])), with_interval(method["before"], found["metric"])]
             cells += [with_interval(method["after"], found["metric"]), duration(method["seconds"]["mean"])]
             cells += [f"{method['reward_queries']['mean']:,.0f}", f"{judged['mean']:.1%}" if judged else ""]

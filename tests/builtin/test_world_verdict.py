@@ -10,7 +10,7 @@ from world_pictures import at
 
 from rlcm.builtin.detector import CELLS, NEAR, JudgeDetector, Maps, RewardDetector, read
 from rlcm.builtin.graded import graded
-from rlcm.builtin.judging import by_kind, diversity, right, sharpness
+from rlcm.builtin.judging import by_kind, right, sharpness
 from rlcm.builtin.verdict import RELATIONS, fulfilled, related, verdict
 from rlcm.builtin.vocabulary import CLASSES, COLOURS
 
@@ -157,7 +157,5 @@ def test_figures_of_pictures():
     stripes = torch.zeros(2, 3, 4, 4)
     stripes[..., ::2] = 1
     assert sharpness(stripes) == pytest.approx(1.0)
-    features = torch.eye(4)[[0, 0, 1, 2]]
-    assert diversity(features, ["a", "a", "b", "b"]) == pytest.approx(0.5)  # none of the first two, all of the others
     images = torch.rand(3, 3, 64, 64)
     torch.testing.assert_close(JudgeDetector().features(images).norm(dim=1), torch.ones(3))

@@ -8,7 +8,7 @@ from rlcm.errors import ConfigError, MissingFileError, RLCMError
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.given import mix_of
 from rlcm.training import build as module
-from rlcm.training.build import build, checked
+from rlcm.training.build import build, checked, features_of, judge_of
 from rlcm.training.fitting import sampled_at_once
 
 
@@ -21,6 +21,26 @@ def test_parts_of_a_run(tmp_path):
     assert [part.label for part in parts.rewards.parts] == ["brightness"]
     assert any(note.startswith("memory estimate") for note in parts.notes)
     assert parts.evaluator.judge is None
+
+
+def test_features_in_which_diversity_is_measured(tmp_path):
+    """The built-in model's own, else those of the first CLIP among the rewards, else none."""
+    images = torch.rand(2, 3, 16, 20)
+    own = features_of(judge_of(tiny_config(tmp_path, model={"path": "builtin"})), mix_of(["brightness"]))
+    assert list(own) == ["judge", "clip"]
+    of_others = features_of(None, mix_of(["brightness"]), mix_of(["sharpness", "alignment"]))
+    assert list(of_others) == ["clip"]
+    for seen in (*own.values(), *of_others.values()):
+        torch.testing.assert_close(seen(images).norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(own["clip"](images), of_others["clip"](images))
+
+    class Mine:
+        clip_features = "not ours"
+
+        def __call__(self, images, prompts):
+            return images.mean((1, 2, 3))
+
+    assert features_of(None, mix_of([Mine()]), None) == {}
 
 
 def test_prompts_that_are_too_long_are_noted_once(tmp_path):

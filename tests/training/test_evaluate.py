@@ -4,8 +4,10 @@ import pytest
 import torch
 from tiny_runs import PROMPTS, brightness, largest_difference, stir, tiny_policy
 
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.policy import gaussian
+from rlcm.policy.rollout import decode_images, rollout, sample_latents
 from rlcm.rewards import RewardMix, RewardPart
+from rlcm.training.diversity import mean_distance
 from rlcm.training.evaluate import Evaluation, EvaluationSettings, Evaluator, guard, mean_interval
 
 
@@ -70,11 +72,60 @@ def test_the_summary_is_plain_numbers():
     assert summary["images_per_second"] > 0
 
 
+def test_diversity_of_pictures_of_one_prompt():
+    """Of the set's own where a prompt comes twice in it, else of further ones that no reward sees."""
+    policy = tiny_policy()
+    shown = []
+
+    def colours(images):
+        shown.append(images)
+        return torch.nn.functional.normalize(images.mean((2, 3)), dim=1)
+
+    look = evaluator(policy, images=5)
+    look.features = {"clip": colours}
+    found = look(policy)
+    torch.testing.assert_close(shown.pop(), found.images)
+    assert found.diversity.keys() == {"diversity_clip", "vendi_clip"}
+    assert found.summary()["guard"].items() >= found.diversity.items()
+    look = evaluator(policy, images=3, diversity_images=8)
+    look.features = {"clip": colours}
+    assert look.sibling_prompts == [PROMPTS[0], PROMPTS[1]] * 4
+    found = look(policy)
+    (seen,) = shown
+    assert (len(found.images), len(seen)) == (3, 8)
+    assert largest_difference(seen[:2], seen[2:4]) > 1e-3  # with seeds of their own
+    assert found.diversity["diversity_clip"] == pytest.approx(mean_distance(colours(seen), look.sibling_prompts))
+    assert evaluator(policy, images=3, diversity_images=0)(policy).diversity == {}
+    assert evaluator(policy, images=3, diversity_images=4)(policy).diversity.keys() == {"diversity"}
+
+
+def test_the_divergence_from_the_base_model():
+    policy = tiny_policy()
+    look = evaluator(policy, images=4, diversity_images=3)
+    assert look(policy).kl.tolist() == [0.0] * 3
+    stir(policy)
+    found = look(policy)
+    assert found.summary()["kl"] == mean_interval(found.kl)
+    # The same paths, by the rollout: of every noisy step's divergence, the sum.
+    index, seeds = torch.arange(3), found.seeds[:3]
+    conditioning = policy.denoiser.encode(PROMPTS)
+    path = rollout(policy, conditioning, index, seeds)
+    actions = path.steps.shape[1]
+    states, steps = path.states.flatten(0, 1), path.steps.flatten()
+    with policy.reference(), torch.no_grad():
+        _, means, stds = policy.step(states, steps, conditioning.take(index.repeat_interleave(actions)))
+    each = gaussian.kl(path.means.flatten(0, 1), means, stds, "sum").view(3, actions)
+    torch.testing.assert_close(found.kl, each.sum(1))
+    assert (found.kl > 0).all()
+    assert evaluator(policy, images=4, diversity_images=0)(policy).kl is None
+
+
 def test_without_a_judge_and_without_a_prompt_twice():
     images = torch.rand(2, 3, 8, 8)
     summary = Evaluation(images, ["a", "b"], [0, 1], {"total": torch.ones(2)}, None, 1.0).summary()
     assert summary["judge"] is None
     assert "diversity" not in summary["guard"]
+    assert "kl" not in summary
 
 
 def test_mean_interval():
@@ -87,10 +138,9 @@ def test_mean_interval():
 
 def test_guard_figures():
     flat = torch.cat([torch.zeros(2, 3, 32, 32), torch.ones(1, 3, 32, 32), torch.full((1, 3, 32, 32), 0.5)])
-    found = guard(flat, ["a", "a", "b", "b"])
+    found = guard(flat)
     assert found["saturated"] == pytest.approx(0.75)
     assert (found["near_black"], found["near_white"]) == (0.5, 0.25)
     assert found["high_frequency"] == pytest.approx(0, abs=1e-10)
-    assert found["diversity"] == pytest.approx((0 + 0.5) / 2)
     noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert guard(noise, ["a"] * 4)["high_frequency"] == pytest.approx(8 / 9 / 12, rel=0.05)
+    assert guard(noise)["high_frequency"] == pytest.approx(8 / 9 / 12, rel=0.05)

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from compared_runs import write_run
 from PIL import Image
 
 from rlcm.cli import commands as cli
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.pipelines import load_pipeline
 from rlcm.rewards import RewardSettings
+from rlcm.runs.digests import of_file
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.config import load_config
-from rlcm.ui.playground import Studio, Studios
+from rlcm.ui.playground import Studio, Studios, standing
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +172,21 @@ def test_a_run_without_result_says_what_to_do(runs, tmp_path):
     (tmp_path / "config.yaml").write_text((runs / "first" / "config.yaml").read_text())
     with pytest.raises(MissingFileError, match="rlcm train --resume"):
         Studios().prepare(tmp_path)
+
+
+def test_where_a_strength_stands(tmp_path):
+    run = write_run(tmp_path, "run", [(0, 0, -3.0), (10, 10, -2.0)])
+    assert standing(run, 1.0) == ""
+    weights = run / "final" / "pytorch_lora_weights.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    entries = [
+        {"strength": s, "reward": {"mean": r}, "rewards": {"jpeg": {"mean": r}}, "guard": {"diversity_judge": d}}
+        for s, r, d in ((0.0, -3.0, 0.2), (0.5, -2.5, 0.15), (1.0, -2.0, 0.1))
+    ]
+    (run / "strengths.json").write_text(json.dumps({"weights": of_file(weights), "strengths": entries}))
+    said = standing(run, 0.7).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "Measured at strength 0.5: JPEG size 2.50 kB, 3.00 kB at 0; 75% of the base model's diversity."
+    assert standing(run, 1.8).startswith("Measured at strength 1: JPEG size 2.00")
+    weights.write_bytes(b"others")
+    assert standing(run, 1.0) == ""

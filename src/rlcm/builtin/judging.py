@@ -42,6 +42,10 @@ class PromptJudge:
         kinds = {tag: torch.tensor([tag == other for other in tags]) for tag in dict.fromkeys(tags) if tag}
         return {"right": answers} | {tag: answers.where(mine, torch.nan) for tag, mine in kinds.items() if len(kinds) > 1}
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the judge sees of images [B, 3, h, w] as one vector each: [B, 384], of length 1."""
+        return self._judge.features(fitted(images))
+
 
 def right(detector: Detector, images: Tensor, asked: Sequence[Mapping[str, Any]]) -> Tensor:
     """Return whether each of the images [B, 3, h, w] has what its metadata ask for: booleans [B]."""
@@ -70,14 +74,3 @@ def by_kind(answers: Tensor, asked: Sequence[Mapping[str, Any]]) -> dict[str, fl
 def sharpness(images: Tensor) -> float:
     """Return the mean absolute difference of neighbouring pixels, across and down, of images in [0, 1]."""
     return float(images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean())
-
-
-def diversity(features: Tensor, prompts: Sequence[str]) -> float:
-    """Return the mean distance (one minus cosine) of two pictures of one prompt, from features [B, D] of length 1."""
-    distances = []
-    for prompt in set(prompts):
-        rows = features[[i for i, p in enumerate(prompts) if p == prompt]]
-        if len(rows) > 1:
-            distance = 1 - rows @ rows.T
-            distances.append(float(distance.sum() / (len(rows) * (len(rows) - 1))))
-    return sum(distances) / len(distances)

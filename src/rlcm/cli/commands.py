@@ -192,19 +192,42 @@ def evaluate(
 @click.argument("runs", nargs=-1, required=True, type=LocalPath(), metavar="RUN...")
 @click.option("--baseline", metavar="METHOD", help="Whose reward is to be reached; default the first run's method.")
 @click.option("--reward", metavar="LABEL", help="The reward to compare by; default what all runs were trained on.")
+@click.option("--frontier", is_flag=True, help="Reward against divergence from the base model and against diversity.")
 @click.option(
-    "-o", "--output", type=LocalPath(), default="comparison.html", show_default=True, help="The page; its JSON goes beside it."
+    "--strengths",
+    metavar="S,S,...",
+    help="With --frontier: what each run has learnt at these strengths, 0 to 2, too; 1 is all of it. Draws pictures.",
 )
-def compare_command(runs: tuple[Path, ...], baseline: str | None, reward: str | None, output: Path) -> None:
+@click.option(
+    "-o",
+    "--output",
+    type=LocalPath(),
+    help="The page; its JSON goes beside it. Default comparison.html, or frontier.html, with a picture beside it.",
+)
+def compare_command(
+    runs: tuple[Path, ...], baseline: str | None, reward: str | None, frontier: bool, strengths: str | None, output: Path | None
+) -> None:
     """Set runs side by side: reward over time, over reward queries and over network calls.
 
-    Runs that differ in their seed only are one method. The page says how much sooner each reaches the reward of the first.
+    Runs that differ in their seed only are one method. The page says how much sooner each reaches the reward of the first. With
+    --frontier it says what the reward costs: how much diversity each method has left at which reward.
 
     Example:  rlcm compare runs/ddpo-0 runs/ddpo-1 runs/rlcm-0 runs/rlcm-1 -o comparison.html
     """
-    from rlcm.cli.work.studies import compare_runs
+    if not frontier:
+        if strengths is not None:
+            raise click.UsageError("--strengths belongs to --frontier; add that, or leave it out.")
+        from rlcm.cli.work.studies import compare_runs
 
-    compare_runs(runs, baseline, reward, output)
+        compare_runs(runs, baseline, reward, output or Path("comparison.html"))
+        return
+    if baseline is not None:
+        raise click.UsageError("--baseline belongs to the comparison over time; leave it out with --frontier.")
+    if strengths is not None:
+        _loading()
+    from rlcm.cli.work.frontier import draw_frontier
+
+    draw_frontier(runs, reward, strengths, output or Path("frontier.html"))
 
 
 @main.command("reproduce")

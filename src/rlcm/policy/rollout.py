@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rlcm.errors import WeightsError
+from rlcm.policy import gaussian
 from rlcm.policy.noise import draw, image_seed, stream
 from rlcm.policy.policy import Policy
 from rlcm.policy.transitions import transition
@@ -184,6 +185,34 @@ def sample_latents(denoiser: Denoiser, table: TransitionTable, conditioning: Con
         if std > 0:
             x = x + std * send(draw(streams, denoiser.latent_shape), x.device)
     return x
+
+
+@torch.no_grad()
+def path_divergence(policy: Policy, table: TransitionTable, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
+    """Return the KL divergence of the policy's path to an image from the base model's: [B], nats, on the CPU.
+
+        KL = E sum over noisy steps of sum((mean - mean_ref)^2) / (2 std^2)
+
+    The divergence of a step is exact; the states are those of B paths, from the images' seeds.
+
+    Args:
+        table: as for `sample_latents`, with a noisy step.
+        conditioning: B rows.
+    """
+    denoiser, total = policy.denoiser, torch.zeros(len(seeds))
+    streams = [stream(seed) for seed in seeds]
+    x = denoiser.scale_noise(send(draw(streams, denoiser.latent_shape), denoiser.device))
+    noisy = table.std.cpu().nonzero().flatten().tolist()
+    for row, std in enumerate(table.std.tolist()[: max(noisy, default=-1) + 1]):
+        step = torch.full((len(x),), row, device=x.device)
+        _, mean, stds = transition(table, x, denoiser.denoise(x, step, conditioning), step)
+        if std > 0:
+            with policy.reference():
+                _, reference, _ = transition(table, x, denoiser.denoise(x, step, conditioning), step)
+            total += gaussian.kl(mean, reference, stds, "sum").cpu()
+            mean = mean + std * send(draw(streams, denoiser.latent_shape), x.device)
+        x = mean
+    return total
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlcm.builtin import PARTS
 from rlcm.builtin.detector import Detector, JudgeDetector, RewardDetector
-from rlcm.builtin.judging import by_kind, diversity, right, sharpness
+from rlcm.builtin.judging import by_kind, right, sharpness
 from rlcm.builtin.scenes import draw_asked
 from rlcm.builtin.verdict import Found
 from rlcm.builtin.vocabulary import TAGS, every, metadata
@@ -25,6 +25,7 @@ from rlcm.policy.rollout import pictures_of
 from rlcm.processes.machine import describe_machine
 from rlcm.recipe.data import TEST_SEED, Batch, Pictures
 from rlcm.runs.rundir import grid
+from rlcm.training.diversity import mean_distance
 
 COUNTS = (960, 480, 60)
 """How many pictures a figure, a figure of the teacher, and how many prompts for the diversity."""
@@ -154,7 +155,7 @@ def _diversity(sample: Sampler, judge: JudgeDetector, count: int, each: int = 8)
     """Return the diversity of the student in 4 steps: see `rlcm.builtin.judging.diversity`."""
     prompts = [a["prompt"] for a in prompts_of_test(count, False) for _ in range(each)]
     images = sample(prompts, [image_seed("world diversity", i) for i in range(len(prompts))])
-    return round(diversity(judge.features(images), prompts), 4)
+    return round(mean_distance(judge.features(images), prompts), 4)
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator
 
 from rlcm.report.run import Run
 from rlcm.report.values import finite, mapping, mean_and_half
-from rlcm.report.words import asked, meaning_of
+from rlcm.report.words import asked, meaning_of, titled
 
 ACCENT, INK, MUTED, LINE = "#1f5fbf", "#1d2126", "#6a727c", "#d9dde2"
 PALETTE = (ACCENT, "#d9731a", "#2a8f5b", "#8a4fbf", "#b3364b", "#5b6670", "#0f8f9c", "#9c7a0f")
@@ -44,6 +44,8 @@ class Line:
     colour: str | None = None
     """A colour of its own, in place of accent or grey."""
     dashed: bool = False
+    ringed: tuple[int, ...] = ()
+    """Indices of measured points that are drawn with a ring around them."""
     faint: bool = False
     """Pale and without a place in the legend: one of several that another line sums up."""
 
@@ -98,6 +100,8 @@ def draw_chart(
                 line.x, line.y, yerr=line.error, color=line.colour or ACCENT, linewidth=2, marker="o", markersize=5,
                 markeredgecolor="white", capsize=0, elinewidth=1.2, label=line.label, zorder=3, **style,
             )  # fmt: skip
+            x, y = [line.x[i] for i in line.ringed], [line.y[i] for i in line.ringed]
+            axes.plot(x, y, "o", markersize=10, markerfacecolor="none", markeredgecolor=line.colour or ACCENT, zorder=4)
         elif line.faint:
             axes.plot(*_thinned(line.x, line.y), color=line.colour or ACCENT, linewidth=1, alpha=0.35, **style)
         else:
@@ -185,7 +189,8 @@ def guards(run: Run) -> list[dict[str, Any]]:
         charts.append((f"Judge: {asked(question)}", points, "%", f"judge/{question}"))
     for key in dict.fromkeys(k for e in run.evaluations for k in mapping(e.get("guard"))):
         found = [(e["round"], finite(mapping(e.get("guard")).get(key)), 0.0) for e in run.evaluations]
-        charts.append((key.replace("_", " ").capitalize(), [(x, y, h) for x, y, h in found if y is not None], "", key))
+        title = titled(key)
+        charts.append((title[:1].upper() + title[1:], [(x, y, h) for x, y, h in found if y is not None], "", key))
     drawn = []
     for title, points, unit, key in charts:
         if len(points) > 1:

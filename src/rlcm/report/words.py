@@ -11,7 +11,11 @@ from rlcm.report.values import finite, mapping, mean_and_half
 
 NBSP = "\N{NO-BREAK SPACE}"
 MEANINGS = {
-    "diversity": "Distance between pictures of the same prompt. A fall towards 0 means that they all look alike.",
+    "diversity": "Distance between pictures of the same prompt, in pixels. A fall towards 0 means that they all look alike.",
+    "diversity_judge": "Distance between pictures of the same prompt, as the judge sees them. At 0 they all look alike.",
+    "diversity_clip": "Distance between pictures of the same prompt, as CLIP sees them. At 0 they all look alike.",
+    "vendi_judge": "How many different pictures of a prompt there are in effect, as the judge sees them. At 1 they all look alike.",
+    "vendi_clip": "How many different pictures of a prompt there are in effect, as CLIP sees them. At 1 they all look alike.",
     "saturated": "Share of pixels that are nearly black or white.",
     "near_black": "Share of pictures that are nearly black.",
     "near_white": "Share of pictures that are nearly white.",
@@ -25,6 +29,22 @@ MEANINGS = {
     "reward_std": "Spread of the rewards in a round.",
     "images_per_second": "Images sampled, scored and trained on in a second.",
 }
+
+
+TITLES = {
+    "diversity": "diversity (pixels)",
+    "diversity_judge": "diversity (judge)",
+    "diversity_clip": "diversity (CLIP)",
+    "vendi_judge": "Vendi score (judge)",
+    "vendi_clip": "Vendi score (CLIP)",
+}
+DIVERSITY = ("diversity_judge", "diversity_clip", "diversity")
+"""Names of the distance between pictures of one prompt among the guard's figures, the most telling first."""
+
+
+def titled(key: str) -> str:
+    """Return the name of one of the guard's figures as people read it."""
+    return TITLES.get(key, key.replace("_", " "))
 
 
 def decimals(*values: float) -> int:
@@ -204,7 +224,7 @@ def comparison(run: Run) -> list[dict[str, str]]:
         add(f"judge: {asked(question)}", before, after, percent=True, meaning=meaning_of(f"judge/{question}"))
     for key, after in mapping(last.get("guard")).items():
         before = mapping(first.get("guard")).get(key)
-        add(key.replace("_", " "), {"mean": before}, {"mean": after}, meaning=meaning_of(key))
+        add(titled(key), {"mean": before}, {"mean": after}, meaning=meaning_of(key))
     speed = [{"mean": e.get("images_per_second")} for e in (first, last)]
     add("images per second", *speed, meaning="Of sampling and decoding.")
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlcm.errors import ConfigError
 from rlcm.learning.advantages import branch_probabilities
@@ -29,11 +29,15 @@ from rlcm.rewards import RewardMix, build_rewards
 from rlcm.rewards.given import Rewards, given, mix_of
 from rlcm.runs.trackers import require_tracker
 from rlcm.training.config import TrainConfig
-from rlcm.training.evaluate import Evaluator, Judge
+from rlcm.training.diversity import Features
+from rlcm.training.evaluate import Evaluator
 from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
 from rlcm.training.pins import Pins, pins_of
 from rlcm.training.prompts import PromptSet, load_prompts
 from rlcm.types import Conditioning, TransitionTable
+
+if TYPE_CHECKING:
+    from rlcm.builtin.judging import PromptJudge
 
 
 @dataclass(slots=True)
@@ -154,6 +158,7 @@ def build(
     if config.sampler.final_std:
         table = make_denoiser(loaded, config.sampler.model_copy(update={"final_std": 0.0}), config.model).table
     conditioning = denoiser.encode(training.prompts)
+    judge = None if pipeline is not None else judge_of(config)
     return Parts(
         policy,
         training,
@@ -166,9 +171,10 @@ def build(
             conditioning if looked_at is training else denoiser.encode(looked_at.prompts),
             mix,
             table,
-            None if pipeline is not None else judge_of(config),
+            judge,
             sampled_at_once(config.rollout),
             held_out,
+            features_of(judge, mix, held_out),
         ),
         notes,
         config.sampler,
@@ -231,10 +237,21 @@ def _refuse_what_comes_too_late(config: TrainConfig) -> None:
             )
 
 
-def judge_of(config: TrainConfig) -> Judge | None:
+def judge_of(config: TrainConfig) -> PromptJudge | None:
     """Return the held-out judge of the built-in model; other models have none."""
     if config.model.path not in BUILTIN:
         return None
     from rlcm.builtin.judging import PromptJudge
 
     return PromptJudge()
+
+
+def features_of(judge: PromptJudge | None, *mixes: RewardMix | None) -> Features:
+    """Return in whose features diversity is measured: of the built-in model its judge's and its CLIP's, of others those of the first
+    CLIP among the package's own rewards, if there is one."""
+    if judge is not None:
+        from rlcm.rewards.learned.alignment import Alignment
+
+        return {"judge": judge.features, "clip": Alignment().clip_features}
+    own = [part.reward for mix in mixes if mix for part in mix.parts if type(part.reward).__module__.startswith("rlcm.")]
+    return next(({"clip": reward.clip_features} for reward in own if hasattr(reward, "clip_features")), {})

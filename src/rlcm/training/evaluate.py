@@ -15,12 +15,16 @@ from torch import Tensor
 from rlcm.errors import RewardError
 from rlcm.policy.noise import image_seed
 from rlcm.policy.policy import Policy
-from rlcm.policy.rollout import decode_images, sample_latents
+from rlcm.policy.rollout import decode_images, path_divergence, sample_latents
 from rlcm.processes.distributed import World
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.rewards import RawScores, RewardMix, RewardSettings
 from rlcm.settings import Settings
+from rlcm.training.diversity import Features, diversity_of
 from rlcm.types import Conditioning, TransitionTable
+
+SIBLINGS = 4
+"""Pictures of a prompt that are drawn for diversity alone."""
 
 Judge = Callable[[Tensor, Sequence[str], Sequence[Mapping[str, Any]]], dict[str, Tensor]]
 """From images, prompts and metadata to answers [B] by question: 1, 0 or NaN where it is not asked; see `rlcm.builtin.judging`."""
@@ -31,6 +35,9 @@ class EvaluationSettings(Settings):
 
     images: int = Field(default=180, ge=2, le=1_000_000)
     """Images of the set; its prompts are taken in turn."""
+    diversity_images: int = Field(default=32, ge=0, le=1_000_000)
+    """Images on which the KL divergence to the base model is measured. Where no prompt of the set comes twice, so many more are drawn,
+    four of a prompt, and not scored: diversity is measured on them."""
     prompts: str | tuple[str, ...] | None = None
     """As `prompts`; left out, the prompts of the training, with other seeds."""
     seed: int = Field(default=20_240_404, ge=0, lt=2**63)
@@ -68,6 +75,10 @@ class Evaluation:
     """Of sampling and decoding."""
     held_out: dict[str, Tensor] = field(default_factory=dict)
     """[B] rewards that are never trained on, by label."""
+    diversity: dict[str, float] = field(default_factory=dict)
+    """How far apart pictures of one prompt are, as `rlcm.training.diversity.diversity_of` returns it."""
+    kl: Tensor | None = None
+    """[b] of the policy's path from the base model's, nats, for some of the images; None where it was not measured."""
 
     def summary(self) -> dict[str, Any]:
         """Return means, each with the half-width of its 95 % interval."""
@@ -78,8 +89,8 @@ class Evaluation:
             "held_out": {label: mean_interval(values) for label, values in self.held_out.items()},
             "judge": None if not self.judge else {key: mean_interval(value) for key, value in self.judge.items()},
             "images_per_second": round(self.images_per_second, 2),
-            "guard": guard(self.images, self.prompts),
-        }
+            "guard": guard(self.images) | self.diversity,
+        } | ({} if self.kl is None else {"kl": mean_interval(self.kl)})
 
 
 def mean_interval(values: Tensor) -> dict[str, float]:
@@ -89,27 +100,20 @@ def mean_interval(values: Tensor) -> dict[str, float]:
     return {"mean": values.mean().item(), "ci95": 1.96 * spread / math.sqrt(max(len(values), 1))}
 
 
-def guard(images: Tensor, prompts: Sequence[str]) -> dict[str, float]:
-    """Return what tells a healthy picture from a hacked one.
+def guard(images: Tensor) -> dict[str, float]:
+    """Return what tells healthy pictures from hacked ones; how far apart they are is a matter of `rlcm.training.diversity`.
 
-    diversity       mean root-mean-square distance of two images of the same prompt (16x16 pixels, so that content counts)
     saturated       share of pixels whose channels are all below .02 or all above .98
     near_black      share of images whose mean is below .05
     near_white      share of images whose mean is above .95
     high_frequency  mean energy of what a 3x3 blur takes away
     """
-    small = torch.nn.functional.interpolate(images, size=(16, 16), mode="area").flatten(1)
-    distances = torch.cdist(small, small) / math.sqrt(small.shape[1])
-    names: dict[str, int] = {}
-    index = torch.tensor([names.setdefault(prompt, len(names)) for prompt in prompts])
-    same = (index[:, None] == index[None]) & ~torch.eye(len(prompts), dtype=torch.bool)
     flat = ((images < 0.02).all(1) | (images > 0.98).all(1)).float().mean().item()
     blurred = torch.nn.functional.avg_pool2d(images, 3, stride=1)
     rest = (images[..., 1:-1, 1:-1] - blurred).square().mean().item()
     means = images.flatten(1).mean(1)
     black, white = (means < 0.05).float().mean().item(), (means > 0.95).float().mean().item()
-    result = {"saturated": flat, "near_black": black, "near_white": white, "high_frequency": rest}
-    return result | ({"diversity": distances[same].mean().item()} if same.any() else {})
+    return {"saturated": flat, "near_black": black, "near_white": white, "high_frequency": rest}
 
 
 class Evaluator:
@@ -119,6 +123,7 @@ class Evaluator:
         table: the sampler without final noise.
         batch_size: images sampled at once.
         held_out: rewards that are looked at and never trained on.
+        features: in which diversity is measured; without them it is in pixels.
     """
 
     def __init__(
@@ -132,14 +137,21 @@ class Evaluator:
         judge: Judge | None,
         batch_size: int,
         held_out: RewardMix | None = None,
+        features: Features | None = None,
     ) -> None:
         self.conditioning, self.rewards, self.table, self.judge = conditioning, rewards, table, judge
-        self.held_out = held_out
+        self.held_out, self.features = held_out, features or {}
         self.sampling = BatchSize(batch_size, "rollout.sample_batch_size")
         index = [i % len(prompts) for i in range(settings.images)]
-        self.index = torch.tensor(index)
         self.prompts, self.metadata = [prompts[i] for i in index], [metadata[i] for i in index]
         self.seeds = [image_seed(settings.seed, "evaluation", i) for i in range(settings.images)]
+        self._measured = settings.diversity_images
+        more = self._measured if len(set(self.prompts)) == len(self.prompts) else 0
+        asked = max(1, min(more // SIBLINGS, len(index)))  # prompts, evenly spaced through the set
+        siblings = [index[(i % asked) * len(index) // asked] for i in range(more)]
+        self.sibling_prompts = [prompts[i] for i in siblings]
+        self._rows = torch.tensor(index + siblings)
+        self._seeds = self.seeds + [image_seed(settings.seed, "siblings", i) for i in range(more)]
 
     def __call__(self, policy: Policy, world: World | None = None) -> Evaluation:
         """Return how the policy, with its averaged weights where it has them, does on the fixed set.
@@ -163,14 +175,39 @@ class Evaluator:
         scores = self.rewards.look(gather_scores(world, [raw], len(mine)))
         judged = self.judge(images, self.prompts, self.metadata) if self.judge else None
         rewards = {"total": scores.total, **scores.parts}
-        return Evaluation(images, self.prompts, self.seeds, rewards, judged, len(images) / seconds, held_out)
+        diversity, kl = self._diversity(policy, world, images), self._kl(policy, world)
+        return Evaluation(images, self.prompts, self.seeds, rewards, judged, len(images) / seconds, held_out, diversity, kl)
+
+    def _diversity(self, policy: Policy, world: World, images: Tensor) -> dict[str, float]:
+        """Return how far apart pictures of one prompt are: of the set, or of further ones where no prompt comes twice in it."""
+        if not self.sibling_prompts:
+            return diversity_of(images, self.prompts, self.features)
+        mine, played = world.rows(len(self.sibling_prompts))
+        with world.together(), policy.averaged():
+            drawn = torch.cat(list(self.sampling.over(played + len(self.seeds), lambda rows: self._draw(policy, rows))))
+        return diversity_of(world.gather_rows(drawn[: len(mine)]), self.sibling_prompts, self.features)
+
+    def _kl(self, policy: Policy, world: World) -> Tensor | None:
+        """Return the divergence of the policy's path from the base model's [b], for the first images of the set."""
+        count = min(self._measured, len(self.seeds))
+        if not count or not self.table.std.any():
+            return None
+        mine, played = world.rows(count)
+        with world.together(), policy.averaged():
+            parts = self.sampling.over(
+                played,
+                lambda rows: path_divergence(policy, self.table, self.conditioning.take(self._rows[rows]), self._of(rows)),
+            )
+            found = torch.cat(list(parts))
+        return world.gather_rows(found[: len(mine)])
+
+    def _of(self, rows: Tensor) -> list[int]:
+        return [self._seeds[i] for i in rows.tolist()]
 
     def _draw(self, policy: Policy, rows: Tensor) -> Tensor:
-        """Return the images of the set's given rows."""
-        denoiser, conditioning = policy.denoiser, self.conditioning.take(self.index[rows])
-        return decode_images(
-            denoiser, sample_latents(denoiser, self.table, conditioning, [self.seeds[i] for i in rows.tolist()])
-        )
+        """Return the images of the given rows: of the set, or of the further ones behind them."""
+        denoiser, conditioning = policy.denoiser, self.conditioning.take(self._rows[rows])
+        return decode_images(denoiser, sample_latents(denoiser, self.table, conditioning, self._of(rows)))
 
 
 def gather_scores(world: World, answers: Sequence[RawScores], count: int) -> RawScores:

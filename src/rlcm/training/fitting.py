@@ -39,6 +39,7 @@ def check_memory(policy: Policy, denoiser: PipelineDenoiser, config: TrainConfig
     shared = f" on each of {processes} processes" if processes > 1 else ""
     check_images("rollout.batch_size", rollout.batch_size, denoiser, 1 / processes, extra=kept, multiple=group, where=shared)
     check_images("evaluation.images", evaluation.images, denoiser, 1 / processes, where=shared)
+    check_images("evaluation.diversity_images", evaluation.diversity_images, denoiser, 1 / processes, where=shared)
     check_images("evaluation.grid", min(evaluation.grid, evaluation.images), denoiser, GRID)
     if denoiser.device.type == "cpu":
         _check_batches(denoiser, config)

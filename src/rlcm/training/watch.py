@@ -84,7 +84,8 @@ class Watch:
 
 
 def metric_value(summary: Mapping[str, Any], name: str) -> float:
-    """Return a figure of an evaluation's summary: `reward`, or `rewards.LABEL`, `held_out.LABEL`, `judge.QUESTION`, `guard.NAME`.
+    """Return a figure of an evaluation's summary: `reward`, or `rewards.LABEL`, `held_out.LABEL`, `judge.QUESTION`, `guard.NAME`,
+    `kl`.
 
     A minus in front turns the sign, for what is better when lower: `-guard.saturated`.
 
@@ -104,4 +105,4 @@ def flat_summary(summary: Mapping[str, Any]) -> dict[str, float]:
     for group in ("rewards", "held_out", "judge", "guard"):
         for key, value in (summary.get(group) or {}).items():
             found[f"{group}.{key}"] = value["mean"] if isinstance(value, Mapping) else value
-    return found
+    return found | ({"kl": summary["kl"]["mean"]} if "kl" in summary else {})  # a sampler without noise has none

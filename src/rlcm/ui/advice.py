@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rlcm.errors import ConfigError
 from rlcm.report.run import Run
 from rlcm.report.values import finite, mapping, mean_and_half
-from rlcm.report.words import NBSP, asked, recognised_less, written
+from rlcm.report.words import DIVERSITY, NBSP, asked, recognised_less, written
 from rlcm.training.watch import Watch
 
 LATEST = 5
@@ -74,7 +74,7 @@ def _pictures(run: Run) -> list[Advice]:
         old, new = finite(before.get(key)), finite(after.get(key))
         return None if old is None or new is None else (old, new)
 
-    if (pair := change("diversity")) and pair[1] < ALIKE * pair[0]:
+    if (pair := next(filter(None, map(change, DIVERSITY)), None)) and pair[1] < ALIKE * pair[0]:
         found.append(
             Advice(
                 "warning",

@@ -21,10 +21,14 @@ from rlcm.pipelines.settings import DrawSettings
 from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
 from rlcm.report.encoding import data_uri
 from rlcm.report.metric import Metric
+from rlcm.report.reading import read_run
+from rlcm.report.values import finite, mapping
+from rlcm.report.words import DIVERSITY, decimals, with_unit
 from rlcm.rewards import RewardMix, build_rewards
 from rlcm.runs.rundir import grid
 from rlcm.sharing import other_base, tuned_pipeline
 from rlcm.studies.evaluation.study import sampler_at
+from rlcm.studies.frontier import read_strengths
 from rlcm.training.build import judge_of
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.evaluate import Judge
@@ -175,6 +179,25 @@ class Studio:
             return self.rewards.score(images, [prompt] * len(images)).parts, ""
         except (UsageError, RewardError) as error:
             return {}, str(error)
+
+
+def standing(run: Path, strength: float) -> str:
+    """Return in a sentence what was measured of a run at the strength nearest to the given one, by `rlcm compare --frontier`;
+    nothing where nothing was."""
+    entries = read_strengths(run)
+    if not entries:
+        return ""
+    base, there = entries[0], min(entries, key=lambda entry: abs(entry["strength"] - strength))
+    metric = read_run(run).metric
+    before, after = metric.interval(base), metric.interval(there)
+    if before is None or after is None:
+        return ""
+    shown = [with_unit(value, metric.unit, decimals(before[0], after[0])) for value in (before[0], after[0])]
+    text = f"Measured at strength {there['strength']:g}: {metric.label} {shown[1]}, {shown[0]} at 0"
+    guards = [mapping(entry.get("guard")) for entry in (base, there)]
+    pairs = [[finite(guard.get(key)) for guard in guards] for key in DIVERSITY]
+    old, new = next((pair for pair in pairs if pair[0] and pair[1] is not None), (None, None))
+    return f"{text}; {new / old:.0%} of the base model's diversity." if old and new is not None else f"{text}."
 
 
 def _metric(rewards: RewardMix) -> Metric:

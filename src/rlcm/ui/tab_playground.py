@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -14,6 +15,7 @@ from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk, in_brief
+from rlcm.ui.playground import standing
 
 BASE = "the built-in model, untuned"
 IDEAS = ("a fox", "three frogs", "a yellow car", "a star left of an owl", "a red heart and a blue boat")
@@ -38,6 +40,7 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
                 info="0 is the base model, 1 what was trained, above 1 more of it",
                 minimum=0, maximum=STRONGEST, step=0.05, value=1.0, elem_id="play-strength",
             )  # fmt: skip
+            where = gr.HTML("", elem_id="play-standing")
             draw = gr.Button("Draw", variant="primary", elem_id="play-draw")
         with gr.Column(scale=5, min_width=310):
             view = gr.HTML(
@@ -69,12 +72,22 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
             return fragments.no_pair("This could not be drawn", in_brief(error))
         return fragments.pair(drawn, metric, time.perf_counter() - started)
 
+    def stand(name: str, strength: float) -> str:
+        """Return what was measured near a strength, where it was."""
+        try:
+            folder = _folder(desk, name)
+            text = "" if folder is None else standing(folder, strength)
+        except Exception:  # a run's files are anybody's, and this line is an extra
+            text = ""
+        return f'<div class="rl"><p class="quiet">{escape(text)}</p></div>' if text else ""
+
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     entered = [run, prompt, seed, steps, strength]
     tab.select(enter, [chosen, run], run, **quiet).then(prepare, run, [steps, view], **quiet)
     run.input(prepare, run, [steps, view], show_progress="minimal", api_visibility="private")
     ideas.select(_idea, None, prompt, **quiet).then(picture, entered, view, **quiet)
     dice.click(lambda: random.randrange(SEEDS), None, seed, **quiet).then(picture, entered, view, **quiet)
+    gr.on([run.change, strength.release], stand, [run, strength], where, **quiet)
     gr.on(
         [draw.click, prompt.submit, seed.submit, steps.release, strength.release],
         picture, entered, view, trigger_mode="always_last", show_progress="minimal", api_visibility="private",

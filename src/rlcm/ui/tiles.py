@@ -10,7 +10,7 @@ from typing import Any
 
 from rlcm.report.run import Run
 from rlcm.report.values import finite, mapping, mean_and_half
-from rlcm.report.words import asked, decimals, signed_change, with_unit, written
+from rlcm.report.words import DIVERSITY, asked, decimals, signed_change, with_unit, written
 from rlcm.ui.advice import LATEST, Advice, Topic, Verdict, percent, verdict_on
 
 Ends = tuple[tuple[float, float], tuple[float, float]]
@@ -106,8 +106,9 @@ def _judge(run: Run, advice: Sequence[Advice]) -> list[Tile]:
 
 def _pictures(before: Mapping[str, Any], after: Mapping[str, Any], advice: Sequence[Advice]) -> list[Tile]:
     found = []
+    diversity = next((key for key in DIVERSITY if finite(before.get(key)) and finite(after.get(key)) is not None), "")
     measured: tuple[tuple[str, str, Topic], ...] = (
-        ("diversity", "Diversity", "diversity"), ("high_frequency", "Fine detail", "detail")
+        (diversity, "Diversity", "diversity"), ("high_frequency", "Fine detail", "detail")
     )  # fmt: skip
     for key, label, topic in measured:
         old, new = finite(before.get(key)), finite(after.get(key))

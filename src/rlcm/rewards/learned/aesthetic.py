@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from rlcm.errors import RewardError
-from rlcm.rewards.learned.clip import ClipEncoder, Lazy, Network
+from rlcm.rewards.learned.clip import ClipEncoder, HasClip, Lazy, Network
 from rlcm.rewards.learned.hub import Source, read_tensors
 from rlcm.rewards.learned.published import CLIP_L, choose, crop, fetch_clip
 
 AESTHETIC_SHA256 = "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
 
 
-class Aesthetic:
+class Aesthetic(HasClip):
     """LAION's aesthetic score, 1 to 10: a small network on the embedding of CLIP ViT-L/14, blind to the prompt.
 
     "Improved aesthetic predictor", C. Schuhmann 2022; the reward of the DDPO and RLCM papers. Differentiable.
@@ -53,6 +53,7 @@ class Aesthetic:
             return found, aesthetic_head(read_tensors(head.fetch())).to(network.torch_device)
 
         self._parts = Lazy(load)
+        self._encoder = Lazy(lambda: self._parts()[0])
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return the scores [B] of images [B, 3, h, w]; the prompts are not looked at."""

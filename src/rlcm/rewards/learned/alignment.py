@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from rlcm.builtin import model_path
 from rlcm.paths import local
-from rlcm.rewards.learned.clip import ClipEncoder, Lazy, Network, load_clip
+from rlcm.rewards.learned.clip import ClipEncoder, HasClip, Lazy, Network, load_clip
 
 
-class Alignment:
+class Alignment(HasClip):
     """The cosine of the angle between image and prompt in the embedding of the built-in model's CLIP, in [-1, 1].
 
     It knows what the built-in model draws at 64 x 64 pixels, and nothing else. Differentiable.

@@ -115,6 +115,17 @@ def standardise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
+class HasClip:
+    """A reward on a CLIP model, whose features of images others may use."""
+
+    _encoder: Lazy[ClipEncoder]
+
+    @torch.no_grad()
+    def clip_features(self, images: Tensor) -> Tensor:
+        """Return the embeddings [B, D] of images [B, 3, h, w], of length 1, fp32 on the model's device."""
+        return self._encoder().images(images)
+
+
 class ClipEncoder:
     """A CLIP model that turns images and prompts into unit vectors.
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rlcm.rewards.learned.clip import Lazy, Network
+from rlcm.rewards.learned.clip import HasClip, Lazy, Network
 from rlcm.rewards.learned.published import CLIP_L, choose, crop, fetch_clip
 
 
-class ClipScore:
+class ClipScore(HasClip):
     """CLIPScore, 0 to 2.5: weight * max(cos(image, prefix + prompt), 0).
 
     Hessel et al. 2021, "CLIPScore: a reference-free evaluation metric for image captioning" (arXiv:2104.08718), section 3.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from rlcm.rewards.learned.clip import ClipEncoder, Lazy, Network, load_clip, load_tokenizer
+from rlcm.rewards.learned.clip import ClipEncoder, HasClip, Lazy, Network, load_clip, load_tokenizer
 from rlcm.rewards.learned.hub import TOKENIZER_FILES, Source, read_tensors
 from rlcm.rewards.learned.open_clip import fill, from_open_clip
 from rlcm.rewards.learned.published import CLIP_H, pad
@@ -15,7 +15,7 @@ from rlcm.rewards.learned.published import CLIP_H, pad
 HPS_SHA256 = "c57a38fb4a2f7e7c15bf00da2ea377cdf165448b4dd1052a484c215a998c9837"
 
 
-class HumanPreference:
+class HumanPreference(HasClip):
     """Human preference score v2.1, about 0.2 to 0.35: cos(image, prompt) of a fine-tuned CLIP ViT-H/14.
 
     Wu et al. 2023, "Human preference score v2" (arXiv:2306.09341). Pictures are padded with black, not cropped.

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rlcm.rewards.learned.clip import Lazy, Network
+from rlcm.rewards.learned.clip import HasClip, Lazy, Network
 from rlcm.rewards.learned.hub import Source
 from rlcm.rewards.learned.published import CLIP_H, choose, crop, fetch_clip
 
 PICKSCORE = Source("yuvalkirstain/PickScore_v1", "a4e4367c6dfa7288a00c550414478f865b875800")
 
 
-class PickScore:
+class PickScore(HasClip):
     """PickScore, about 18 to 24: exp(logit_scale) cos(image, prompt); one more means odds of e : 1 to be preferred.
 
     Kirstain et al. 2023, "Pick-a-Pic: an open dataset of user preferences" (arXiv:2305.01569), eq. 1. Differentiable.

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rlcm.runs.files import is_there, printable, why_no_file
 
 APART = ("seed", "name", "output")
 """Settings in which the runs of one method differ."""
+OTHER_SETS = "The runs were evaluated on different prompts or seeds, so their rewards differ by that, too."
 
 
 @dataclass(slots=True)
@@ -36,6 +37,8 @@ class Curve:
     """Half-widths of the 95 % intervals over images."""
     outcome: int = -1
     """Index of the evaluation of the weights in final/; the last one before there are any."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """All that each of them found."""
 
 
 @dataclass(slots=True)
@@ -107,7 +110,7 @@ def curve_of(run: Run, label: str | None, sign: float = 1.0) -> Curve:
     counted = {row["round"]: row for row in run.rounds} | {0: {"reward_queries": 0, "network_calls": 0, "seconds": 0}}
     curve = Curve([], [], [], [], [])
     for evaluation in run.evaluations:
-        mean, half = mean_and_half(_measured(evaluation, label))
+        mean, half = mean_and_half(measured(evaluation, label))
         row = mapping(counted.get(evaluation["round"]))
         seconds = finite(evaluation.get("seconds", row.get("seconds")))
         queries, calls = finite(row.get("reward_queries")), finite(row.get("network_calls"))
@@ -119,6 +122,7 @@ def curve_of(run: Run, label: str | None, sign: float = 1.0) -> Curve:
             strict=True,
         ):
             column.append(value)
+        curve.evaluations.append(evaluation)
         if evaluation is run.outcome:
             curve.outcome = len(curve.reward) - 1
     return curve
@@ -128,6 +132,12 @@ def reward_sign(runs: Sequence[Run], label: str | None) -> float:
     """Return -1 for a reward that all of those runs train as a penalty that train it at all, else 1."""
     weights = [weight for run in runs if (weight := _weight(run, label)) is not None]
     return -1.0 if weights and max(weights) < 0 else 1.0
+
+
+def set_of(run: Run) -> str:
+    """Return what tells the fixed set of a run's evaluations from another: its seed, size and prompts."""
+    settings = mapping(run.config.get("evaluation"))
+    return json.dumps([settings.get("seed"), settings.get("images"), settings.get("prompts") or run.config.get("prompts")])
 
 
 def _each_once(paths: Sequence[Path]) -> list[Path]:
@@ -171,7 +181,8 @@ def _weight(run: Run, label: str | None) -> float | None:
     return finite(entry.get("weight", 1.0)) if entry else None
 
 
-def _measured(evaluation: Mapping[str, Any], label: str | None) -> Any:
+def measured(evaluation: Mapping[str, Any], label: str | None) -> Any:
+    """Return what an evaluation found of a reward, trained on or held out, or of the sum of all, None."""
     if label is None:
         return evaluation.get("reward")
     return mapping(evaluation.get("rewards")).get(label, mapping(evaluation.get("held_out")).get(label))
@@ -252,19 +263,9 @@ def _why_left_out(run: Run) -> str:
 def _warnings(methods: Sequence[Method], label: str | None) -> list[str]:
     """Return what speaks against the comparison: what is not the same in all runs and should be, or is and should not."""
     runs = [run for method in methods for run in method.runs]
-    looked_at = {
-        json.dumps(
-            [
-                mapping(run.config.get("evaluation")).get("seed"),
-                mapping(run.config.get("evaluation")).get("images"),
-                mapping(run.config.get("evaluation")).get("prompts") or run.config.get("prompts"),
-            ]
-        )
-        for run in runs
-    }
     found = []
-    if len(looked_at) > 1:
-        found.append("The runs were evaluated on different prompts or seeds, so their rewards differ by that, too.")
+    if len(set(map(set_of, runs))) > 1:
+        found.append(OTHER_SETS)
     made = [entry for run in runs if (entry := _entry(run, label))]
     if len({json.dumps([entry.get("name"), mapping(entry.get("args"))], sort_keys=True) for entry in made}) > 1:
         found.append(f"The reward {label} is not the same in all runs (its name or arguments differ), nor are its values.")

@@ -16,7 +16,7 @@ from rlcm.report.page import render_page
 from rlcm.report.run import Run
 from rlcm.report.samples import Samples
 from rlcm.report.values import finite
-from rlcm.report.words import asked, counted, decimals, duration, meaning_of, with_unit, written
+from rlcm.report.words import asked, counted, decimals, duration, meaning_of, titled, with_unit, written
 from rlcm.runs.files import read_json
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
@@ -61,19 +61,24 @@ def write_comparison(
     return page
 
 
-def require_place(page: Path) -> None:
+def require_place(
+    page: Path, keys: Sequence[str] = ("baseline", "methods", "targets"), suffixes: Sequence[str] = (".json",)
+) -> None:
     """Do nothing if a comparison may be written as this page, and beside it as JSON.
+
+    Args:
+        keys: by which the JSON of an earlier one is known.
+        suffixes: of all files beside the page.
 
     Raises:
         UsageError: if there is a file that no comparison is.
     """
-    described = page.with_suffix(".json")
     try:
-        found = read_json(described)
-        ours = isinstance(found, dict) and {"baseline", "methods", "targets"} <= set(found)
+        found = read_json(page.with_suffix(".json"))
+        ours = isinstance(found, dict) and set(keys) <= set(found)
     except UnreadableFileError:
         ours = False
-    there = [file for file in (page, described) if os.path.lexists(file)]
+    there = [file for file in (page, *map(page.with_suffix, suffixes)) if os.path.lexists(file)]
     if there and not ours:
         raise UsageError(
             f"-o {str(page)!r} would replace {there[-1]}, which `rlcm compare` did not write; choose another name with -o, or move "
@@ -155,9 +160,7 @@ def final_table(found: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
     ]
     heads = ["method", "seeds", "before", "after", "time", "images scored", "network calls"]
     names = {"held_out": "{}, held out", "guard": "{}"}
-    heads += [
-        f"judge: {asked(key)}, %" if group == "judge" else names[group].format(key.replace("_", " ")) for group, key in keys
-    ]
+    heads += [f"judge: {asked(key)}, %" if group == "judge" else names[group].format(titled(key)) for group, key in keys]
     rows = []
     for method in found["methods"]:
         shown = [_shown(method.get(when), -1.0 if metric.lower_is_better else 1.0, metric.unit) for when in ("before", "after")]
@@ -169,7 +172,7 @@ def final_table(found: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
             + [_shown(method[group].get(key), 100.0 if group == "judge" else 1.0, "") for group, key in keys]
         )
     meanings = [
-        f"{key.replace('_', ' ').capitalize()}: {text[:1].lower()}{text[1:]}"
+        f"{titled(key)[:1].upper()}{titled(key)[1:]}: {text[:1].lower()}{text[1:]}"
         for group, key in keys
         if (text := meaning_of(key)) and group == "guard"
     ]

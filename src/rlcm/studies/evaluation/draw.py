@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -18,6 +18,7 @@ from rlcm.policy.rollout import decode_images, sample_latents
 from rlcm.processes.memory_retry import BatchSize
 from rlcm.rewards import RewardMix
 from rlcm.studies.evaluation.sets import Group
+from rlcm.training.diversity import Features, diversity_of
 from rlcm.training.evaluate import Judge, guard, mean_interval
 
 
@@ -35,6 +36,8 @@ class Drawn:
     """[B] answers by question: 1, 0, or NaN where it is not asked."""
     images_per_second: float
     """Of sampling and decoding: the median batch of full size, after a first one that is not counted."""
+    diversity: dict[str, float] = field(default_factory=dict)
+    """How far apart pictures of one prompt are, as `rlcm.training.diversity.diversity_of` returns it."""
 
     def summary(self, base: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
         """Return means, each with the half-width of its 95 % interval over images.
@@ -48,7 +51,7 @@ class Drawn:
             "images_per_second": round(self.images_per_second, 2),
             "rewards": {label: mean_interval(values) for label, values in self.rewards.items()},
             "judge": {question: mean_interval(right) for question, right in self.judge.items()},
-            "guard": guard(self.images, self.prompts),
+            "guard": guard(self.images) | self.diversity,
         }
         if base is not None:
             found["change"] = {
@@ -67,6 +70,7 @@ def draw_set(
     seed: int,
     sampling: BatchSize,
     clock: Callable[[], float] = time.perf_counter,
+    features: Features | None = None,
 ) -> Drawn:
     """Return `each` images of every prompt of a set, scored; the same prompts and seeds give the same images every time.
 
@@ -75,6 +79,7 @@ def draw_set(
         seed: of the set's noise; image i of a set has the same noise at every number of steps and with every model.
         sampling: images sampled at once; fewer from there on, where memory runs out.
         clock: gives the seconds that images a second are counted by.
+        features: in which diversity is measured; without them it is in pixels.
 
     Raises:
         RewardError: as the rewards do.
@@ -104,7 +109,8 @@ def draw_set(
     raw = rewards.score_in_parts(images, prompts, metadata, sampling.size)
     judged = judge(images, prompts, metadata) if judge else {}
     speed = _images_per_second([(len(drawn), seconds) for drawn, seconds in batches], sampling.size)
-    return Drawn(images, prompts, seeds, _with_failed(raw.parts, rewards, len(rows)), judged, speed)
+    diversity = diversity_of(images, prompts, features or {})
+    return Drawn(images, prompts, seeds, _with_failed(raw.parts, rewards, len(rows)), judged, speed, diversity)
 
 
 def _images_per_second(batches: Sequence[tuple[int, float]], size: int) -> float:

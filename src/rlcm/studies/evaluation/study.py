@@ -27,7 +27,7 @@ from rlcm.settings import Settings
 from rlcm.sharing import tuned_lora, tuned_pipeline
 from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group
-from rlcm.training.build import judge_of
+from rlcm.training.build import features_of, judge_of
 from rlcm.training.config import CLOCKS, TrainConfig, parse_settings
 from rlcm.training.final import tuned_weights
 from rlcm.training.fitting import check_images
@@ -113,7 +113,7 @@ def study(
                 note(f"{name} model, {counted(count, 'step')}, {group.name}: {settings.each * len(group.prompts)} images")
                 drawn = draw_set(
                     denoiser, group, mix, judge, each=settings.each, seed=settings.seed, sampling=sampling,
-                    clock=CLOCKS[config.run.clock],
+                    clock=CLOCKS[config.run.clock], features=features_of(judge, mix),
                 )  # fmt: skip
                 base = before.get((group.name, count)) if name == "tuned" else None
                 rows.append({"model": name, "set": group.name, "steps": count} | drawn.summary(base))

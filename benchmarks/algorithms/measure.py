@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.algorithms.design import chosen, file_of_try, values_of_try
 from benchmarks.algorithms.methods import METHODS, UNTRAINED, values_of
-from benchmarks.algorithms.search import chosen, file_of_try, values_of_try
 from benchmarks.shared.command import parser
 from benchmarks.shared.results import rounded
 from rlcm import TrainConfig, Trainer

@@ -41,7 +41,7 @@ published algorithm, has at its best look. The judge is a detector that no rewar
   times. A run whose judge fell below half twice in a row was ended: its lines stop there. "Fewer queries" is the same for images
   scored.
 - Every method was tuned alike: eight settings of learning rate, images a round, updates a round and leash, the same for all, each
-  tried for a fifth of a result's budget on prompts and seeds that no result has (`search.py`). The one with the best sound reward is
+  tried for a fifth of a result's budget on prompts and seeds that no result has (`design.py`). The one with the best sound reward is
   the method's.{untuned}
 - "Kept at n" is the gain over the untrained model when both sample in n steps, as a share of that in {steps} steps, with which the
   training sampled.

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         started = time.monotonic()
         with ThreadPoolExecutor(given.jobs) as pool:
             try:
-                for number, (key, error) in enumerate(pool.map(lambda k: (k, _run(k, given.budget, results)), missing), 1):
+                for number, (key, error) in enumerate(
+                    pool.map(lambda k: (k, in_a_process(k, given.budget, results)), missing), 1
+                ):
                     minutes = (time.monotonic() - started) / 60
                     print(f"{number}/{len(missing)} {key.file(Path()).stem} {minutes:.1f} min {error}".rstrip(), flush=True)
                     if error:
@@ -62,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{len(failed)} runs failed: {', '.join(key.file(Path()).stem for key in failed)}")
 
 
-def _run(key: RunKey, budget: float, results: Path) -> str:
+def in_a_process(key: RunKey, budget: float, results: Path) -> str:
     """Measure one run in a process of its own; return the last line of its error, or nothing."""
     command = [sys.executable, "-m", "benchmarks.algorithms.measure", key.task, key.method, str(key.seed)]
+    command += [] if key.number is None else ["--try", str(key.number)]
     process = subprocess.run(
         [*command, "--budget", str(budget), "--results", str(results.absolute())],
         cwd=ROOT,

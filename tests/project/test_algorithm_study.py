@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.algorithms import measure, methods, run, search, summary
+from benchmarks.algorithms import design, measure, methods, run, summary
 from benchmarks.algorithms.measure import RunKey
 from benchmarks.algorithms.page import write_study
 from rlcm.settings import merge
@@ -98,7 +98,7 @@ def test_the_study_runs_what_is_missing_and_reports_what_fails(study: Path, monk
         asked.append(key)
         return "ConfigError: no" if key.method == "rebel" else ""
 
-    monkeypatch.setattr(run, "_run", fake)
+    monkeypatch.setattr(run, "in_a_process", fake)
     root = str(study.parent.parent.parent)
     arguments = ["--tasks", TASK, "--methods", "rlcm", "group", "rebel", "--seeds", "0", "2", "--budget", str(BUDGET)]
     with pytest.raises(SystemExit, match=r"2 runs failed: jpeg_compressibility-rebel-0, jpeg_compressibility-rebel-2"):
@@ -171,28 +171,28 @@ def test_a_tiny_run_on_the_built_in_model_leaves_a_whole_result(tmp_path: Path, 
 
 
 def test_every_method_is_searched_over_the_same_balanced_eight() -> None:
-    columns = list(zip(*search.DESIGN, strict=True))
+    columns = list(zip(*design.DESIGN, strict=True))
     for one, other in itertools.combinations(columns, 2):
         counts = Counter(zip(one, other, strict=True))
         assert len(set(counts.values())) == 1
         assert len(counts) == len(set(one)) * len(set(other))
     assert (
-        len({json.dumps(search.tries_of(method)) for method in methods.METHODS if not methods.METHODS[method].one_update}) == 1
+        len({json.dumps(design.tries_of(method)) for method in methods.METHODS if not methods.METHODS[method].one_update}) == 1
     )
-    assert set(search.prompts()).isdisjoint(methods.COMMON["prompts"])
-    for number in range(len(search.DESIGN)):
+    assert set(design.prompts()).isdisjoint(methods.COMMON["prompts"])
+    for number in range(len(design.DESIGN)):
         for method in methods.METHODS:
-            found = methods.values_of("alignment", method, 0, search.values_of_try(method, number))
-            assert parse_settings(TrainConfig, found).evaluation.seed == search.SEED
+            found = methods.values_of("alignment", method, 0, design.values_of_try(method, number))
+            assert parse_settings(TrainConfig, found).evaluation.seed == design.SEED
 
 
 def test_the_best_sound_try_is_chosen_and_half_a_search_chooses_nothing(tmp_path: Path) -> None:
-    for number in range(len(search.DESIGN)):
-        assert search.chosen(tmp_path, TASK, "group") == {}
-        file = search.file_of_try(tmp_path, TASK, "group", number)
+    for number in range(len(design.DESIGN)):
+        assert design.chosen(tmp_path, TASK, "group") == {}
+        file = design.file_of_try(tmp_path, TASK, "group", number)
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps({"best": {"reward": -abs(number - 5)}}))
-    assert search.chosen(tmp_path, TASK, "group") == search.tries_of("group")[5]
+    assert design.chosen(tmp_path, TASK, "group") == design.tries_of("group")[5]
     key = RunKey(TASK, "group", 0)
-    assert key.values(tmp_path)["optimizer"]["lr"] == search.tries_of("group")[5]["optimizer"]["lr"]
+    assert key.values(tmp_path)["optimizer"]["lr"] == design.tries_of("group")[5]["optimizer"]["lr"]
     assert key.hash(BUDGET, tmp_path) != key.hash(BUDGET, tmp_path / "elsewhere")

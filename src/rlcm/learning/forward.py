@@ -7,14 +7,14 @@ a branched rollout shares one among all branches of a state.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rlcm.learning import losses
-from rlcm.learning.algorithm import AlgorithmSettings, Leash
-from rlcm.learning.optimisation import Optimisation
+from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.steps import Updates
 from rlcm.policy import gaussian
 from rlcm.policy.noise import draw, image_seed, stream
@@ -129,26 +129,21 @@ class ForwardMatching(Updates):
     The distance of a prediction from its image is that of the velocities of the variance-preserving path with the same noise:
 
         d = (alpha^2 + sigma^2) / sigma^2 mean((f(x_i, i) - x0)^2),   log r = d_old - d
-
-    Args:
-        optimisation, algorithm, leash, micro_batch_size, planned: see `Updates`.
     """
 
     answer: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        optimisation: Optimisation,
-        algorithm: AlgorithmSettings,
-        leash: Leash,
-        micro_batch_size: int,
-        planned: int | None = None,
-    ) -> None:
-        super().__init__(optimisation, algorithm, leash, micro_batch_size, planned)
-        table, device = self.policy.table.to("cpu"), self.policy.denoiser.device
-        alpha, sigma = marginals(table, first_std(self.policy.denoiser))
-        self._velocity_weight = send((alpha.square() + sigma.square()) / sigma.square(), device)
-        self._reach = send(table.b0 + table.bm / table.am, device)
+    @cached_property
+    def _velocity_weight(self) -> Tensor:
+        """[H] of the distance at each row, on the device."""
+        alpha, sigma = marginals(self.policy.table.to("cpu"), first_std(self.policy.denoiser))
+        return send((alpha.square() + sigma.square()) / sigma.square(), self.policy.denoiser.device)
+
+    @cached_property
+    def _reach(self) -> Tensor:
+        """[H] how far a row's mean moves with its prediction, on the device."""
+        table = self.policy.table
+        return table.b0 + table.bm / table.am
 
     def _watched(self, first: bool) -> list[str]:
         return [

@@ -60,7 +60,10 @@ def test_unknown_keys_name_the_nearest(override, message):
         ("run.rounds=1.5", r"run\.rounds=1\.5"),
         ("optimizer.lr=-1", r"optimizer\.lr=-1"),
         ("optimizer.lr=.nan", r"optimizer\.lr=nan"),
-        ("algorithm.loss=pppo", r"algorithm\.loss='pppo': input should be 'ppo_clip', 'reinforce', 'rebel' or"),
+        (
+            "algorithm.loss=pppo",
+            r"algorithm\.loss='pppo': input should be 'ppo_clip', 'divergence_ppo', 'reinforce', 'rebel', 'awm', ",
+        ),
         ("lora=4", r"lora=4: "),
         ("prompts=[{a: 5}]", r"^prompts\.0=\{'a': 5\}: input should be a text; one with a colon"),
         ("rewards=[]", r"rewards=\[\]"),

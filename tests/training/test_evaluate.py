@@ -1,5 +1,7 @@
 """Evaluations: the same prompts and seeds every time, means with their intervals, and the guard's figures."""
 
+import json
+
 import pytest
 import torch
 from tiny_runs import PROMPTS, brightness, largest_difference, stir, tiny_policy
@@ -126,6 +128,28 @@ def test_without_a_judge_and_without_a_prompt_twice():
     assert summary["judge"] is None
     assert "diversity" not in summary["guard"]
     assert "kl" not in summary
+
+
+def test_the_change_of_pairs_has_the_interval_of_their_differences():
+    generator = torch.Generator().manual_seed(0)
+    scene, gain = 10 * torch.randn(50, generator=generator), 1 + 0.1 * torch.randn(50, generator=generator)
+    right = torch.tensor([0.0, 1.0, float("nan")] + 47 * [1.0])
+
+    def evaluation(total, judged):
+        rewards = {"total": total, "mine": 2 * total}
+        return Evaluation(torch.rand(50, 3, 8, 8), ["a"] * 50, list(range(50)), rewards, {"right": judged}, 1.0)
+
+    before, after = evaluation(scene, right), evaluation(scene + gain, torch.ones(50))
+    each = json.loads(json.dumps(before.each()))
+    assert set(each) == {"reward", "rewards.mine", "judge.right"}
+    assert each["judge.right"][:3] == [0, 1, None]
+    found = after.change(each)
+    assert found["reward"]["mean"] == pytest.approx(float(gain.mean()), abs=1e-4)
+    assert found["reward"]["ci95"] == pytest.approx(mean_interval(gain)["ci95"], rel=1e-3)
+    assert found["reward"]["ci95"] < before.summary()["reward"]["ci95"] / 50
+    assert found["rewards.mine"]["mean"] == pytest.approx(2 * found["reward"]["mean"], rel=1e-3)
+    assert found["judge.right"] == pytest.approx(mean_interval(torch.tensor([1.0] + 48 * [0.0])))
+    assert after.change({"reward": each["reward"][:-1]}) == {}, "of another set"
 
 
 def test_mean_interval():

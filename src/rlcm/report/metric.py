@@ -36,6 +36,11 @@ class Metric:
         shown = self.shown(mean)
         return None if shown is None else (shown, half)
 
+    @property
+    def name(self) -> str:
+        """Its name among the figures of an evaluation."""
+        return f"rewards.{self.reward}" if self.reward else "reward"
+
     def of_round(self, row: Mapping[str, Any]) -> float | None:
         """Return the mean of a round of training."""
         own = f"rewards/{self.reward}"

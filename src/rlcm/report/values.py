@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,20 @@ def finite(value: Any) -> float | None:
 def mean_and_half(value: Any) -> tuple[float | None, float]:
     """Return mean and half-width of a measurement; no mean where there is no number."""
     return finite(mapping(value).get("mean")), finite(mapping(value).get("ci95")) or 0.0
+
+
+def half_of_change(evaluation: Mapping[str, Any], name: str, before: float, after: float) -> float:
+    """Return the half-width of the 95 % interval of a change since the first evaluation.
+
+    It is that of the differences of the same prompts and seeds, where the evaluation has it; else that of two independent means.
+
+    Args:
+        evaluation: the later one.
+        name: of the figure, such as `reward` or `judge.right`.
+        before, after: half-widths of the two means.
+    """
+    paired = finite(mapping(mapping(evaluation.get("change")).get(name)).get("ci95"))
+    return math.hypot(before, after) if paired is None else paired
 
 
 def alteration(entry: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from rlcm.report.run import Run
-from rlcm.report.values import finite, mapping, mean_and_half
+from rlcm.report.values import finite, half_of_change, mapping, mean_and_half
 
 NBSP = "\N{NO-BREAK SPACE}"
 MEANINGS = {
@@ -119,9 +119,10 @@ def headline(run: Run) -> tuple[str, str, str]:
         done = f"{run.last_round} rounds" if run.last_round else "no finished round yet"
         return "This run has ", done, f"{took}, and no two measurements to compare."
     (before, wide), (after, narrow) = first, last
+    half = half_of_change(run.outcome if compared else {}, metric.name, wide, narrow)
     digits = decimals(before, after)
     numbers = f" ({written(before, digits)} → {with_unit(after, metric.unit, digits)})"
-    if written(before, digits) == written(after, digits) or abs(after - before) < math.hypot(wide, narrow) / 2:
+    if written(before, digits) == written(after, digits) or abs(after - before) < half / 2:
         return f"{subject} ", "hardly changed", f"{numbers}{took}{_judged(run)}."
     verb, size = ("rose", "+") if after > before else ("fell", "−")
     change = signed_change(before, after).removeprefix(size)
@@ -131,10 +132,9 @@ def headline(run: Run) -> tuple[str, str, str]:
     return f"{subject} ", f"{verb} {amount}", f"{numbers}{took}{where}{worse}{_judged(run)}."
 
 
-def recognised_less(before: tuple[float, float], after: tuple[float, float]) -> bool:
-    """Return whether a share of pictures that the judge recognises, with its interval, fell by more than chance and 2 points."""
-    (old, wide), (new, narrow) = before, after
-    return new < old - max(0.02, math.hypot(wide, narrow))
+def recognised_less(before: float, after: float, half: float) -> bool:
+    """Return whether a share of pictures that the judge recognises fell by more than 2 points and than the interval of its change."""
+    return after < before - max(0.02, half)
 
 
 def _judged(run: Run) -> str:
@@ -148,7 +148,8 @@ def _judged(run: Run) -> str:
     shares = f"{100 * new:.1f}{NBSP}%", f"({100 * old:.1f}{NBSP}% before)"
     if question == "right":
         return f"; the judge finds {shares[0]} of the pictures right {shares[1]}"
-    still = "now recognises only" if recognised_less((old, wide), (new, narrow)) else "still recognises"
+    half = half_of_change(run.outcome, f"judge.{question}", wide, narrow)
+    still = "now recognises only" if recognised_less(old, new, half) else "still recognises"
     return f"; the judge {still} {shares[0]} of the {question}s {shares[1]}"
 
 

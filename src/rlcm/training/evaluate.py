@@ -92,6 +92,32 @@ class Evaluation:
             "guard": guard(self.images) | self.diversity,
         } | ({} if self.kl is None else {"kl": mean_interval(self.kl)})
 
+    def each(self) -> dict[str, list[float | None]]:
+        """Return what every image was worth, in six digits: by the names of `rlcm.training.watch.metric_value`."""
+        groups = {"rewards": self.rewards, "held_out": self.held_out, "judge": self.judge or {}}
+        named = {f"{group}.{key}": values for group, found in groups.items() for key, values in found.items()}
+        named["reward"] = named.pop("rewards.total")
+        return {
+            name: [None if math.isnan(value) else float(f"{value:.6g}") for value in values.tolist()]
+            for name, values in named.items()
+        }
+
+    def change(self, before: Mapping[str, Sequence[float | None]]) -> dict[str, dict[str, float]]:
+        """Return the mean differences from an earlier evaluation of the same prompts and seeds, each with its 95 % interval.
+
+        What prompts and noise have in common cancels in the differences, so these intervals are narrower than those of the means.
+
+        Args:
+            before: as `each` of the earlier one returned it.
+        """
+        found = {}
+        for name, values in self.each().items():
+            if len(earlier := before.get(name, ())) == len(values):
+                pairs = torch.tensor([[math.nan if one is None else one for one in side] for side in (earlier, values)])
+                if not (difference := pairs[1].double() - pairs[0].double()).isnan().all():
+                    found[name] = mean_interval(difference)
+        return found
+
 
 def mean_interval(values: Tensor) -> dict[str, float]:
     """Return the mean of [B] values and the half-width of its normal 95 % interval, ignoring NaN."""

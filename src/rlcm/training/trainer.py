@@ -329,7 +329,12 @@ class Trainer:
         summary = evaluation.summary()
         verdict = self.watch.look(summary, self.round_number)
         described = {"round": self.round_number, "name": name, "seconds": self.counters["seconds"]}
-        self.evaluations.append(described | {"steps": len(self.parts.evaluator.table)} | summary)
+        described["steps"] = len(self.parts.evaluator.table)
+        if not self.evaluations:
+            described["each"] = evaluation.each()
+        elif before := self.evaluations[0].get("each"):
+            described["change"] = evaluation.change(before)
+        self.evaluations.append(described | summary)
         self._kept.evaluation(evaluation, self.round_number, self.evaluations, is_best=verdict.is_best)
         if verdict.stop:
             self.stop_reason = verdict.stop

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
 from rlcm.errors import ConfigError
 from rlcm.report.run import Run
-from rlcm.report.values import finite, mapping, mean_and_half
+from rlcm.report.values import finite, half_of_change, mapping, mean_and_half
 from rlcm.report.words import DIVERSITY, NBSP, asked, recognised_less, written
 from rlcm.training.watch import Watch
 
@@ -57,7 +56,11 @@ def _pictures(run: Run) -> list[Advice]:
     found = []
     for question, value in mapping(last.get("judge")).items():
         (old, wide), (new, narrow) = mean_and_half(mapping(first.get("judge")).get(question)), mean_and_half(value)
-        if old is not None and new is not None and recognised_less((old, wide), (new, narrow)):
+        if (
+            old is not None
+            and new is not None
+            and recognised_less(old, new, half_of_change(last, f"judge.{question}", wide, narrow))
+        ):
             found.append(
                 Advice(
                     "warning",
@@ -135,7 +138,7 @@ def _reward(run: Run) -> list[Advice]:
         return []
     first, last = run.evaluations[0], run.outcome
     found = []
-    way = trend(first.get("reward"), last.get("reward"))
+    way = trend(first.get("reward"), last, "reward")
     if way < 0:
         found.append(
             Advice(
@@ -147,16 +150,16 @@ def _reward(run: Run) -> list[Advice]:
                 bad=True,
             )
         )
-    for label, value in mapping(last.get("held_out")).items():
-        if way > 0 and trend(mapping(first.get("held_out")).get(label), value) < 0:
-            found.append(
-                Advice(
-                    "warning",
-                    f"{label} falls while the reward rises",
-                    "It is held out: measured, and not trained on. The gain may be a trick that this one reward falls for.",
-                    "held out",
-                )
-            )
+    found += [
+        Advice(
+            "warning",
+            f"{label} falls while the reward rises",
+            "It is held out: measured, and not trained on. The gain may be a trick that this one reward falls for.",
+            "held out",
+        )
+        for label in mapping(last.get("held_out"))
+        if way > 0 and trend(mapping(first.get("held_out")).get(label), last, f"held_out.{label}") < 0
+    ]
     return found
 
 
@@ -241,10 +244,20 @@ def _damaged(run: Run) -> list[Advice]:
     return [Advice("note", "Part of the run's folder is damaged", text) for text in texts]
 
 
-def trend(before: Any, after: Any) -> int:
-    """Return 1 or -1 where a measurement, mean and ci95, rose or fell by more than its interval, else 0."""
-    (old, wide), (new, narrow) = mean_and_half(before), mean_and_half(after)
-    if old is None or new is None or abs(new - old) <= math.hypot(wide, narrow):
+def trend(before: Any, last: Mapping[str, Any], name: str) -> int:
+    """Return 1 or -1 where a figure rose or fell by more than the interval of its change, else 0.
+
+    Args:
+        before: mean and ci95.
+        last: the later evaluation.
+        name: of the figure in it: `reward`, or `held_out.` and a label.
+    """
+    group, _, key = name.partition(".")
+    (old, wide), (new, narrow) = (
+        mean_and_half(before),
+        mean_and_half(mapping(last.get(group)).get(key) if key else last.get(group)),
+    )
+    if old is None or new is None or abs(new - old) <= half_of_change(last, name, wide, narrow):
         return 0
     return 1 if new > old else -1
 

@@ -114,7 +114,7 @@ def result(run: Run) -> str:
     if ends is None:
         latest = next((value for row in reversed(run.rounds) if (value := metric.of_round(row)) is not None), None)
         return "" if latest is None else f"{metric.label} {with_unit(latest, metric.unit)}"
-    before, after = (mean for mean, _ in ends)
+    before, after, _ = ends
     digits = decimals(before, after)
     change = clear_change(ends) or "no clear change"
     return f"{metric.label} {written(before, digits)} → {with_unit(after, metric.unit, digits)} ({change})"

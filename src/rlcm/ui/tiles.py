@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from rlcm.report.run import Run
-from rlcm.report.values import finite, mapping, mean_and_half
+from rlcm.report.values import finite, half_of_change, mapping, mean_and_half
 from rlcm.report.words import DIVERSITY, asked, decimals, signed_change, with_unit, written
 from rlcm.ui.advice import LATEST, Advice, Topic, Verdict, percent, verdict_on
 
-Ends = tuple[tuple[float, float], tuple[float, float]]
-"""Mean and half-width of the 95 % interval, before training and now."""
+Ends = tuple[float, float, float]
+"""Before training, now, and the half-width of the 95 % interval of the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +42,15 @@ def ends_of(run: Run) -> Ends | None:
     if len(run.evaluations) < 2:
         return None
     first, last = run.metric.interval(run.evaluations[0]), run.metric.interval(run.outcome)
-    return None if first is None or last is None else (first, last)
+    if first is None or last is None:
+        return None
+    return first[0], last[0], half_of_change(run.outcome, run.metric.name, first[1], last[1])
 
 
 def clear_change(ends: Ends) -> str:
     """Return a change in words where it is larger than its interval, else nothing."""
-    (before, wide), (after, narrow) = ends
-    return signed_change(before, after) if abs(after - before) > math.hypot(wide, narrow) else ""
+    before, after, half = ends
+    return signed_change(before, after) if abs(after - before) > half else ""
 
 
 def _reward(run: Run, advice: Sequence[Advice]) -> list[Tile]:
@@ -60,11 +61,11 @@ def _reward(run: Run, advice: Sequence[Advice]) -> list[Tile]:
         if not values:
             return []
         return [Tile(label, with_unit(fmean(values), metric.unit), f"mean of the last {len(values)} rounds", "watch")]
-    (before, wide), (after, narrow) = ends
+    before, after, half = ends
     digits, change = decimals(before, after), clear_change(ends)
     note = f"{written(before, digits)} before training"
     if not change:
-        note += f"; within its interval, ± {written(math.hypot(wide, narrow), digits)}"
+        note += f"; within its interval, ± {written(half, digits)}"
     better = change and (after < before) == metric.lower_is_better
     verdict: Verdict = "ok" if better else "bad" if change else "watch"
     if verdict_on(advice, "reward") == "bad":
@@ -80,7 +81,7 @@ def _held_out(run: Run, advice: Sequence[Advice]) -> list[Tile]:
         before, after = mean_and_half(mapping(run.evaluations[0].get("held_out")).get(label)), mean_and_half(value)
         if before[0] is None or after[0] is None:
             continue
-        ends = ((before[0], before[1]), (after[0], after[1]))
+        ends = (before[0], after[0], half_of_change(run.outcome, f"held_out.{label}", before[1], after[1]))
         digits = decimals(before[0], after[0])
         falls = verdict_on([one for one in advice if one.title.startswith(f"{label} falls")], "held out")
         note = f"{written(before[0], digits)} before training; held out"
@@ -98,7 +99,8 @@ def _judge(run: Run, advice: Sequence[Advice]) -> list[Tile]:
     if before[0] is None or after[0] is None:
         return []
     points = f"{'+' if after[0] > before[0] else ''}{written(100 * (after[0] - before[0]), 1)} points"
-    change = points if abs(after[0] - before[0]) > math.hypot(before[1], after[1]) else ""
+    half = half_of_change(run.outcome, f"judge.{question}", before[1], after[1])
+    change = points if abs(after[0] - before[0]) > half else ""
     label = asked(str(question))
     note = f"{percent(before[0])} before training, by the held-out judge"
     return [Tile(label[:1].upper() + label[1:], percent(after[0]), note, verdict_on(advice, "judge"), change)]

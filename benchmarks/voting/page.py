@@ -69,7 +69,7 @@ and {rounds} rounds, {plan["rounds_a_training"]} after every {plan["votes_a_trai
 does, so that the study is quick. So compare shares, not gains.
 
 Machine: {found["machine"]}; {sum(cell["cpu_seconds"] for cell in cells) / 60:.0f} minutes of computing. Command:
-`python benchmarks/voters.py`; all figures are in `benchmarks/results/voters.json`."""
+`python benchmarks/voters.py --votes {plan["votes"]} --rounds {plan["rounds_a_training"]}`; all figures are in `benchmarks/results/voters.json`."""
 
 
 def _verdict(missed: int, of: int, what: str) -> str:
@@ -91,10 +91,16 @@ def _shares(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], wrong:
     share = share_of(pairs)
     each = sorted(one for pair in pairs if (one := share_of([pair])) is not None)
     bar = BAR_MANY_WRONG if wrong >= MANY_WRONG else BAR
-    if share is None:
-        return ["none: asked directly, nothing is gained", "", f"{bar:.0%}", "**no**"]
+    if share is None or not _is_clear([direct for _, direct in pairs]):
+        return ["none: asked directly, nothing clear is gained either", "", f"{bar:.0%}", "**no**"]
     spread = f"{each[0]:.0%} to {each[-1]:.0%}" if each else ""
     return [f"{share:.0%}", spread, f"{bar:.0%}", "yes" if share >= bar else "**no**"]
+
+
+def _is_clear(cells: Cells) -> bool:
+    """Return whether trainings gained more than the interval of their gain; a share of less is a ratio of two noises."""
+    gains = [cell["looks"][-1]["value"]["gain"] for cell in cells]
+    return fmean(gain["mean"] for gain in gains) > fmean(gain["ci95"] for gain in gains)
 
 
 def share_of(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float | None:

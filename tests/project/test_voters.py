@@ -141,6 +141,13 @@ def test_there_is_no_share_of_no_gain():
     assert share_of([(outcome("active", -0.1), outcome("direct", 0.4))]) == pytest.approx(-0.25)
 
 
+def test_there_is_no_share_of_a_gain_within_its_interval():
+    cells = [outcome("direct", 0.009), outcome("active", 0.02)]
+    text = page({"machine": "a machine", "plan": asdict(Plan(40, 40, 3, 90, ())), "left": 0, "cells": cells})
+    assert "| `warm` | 0% | none: asked directly, nothing clear is gained either |  | 70% | **no** |" in text
+    assert "**1 of 1 bars of the gain are missed.**" in text
+
+
 def test_a_page_without_results_claims_nothing():
     text = page({})
     assert NOT_YET in text

@@ -69,7 +69,8 @@ and {rounds} rounds, {plan["rounds_a_training"]} after every {plan["votes_a_trai
 does, so that the study is quick. So compare shares, not gains.
 
 Machine: {found["machine"]}; {sum(cell["cpu_seconds"] for cell in cells) / 60:.0f} minutes of computing. Command:
-`python benchmarks/voters.py --votes {plan["votes"]} --rounds {plan["rounds_a_training"]}`; all figures are in `benchmarks/results/voters.json`."""
+`python benchmarks/voters.py --votes {plan["votes"]} --rounds {plan["rounds_a_training"]}`; all figures are in
+`benchmarks/results/voters.json`."""
 
 
 def _verdict(missed: int, of: int, what: str) -> str:

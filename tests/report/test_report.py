@@ -16,6 +16,7 @@ from written_runs import PROMPTS, SEEDS, SIZE, Page, evaluation, picture, write_
 
 from rlcm.errors import RunDirectoryError
 from rlcm.report import before_after_picture, read_run, write_report
+from rlcm.report.picture import telling
 
 
 def test_headline_says_what_happened(run: Path) -> None:
@@ -326,3 +327,15 @@ def test_held_out_rewards_are_in_the_numbers_and_among_the_guards(run: Path) -> 
     page = Page(write_report(run))
     assert "beauty Held out: measured, not trained on. 5.00 ± 0.10 4.00 ± 0.10 −20 %" in page.text
     assert "Held out: beauty" in page.text
+
+
+def test_the_pictures_that_tell_come_first_and_one_that_stayed_wrong_last():
+    wrong, right = (False, False), (True, True)
+    mended = (False, True)
+    assert telling([right, mended, wrong, mended, wrong, mended, (None, None)], 3) == (
+        [1, 3, 2],
+        "Shown: the first that were wrong and became right, and the first that stayed wrong.",
+    )
+    assert telling([mended, right], 3) == ([0], "Shown: the first that were wrong and became right.")
+    for answers in ([right, wrong], [(None, None)] * 2):
+        assert telling(answers, 6) == ([0, 1], "")

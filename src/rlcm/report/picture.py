@@ -38,7 +38,9 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     if not 1 <= columns <= 10:
         raise ValueError(f"columns={columns} is not in 1 .. 10.")
     run, out = read_run(local(run_dir, "run_dir")), local(out, "out")
-    pairs, rule = _telling(run.pairs(sys.maxsize), columns, run.metric.question)
+    every, question = run.pairs(sys.maxsize), run.metric.question
+    places, rule = telling([(_answer(pair.before, question), _answer(pair.after, question)) for pair in every], columns)
+    pairs = [every[place] for place in places]
     if not pairs:
         raise RunDirectoryError(
             f"{run.path / 'samples'} has no pictures of the same prompts from two rounds, so there is no before and after; "
@@ -51,16 +53,19 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
     return out
 
 
-def _telling(pairs: Sequence[Pair], columns: int, question: str | None) -> tuple[list[Pair], str]:
-    """Return the pairs to show and the rule they were chosen by; no rule where they are simply the first."""
-    answers = [(pair, _answer(pair.before, question), _answer(pair.after, question)) for pair in pairs]
-    wrong = [(pair, after) for pair, before, after in answers if before is False and after is not None]
-    mended, stayed = ([pair for pair, after in wrong if after is wanted] for wanted in (True, False))
-    if not mended or columns < 2:
-        return list(pairs[:columns]), ""
-    shown = mended[: columns - len(stayed[:1])]
+def telling(answers: Sequence[tuple[bool | None, bool | None]], count: int) -> tuple[list[int], str]:
+    """Return which pictures to show, and the rule they were chosen by; no rule where they are simply the first.
+
+    Args:
+        answers: for each, whether it was right before and is right now; None where nobody said.
+        count: of pictures, at most.
+    """
+    wrong = [(place, now) for place, (before, now) in enumerate(answers) if before is False and now is not None]
+    mended, stayed = ([place for place, now in wrong if now is wanted] for wanted in (True, False))
+    if not mended or count < 2:
+        return list(range(min(count, len(answers)))), ""
     rule = "Shown: the first that were wrong and became right"
-    return [*shown, *stayed[:1]], rule + (", and the first that stayed wrong." if stayed else ".")
+    return [*mended[: count - len(stayed[:1])], *stayed[:1]], rule + (", and the first that stayed wrong." if stayed else ".")
 
 
 def _answer(shot: Shot, question: str | None) -> bool | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlcm.report.drawing import curves, guards
+from rlcm.report.picture import telling
 from rlcm.report.run import WEIGHTS, Run
 from rlcm.report.samples import Samples
 from rlcm.report.templating import render
@@ -94,9 +95,17 @@ def run_stage(run: Run) -> str:
     first, rest = run.samples[0], _thinned(run.samples[1:], run.final_round)
     keys = list(zip(first.prompts, map(str, first.seeds), strict=True))
     others = [list(zip(one.prompts, map(str, one.seeds), strict=True)) for one in rest]
-    cells = [i for i, key in enumerate(keys) if all(key in other for other in others)][:ACTS]
+    cells = [i for i, key in enumerate(keys) if all(key in other for other in others)]
     if not cells:
         return ""
+    rounds = [one.round for one in rest]
+    start = rounds.index(run.final_round) if run.final_round in rounds else len(rounds) - 1
+    last, question = (rest[start], others[start]) if rest else (first, keys), run.metric.question or ""
+    answers = [
+        (dict(first.verdicts(i)).get(question), dict(last[0].verdicts(last[1].index(keys[i]))).get(question)) for i in cells
+    ]
+    places, rule = telling(answers, ACTS)
+    cells = [cells[place] for place in places]
     shots = list(run.shots(first, cells))
     for one, other in zip(rest, others, strict=True):
         shots += run.shots(one, [other.index(keys[i]) for i in cells])
@@ -105,9 +114,10 @@ def run_stage(run: Run) -> str:
         {"prompt": first.prompts[cell], "before": shown[place], "frames": shown[place + len(cells) :: len(cells)]}
         for place, cell in enumerate(cells)
     ]
-    rounds = [one.round for one in rest]
-    start = rounds.index(run.final_round) if run.final_round in rounds else len(rounds) - 1
-    return render(TEMPLATE, part="stage", of=run.path.name, acts=acts, rounds=rounds, start=start, worth=worth(run.metric))
+    said = rule or "The first of the fixed set."
+    return render(
+        TEMPLATE, part="stage", of=run.path.name, acts=acts, rounds=rounds, start=start, worth=worth(run.metric), rule=said
+    )
 
 
 def run_tiles(run: Run) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import re
 import secrets
 import socket
@@ -251,8 +252,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: App, listener: socket.socket) -> None:
     """Answer until told to stop."""
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])  # raises the signal anew once everything is closed
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    # Pages that are open keep a request waiting; that these are cut off in the end is no error.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
+    server.run(sockets=[listener])  # raises the signal again once everything is closed
 
 
 def address(listener: socket.socket) -> str:

@@ -113,8 +113,9 @@ def test_what_is_found_as_json(run):
     assert numbers["ratio"]["deviation"] <= 1e-5
     assert numbers["memory"]["need_bytes"] < numbers["memory"]["there_bytes"]
     speed = numbers["speed"]
-    # Three rounds of four images, and two looks (before and after) at four: the same sampling, without learning.
-    expected = 3 * speed["seconds_a_round"] + 2 * 4 / speed["sampled_per_second"]
+    # Three rounds of four images, and two evaluations (before and after) of four: the same sampling, without learning. In each, 32
+    # more are drawn for diversity and 32 twice for the KL divergence.
+    expected = 3 * speed["seconds_a_round"] + 2 * (4 + 3 * 32) / speed["sampled_per_second"]
     assert speed["seconds_in_all"] == pytest.approx(expected)
     assert 4 / speed["images_per_second"] == pytest.approx(speed["seconds_a_round"])
 

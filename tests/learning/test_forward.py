@@ -8,7 +8,7 @@ from tiny_runs import PROMPTS, STEPS, largest_difference, stir, tiny_config, tin
 
 from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings, Leash
-from rlcm.learning.forward import ForwardMatching, first_std, marginals, noised, of_images
+from rlcm.learning.forward import ForwardMatching, first_std, marginals, noised
 from rlcm.learning.losses import nft
 from rlcm.learning.optimisation import Optimisation, OptimizerSettings
 from rlcm.policy.rollout import rollout
@@ -80,7 +80,8 @@ def situation():
     images = torch.randn(COUNT, *policy.denoiser.latent_shape, generator=generator)
     advantages = torch.randn(COUNT, generator=generator)
     index = torch.arange(COUNT) % len(PROMPTS)
-    experience = noised(policy.denoiser, images, index, advantages, list(range(COUNT)), STEPS)
+    levels = marginals(policy.table, first_std(policy.denoiser))
+    experience = noised(policy.denoiser, levels, images, index, advantages, list(range(COUNT)), STEPS)
     return policy, conditioning, experience, torch.arange(COUNT).repeat_interleave(STEPS)
 
 
@@ -172,8 +173,7 @@ def test_images_without_a_score_drop_out():
     trajectory = rollout(policy, conditioning, torch.tensor([0, 2]), [1, 2], **branched)
     known = torch.tensor([[True, False, True], [True, True, True]])
     advantages = torch.arange(6.0).view(2, 3)
-    settings = AlgorithmSettings(loss="awm", noise_levels=2)
-    experience, whose = of_images(policy.denoiser, trajectory, torch.arange(2), known, advantages, settings, [1, 2])
+    experience, whose = updater(policy, noise_levels=2).of_images(trajectory, torch.arange(2), known, advantages, [1, 2])
     assert whose.tolist() == [0] * 4 + [1] * 6
     assert experience.advantages[::2, 0].tolist() == [0, 2, 3, 4, 5]
     assert experience.prompt_index.tolist() == [0] * 4 + [2] * 6

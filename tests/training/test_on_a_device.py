@@ -35,6 +35,11 @@ CASES: dict[str, dict[str, Any]] = {
     "rebel": {"algorithm": {"loss": "rebel", "minibatches": 2}, "rollout": {"images_per_prompt": 2}},
     "final std": {"sampler": {"final_std": 0.05}, "lora": {"ema_decay": 0.9}},
     "back-propagation": BACKPROP,
+    "awm": {"algorithm": {"loss": "awm", "noise_levels": 2, "kl_coefficient": 0.1}, "rollout": {"branches": 2}},
+    "nft": {"algorithm": {"loss": "nft", "minibatches": 2}},
+    "divergence": {"algorithm": {"loss": "divergence_ppo", "inner_epochs": 2}},
+    "normalised ratio": {"algorithm": {"normalise_ratio": True}},
+    "last call": {"algorithm": {"last_call_weight": 0.5}, "rollout": {"branches": 2}},
 }
 
 
@@ -70,12 +75,12 @@ def test_a_round_on_a_device(case, tmp_path):
         made = trainer(tmp_path, device.name, CASES[case])
         log = waits_of_a_round(device, made)
         assert all(isinstance(p, OnDevice) for p in made.parts.policy.parameters)
-    inside = [wait for wait in log if {"updates.loss", "updates._means_of", "policy.step"} & set(wait.within)]
+    inside = [wait for wait in log if {"updates.loss", "forward.loss", "steps._means_of", "policy.step"} & set(wait.within)]
     assert not inside, Counter(inside)
     # An optimiser step reads its metrics and the length of its gradient; everything else belongs to a round or a batch of images.
     steps = made.config.algorithm.minibatches * made.config.algorithm.inner_epochs
     waits = Counter((wait.kind, wait.place) for wait in log)
-    learning = [wait for wait in log if {"updates.update", "backprop.update"} & set(wait.within)]
+    learning = [wait for wait in log if {"steps.update", "backprop.update"} & set(wait.within)]
     # A reward with a gradient is the user's code; its answer is looked at once a micro-batch.
     of_rewards = [wait for wait in learning if "mix.differentiable" in wait.within]
     of_pairs = [wait for wait in learning if "updates._judge_by_pairs" in wait.within]
@@ -132,7 +137,7 @@ def test_every_family_plays_a_round_on_a_device(family, tmp_path):
     with StandIn() as device:
         made = trainer(tmp_path, device.name, changes, make(), prompts)
         log = waits_of_a_round(device, made)
-    inside = [wait for wait in log if {"updates.loss", "policy.step"} & set(wait.within)]
+    inside = [wait for wait in log if {"updates.loss", "forward.loss", "policy.step"} & set(wait.within)]
     assert not inside, Counter((wait.kind, wait.place) for wait in inside)
 
 

@@ -118,9 +118,8 @@ def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig,
         rounds = min(rounds, math.ceil(config.run.time_limit_minutes * 60 / a_round))
     evaluations = 2 + ((rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
     calls = found["network_calls"] / images  # fewer than `steps` where branches share them
-    looked_at = (
-        config.evaluation.images + 3 * config.evaluation.diversity_images
-    )  # drawn once for diversity, and twice for the KL
+    # Those of diversity are drawn once for it, and twice for the KL divergence.
+    looked_at = config.evaluation.images + 3 * config.evaluation.diversity_images
     total = rounds * a_round + evaluations * looked_at * sample * steps / calls
     numbers = {
         "images_per_second": config.rollout.batch_size / a_round,

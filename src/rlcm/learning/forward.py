@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from rlcm.learning import losses
-from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.learning.steps import Updates
 from rlcm.policy import gaussian
 from rlcm.policy.noise import draw, image_seed, stream
@@ -47,75 +46,46 @@ def marginals(table: TransitionTable, first: float) -> tuple[Tensor, Tensor]:
 
 
 def noised(
-    denoiser: Denoiser, images: Tensor, prompt_index: Tensor, advantages: Tensor, seeds: Sequence[int], levels: int
+    denoiser: Denoiser,
+    levels: tuple[Tensor, Tensor],
+    images: Tensor,
+    prompt_index: Tensor,
+    advantages: Tensor,
+    seeds: Sequence[int],
+    count: int,
 ) -> Experience:
-    """Return images noised to `levels` rows of the sampler each: M images make M levels states.
+    """Return images noised to `count` rows of the sampler each: M images make M count states.
 
     Each image draws its own rows, no row twice.
 
     Args:
+        levels: alpha [H] and sigma [H] of the rows, on the CPU, as `marginals` returns them.
         images: [M, *latent] final latents x0.
         prompt_index: [M].
         advantages: [M].
         seeds: M, one an image, of the rows and the noise.
-        levels: 1 .. H.
+        count: 1 .. H.
 
     Returns:
-        states x_i, rows as steps, x0 as the only action [M levels, 1, *latent]; old means are yet to be filled in.
+        states x_i, rows as steps, x0 as the only action [M count, 1, *latent]; old means are yet to be filled in.
     """
-    table = denoiser.table.to("cpu")
-    alpha, sigma = marginals(table, first_std(denoiser))
+    alpha, sigma = levels
     streams = [stream(seed) for seed in seeds]
-    rows = torch.tensor(
-        [torch.randperm(len(table), generator=own)[:levels].tolist() for own in streams], dtype=torch.long
-    ).flatten()
-    x0 = images.repeat_interleave(levels, dim=0)
+    drawn = [torch.randperm(len(alpha), generator=own)[:count].tolist() for own in streams]
+    rows = torch.tensor(drawn, dtype=torch.long).flatten()
+    x0 = images.repeat_interleave(count, dim=0)
     shape = (-1, *[1] * (x0.dim() - 1))
-    z = torch.stack([draw(streams, denoiser.latent_shape) for _ in range(levels)], 1).flatten(0, 1) if streams else x0.cpu()
+    z = torch.stack([draw(streams, denoiser.latent_shape) for _ in range(count)], 1).flatten(0, 1) if streams else x0.cpu()
     states = send(alpha[rows].view(shape), x0.device) * x0 + send(sigma[rows].view(shape) * z, x0.device)
     return Experience(
         states=states,
         steps=send(rows, x0.device),
-        prompt_index=prompt_index.repeat_interleave(levels),
+        prompt_index=prompt_index.repeat_interleave(count),
         old_means=torch.zeros_like(x0),
         actions=x0.unsqueeze(1),
-        advantages=advantages.repeat_interleave(levels).unsqueeze(1),
+        advantages=advantages.repeat_interleave(count).unsqueeze(1),
         weights=torch.ones(len(x0), device=x0.device),
     )
-
-
-def of_images(
-    denoiser: Denoiser,
-    trajectory: Trajectory,
-    mine: Tensor,
-    known: Tensor,
-    advantages: Tensor,
-    algorithm: AlgorithmSettings,
-    seeds: Sequence[int],
-) -> tuple[Experience, Tensor]:
-    """Return this process's finished images as states to learn from, and which trajectory each belongs to.
-
-    Args:
-        trajectory: of this process, with the final x_0 as targets.
-        mine: [b] which of the round's B trajectories they are.
-        known: [B, K] bool: images that have a score; the others drop out.
-        advantages: [B, K].
-        seeds: B, one a trajectory.
-    """
-    assert trajectory.targets is not None
-    images = trajectory.targets[:, 0]
-    branches = images.shape[1]
-    kept = known[mine].flatten().nonzero().squeeze(1)
-    own = [image_seed(seeds[i], "noised", branch) for i in mine.tolist() for branch in range(branches)]
-    experience = noised(
-        denoiser,
-        images.flatten(0, 1)[send(kept, images.device)],
-        trajectory.prompt_index.repeat_interleave(branches)[kept],
-        advantages[mine].flatten()[kept],
-        [own[i] for i in kept.tolist()],
-        algorithm.noise_levels,
-    )
-    return experience, mine.repeat_interleave(branches)[kept].repeat_interleave(algorithm.noise_levels)
 
 
 def first_std(denoiser: Denoiser) -> float:
@@ -134,9 +104,14 @@ class ForwardMatching(Updates):
     answer: ClassVar[int] = 0
 
     @cached_property
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """alpha [H] and sigma [H] of the sampler's rows, on the CPU; see `marginals`."""
+        return marginals(self.policy.table.to("cpu"), first_std(self.policy.denoiser))
+
+    @cached_property
     def _velocity_weight(self) -> Tensor:
         """[H] of the distance at each row, on the device."""
-        alpha, sigma = marginals(self.policy.table.to("cpu"), first_std(self.policy.denoiser))
+        alpha, sigma = self.levels
         return send((alpha.square() + sigma.square()) / sigma.square(), self.policy.denoiser.device)
 
     @cached_property
@@ -144,6 +119,34 @@ class ForwardMatching(Updates):
         """[H] how far a row's mean moves with its prediction, on the device."""
         table = self.policy.table
         return table.b0 + table.bm / table.am
+
+    def of_images(
+        self, trajectory: Trajectory, mine: Tensor, known: Tensor, advantages: Tensor, seeds: Sequence[int]
+    ) -> tuple[Experience, Tensor]:
+        """Return this process's finished images as states to learn from, and which trajectory each belongs to.
+
+        Args:
+            trajectory: of this process, with the final x_0 as targets.
+            mine: [b] which of the round's B trajectories they are.
+            known: [B, K] bool: images that have a score; the others drop out.
+            advantages: [B, K].
+            seeds: B, one a trajectory.
+        """
+        assert trajectory.targets is not None
+        images, count = trajectory.targets[:, 0], self.algorithm.noise_levels
+        branches = images.shape[1]
+        kept = known[mine].flatten().nonzero().squeeze(1)
+        own = [image_seed(seeds[i], "noised", branch) for i in mine.tolist() for branch in range(branches)]
+        experience = noised(
+            self.policy.denoiser,
+            self.levels,
+            images.flatten(0, 1)[send(kept, images.device)],
+            trajectory.prompt_index.repeat_interleave(branches)[kept],
+            advantages[mine].flatten()[kept],
+            [own[i] for i in kept.tolist()],
+            count,
+        )
+        return experience, mine.repeat_interleave(branches)[kept].repeat_interleave(count)
 
     def _watched(self, first: bool) -> list[str]:
         return [

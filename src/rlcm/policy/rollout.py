@@ -199,7 +199,8 @@ def path_divergence(policy: Policy, table: TransitionTable, conditioning: Condit
         table: as for `sample_latents`, with a noisy step.
         conditioning: B rows.
     """
-    denoiser, total = policy.denoiser, torch.zeros(len(seeds))
+    denoiser = policy.denoiser
+    total = torch.zeros(len(seeds), device=denoiser.device)
     streams = [stream(seed) for seed in seeds]
     x = denoiser.scale_noise(send(draw(streams, denoiser.latent_shape), denoiser.device))
     noisy = table.std.cpu().nonzero().flatten().tolist()
@@ -209,10 +210,10 @@ def path_divergence(policy: Policy, table: TransitionTable, conditioning: Condit
         if std > 0:
             with policy.reference():
                 _, reference, _ = transition(table, x, denoiser.denoise(x, step, conditioning), step)
-            total += gaussian.kl(mean, reference, stds, "sum").cpu()
+            total += gaussian.kl(mean, reference, stds, "sum")
             mean = mean + std * send(draw(streams, denoiser.latent_shape), x.device)
         x = mean
-    return total
+    return total.cpu()
 
 
 @torch.no_grad()

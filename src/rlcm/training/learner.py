@@ -18,7 +18,7 @@ from rlcm.learning.algorithm import Leash
 from rlcm.learning.backprop import RewardBackprop
 from rlcm.learning.credit import Credit
 from rlcm.learning.experience import action_number, of_actions
-from rlcm.learning.forward import ForwardMatching, of_images
+from rlcm.learning.forward import ForwardMatching
 from rlcm.learning.mismatch import WORTH_A_WARNING, remedy, standard_distance
 from rlcm.learning.optimisation import Optimisation
 from rlcm.learning.updates import PolicyGradient
@@ -220,10 +220,8 @@ class Learner:
         factors = self.parts.rewards.weights(scores.parts) if self.credit.is_decoupled else None
         prompts = [self.parts.prompts.prompts[i] for i in prompt_index.tolist()]
         worth = self.credit.advantages(returns, prompts, known, factors)
-        if config.algorithm.is_forward:
-            experience, whose = of_images(
-                self.parts.policy.denoiser, trajectory, mine, known, worth[:, 0], config.algorithm, seeds
-            )
+        if isinstance(self.update, ForwardMatching):
+            experience, whose = self.update.of_images(trajectory, mine, known, worth[:, 0], seeds)
         else:
             experience.advantages = worth[whose, action_number(whose) if worth.shape[1] > 1 else 0]
         if number == 1:

@@ -1,5 +1,6 @@
 """Time, size and memory of exchanges: a client waits no longer than it says, a server takes no more than it says."""
 
+import asyncio
 import contextlib
 import gc
 import http.client
@@ -7,6 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from rlcm.errors import RewardError
 from rlcm.rewards import RewardMix
+from rlcm.rewards.served import client
 from rlcm.rewards.served.arriving import Held, PromptHeads
 from rlcm.rewards.served.client import Client, TransientError, post
 from rlcm.rewards.served.http import HttpReward
@@ -212,3 +215,24 @@ def test_a_refused_body_is_not_kept_in_memory():
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+def test_threads_that_ask_first_all_at_once_get_one_loop(monkeypatch):
+    monkeypatch.setattr(client, "_LOOPS", {})
+    real, made = asyncio.new_event_loop, []
+
+    def slowly():
+        loop = real()
+        made.append(loop)
+        time.sleep(0.05)  # so that all of them are here before one is done
+        return loop
+
+    monkeypatch.setattr(client.asyncio, "new_event_loop", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(client._loop, [1] * 8))
+    assert len(made) > 1
+    assert len(found) == 1
+    assert all(loop.is_closed() for loop in made if loop not in found)
+    (loop,) = found
+    assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "heard"), loop).result(10) == "heard"
+    loop.call_soon_threadsafe(loop.stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 import threading
@@ -55,12 +54,22 @@ def post(client: Client, address: str, path: str, body: bytes, content_type: str
     raise RewardError(f"{address} refused the request with {text}{remedy.get(status, '')}")
 
 
-@functools.cache
+_LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
+
+
 def _loop(process: int) -> asyncio.AbstractEventLoop:
-    """Return the event loop of all clients of a process, in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="reward-client-io", daemon=True).start()
-    return loop
+    """Return the event loop of all clients of a process, in a thread of its own.
+
+    Several threads may ask for it first, and only one loop may come of it: a client's connections belong to one. `setdefault`
+    decides in one step, without a lock that a fork could leave locked.
+    """
+    if process not in _LOOPS:
+        made = asyncio.new_event_loop()
+        if _LOOPS.setdefault(process, made) is made:
+            threading.Thread(target=made.run_forever, name="reward-client-io", daemon=True).start()
+        else:
+            made.close()
+    return _LOOPS[process]
 
 
 class Client:

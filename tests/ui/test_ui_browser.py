@@ -78,6 +78,7 @@ def page(site, browser, complaints):
 
 
 def visit(address, browser, complaints, width, height, scheme="light"):
+    home = address.partition("?")[0]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.set_default_timeout(90_000)  # a busy machine takes its time to start a training
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
@@ -85,7 +86,7 @@ def visit(address, browser, complaints, width, height, scheme="light"):
     page.on("response", lambda answer: complaints.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
     page.on(
         "request",
-        lambda asked: None if asked.url.startswith((address, "data:", "blob:", "file:")) else complaints.append(asked.url),
+        lambda asked: None if asked.url.startswith((home, "data:", "blob:", "file:")) else complaints.append(asked.url),
     )
     page.goto(address)
     return page
@@ -102,7 +103,7 @@ def pictures(page, selector):
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))) for source in sources]
 
 
-def test_a_run_its_pictures_its_curve_and_its_address(page):
+def test_a_run_its_pictures_its_curve_and_its_address(page, site, browser):
     page.wait_for_selector("#runs .card")
     assert page.locator("#runs .card").count() == 2
     page.locator('#runs [data-run="first"]').click()
@@ -128,10 +129,15 @@ def test_a_run_its_pictures_its_curve_and_its_address(page):
     assert answer.ok and "Tuning run first" in answer.text()  # noqa: PT018
     page.get_by_role("button", name="Details").click()
     page.wait_for_selector("#run-details svg")
-    page.goto(f"{page.url.partition('?')[0]}?run=nobody")
-    page.wait_for_selector("#run-said :text('There is no run nobody here')")
-    page.goto(f"{page.url.partition('?')[0]}?run=first")
-    page.wait_for_selector("#run-stage [data-of='first']")
+    for name, there in (
+        ("nobody", "#run-said :text('There is no run nobody here')"),
+        ("first", "#run-stage [data-of='first']"),
+    ):
+        said = []
+        other = visit(f"{site[0]}?run={name}", browser, said, 1280, 800)
+        other.wait_for_selector(there)
+        assert said == []
+        other.close()  # what is under way then may complain
 
 
 def test_samples_through_the_training(page):
@@ -331,7 +337,7 @@ def wait_for(condition, seconds=90):
 
 
 def test_a_phone_shows_all_tabs_and_the_result(site, browser, complaints):
-    page = visit(site[0], browser, complaints, 390, 844)
+    page = visit(f"{site[0]}?run=first", browser, complaints, 390, 844)
     page.wait_for_selector("#run-stage img")
     box = page.locator("#run-stage figure img:visible").nth(1).bounding_box()
     assert box["x"] + box["width"] <= 390

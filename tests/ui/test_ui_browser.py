@@ -216,6 +216,18 @@ def test_comparing(page):
     assert "What each ended with" in page.locator("#compare-view").inner_text()
 
 
+def test_a_phone_shows_all_tabs_and_the_result(site, browser, complaints):
+    page = visit(f"{site[0]}?run=first", browser, complaints, 390, 844)
+    page.wait_for_selector("#run-stage img")
+    box = page.locator("#run-stage figure img:visible").nth(1).bounding_box()
+    assert box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= 844
+    for name in TABS:
+        go(page, name)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
 def test_a_training_is_checked_started_stopped_and_resumed(page, site):
     _, base = site
     go(page, "Runs")
@@ -334,18 +346,6 @@ def wait_for(condition, seconds=90):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def test_a_phone_shows_all_tabs_and_the_result(site, browser, complaints):
-    page = visit(f"{site[0]}?run=first", browser, complaints, 390, 844)
-    page.wait_for_selector("#run-stage img")
-    box = page.locator("#run-stage figure img:visible").nth(1).bounding_box()
-    assert box["x"] + box["width"] <= 390
-    assert box["y"] + box["height"] <= 844
-    for name in TABS:
-        go(page, name)
-        page.wait_for_timeout(300)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 
 
 def test_nothing_was_complained_of_and_nothing_left(complaints, site):

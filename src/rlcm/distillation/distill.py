@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlcm.distillation.fit import Fit, fit
 from rlcm.distillation.loss import Distiller, NoiseSchedule, student_of
-from rlcm.errors import ConfigError, MissingFileError
+from rlcm.errors import ConfigError, MissingFileError, UnreadableFileError
 from rlcm.paths import local
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.contents import model_contents
@@ -24,9 +24,10 @@ from rlcm.pipelines.loading import INDEX
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.rewards.image.pixels import read_picture
 from rlcm.runs import digests
+from rlcm.runs.files import read_json
 from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import disk_errors
-from rlcm.runs.serialization import write_bytes
+from rlcm.runs.serialization import write_json
 from rlcm.settings import Settings
 from rlcm.text_files import lines_of, read_text
 from rlcm.training.config import parse_settings, read_values
@@ -180,11 +181,11 @@ def _pin(settings: DistillConfig, pictures: CaptionedPictures, work: Path) -> No
     found = {"settings": own, "data": pictures.digest(), "model": model_contents(settings.model)}
     if not (work / "student.safetensors").exists():
         with disk_errors(work):
-            write_bytes(file, json.dumps(found, indent=1).encode())
+            write_json(file, found)
         return
     try:
-        begun = json.loads(read_text(file))
-    except (OSError, ValueError):
+        begun = read_json(file)
+    except UnreadableFileError:
         return  # of a version that did not note it
     wrong = [f"{name}={value!r}, not {own[name]!r}" for name, value in begun["settings"].items() if own.get(name) != value]
     wrong += [f"other {what}" for what in ("data", "model") if begun[what] != found[what]]

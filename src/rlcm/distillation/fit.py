@@ -120,20 +120,20 @@ def fit(
         model.zero_grad(set_to_none=True)
         values["loss"].backward()
         norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-        reached = float(values["loss"].detach())
-        if not (math.isfinite(reached) and math.isfinite(float(norm))):
+        figures = {key: float(value.detach()) for key, value in {**values, "grad_norm": norm}.items()}
+        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
             raise TrainingError(
-                f"{name}: update {done + 1} has a loss or gradient that is not finite (loss {reached:g}, gradient norm {norm:g}), so "
-                f"training stops here. What was saved is of update {kept}. Lower lr={settings.lr:g}, and begin anew in another folder, "
-                f"or delete {work}."
+                f"{name}: update {done + 1} has a loss or gradient that is not finite (loss {figures['loss']:g}, gradient norm "
+                f"{figures['grad_norm']:g}), so training stops here. What was saved is of update {kept}. Lower lr={settings.lr:g}, and "
+                f"begin anew in another folder, or delete {work}."
             )
         for optimiser in optimisers:
             optimiser.step()
         done += 1
         decay = min(settings.ema, done / (done + 10))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        for key, value in {**values, "grad_norm": norm}.items():
-            sums[key] = sums.get(key, 0.0) + float(value.detach())
+        for key, figure in figures.items():
+            sums[key] = sums.get(key, 0.0) + figure
         summed += 1
         now = time.monotonic()
         seconds = began_with + now - started

@@ -116,11 +116,9 @@ def speed(found: dict[str, float], images: int, steps: int, config: TrainConfig,
     rounds = config.run.rounds
     if config.run.time_limit_minutes is not None:
         rounds = min(rounds, math.ceil(config.run.time_limit_minutes * 60 / a_round))
-    evaluations = 2 + ((rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
+    evaluations = config.evaluation.times(rounds)
     calls = found["network_calls"] / images  # fewer than `steps` where branches share them
-    # Those of diversity are drawn once for it, and twice for the KL divergence.
-    looked_at = config.evaluation.images + 3 * config.evaluation.diversity_images
-    total = rounds * a_round + evaluations * looked_at * sample * steps / calls
+    total = rounds * a_round + evaluations * config.evaluation.drawn * sample * steps / calls
     numbers = {
         "images_per_second": config.rollout.batch_size / a_round,
         "sampled_per_second": 1 / sample,

@@ -29,6 +29,7 @@ from rlcm.paths import local
 from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.coroutines import event_loop
 from rlcm.rewards.settings import TIMEOUT_SECONDS
+from rlcm.runs import digests
 from rlcm.settings import as_declared
 
 AnyReward = Callable[..., Any]
@@ -301,7 +302,7 @@ def _file_of(module: Any) -> str | None:
 def _content(file: str) -> str:
     """Return the digest of a file; nothing of one that is gone."""
     try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return digests.of_file(Path(file))
     except OSError:
         return ""
 

@@ -58,6 +58,15 @@ class EvaluationSettings(Settings):
     final: Literal["last", "best"] = "last"
     """Which weights become the run's result in `final/`."""
 
+    def times(self, rounds: int) -> int:
+        """Return how many evaluations a run of so many rounds has: before, between and after."""
+        return 2 + ((rounds - 1) // self.every if self.every else 0)
+
+    @property
+    def drawn(self) -> int:
+        """The pictures that an evaluation takes at most: those of diversity are drawn once for it, and twice for the KL divergence."""
+        return self.images + 3 * self.diversity_images
+
 
 @dataclass(slots=True)
 class Evaluation:

@@ -21,6 +21,7 @@ from rlcm.learning.experience import action_number, of_actions
 from rlcm.learning.forward import ForwardMatching
 from rlcm.learning.mismatch import WORTH_A_WARNING, remedy, standard_distance
 from rlcm.learning.optimisation import Optimisation
+from rlcm.learning.steps import Updates
 from rlcm.learning.updates import PolicyGradient
 from rlcm.policy.noise import image_seed
 from rlcm.policy.policy import check_shapes
@@ -69,9 +70,7 @@ class Learner:
         self.leash = Leash(config.algorithm, config.optimizer.max_pace)
         micro = config.run.micro_batch_size
         kind = ForwardMatching if config.algorithm.is_forward else PolicyGradient
-        self.update: PolicyGradient | ForwardMatching = kind(
-            self.optimisation, config.algorithm, self.leash, micro, self._states_of_a_minibatch()
-        )
+        self.update: Updates = kind(self.optimisation, config.algorithm, self.leash, micro, self._states_of_a_minibatch())
         self.backprop = RewardBackprop(self.optimisation, config.algorithm, self.leash, parts.rewards, micro)
         backprop = config.algorithm.loss == "reward_backprop"
         alone = config.rollout.batch_size // config.rollout.branches

@@ -66,11 +66,10 @@ def try_round(config: TrainConfig, command: Sequence[str], surroundings: dict[st
     if a_round is None or not speed:
         return None
     rounds = config.run.rounds
-    looks = 2 + ((rounds - 1) // config.evaluation.every if config.evaluation.every else 0)
     learning = rounds * a_round
     if config.run.time_limit_minutes is not None:
         learning = min(learning, 60 * config.run.time_limit_minutes)
-    return Cost(learning + looks * config.evaluation.images / speed, peak)
+    return Cost(learning + config.evaluation.times(rounds) * config.evaluation.drawn / speed, peak)
 
 
 def _run_to_its_end(command: Sequence[str], surroundings: dict[str, str]) -> int | None:

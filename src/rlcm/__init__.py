@@ -19,8 +19,10 @@ __all__ = ["Result", "TrainConfig", "Trainer", "__version__", "load", "load_conf
 
 # Diffusers imports onnxruntime with any pipeline where it is installed, and that reports to its makers unless it is told not to.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# What torchao, where it is installed, says when peft or diffusers import it, whether it is used or not.
-for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+# What torchao and bitsandbytes, where they are installed, say when peft or diffusers import them, whether they are used or not.
+for _name in (
+    "torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer", "bitsandbytes.backends.cpu.ops",
+):  # fmt: skip
     if logging.getLogger(_name).level == logging.NOTSET:
         logging.getLogger(_name).setLevel(logging.ERROR)
 

@@ -46,7 +46,7 @@ def file_of_try(results: Path, task: str, method: str, number: int) -> Path:
 
 def values_of_try(method: str, number: int) -> Changes:
     """Return what a try changes of its method's configuration."""
-    own = {"prompts": prompts(), "evaluation": {"seed": SEED}}
+    own = {"prompts": prompts(), "evaluation": {"seed": SEED, "diversity_images": 0}}
     return merge(tries_of(method)[number], own)
 
 

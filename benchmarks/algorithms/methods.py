@@ -21,7 +21,7 @@ COMMON: dict[str, Any] = {
     "rollout": {"batch_size": 32, "branches": 1, "branch_schedule": "last"},
     "algorithm": {"kl_coefficient": 0.0, "minibatches": 1},
     "optimizer": {"lr": 3e-3, "schedule": "constant"},
-    "evaluation": {"images": 90, "every": 0},
+    "evaluation": {"images": 90, "every": 0, "diversity_images": 16},
     # The budget ends a run, not its number of rounds.
     "run": {"rounds": 1_000_000, "tracker": "none"},
 }

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import torch
 import uvicorn
@@ -127,6 +128,12 @@ def send(port, body=None, length=None):
     return connection
 
 
+def served_at(port):
+    """Return the connections that the server holds."""
+    found = psutil.Process().net_connections("tcp")
+    return [one for one in found if one.laddr.port == port and one.status not in ("LISTEN", "TIME_WAIT")]
+
+
 def status(connection):
     connection.settimeout(20)
     answer = http.client.HTTPResponse(connection)
@@ -164,7 +171,9 @@ def test_work_of_clients_that_left_is_not_begun():
         for _ in range(5):
             send(port).close()
         last = send(port)
-        time.sleep(0.3)
+        while len(served_at(port)) != 2:  # those that left are seen to have left, and the last is there
+            time.sleep(0.01)
+        time.sleep(0.3)  # it has been read
         reward.may.set()
         assert status(first)[0] == status(last)[0] == 200
         assert reward.calls == 2

@@ -13,6 +13,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # Texts to look through may be long and of one word, so neither may be tried from every letter of one: that takes its length squared.
 _USER = re.compile(r"((?<=[\w+.-]):/{1,2})([^/?#\s@'\"]*)@")  # of any scheme: it may be mistyped
 _FIELD = re.compile(r"([?&;]([\w.-]+)=)([^&;#\s'\"]+)")
+_TOKEN = re.compile(r"[!-~]+")
 _SECRET = re.compile(r"key|token|secret|passw|pwd|auth|credential|signature|\A(pw|sig)\Z", re.IGNORECASE)
 
 
@@ -53,6 +54,21 @@ def without_secrets(text: str) -> str:
         return found[0] if not _SECRET.search(found[2]) or _is_named(found[3]) else f"{found[1]}***"
 
     return _FIELD.sub(hide_field, _USER.sub(hide_user, text))
+
+
+def bearer_token(variable: str) -> str | None:
+    """Return the token that an environment variable holds; None where it is not set, or empty.
+
+    Raises:
+        ConfigError: if it has characters that no request can carry; the text does not show it.
+    """
+    token = os.environ.get(variable) or None
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise ConfigError(
+            f"the token in the environment variable {variable} cannot be sent with a request; set it to letters of the English "
+            "alphabet, digits and signs, without spaces or line breaks."
+        )
+    return token
 
 
 def check_address(address: str) -> None:

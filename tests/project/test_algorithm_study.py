@@ -148,7 +148,13 @@ def test_page_and_pictures_come_from_the_runs(study: Path) -> None:
 
 
 def test_a_tiny_run_on_the_built_in_model_leaves_a_whole_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"rollout": {"batch_size": 8}, "optimizer": {"lr": 1e-4}, "evaluation": {"images": 4}, "prompts": ["a cat", "a fox"], "lora": {"rank": 2}}
+    small = {
+        "rollout": {"batch_size": 8},
+        "optimizer": {"lr": 1e-4},
+        "evaluation": {"images": 4},
+        "prompts": ["a cat", "a fox"],
+        "lora": {"rank": 2},
+    }
     monkeypatch.setattr(methods, "COMMON", merge(methods.COMMON, small))
     monkeypatch.setattr(measure, "MOMENTS", (0.5, 1.0))
     monkeypatch.setattr(measure, "STEPS", (1, 4))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlcm.addresses import check_address, request_address, without_secrets
+from rlcm.addresses import bearer_token, check_address, request_address, without_secrets
 from rlcm.errors import ConfigError
 from rlcm.report.reading import read_run
 from rlcm.rewards import RewardSettings
@@ -80,3 +80,18 @@ def test_the_report_of_an_older_run_shows_none(tmp_path):
     found = read_run(tmp_path).config_text
     assert "hunter2" not in found
     assert "https://***@host" in found
+
+
+@pytest.mark.parametrize("token", ["sécret", "two words", "broken\n", "tab\t", "\x7f"])
+def test_a_token_that_no_request_can_carry_is_refused_and_not_shown(monkeypatch, token):
+    monkeypatch.setenv("OWN_TOKEN", token)
+    with pytest.raises(ConfigError, match="OWN_TOKEN cannot be sent") as error:
+        bearer_token("OWN_TOKEN")
+    assert token.strip() not in str(error.value)
+
+
+def test_a_token_is_taken_as_it_is(monkeypatch):
+    monkeypatch.setenv("OWN_TOKEN", "a-Z0._~+/=%!:")
+    assert bearer_token("OWN_TOKEN") == "a-Z0._~+/=%!:"
+    monkeypatch.setenv("OWN_TOKEN", "")
+    assert bearer_token("OWN_TOKEN") is bearer_token("NOT_SET") is None

@@ -205,3 +205,18 @@ def test_skip_of_a_reward_that_raises_drops_the_batch(images, prompts):
     assert not scores.valid.any()
     assert scores.total.isnan().all()
     assert mix.norms["red"].count == 0, "dropped samples do not enter the statistics"
+
+
+@pytest.mark.parametrize("value", [3e38, -2e15, 1e300])
+def test_numbers_whose_squares_cannot_be_summed_are_refused(images, prompts, value):
+    mix = RewardMix([("k", lambda images, prompts: [0.0, value, 1.0, 2.0, 3.0])])
+    with pytest.raises(
+        RewardError, match=r"for image 1 .*1 of 5 in all; every number must be finite, and no larger than 1e\+15"
+    ):
+        mix(images, prompts)
+
+
+def test_large_numbers_are_scores(images, prompts):
+    scores = RewardMix([("k", lambda images, prompts: [-1e15, 1e15, 0.0, 1e14, -1e14])])(images, prompts)
+    assert scores.total.var().isfinite()
+    assert scores.valid.all()

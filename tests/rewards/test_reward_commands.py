@@ -104,3 +104,13 @@ def test_prefetch_makes_what_fetches_more_by_itself(tmp_path, console):
     prefetch(parse_rewards([f"{{name: imscore, args: {args}}}"]), console)
     assert Scorer.fetched == [str(tmp_path)]
     assert console.file.getvalue().endswith("imscore: loads\n")
+
+
+def test_names_of_components_pictures_and_prompts_are_shown_as_they_are(tmp_path, console):
+    Image.new("RGB", (8, 8)).save(tmp_path / "[bold]a[.png")
+    (tmp_path / "own.py").write_text(
+        "def odd(images, prompts):\n    return {'[/red]': images.mean((1, 2, 3)), '[link=x]y': images.mean((1, 2, 3))}\n"
+    )
+    try_rewards([f"{tmp_path}/own.py:odd"], tmp_path, prompts=["[/x] a fox"], console=console)
+    for text in ("odd/[/red]", "odd/[link=x]y", "[bold]a[.png", "[/x] a fox"):
+        assert text in console.file.getvalue()

@@ -91,3 +91,30 @@ def test_a_wish_to_stop_ends_a_run_whose_reward_hangs(tmp_path, monkeypatch):
         trainer(tmp_path, functions=[At(3, hang)], run={"save_every": 0}).train()
     assert time.monotonic() - began < 50
     assert newest_checkpoint(tmp_path / "run")[0].round == 1
+
+
+class Leaving:
+    """A watcher that ends the program after a round."""
+
+    def __init__(self, error):
+        self.notes, self.error = [], error
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def round(self, metrics, rounds):
+        if metrics["round"] == 2:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit()])
+def test_a_watcher_that_ends_the_program_keeps_every_round(tmp_path, error):
+    watcher = Leaving(error)
+    with pytest.raises(type(error)):
+        trainer(tmp_path, watcher=watcher, run={"save_every": 0, "rounds": 3}).train()
+    assert newest_checkpoint(tmp_path / "run")[0].round == 2
+    assert [row["round"] for row in metrics_of(tmp_path / "run")] == [1, 2]
+    assert sum("kept everything up to round 2; go on with: rlcm train --resume" in note for note in watcher.notes) == 1
+    again = resume(tmp_path / "run")
+    again.train()
+    assert [row["round"] for row in metrics_of(tmp_path / "run")] == [1, 2, 3]

@@ -4,7 +4,9 @@ import pytest
 from short_runs import metrics_of, resume, trainer
 
 from rlcm.errors import ConfigError
-from rlcm.training.watch import Verdict, Watch, flat_summary, metric_value
+from rlcm.rewards import RewardMix
+from rlcm.training.evaluate import EvaluationSettings
+from rlcm.training.watch import Verdict, Watch, flat_summary, metric_value, require_figures
 
 
 def summary(reward, right=1.0, saturated=0.0):
@@ -77,3 +79,39 @@ def test_a_metric_that_falls_below_its_floor_stops_and_is_no_best():
 def test_a_floor_under_a_negative_figure_is_refused():
     with pytest.raises(ConfigError, match=r"rewards\.size is -1 before training"):
         Watch("reward", None, {"rewards.size": 0.9}).look(summary(1.0), 0)
+
+
+LABELS = RewardMix([("size", lambda images, prompts: images.mean((1, 2, 3)))])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["reward", "-reward", "kl", "rewards.size", "rewards.size/part", "-held_out.size", "judge.right", "guard.vendi_clip"],
+)
+def test_what_an_evaluation_can_have_may_be_named(name):
+    for settings in (EvaluationSettings(best=name), EvaluationSettings(least={name: 0.9})):
+        require_figures(settings, LABELS, LABELS, ["right"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nope", "--reward", "", "reward.size", "rewards", "rewards.siz", "held_out.size", "judge.right", "guard.sharp", "Reward"],
+)
+def test_what_no_evaluation_can_have_is_refused_before_the_first(name):
+    for setting, settings in (("best", EvaluationSettings(best=name)), ("least", EvaluationSettings(least={name: 0.9}))):
+        with pytest.raises(
+            ConfigError, match=rf"evaluation\.{setting} names .*it may be reward, kl, rewards\.size, guard\.sat"
+        ):
+            require_figures(settings, LABELS, None, [])
+
+
+def test_a_figure_that_turns_out_to_be_missing_is_no_reason_to_go_on(tmp_path):
+    class Noting:
+        notes = []
+
+        def note(self, text):
+            self.notes.append(text)
+
+    with pytest.raises(ConfigError, match=r"no metric 'rewards\.brightness/part'"):
+        trainer(tmp_path, watcher=Noting(), evaluation={"best": "rewards.brightness/part"}).train()
+    assert not any("go on with" in note and "kept" in note for note in Noting.notes)

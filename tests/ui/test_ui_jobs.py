@@ -317,3 +317,25 @@ def test_a_long_log_is_shown_from_a_whole_line(folder):
     assert len(log) <= 1_000
     assert log.splitlines()[0].startswith("line 9")
     assert jobs_of(folder).log("none") == ""
+
+
+@pytest.mark.parametrize("ending", ["signal.SIG_DFL", "lambda *_: sys.exit(143)"])
+def test_one_that_is_stopped_while_it_starts_was_stopped_and_did_not_fail(folder, ending):
+    jobs = jobs_of(
+        folder, f"import signal, sys, time; signal.signal(signal.SIGTERM, {ending}); print('began', flush=True); time.sleep(60)"
+    )
+    jobs.start(TrainConfig(name="mine"))
+    wait(lambda: "began" in jobs.log("mine"))
+    assert not jobs.was_stopped("mine")
+    jobs.stop("mine")
+    wait(lambda: not jobs.state("mine").alive)
+    wait(lambda: jobs.was_stopped("mine"))
+    assert jobs.failure("mine") == ""
+
+
+def test_one_that_ends_so_unasked_failed(folder):
+    jobs = jobs_of(folder, "import sys; sys.exit(143)")
+    jobs.start(TrainConfig(name="mine"))
+    wait(lambda: not jobs.state("mine").alive)
+    wait(lambda: "exit code 143" in jobs.failure("mine"))
+    assert not jobs.was_stopped("mine")

@@ -31,20 +31,34 @@ class PromptJudge:
     def __call__(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Tensor]:
-        asked = [known(prompt, entry) for prompt, entry in zip(prompts, metadata or [{}] * len(prompts), strict=True)]
+        asked = _asked(prompts, metadata)
         rows = [row for row, entry in enumerate(asked) if entry is not None]
         if not rows:
             return {}
         answers = torch.full((len(asked),), torch.nan)
         there = [entry for entry in asked if entry is not None]
         answers[rows] = right(self._judge, images[rows], there).float()
-        tags = [None if entry is None else entry.get("tag") for entry in asked]
-        kinds = {tag: torch.tensor([tag == other for other in tags]) for tag in dict.fromkeys(tags) if tag}
-        return {"right": answers} | {tag: answers.where(mine, torch.nan) for tag, mine in kinds.items() if len(kinds) > 1}
+        mine = {tag: torch.tensor([entry is not None and entry.get("tag") == tag for entry in asked]) for tag in _kinds(asked)}
+        return {"right": answers} | {tag: answers.where(rows, torch.nan) for tag, rows in mine.items()}
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the judge sees of images [B, 3, h, w] as one vector each: [B, 384], of length 1."""
         return self._judge.features(fitted(images))
+
+
+def questions(prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None = None) -> list[str]:
+    """Return what `PromptJudge` answers of pictures of these prompts."""
+    asked = _asked(prompts, metadata)
+    return ["right", *_kinds(asked)] if any(entry is not None for entry in asked) else []
+
+
+def _asked(prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None) -> list[Mapping[str, Any] | None]:
+    return [known(prompt, entry) for prompt, entry in zip(prompts, metadata or [{}] * len(prompts), strict=True)]
+
+
+def _kinds(asked: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    tags = list(dict.fromkeys(tag for entry in asked if entry is not None and (tag := entry.get("tag"))))
+    return tags if len(tags) > 1 else []
 
 
 def right(detector: Detector, images: Tensor, asked: Sequence[Mapping[str, Any]]) -> Tensor:

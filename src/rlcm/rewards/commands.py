@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from rlcm.addresses import bearer_token
 from rlcm.errors import ConfigError, MissingFileError, RewardError, UsageError
 from rlcm.extras import to_install
 from rlcm.rewards.boundary import UserCode, UserCodeError
@@ -117,9 +118,9 @@ def try_rewards(
     table.add_column("prompt", overflow="ellipsis", max_width=40, no_wrap=True)
     columns = {**scores.parts, **({"total": scores.total} if len(scores.parts) > 1 else {})}
     for label in columns:
-        table.add_column(label, justify="right")
+        table.add_column(Text(label), justify="right")  # components have names of anybody's
     for index, (file, text) in enumerate(zip(files, texts, strict=True)):
-        table.add_row(file.name, text, *(_number(values[index].item()) for values in columns.values()))
+        table.add_row(Text(file.name), Text(text), *(_number(values[index].item()) for values in columns.values()))
     table.add_section()
     table.add_row("mean", "", *(_number(values[scores.valid].mean().item()) for values in columns.values()), style="bold")
     console.print(table)
@@ -148,7 +149,7 @@ def serve_rewards(
         settings = ServerSettings(host=host, port=port, workers=workers)
     except ValidationError as error:
         raise ConfigError(f"the server cannot be started so: {first_problems(error)}.") from error
-    serve(build_rewards(parse_rewards(rewards)), settings, os.environ.get(token_env), lambda line: print(line, flush=True))
+    serve(build_rewards(parse_rewards(rewards)), settings, bearer_token(token_env), lambda line: print(line, flush=True))
 
 
 def prefetch(rewards: Sequence[RewardSettings], console: Console | None = None) -> None:

@@ -99,3 +99,5 @@ def _distinct(rewards: Sequence[RewardSettings]) -> Sequence[RewardSettings]:
 
 RewardList = Annotated[list[RewardSettings], Field(min_length=1), AfterValidator(_distinct)]
 """The type of the setting `rewards:`: at least one reward, labels distinct."""
+OtherRewards = Annotated[tuple[RewardSettings, ...], AfterValidator(_distinct)]
+"""The type of a setting that may name rewards, labels distinct."""

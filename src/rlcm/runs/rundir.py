@@ -54,7 +54,9 @@ def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str 
 
 def run_errors(path: Path) -> AbstractContextManager[None]:
     """`disk_errors` for what a training writes, which can go on."""
-    return disk_errors(path, "choose another folder with output=...", ", then go on with `rlcm train --resume`")
+    return disk_errors(
+        path, "move the run to another disk", ", then go on with `rlcm train --resume RUN`, RUN being its folder"
+    )
 
 
 def default_name(reward: str) -> str:

@@ -32,8 +32,10 @@ from rlcm.training.config import TrainConfig
 from rlcm.training.diversity import Features
 from rlcm.training.evaluate import Evaluator
 from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
+from rlcm.training.idle import idle_settings
 from rlcm.training.pins import Pins, pins_of
 from rlcm.training.prompts import PromptSet, load_prompts
+from rlcm.training.watch import require_figures
 from rlcm.types import Conditioning, TransitionTable
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Checked:
     looked_at: PromptSet
     rewards: RewardMix
     held_out: RewardMix | None
+    notes: list[str]
+    """What the user should know before the weights are read."""
 
 
 def checked(
@@ -86,12 +90,18 @@ def checked(
     for scores, scored in ((mix, training), (mix, looked_at), (held_out, looked_at)):
         if scores is not None:
             scores.check_prompts(scored.prompts, scored.metadata)
+    judged: list[str] = []
+    if pipeline is None and config.model.path in BUILTIN:
+        from rlcm.builtin.judging import questions
+
+        judged = questions(looked_at.prompts, looked_at.metadata)
+    require_figures(config.evaluation, mix, held_out, judged)
     backprop = config.algorithm.loss == "reward_backprop"
     if config.algorithm.follows_reward:
         mix.require_differentiable()
     if pipeline is None:
         _check_before_loading(config, acting=not backprop)
-    return Checked(training, looked_at, mix, held_out)
+    return Checked(training, looked_at, mix, held_out, idle_settings(config))
 
 
 def build(
@@ -143,7 +153,7 @@ def build(
         use_tf32(config.model.tf32, denoiser.device)
     if not backprop:
         _require_actions(denoiser.table, config)
-    notes = unpinned(config.model) if pipeline is None else []
+    notes = found.notes + (unpinned(config.model) if pipeline is None else [])
     notes += restrictions(config.model, pipeline)
     notes += [
         f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'

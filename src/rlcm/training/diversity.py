@@ -12,6 +12,10 @@ Features = Mapping[str, Callable[[Tensor], Tensor]]
 """From images [B, 3, h, w] to vectors [B, D] of length 1, by whose features they are: judge or clip."""
 
 
+FIGURES = (*(f"{figure}_{seen}" for figure in ("diversity", "vendi") for seen in ("judge", "clip")), "diversity")
+"""Names of the figures of `diversity_of`."""
+
+
 def diversity_of(images: Tensor, prompts: Sequence[str], features: Features) -> dict[str, float]:
     """Return how far apart pictures of one prompt are; nothing where no prompt comes twice.
 

@@ -18,7 +18,8 @@ from rlcm.policy.policy import Policy
 from rlcm.policy.rollout import decode_images, path_divergence, sample_latents
 from rlcm.processes.distributed import World
 from rlcm.processes.memory_retry import BatchSize
-from rlcm.rewards import RawScores, RewardMix, RewardSettings
+from rlcm.rewards import RawScores, RewardMix
+from rlcm.rewards.settings import OtherRewards
 from rlcm.settings import Settings
 from rlcm.training.diversity import Features, diversity_of
 from rlcm.types import Conditioning, TransitionTable
@@ -46,7 +47,7 @@ class EvaluationSettings(Settings):
     """Rounds between evaluations; 0 evaluates before and after only."""
     grid: int = Field(default=24, ge=1, le=1_000_000)
     """Images of the set that are kept as pictures."""
-    held_out: tuple[RewardSettings, ...] = ()
+    held_out: OtherRewards = ()
     """Rewards that are looked at and never trained on, as `rewards`: they tell a gain from a trick."""
     best: str = "reward"
     """Figure by which the best weights are kept in `best/`: `reward`, `rewards.LABEL`, `held_out.LABEL`, `judge.QUESTION` or
@@ -135,6 +136,10 @@ def mean_interval(values: Tensor) -> dict[str, float]:
     return {"mean": values.mean().item(), "ci95": 1.96 * spread / math.sqrt(max(len(values), 1))}
 
 
+GUARD = ("saturated", "near_black", "near_white", "high_frequency")
+"""Names of the figures of `guard`."""
+
+
 def guard(images: Tensor) -> dict[str, float]:
     """Return what tells healthy pictures from hacked ones; how far apart they are is a matter of `rlcm.training.diversity`.
 
@@ -148,7 +153,7 @@ def guard(images: Tensor) -> dict[str, float]:
     rest = (images[..., 1:-1, 1:-1] - blurred).square().mean().item()
     means = images.flatten(1).mean(1)
     black, white = (means < 0.05).float().mean().item(), (means > 0.95).float().mean().item()
-    return {"saturated": flat, "near_black": black, "near_white": white, "high_frequency": rest}
+    return dict(zip(GUARD, (flat, black, white, rest), strict=True))
 
 
 class Evaluator:

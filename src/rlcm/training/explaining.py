@@ -46,14 +46,14 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
         near = [".".join([*map(str, location[:-1]), name]) for name in near]
         hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
         return f"{visible(key) if key.strip() else repr(key)} is not a setting{oddities(key)}; {hint}"
-    message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, ")).removesuffix(".")
     if detail["type"] in ("too_short", "too_long"):
         count = detail["ctx"]["min_length" if detail["type"] == "too_short" else "max_length"]
         message = f"give at {'least' if detail['type'] == 'too_short' else 'most'} {count} value{'s' * (count != 1)}"
     if isinstance(detail["input"], str) and "in digits" in message and (odd := named(detail["input"])):
         message += f"; it has {odd} in it: write {keyboard(detail['input']).strip()}"
     if not key or (detail["type"] == "value_error" and isinstance(detail["input"], dict)):
-        return str(message)  # of settings that do not fit together: it names them itself
+        return f"{message}."  # of settings that do not fit together: it names them itself
     field = _field(kind, location)
     meaning = " ".join(((field and field.description) or "").split())
     if detail["type"] == "missing":

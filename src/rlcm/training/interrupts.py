@@ -28,7 +28,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         self._handlers.__enter__()
         if self._handlers.previous:
-            self._registered.enter_context(saving(self._keep))
+            self._registered.enter_context(saving(self.keep))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,7 +37,7 @@ class Interrupts:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:
-            self._keep()
+            self.keep()
             self._handlers.hand_on(number, frame)
             return
         self.wanted = True
@@ -48,7 +48,8 @@ class Interrupts:
                     "ends at once with the last whole round."
                 )
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Save, unless that was done."""
         with self._is_saving:
             save, self._save = self._save, None  # once: the end by force asks again
             if save is not None:

@@ -220,7 +220,11 @@ class Trainer:
                 if finished and self.evaluations[-1]["round"] < self.round_number:
                     self._evaluate("tuned")
             except Exception as error:
-                self._kept.whole_rounds(directory, error, lambda: self._whole.state if self._whole else self._state())
+                if self.round_number or not isinstance(error, ConfigError):  # else going on would end the same way
+                    self._kept.whole_rounds(directory, error, lambda: self._whole.state if self._whole else self._state())
+                raise
+            except BaseException:  # such as sys.exit() in a callback
+                interrupts.keep()
                 raise
             if finished:
                 self._kept.checkpoint(self._state)

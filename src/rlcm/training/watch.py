@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlcm.errors import ConfigError
+from rlcm.rewards import RewardMix
+from rlcm.training.diversity import FIGURES
+from rlcm.training.evaluate import GUARD, EvaluationSettings
 
 
 class Verdict(NamedTuple):
@@ -81,6 +84,31 @@ class Watch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned."""
         self.base, self.best, self.waited = dict(state["base"]), dict(state["best"]), state["waited"]
+
+
+def require_figures(
+    settings: EvaluationSettings, rewards: RewardMix, held_out: RewardMix | None, judged: Sequence[str]
+) -> None:
+    """Do nothing if evaluations can have the figures that `best` and `least` name.
+
+    Args:
+        judged: what the judge answers.
+
+    Raises:
+        ConfigError: if one cannot be there. What components a reward will have is not known yet.
+    """
+    labels = {"rewards": rewards, "held_out": held_out}
+    known = {group: [part.label for part in mix.parts] if mix else [] for group, mix in labels.items()}
+    known |= {"judge": list(judged), "guard": [*GUARD, *FIGURES]}
+    for setting, name in (("best", settings.best), *(("least", name) for name in settings.least)):
+        group, _, rest = name.removeprefix("-").partition(".")
+        label = rest.partition("/")[0] if group in labels else rest
+        if label not in known[group] if group in known else rest or group not in ("reward", "kl"):
+            may_be = ["reward", "kl", *(f"{group}.{key}" for group, keys in known.items() for key in keys)]
+            raise ConfigError(
+                f"evaluation.{setting} names {name!r}, and there is no such figure; it may be {', '.join(may_be)}, with a minus in "
+                "front where less is better."
+            )
 
 
 def metric_value(summary: Mapping[str, Any], name: str) -> float:

@@ -215,11 +215,16 @@ class Jobs:
         code = noted.get("code")
         if code == 0 or not isinstance(code, int):  # of one that another page started there is no code
             return "" if code == 0 else last_words(self.log(name).rpartition(PROMPT)[2])
-        if noted.get("stopping") and code == -signal.SIGTERM:  # before it listened to signals
+        if self.was_stopped(name):
             return ""
         ended = f"It was ended by signal {-code}" if code < 0 else f"It ended with exit code {code}"
         memory = ", as the system does where memory runs out" if code == -getattr(signal, "SIGKILL", 9) else ""
         return last_words(self.log(name).rpartition(PROMPT)[2]) or f"{ended}{memory}; its log says how far it came."
+
+    def was_stopped(self, name: str) -> bool:
+        """Return whether a training ended because that was asked for before it had a round to end with."""
+        noted = self._noted(name)
+        return bool(noted.get("stopping")) and noted.get("code") in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -67,6 +67,12 @@ def starting(name: str) -> tuple[str, str]:
     return head, render(TEMPLATE, part="actions", todo=[("stop", "Stop after this round")], links=[])
 
 
+def unbegun(name: str) -> tuple[str, str]:
+    """Return what is known of a training that was stopped before there was a run, and what can be done with it."""
+    head = render(TEMPLATE, part="unbegun", name=name, href=run_address(name), words=WORDS["stopped"])
+    return head, render(TEMPLATE, part="actions", todo=[("retry", "Start it again"), ("dismiss", "Dismiss")], links=[])
+
+
 def failed(name: str, failure: str, place: str) -> tuple[str, str]:
     """Return what is known of a training that ended before there was a run, and what can be done with it.
 

@@ -11,7 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -152,7 +152,7 @@ class Guard:
         if OPEN.fullmatch(path) or request.cookies.get(COOKIE) in self._sessions:
             return None
         if path == "/" and request.method == "GET":
-            return RedirectResponse("/login", 303)
+            return RedirectResponse(f"/login{_run_of(request)}", 303)
         return _refusal(401, "A password is needed: open the page anew.")
 
     async def _login(self, request: Request) -> Response:
@@ -178,9 +178,15 @@ class Guard:
             return _login_page("That is not the password.", 401)
         session = secrets.token_urlsafe(32)
         self._sessions.add(session)
-        answer = RedirectResponse("/", 303)
+        answer = RedirectResponse(f"/{_run_of(request)}", 303)
         answer.set_cookie(COOKIE, session, httponly=True, samesite="strict")
         return answer
+
+
+def _run_of(request: Request) -> str:
+    """Return the part of an address that asks for a run, as the request has it."""
+    run = request.query_params.get("run")
+    return "" if run is None else f"?{urlencode({'run': run})}"
 
 
 def _login_page(wrong: str, status: int) -> Response:

@@ -103,6 +103,11 @@ def waiting_card(name: str) -> Card:
     return Card(name, "starting", WORDS["starting"], 0.0, "loading the model", "", "", 0)
 
 
+def stopped_card(name: str) -> Card:
+    """Return the card of a training that was stopped before there was a run."""
+    return Card(name, "stopped", WORDS["stopped"], 0.0, "before its first round", "", "", 0)
+
+
 def failed_card(name: str, failure: str) -> Card:
     """Return the card of a training that ended before there was a run."""
     return Card(name, "failed", WORDS["failed"], 0.0, "before its first round", "", "", 0, failure)

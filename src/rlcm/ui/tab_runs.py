@@ -13,7 +13,7 @@ from rlcm.ui import first_runs, fragments, run_parts
 from rlcm.ui.desk import PICK, STAGE, SWITCH, Desk, changed, in_brief, in_words
 from rlcm.ui.first_runs import OWN
 from rlcm.ui.jobs import FOLDER
-from rlcm.ui.states import card, failed_card, state_of, waiting_card
+from rlcm.ui.states import card, failed_card, state_of, stopped_card, waiting_card
 
 LINES = 60
 """Of the log of a training that failed."""
@@ -55,14 +55,17 @@ def runs_tab(
         failures = {one: why for one in (*started, *runs) if (why := desk.jobs.failure(one))}
         waiting = [one for one in started if desk.jobs.state(one).alive]
         failed = [one for one in started if one in failures]
-        cards = [*map(waiting_card, waiting), *(failed_card(one, failures[one]) for one in failed)]
+        stopped = [one for one in started if one not in waiting and desk.jobs.was_stopped(one)]
+        cards = [*map(waiting_card, waiting), *(failed_card(one, failures[one]) for one in failed), *map(stopped_card, stopped)]
         for one, run in runs.items():
             try:
                 cards.append(card(one, run, desk.jobs.state(one), failures.get(one, "")))
             except Exception as error:  # whatever its files hold: the others are shown
                 left_out[one] = f"it cannot be shown ({in_brief(error)})"
         names = [one.name for one in cards]
-        name = name if name in names else next((one for one in names if one not in failed), next(iter(names), None))
+        name = (
+            name if name in names else next((one for one in names if one not in (*failed, *stopped)), next(iter(names), None))
+        )
         parts = dict.fromkeys(PARTS, "") | {"cards": fragments.runs_list(cards, name, left_out)}
         if name is None:
             parts["head"], parts["actions"] = run_parts.welcome()
@@ -71,6 +74,8 @@ def runs_tab(
         elif name in failed:
             parts["head"], parts["actions"] = run_parts.failed(name, failures[name], str(desk.runs.path / FOLDER))
             parts["log"] = _log(desk, name)
+        elif name in stopped:
+            parts["head"], parts["actions"] = run_parts.unbegun(name)
         else:
             parts["head"], parts["actions"] = run_parts.starting(name)
         sent, seen = changed(seen, parts)

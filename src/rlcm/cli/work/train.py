@@ -30,7 +30,8 @@ from rlcm.tuning.saying import quiet, say
 def check_start(config: str | None, changes: Sequence[str]) -> None:
     """Run `rlcm train --check`: do what a training does before it reads weights."""
     quiet()
-    checked(located(load_config(configuration(config), changes)))
+    for note in checked(located(load_config(configuration(config), changes))).notes:
+        say(note)
     click.echo("this can start: settings, prompts, rewards and sampler are fine; the weights of the model were not read")
 
 

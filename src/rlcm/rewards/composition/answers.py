@@ -16,6 +16,8 @@ from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.composition.scores import RewardPart
 from rlcm.rewards.user import call_reward
 
+LARGEST = 1e15
+"""Of a score, either way: squares of larger ones, and sums of those, leave single precision."""
 PROMPTS_SHOWN = 3
 """Prompts that an error quotes."""
 
@@ -149,11 +151,16 @@ def _as_tensor(answer: Any) -> Tensor:
     return torch.tensor(float(answer), dtype=torch.float64)
 
 
+def usable(values: Tensor) -> Tensor:
+    """Return which of the values [B] can be learnt from: booleans [B]."""
+    return values.isfinite() & (values.abs() <= LARGEST)
+
+
 def not_finite(name: str, values: Tensor, prompts: Sequence[str]) -> str:
-    """Return what to say of an answer that holds NaN or infinity."""
-    wrong = (~values.isfinite()).nonzero().flatten().tolist()
+    """Return what to say of an answer that holds what is not `usable`."""
+    wrong = (~usable(values)).nonzero().flatten().tolist()
     index = wrong[0]
     return (
         f"reward {name} returned {values[index].item()} for image {index} (prompt {prompts[index]!r}), "
-        f"{len(wrong)} of {len(prompts)} in all; every number must be finite."
+        f"{len(wrong)} of {len(prompts)} in all; every number must be finite, and no larger than {LARGEST:g}."
     )

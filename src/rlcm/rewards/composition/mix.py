@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlcm.errors import CheckpointError, ConfigError, MissingFileError, RewardError, RLCMError
 from rlcm.rewards.boundary import UserCode, UserCodeError
-from rlcm.rewards.composition.answers import ask, attribute, check_inputs, not_finite
+from rlcm.rewards.composition.answers import ask, attribute, check_inputs, not_finite, usable
 from rlcm.rewards.composition.normalising import RunningNorm, norm_of
 from rlcm.rewards.composition.scores import RawScores, RewardPart, Scores
 
@@ -96,7 +96,7 @@ class RewardMix:
                 continue
             for name, values in answer.items():
                 values = values.detach().cpu()
-                finite = values.isfinite()
+                finite = usable(values)
                 if not finite.all():
                     text = not_finite(name, values, prompts)
                     if part.on_failure == "stop":
@@ -201,7 +201,7 @@ class RewardMix:
         for part in self.parts:
             answer = self._ask(part, images, prompts, metadata)
             for name, values in answer.items():
-                if not values.isfinite().all():
+                if not usable(values).all():
                     raise RewardError(not_finite(name, values, prompts))
                 if images.requires_grad and not values.requires_grad:
                     raise RewardError(f"the reward {name} claims to be differentiable, but its answer carries no gradient.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from rlcm.addresses import check_address, request_address
+from rlcm.addresses import bearer_token, check_address, request_address
 from rlcm.errors import RewardError
 from rlcm.rewards.served.client import Client, TransientError, post
 from rlcm.rewards.served.wire import Encoding, WireError, decode_answer, encode_request
@@ -226,7 +225,7 @@ class HttpReward:
         self.rewards, self.timeout, self.retries, self.backoff = rewards, timeout, retries, backoff
         self.batch_size, self.encoding, self.on_failure = batch_size, encoding, on_failure
         self.servers = Servers(urls, breaker_failures, breaker_seconds)
-        self._client = Client(os.environ.get(token_env), len(urls))
+        self._client = Client(bearer_token(token_env), len(urls))
         self._pool = ThreadPoolExecutor(len(urls), thread_name_prefix="reward-client")
 
     def __call__(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from torch import Tensor
 
-from rlcm.addresses import request_address
+from rlcm.addresses import bearer_token, request_address
 from rlcm.rewards.image.pixels import to_png, to_uint8
 from rlcm.rewards.served.client import Client
 from rlcm.rewards.served.http import Servers, ask_each, post_patiently
@@ -33,7 +32,7 @@ class EndpointVlm:
         self.settings, self.on_failure = settings, on_failure
         request_address(str(settings.endpoint), "")
         self.servers = Servers([str(settings.endpoint).rstrip("/")], breaker_failures=3, breaker_seconds=30)
-        self._client = Client(os.environ.get(settings.key_env), settings.parallel)
+        self._client = Client(bearer_token(settings.key_env), settings.parallel)
         self._pool = ThreadPoolExecutor(settings.parallel, thread_name_prefix="vlm")
 
     def __call__(self, images: Tensor, questions: Sequence[str], /) -> list[Answer | None]:

@@ -220,3 +220,20 @@ def test_large_numbers_are_scores(images, prompts):
     scores = RewardMix([("k", lambda images, prompts: [-1e15, 1e15, 0.0, 1e14, -1e14])])(images, prompts)
     assert scores.total.var().isfinite()
     assert scores.valid.all()
+
+
+@pytest.mark.parametrize("second", [{"a": 0}, {"a": 0, "c": 0}, 0])
+def test_components_are_the_same_at_every_call(images, prompts, second):
+    answers = iter([{"a": 0, "b": 0}, {"b": 0, "a": 0}, second])
+
+    def score(images, prompts):
+        answer = next(answers)
+        return {key: [0.0] * 5 for key in answer} if isinstance(answer, dict) else [0.0] * 5
+
+    mix = RewardMix([("k", score)])
+    assert list(mix(images, prompts).parts) == ["k/a", "k/b"]
+    mix(images, prompts)
+    with pytest.raises(
+        RewardError, match=r"reward k returned .*, and a, b in an earlier call; return the same ones at every call"
+    ):
+        mix(images, prompts)

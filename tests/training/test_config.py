@@ -259,3 +259,27 @@ def test_any_text_is_accepted_or_refused(tmp_path_factory, text):
 @given(st.lists(st.builds("{}.{}={}".format, KEYS, KEYS, st.text(max_size=10)) | st.text(max_size=15), max_size=3))
 def test_any_overrides_are_accepted_or_refused(overrides):
     accepts_or_refuses(lambda: load_config(None, overrides))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["rollout.batch_size=1", "rollout.branches=1"], r"rollout\.batch_size=1 leaves a round one image"),
+        (["rewards=[{name: brightness, weight: 0}]"], "all weights are 0"),
+        (["rewards=[{name: brightness, weight: 0}, {name: sharpness, weight: -0.0}]"], "all weights are 0"),
+        (
+            ["evaluation.held_out=[brightness, brightness]"],
+            r"evaluation\.held_out=.* two rewards are labelled brightness; .*`label`\.$",
+        ),
+        (["rewards=[brightness, brightness]"], r"rewards=.* two rewards are labelled brightness; .*`label`\.$"),
+    ],
+)
+def test_what_nothing_can_be_learnt_from_is_refused(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, changes)
+
+
+def test_one_image_a_round_will_do_where_the_gradient_is_the_rewards_own():
+    load_config(
+        None, ["rollout.batch_size=1", "rollout.branches=1", "algorithm.loss=reward_backprop", "algorithm.kl_target=null"]
+    )

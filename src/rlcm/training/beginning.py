@@ -129,12 +129,14 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         may_be_other = class_of(setting) in ("free", "rounding") or setting in ("rewards", "evaluation.held_out")
         if own or not (force or may_be_other):
             # What a checkpoint holds of a LoRA is of its shape.
+            anew = [other for other in changes if other.partition("=")[0] not in ("name", "output")]
             insist = "" if own or setting.startswith("lora.") else f", or insist (in Python: force=True): {stopped.insisting}"
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; others can be those of `run`, such as run.rounds=200, but "
                 "for run.clock; evaluation.final, every, grid and patience; on_failure of a reward; and what changes rounding only. "
-                "Start a new run: "
-                + command("rlcm", "train", run / "config.yaml", "name=NEW", *([] if own else [change]))
+                + ("To have it elsewhere, move its folder. " if setting == "output" else "")
+                + "Start a new run: "
+                + command("rlcm", "train", run / "config.yaml", "name=NEW", *anew)
                 + insist
             )
     return config, stopped

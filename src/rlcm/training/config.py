@@ -211,6 +211,14 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
                 f"algorithm.minibatches={self.algorithm.minibatches} is more than the {trajectories} trajectories of a round; "
                 f"use 1 .. {trajectories}."
             )
+        if self.rollout.batch_size == 1 and self.algorithm.loss != "reward_backprop":
+            raise ValueError(
+                "rollout.batch_size=1 leaves a round one image, which is compared with no other; use 2 or more, and better 16 or more."
+            )
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError(
+                "rewards: all weights are 0, so there is nothing to learn; give one of them a weight, such as weight: 1."
+            )
         groups = self.algorithm.advantage in ("group", "leave_one_out")
         if groups and group < 2:
             raise ValueError(

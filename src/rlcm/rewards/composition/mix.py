@@ -43,6 +43,8 @@ class RewardMix:
             raise ValueError(f"the weights must be finite; got {[part.weight for part in self.parts]}.")
         if not all(part.timeout_seconds > 0 for part in self.parts):
             raise ValueError(f"timeout_seconds must be positive; got {[part.timeout_seconds for part in self.parts]}.")
+        self._names: dict[str, frozenset[str]] = {}
+        """Of what every reward answered first: itself, or its components."""
         self.norms: dict[str, RunningNorm] = {}
         self.looks: dict[str, RunningNorm] = {}
         self.stop_wanted: Callable[[], bool] = lambda: False
@@ -257,7 +259,14 @@ class RewardMix:
     def _ask(
         self, part: RewardPart, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None
     ) -> dict[str, Tensor]:
-        return ask(part, self._code[part.label], images, prompts, metadata, self.stop_wanted)
+        answer = ask(part, self._code[part.label], images, prompts, metadata, self.stop_wanted)
+        names = self._names.setdefault(part.label, frozenset(answer))
+        if names != answer.keys():
+            raise RewardError(
+                f"reward {part.label} returned {_components(answer)}, and {_components(names)} in an earlier call; return the same "
+                "ones at every call."
+            )
+        return answer
 
     def _settings(self, name: str) -> RewardPart:
         """Return the part that a label, or label/component, belongs to."""
@@ -269,3 +278,7 @@ class RewardMix:
     def _skip(self, raw: RawScores, label: str, text: str, count: int) -> None:
         logger.warning("reward %s: %d samples drop out of the round: %s", label, count, text)
         raw.failures.append(text)
+
+
+def _components(names: Iterable[str]) -> str:
+    return ", ".join(name.partition("/")[2] or "one number an image" for name in sorted(names))

@@ -22,7 +22,14 @@ def result(task: str, method: str, seed: int, rewards: list[float], judges: list
     """Return a run's file with looks at 0, 50 and 100 seconds; at n steps it has n / 4 of its gain, at 8 as much as at 4."""
     clock = [(share * BUDGET, int(1000 * share)) for share in (0, 0.5, 1)][: len(rewards)]
     evaluations = [
-        {"cpu": cpu, "reward_queries": queries, "reward": r, "judge": j, "judge_confidence": j, "guard": {"diversity": 0.25}}
+        {
+            "cpu": cpu,
+            "reward_queries": queries,
+            "reward": r,
+            "judge": j,
+            "judge_confidence": j,
+            "guard": {"diversity": 0.25, "high_frequency": 0.01},
+        }
         for (cpu, queries), r, j in zip(clock, rewards, judges, strict=True)
     ]
     sound = [e for e in evaluations if e["judge"] >= measure.SOUND]

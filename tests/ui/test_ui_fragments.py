@@ -16,7 +16,7 @@ from rlcm.ui.desk import Desk, changed, run_menu
 from rlcm.ui.folder import RunsFolder
 from rlcm.ui.jobs import Job, Jobs
 from rlcm.ui.playground import Drawn
-from rlcm.ui.states import card, failed_card, result, sparkline, standing, state_of, time_left, waiting_card
+from rlcm.ui.states import card, failed_card, result, sparkline, standing, state_of, stopped_card, time_left, waiting_card
 from rlcm.ui.tab_compare import alike
 from rlcm.ui.tab_samples import _step, at
 from rlcm.ui.tiles import tiles
@@ -252,3 +252,13 @@ def test_menus_keep_the_choice():
     assert run_menu(["a", "b"], "b")["value"] == "b"
     assert run_menu(["a", "b"], "gone")["value"] == "a"
     assert run_menu([], None)["value"] is None
+
+
+def test_one_that_was_stopped_before_its_first_round_is_no_failure():
+    card_of = stopped_card("mine")
+    assert (card_of.state, card_of.words, card_of.failure) == ("stopped", "stopped", "")
+    head, actions = run_parts.unbegun("mine")
+    assert "mine was stopped before its first round" in head
+    assert "error" not in head
+    assert 'data-do="retry"' in actions
+    assert 'data-do="dismiss"' in actions

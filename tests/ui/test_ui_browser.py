@@ -77,7 +77,7 @@ def page(site, browser, complaints):
     return visit(site[0], browser, complaints, 1280, 800)
 
 
-def visit(address, browser, complaints, width, height, scheme="light"):
+def visit(address, browser, complaints, width, height, scheme="light", script=""):
     home = address.partition("?")[0]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.set_default_timeout(90_000)  # a busy machine takes its time to start a training
@@ -88,6 +88,7 @@ def visit(address, browser, complaints, width, height, scheme="light"):
         "request",
         lambda asked: None if asked.url.startswith((home, "data:", "blob:", "file:")) else complaints.append(asked.url),
     )
+    page.add_init_script(script)
     page.goto(address)
     return page
 
@@ -309,6 +310,17 @@ def test_a_bad_neighbour_is_named_beside_the_others(site, browser):
     page.wait_for_selector("#runs .notice:has-text('Not shown: odd\\\\xff')")
     assert page.locator("#runs .card").count() == 3
     assert complaints == []  # what is under way when one leaves the page may complain
+    page.close()
+
+
+def test_a_page_goes_on_where_the_end_of_a_stream_comes_late(site, browser):
+    address, base = site
+    page = visit(address, browser, [], 1280, 800, script=(Path(__file__).parent / "late.js").read_text())
+    page.wait_for_timeout(15_000)  # without anybody's touch
+    shutil.copytree(base / "runs/first", base / "runs/later")
+    page.wait_for_selector('#runs [data-run="later"]', timeout=30_000)
+    shutil.rmtree(base / "runs/later")
+    page.wait_for_selector('#runs [data-run="later"]', state="detached", timeout=30_000)
     page.close()
 
 

@@ -78,9 +78,8 @@ class Run:
             return []
         first = self.samples[0]
         last = next((s for s in self.samples[1:] if s.round == self.final_round), self.samples[-1])
-        known = {pair: i for i, pair in enumerate(zip(first.prompts, map(str, first.seeds), strict=True))}
-        keys = list(zip(last.prompts, map(str, last.seeds), strict=True))
-        chosen = [(known[key], i) for i, key in enumerate(keys) if key in known][:count]
+        known = {key: i for i, key in enumerate(first.keys)}
+        chosen = [(known[key], i) for i, key in enumerate(last.keys) if key in known][:count]
         before, after = self.shots(first, [i for i, _ in chosen]), self.shots(last, [i for _, i in chosen])
         return [Pair(last.prompts[i], b, a) for (_, i), b, a in zip(chosen, before, after, strict=True)]
 

@@ -30,6 +30,11 @@ class Samples:
     display: dict[str, Any] = field(default_factory=dict)
     """How that reward is shown to people, where it says so."""
 
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """What makes pictures of two grids the same: prompt and seed of every cell."""
+        return list(zip(self.prompts, map(str, self.seeds), strict=True))
+
     def crop(self, indices: Sequence[int]) -> list[Image.Image]:
         """Return the pictures of some cells.
 

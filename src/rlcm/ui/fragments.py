@@ -92,7 +92,7 @@ def sample_film(run: Run, cell: int, round_number: int) -> str:
     """
     last = run.samples[-1]
     key = (last.prompts[cell], str(last.seeds[cell]))
-    places = [(s, list(zip(s.prompts, map(str, s.seeds), strict=True))) for s in run.samples]
+    places = [(s, s.keys) for s in run.samples]
     shots = [run.shots(samples, [keys.index(key)])[0] for samples, keys in places if key in keys]
     shown = shown_shots(shots, run.metric)
     now = min(shown, key=lambda one: abs(one["round"] - round_number))

@@ -68,6 +68,9 @@ def build_page(desk: Desk) -> gr.Blocks:
                 compare_tab(desk, tabs["compare"])
             with gr.Tab("Train", id="train") as tabs["train"]:
                 train_tab(desk, chosen, tabs["train"], timer, shown, wanted)
+        # Gradio's client may take an answer's place in a stream that is just being closed; the next request then brings it. Without one
+        # that is sent whatever is waited for, a page that nobody touches would stand still for good.
+        timer.tick(lambda: None, None, None, trigger_mode="multiple", show_progress="hidden", api_visibility="private")
         for name, tab in tabs.items():
             tab.select(lambda name=name: name, None, shown, show_progress="hidden", api_visibility="private")
     return page

@@ -99,8 +99,7 @@ def run_stage(run: Run) -> str:
     if not run.samples:
         return ""
     first, rest = run.samples[0], _thinned(run.samples[1:], run.final_round)
-    keys = list(zip(first.prompts, map(str, first.seeds), strict=True))
-    others = [list(zip(one.prompts, map(str, one.seeds), strict=True)) for one in rest]
+    keys, others = first.keys, [one.keys for one in rest]
     cells = [i for i, key in enumerate(keys) if all(key in other for other in others)]
     if not cells:
         return ""

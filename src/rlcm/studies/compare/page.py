@@ -211,7 +211,7 @@ def strips(methods: Sequence[Method], metric: Metric) -> list[dict[str, Any]]:
             models[model] = None
             rows.append((f"{model or 'the model'}, untuned", run, run.samples[0]))
         rows.append((f"{method.name}, round {final.round}", run, final))
-    keys = [list(zip(samples.prompts, map(str, samples.seeds), strict=True)) for _, _, samples in rows]
+    keys = [samples.keys for _, _, samples in rows]
     common = [key for key in keys[0] if all(key in others for others in keys)][:STRIP] if keys else []
     if not common:
         return []

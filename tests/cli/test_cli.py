@@ -78,7 +78,7 @@ def test_help_loads_nothing_heavy():
 
 def test_version_and_no_command():
     assert rlcm("--version").output == f"rlcm, version {__version__}\n"
-    assert "Commands:" in rlcm().output
+    assert "\nTrain:\n" in rlcm().output
 
 
 @pytest.mark.parametrize("args", [["sample", "{}"], ["eval", "{}", "-o", "evaluation"], ["train", "model.path={}"]])

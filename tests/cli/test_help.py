@@ -178,3 +178,13 @@ def test_the_shell_gets_its_script_and_its_answers_without_torch():
     asked = environment | {"_RLCM_COMPLETE": "bash_complete", "COMP_WORDS": "rlcm train lora.r", "COMP_CWORD": "2"}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=asked, timeout=60)
     assert found.stdout.splitlines() == ["plain,lora.rank=16"]
+
+
+def test_the_help_names_every_command_once_with_its_whole_sentence():
+    assert sorted(name for part in cli.PARTS.values() for name in part) == sorted(cli.main.commands)
+    help_text = CliRunner().invoke(cli.main, ["--help"], terminal_width=80).output
+    assert max(map(len, help_text.splitlines())) <= 80
+    flat = " ".join(help_text.split())
+    for name, command in cli.main.commands.items():
+        sentence = " ".join(command.help.partition("\n\n")[0].split())
+        assert f" {name} {sentence}" in flat or f" {name} {sentence.partition('. ')[0]}" in flat

@@ -27,7 +27,17 @@ DRAWING = "rlcm.pipelines.settings:DrawSettings"
 STUDY = "rlcm.studies.evaluation:StudySettings"
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+PARTS = {
+    "Train": ("train", "distill"),
+    "Look": ("sample", "ui", "report"),
+    "Measure": ("eval", "compare", "reproduce"),
+    "Share": ("export", "push"),
+    "Prepare": ("doctor", "rewards", "settings", "builtin"),
+}
+"""The commands as the help, and the README, group them."""
+
+
+@click.group(cls=Group, parts=PARTS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rlcm")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:

@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -37,10 +38,27 @@ class WithExample(click.Command):
 
 
 class Group(WithExample, click.Group):
-    """Prints the product's own errors as one paragraph and exits with their code."""
+    """Prints the product's own errors as one paragraph and exits with their code.
+
+    Args:
+        parts: its commands' names under the titles that its help has them under; left out, all of them under one.
+    """
 
     command_class = WithExample
     group_class = type
+
+    def __init__(self, *args: Any, parts: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parts = parts
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what every command does in a whole sentence, the commands under titles."""
+        names = self.list_commands(ctx)
+        longest = max(map(len, names))
+        for title, part in (self.parts or {"Commands": names}).items():
+            rows = [(name.ljust(longest), self.commands[name].get_short_help_str(1000)) for name in part]
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Be the process: run the command that was typed, and end also where a user's reward has left threads that never end."""

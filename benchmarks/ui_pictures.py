@@ -167,6 +167,14 @@ def of_teaching(browser: Browser, address: str, folder: str) -> None:
     page.wait_for_timeout(1000)
     page.evaluate(NAMELESS, f"{folder}/")
     page.screenshot(path=IMAGES / "ui-teach.png")
+    page.wait_for_function("() => !/being trained/.test(document.querySelector('#teach-standing').innerText)", timeout=PATIENCE)
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.get_by_role("tab", name="Runs").click()
+    page.wait_for_selector(f"#run-stage [data-of='{TAUGHT}']")
+    page.wait_for_selector("#run-curve svg")
+    page.wait_for_timeout(1000)
+    page.evaluate(NAMELESS, f"{folder}/")
+    page.screenshot(path=IMAGES / "ui-taught.png")
 
 
 def _warmest(page: Page) -> int:

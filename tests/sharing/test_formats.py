@@ -252,6 +252,12 @@ def test_an_export_replaces_neither_a_run_nor_another_lora(tmp_path):
         assert export_run(run.path, "kohya", tmp_path / "loras").name == "run.safetensors"
     for _ in range(2):  # a name that was typed
         export_run(run.path, "kohya", run.path / "mine.safetensors")
+    for theirs in (b"somebody's", before):
+        (tmp_path / "theirs.safetensors").write_bytes(theirs)
+        for form in ("kohya", "diffusers"):
+            with pytest.raises(UsageError, match=r"would replace a file that `rlcm export` did not write"):
+                export_run(run.path, form, tmp_path / "theirs.safetensors")
+        assert (tmp_path / "theirs.safetensors").read_bytes() == theirs
     (tmp_path / "a.bin").write_text("")
     with pytest.raises(UsageError, match=r"is a file already.*ends in \.safetensors"):
         export_run(run.path, "kohya", tmp_path / "a.bin")

@@ -1,12 +1,15 @@
 """A training in one call, and what comes of it."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from tiny_runs import PROMPTS, brightness, lcm_pipeline
 
 import rlcm
+from rlcm.builtin import model_path
 from rlcm.errors import ConfigError, MissingFileError, RewardError, RunDirectoryError
+from rlcm.sharing.formats import export_run
 from rlcm.training.trainer import Trainer
 
 SMALL = {"batch_size": 16, "images": 4, "rounds": 2, "evaluation": {"every": 0}, "lr": 3e-3}
@@ -229,3 +232,87 @@ def test_a_callback_that_cannot_be_called_is_told_at_once(tmp_path):
         with pytest.raises(ConfigError, match="cannot be called with the metrics of a round"):
             rlcm.train(callback=callback, output=str(tmp_path), progress=False)
     assert not list(tmp_path.iterdir())
+
+
+async def postponed(metrics):
+    raise AssertionError
+
+
+def generator(metrics):
+    yield
+
+
+class Postponed:
+    def note(self, text):
+        pass
+
+    async def round(self, metrics, rounds):
+        raise AssertionError
+
+
+class Called:
+    async def __call__(self, metrics):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("callback", [postponed, generator, Postponed(), Called()])
+def test_a_callback_that_would_never_run_is_refused(tmp_path, callback):
+    with pytest.raises(ConfigError, match="would be called and not run"):
+        rlcm.train(callback=callback, output=str(tmp_path), progress=False)
+    with pytest.raises(ConfigError, match="cannot be called with the metrics of a round"):
+        rlcm.train(callback=Postponed, output=str(tmp_path), progress=False)  # a class
+
+
+def meddle(metrics):
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(3)
+
+
+def test_what_a_callback_changes_of_the_process_is_put_back(tmp_path, caplog):
+    given = {
+        "rewards": [brightness],
+        "prompts": PROMPTS,
+        "steps": 3,
+        "guidance": 3.0,
+        "output": str(tmp_path),
+        "progress": False,
+    }
+    made = [
+        rlcm.train(model=lcm_pipeline(), callback=callback, name=name, **given, **SMALL)
+        for name, callback in (("calm", print), ("wild", meddle))
+    ]
+    assert made[0].lora.read_bytes() == made[1].lora.read_bytes()
+    assert torch.get_default_dtype() is torch.float32
+    assert torch.is_grad_enabled()
+    assert "the callback changed torch's default dtype and torch's number of threads" in caplog.text
+
+
+def test_a_results_pipeline_stands_for_its_run(result, tmp_path):
+    (before,) = result.draw("a fox", seed=3)
+    further = rlcm.train(
+        model=result.pipeline, rewards=darkness, prompts=["a fox"], output=str(tmp_path), progress=False, **SMALL
+    )
+    assert [lora.path.startswith(str(result.path)) for lora in further.config.model.loras] == [True]
+    (after,) = result.draw("a fox", seed=3)
+    assert np.array_equal(np.asarray(before), np.asarray(after)), "what was learnt further is not in it"
+    assert further.before["reward"] == pytest.approx(
+        rlcm.train(
+            model=result, rewards=darkness, prompts=["a fox"], output=str(tmp_path / "b"), progress=False, **SMALL
+        ).before["reward"]
+    )
+
+
+def test_a_run_whose_base_no_file_holds_does_not_draw_another_one(result, tmp_path, capsys):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(model_path("student"))
+    pipeline.load_lora_weights(str(result.path / "final"), adapter_name="mine")
+    made = rlcm.train(model=pipeline, rewards=darkness, prompts=["a fox"], output=str(tmp_path), **SMALL)
+    assert "the adapters mine of the pipeline that was passed" in " ".join(capsys.readouterr().err.split())
+    for draw in (lambda: made.draw("a fox"), lambda: made.pipeline, lambda: export_run(made.path, "merged")):
+        with pytest.raises(ConfigError, match="passed with the adapters mine in it, and no file of the run holds them"):
+            draw()
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(model_path("student"))  # the remedy
+    pipeline.load_lora_weights(str(result.path / "final"), adapter_name="mine")
+    pipeline.load_lora_weights(str(made.path / "final"), adapter_name="tuned")
+    pipeline.set_adapters(["mine", "tuned"])
+    assert export_run(made.path, "kohya").is_file()

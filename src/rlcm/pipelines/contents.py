@@ -10,14 +10,18 @@ from typing import Any
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from rlcm.paths import existing
 from rlcm.pipelines.hub import is_commit
 from rlcm.pipelines.loading import INDEX, NOT_NEEDED, local_folder
 from rlcm.pipelines.lora_files import LORA_FILE
 from rlcm.pipelines.settings import LoraSettings, ModelSettings
+from rlcm.policy.policy import ADAPTER
 from rlcm.runs import digests
 
+ADAPTERS = "adapters of the model that was passed"
+"""Under this name a run notes which adapters its model brought: no file that the run knows holds them."""
 _READ = (".json", ".txt", ".model")
 
 
@@ -44,7 +48,8 @@ def model_contents(settings: ModelSettings) -> dict[str, str]:
 
 
 def pipeline_contents(pipeline: Any) -> dict[str, str]:
-    """Return what a loaded pipeline holds, as `model_contents`: every weight in it, and how its scheduler is set."""
+    """Return what a loaded pipeline holds, as `model_contents`: every weight in it, how its scheduler is set, and which adapters are
+    active in it, if any, under ADAPTERS."""
     tensors = (
         (f"{name}.{key}", tensor)
         for name, part in sorted(pipeline.components.items())
@@ -53,7 +58,15 @@ def pipeline_contents(pipeline: Any) -> dict[str, str]:
         if isinstance(tensor, torch.Tensor)
     )
     config = {key: value for key, value in dict(pipeline.scheduler.config).items() if not key.startswith("_")}
-    return {"model.path": f"loaded {digests.of_value([digests.of_tensors(tensors), config])}"}
+    found = {"model.path": f"loaded {digests.of_value([digests.of_tensors(tensors), config])}"}
+    return found | ({ADAPTERS: ", ".join(names)} if (names := active_adapters(pipeline)) else {})
+
+
+def active_adapters(pipeline: Any) -> list[str]:
+    """Return the names of the adapters that are active in a loaded pipeline, without those of trainings."""
+    parts = (part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
+    layers = (layer for part in parts for layer in part.modules() if isinstance(layer, BaseTunerLayer))
+    return sorted({name for layer in layers if not layer.disable_adapters for name in layer.active_adapters} - {ADAPTER})
 
 
 def weight_files(folder: Path, variant: str | None) -> dict[str, Path]:

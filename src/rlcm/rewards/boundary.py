@@ -122,6 +122,15 @@ class UserCode:
             raise UserCodeError(thread.text) from thread.error
         return thread.value
 
+    def here(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, called in this thread, whose state it may not change either; what it raises is its own."""
+        visit = _surroundings.enter(self.name)
+        try:
+            with torch.set_grad_enabled(torch.is_grad_enabled()):  # put back at the end
+                return work()
+        finally:
+            self._tell(*_surroundings.leave(visit))
+
     def _wait(self, thread: UserThread[Any], stop_wanted: Callable[[], bool]) -> None:
         """Wait for the thread's end."""
         began = time.monotonic()

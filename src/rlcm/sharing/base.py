@@ -5,14 +5,33 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from rlcm.errors import UnreadableFileError, UsageError
+from rlcm.errors import ConfigError, UnreadableFileError, UsageError
 from rlcm.paths import command, shown
+from rlcm.pipelines.contents import ADAPTERS
 from rlcm.pipelines.noted import changed_since
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.report.run import DEPENDS_ON
 from rlcm.report.values import mapping
 from rlcm.runs.files import read_json
 from rlcm.runs.weights import listed
+
+
+def require_whole_base(run: Path) -> None:
+    """Do nothing if what a run was trained on can be loaded from what it names.
+
+    Raises:
+        ConfigError: if it was trained on a pipeline with adapters that no file of the run holds.
+    """
+    brought = ""
+    with contextlib.suppress(UnreadableFileError, OSError, AttributeError, TypeError):
+        brought = str(mapping(mapping(read_json(run / DEPENDS_ON)).get("contents")).get(ADAPTERS) or "")
+    if brought:
+        raise ConfigError(
+            f"{shown(run)} was trained on a pipeline that was passed with the adapters {brought} in it, and no file of the run holds "
+            f"them. Load them into a pipeline as then, its LoRA beside them: pipe.load_lora_weights({str(run / 'final')!r}, "
+            "adapter_name='tuned'), and pipe.set_adapters with all of their names. For runs that hold them, give their files as "
+            "model.loras."
+        )
 
 
 def other_base(model: ModelSettings, run: Path) -> str:

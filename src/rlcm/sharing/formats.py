@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from rlcm.runs.own_folder import OwnFolder, is_run, refuse_runs
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.runs.weights import read_weights
+from rlcm.sharing.base import require_whole_base
 from rlcm.sharing.tuned import tuned_lora
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import WEIGHTS_NAME, finished_run
@@ -28,6 +30,8 @@ from rlcm.training.final import WEIGHTS_NAME, finished_run
 Format = Literal["diffusers", "kohya", "comfyui", "merged"]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]
 
+MADE_BY, OURS = "made_by", "rlcm export"
+"""In the header of an exported LoRA: what may be replaced by another export."""
 _UNETS: tuple[Format, ...] = ("diffusers", "kohya", "comfyui", "merged")
 AVAILABLE: dict[str, tuple[Format, ...]] = {
     "LatentConsistencyModelPipeline": _UNETS,
@@ -74,6 +78,7 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
         folder = output or run / "export" / "merged"
         _check_folder(folder)
         refuse_runs(folder, "rlcm export")
+        require_whole_base(run)
         return _save_pipeline(merged_pipeline(config, weights, precision), folder)
     name = WEIGHTS_NAME if form == "diffusers" else f"{config.name or run.resolve().name}.safetensors"
     file, own = _place(output or run / "export" / form, name)
@@ -87,7 +92,7 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
         own.begin()
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, to_bytes(tensors, metadata=metadata))
+        write_bytes(file, to_bytes(tensors, metadata=metadata | {MADE_BY: OURS}))
     if own is not None:
         own.end()
     return file
@@ -141,6 +146,10 @@ def _place(output: Path, name: str) -> tuple[Path, OwnFolder | None]:
     if output.suffix == ".safetensors":
         if not is_run(output.parent.resolve()):  # in its first level a run has no weights
             refuse_runs(output.parent, "rlcm export")
+        if os.path.lexists(output) and not _is_ours(output):
+            raise UsageError(
+                f"-o {str(output)!r} would replace a file that `rlcm export` did not write; delete it, or give another name."
+            )
         return output, None
     if os.path.lexists(output) and not output.is_dir():
         raise UsageError(
@@ -149,6 +158,15 @@ def _place(output: Path, name: str) -> tuple[Path, OwnFolder | None]:
     own = OwnFolder(output, "rlcm export", [name])
     own.require()
     return output / name, own
+
+
+def _is_ours(file: Path) -> bool:
+    """Return whether a file is a LoRA that an export wrote, by its header alone."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return bool((opened.metadata() or {}).get(MADE_BY) == OURS)
+    except Exception:  # whatever it is
+        return False
 
 
 def _check_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from rlcm.pipelines import bare_network, load_pipeline, make_denoiser
 from rlcm.policy.adapter import Factors, adapter_weights, add_lora, check_lora, read_lora
 from rlcm.policy.policy import Policy
-from rlcm.sharing.base import other_base
+from rlcm.sharing.base import other_base, require_whole_base
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import tuned_weights
 
@@ -57,6 +57,7 @@ def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = Fals
     """
     if run is None:
         return load_pipeline(config.model)
+    require_whole_base(run)
     lora = tuned_lora(config, tuned_weights(run))
     model = config.model if beside else config.model.model_copy(update={"quantisation": "none"})
     denoiser = make_denoiser(load_pipeline(model), config.sampler, model)

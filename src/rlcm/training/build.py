@@ -20,6 +20,7 @@ from rlcm.pipelines import (
     unpinned,
 )
 from rlcm.pipelines.acceleration import use_tf32
+from rlcm.pipelines.contents import active_adapters
 from rlcm.pipelines.guidance import guidance_left_open
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.policy.policy import Policy, check_targets
@@ -153,8 +154,14 @@ def build(
         use_tf32(config.model.tf32, denoiser.device)
     if not backprop:
         _require_actions(denoiser.table, config)
+    brought = [] if pipeline is None else active_adapters(pipeline)
     notes = found.notes + (unpinned(config.model) if pipeline is None else [])
     notes += restrictions(config.model, pipeline)
+    if brought:
+        notes.append(
+            f"the adapters {', '.join(brought)} of the pipeline that was passed are trained with, and no file of the run holds them: "
+            "its LoRA belongs beside them, and what draws from the run's folder refuses"
+        )
     notes += [
         f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))

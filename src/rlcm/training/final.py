@@ -21,6 +21,8 @@ from rlcm.training.config import TrainConfig
 from rlcm.training.run_config import run_config
 
 WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+OF_RUN = "rlcm_run"
+"""Attribute of a tuned pipeline: the folder of the run that it is the result of."""
 
 
 def save_final(

@@ -19,6 +19,7 @@ from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.training.beginning import Stopped, going_on, resolved, stopped_run
 from rlcm.training.build import Parts, build
 from rlcm.training.config import CLOCKS, TrainConfig
+from rlcm.training.final import OF_RUN
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
@@ -78,6 +79,7 @@ class Trainer:
             raise ConfigError(
                 f"config={config!r} is a {type(config).__name__}; give a TrainConfig, such as load_config(FILE) returns."
             )
+        model = getattr(model, OF_RUN, model)  # a result's pipeline stays as it is, and its run can be found again
         if isinstance(model, (str, Path)):
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
             model = None

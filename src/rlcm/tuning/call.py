@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from rlcm.builtin import configuration
 from rlcm.errors import ConfigError
 from rlcm.paths import local
 from rlcm.processes.distributed import is_main_process
+from rlcm.rewards.boundary import UserCode
 from rlcm.rewards.given import Rewards
 from rlcm.rewards.user import signature_of
 from rlcm.runs.rundir import RunDirectory
@@ -100,8 +102,10 @@ def _watcher(callback: Any) -> Watcher:
     Raises:
         ConfigError: if it is neither.
     """
-    if hasattr(callback, "round") and hasattr(callback, "note"):
-        return callback
+    if not isinstance(callback, type) and hasattr(callback, "round") and hasattr(callback, "note"):
+        _refuse_postponed(callback.round)
+        return _Callback(callback.round, callback.note)
+    _refuse_postponed(callback)
     signature = signature_of(callback) if callable(callback) else None
     try:
         if not callable(callback):
@@ -113,20 +117,30 @@ def _watcher(callback: Any) -> Watcher:
             f"callback={callback!r} cannot be called with the metrics of a round ({error}); give a function of one argument, a dict, "
             "or an object with the methods `round` and `note`."
         ) from None
-    return _OfRounds(callback)
+    return _Callback(lambda metrics, _: callback(metrics), lambda text: None)
 
 
-class _OfRounds:
-    """Tells a function of every round."""
+def _refuse_postponed(function: Any) -> None:
+    """Refuse what would be called and never run."""
+    for one in (function, vars(type(function)).get("__call__")):
+        if inspect.iscoroutinefunction(one) or inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            raise ConfigError(
+                f"callback={function!r} would be called and not run, as it is an async or a generator function; give a plain one, "
+                "without async and yield."
+            )
 
-    def __init__(self, function: Callable[[dict[str, float]], Any]) -> None:
-        self.function = function
+
+class _Callback:
+    """Tells user code of every round; the state of the process is as before after every call."""
+
+    def __init__(self, of_round: Callable[[dict[str, float], int], Any], of_note: Callable[[str], Any]) -> None:
+        self._round, self._note, self._code = of_round, of_note, UserCode("the callback")
 
     def note(self, text: str) -> None:
-        pass
+        self._code.here(lambda: self._note(text))
 
     def round(self, metrics: dict[str, float], rounds: int) -> None:
-        self.function(metrics)
+        self._code.here(lambda: self._round(metrics, rounds))
 
 
 class _Both:

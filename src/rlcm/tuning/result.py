@@ -23,7 +23,7 @@ from rlcm.report.words import headline
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.config import TrainConfig, parse_settings
-from rlcm.training.final import tuned_weights
+from rlcm.training.final import OF_RUN, tuned_weights
 from rlcm.training.locations import located
 from rlcm.training.prompts import load_prompts
 from rlcm.training.run_config import run_config
@@ -90,6 +90,7 @@ class Result:
         quiet()
         pipeline = tuned_pipeline(self.config, self.path)
         pipeline.set_progress_bar_config(disable=True)
+        setattr(pipeline, OF_RUN, self.path)
         return _as_the_run_samples(pipeline, call_arguments(self.config, type(pipeline).__name__))
 
     def draw(self, prompts: str | Sequence[str], n: int = 1, *, seed: int = 0, steps: int | None = None) -> list[Image.Image]:

@@ -92,6 +92,8 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
     keys = [field.key for field in fields()]
     entered = [boxes[key] for key in keys]
     filled = [*entered, *weights]
+    checked_last: dict[str | None, tuple[Any, ...]] = {}
+    """By visits: what stood in the form at the last Check, to which alone an answer belongs."""
 
     def enter() -> Any:
         return gr.update(choices=_starts(desk.runs.names()))
@@ -127,7 +129,8 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
         drawn = [gr.update(open=True) if group in groups else gr.skip() for group in drawers]
         return [fragments.refusal(title, in_form_words(str(error)), wrong), *drawn]
 
-    def look(*values: Any) -> list[Any]:
+    def look(request: gr.Request, *values: Any) -> list[Any]:
+        checked_last[request.session_hash] = values
         try:
             config = config_in(values)
             desk.jobs.check(config)
@@ -136,19 +139,23 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
         note = [("note", "How long it takes, and how much memory", MEASURING)] if config.model.path in BUILTIN else []
         return [fragments.notices(("done", "This can start", plan(config)), *note), *[gr.skip()] * len(drawers)]
 
-    def measure(said: str, *values: Any) -> Any:
+    def measure(request: gr.Request, said: str, *values: Any) -> Any:
         """Add what the training would cost to a check that went well, where its model need not be fetched."""
-        if MEASURING not in (said or ""):
+        if MEASURING not in (said or "") or checked_last.get(request.session_hash) != values:
             return gr.skip()
         try:
             config = config_in(values)
             cost = desk.jobs.trial(config)
         except (RLCMError, OSError) as error:
-            return fragments.notices(("error", "Its first round failed", in_brief(error)))
+            failed = fragments.notices(("error", "Its first round failed", in_brief(error)))
+            return failed if checked_last.get(request.session_hash) == values else gr.skip()
+        if checked_last.get(request.session_hash) != values:  # another form was checked, or started, meanwhile
+            return gr.skip()
         words = cost.words() if cost else "Its first round could not be tried here; the start says why."
         return fragments.notices(("done", "This can start", plan(config)), ("note", "How long, how much memory", words))
 
-    def begin(*values: Any) -> list[Any]:
+    def begin(request: gr.Request, *values: Any) -> list[Any]:
+        checked_last.pop(request.session_hash, None)
         try:
             config = config_in(values)
             others = desk.jobs.alive()

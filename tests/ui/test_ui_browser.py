@@ -277,6 +277,14 @@ def test_a_check_finds_what_the_start_would_and_a_failed_training_stays_listed(p
     page.locator("#set-run-rounds input").fill("2")
     page.locator("#train-check").click()
     page.wait_for_selector("#train-said .notice.done:has-text('This can start')")
+    wait_for(lambda: trials())  # a round of it is being tried, while the form becomes another one
+    page.locator("#set-rollout-batch_size input").fill("0")
+    page.locator("#train-check").click()
+    page.wait_for_selector("#train-said .notice.error:has-text('greater than or equal to 1')")
+    wait_for(lambda: not trials())
+    page.wait_for_timeout(2000)
+    assert "greater than or equal to 1" in page.locator("#train-said").inner_text(), "the older answer took its place"
+    page.locator("#set-rollout-batch_size input").fill("6")
     rewards = page.locator("#set-rewards input")
     rewards.fill("nothing.py:score")
     rewards.press("Enter")
@@ -355,6 +363,11 @@ def test_all_text_can_be_read_where_the_system_is_light_or_dark(site, browser, s
         page.goto(file.as_uri())
         assert contrast(page) == [], file.name
     page.close()
+
+
+def trials():
+    """Return the processes that try a round for a check."""
+    return [one for one in psutil.process_iter(["cmdline"]) if any("rlcm-trial-" in word for word in one.info["cmdline"] or ())]
 
 
 def wait_for(condition, seconds=90):

@@ -135,7 +135,8 @@ def of_training(browser: Browser, address: str, folder: str) -> None:
     page = at_tab(browser, address, "Train", 1100)
     page.locator("#set-name input, #set-name textarea").first.fill("mine")
     page.locator("#train-go").click()
-    page.wait_for_selector("#train-log .log:has-text('round 3/')")
+    page.wait_for_selector("#train-log .log:has-text('s left')")
+    page.wait_for_timeout(15_000)  # some rounds
     page.evaluate(NAMELESS, f"{folder}/")
     page.screenshot(path=IMAGES / "ui-train.png")
     page.get_by_role("tab", name="Runs").click()

@@ -155,8 +155,10 @@ def test_starts(tmp_path):
 def test_the_plan_counts():
     changes = {"run": {"rounds": 75}, "rollout": {"batch_size": 128}, "evaluation": {"every": 15}, "rewards": ["composition"]}
     config = parse_settings(TrainConfig, changes)
-    assert plan(config).startswith("75 rounds of 128 pictures, rewarded for composition: 9,600 pictures scored, and 6 looks")
-    assert "2 looks" in plan(parse_settings(TrainConfig, {"evaluation": {"every": 0}}))
+    assert plan(config).startswith(
+        "75 rounds of 128 pictures, rewarded for composition: 9,600 pictures scored, and 6 evaluations"
+    )
+    assert "2 evaluations" in plan(parse_settings(TrainConfig, {"evaluation": {"every": 0}}))
 
 
 def test_errors_name_the_fields_label():

@@ -44,8 +44,8 @@ PLAIN: dict[str, tuple[str, str]] = {
     "optimizer.lr": ("Learning rate", "Larger learns faster, and goes wrong sooner."),
     "algorithm.kl_coefficient": ("Leash", "How firmly it is held near the base model; 0 is off."),
     "evaluation.every": (
-        "Look every … rounds",
-        "Rounds between looks at the fixed prompts and seeds; 0: before and after only.",
+        "Evaluate every … rounds",
+        "Rounds between evaluations on the fixed prompts and seeds; 0: before and after only.",
     ),
     "seed": ("Seed", "Of all noise and first weights."),
 }
@@ -60,7 +60,7 @@ HIDDEN = ("output",)
 """Settings that the page itself decides."""
 STARTS = {
     "*default": "The default: a policy gradient, for any reward",
-    "*demo": "The demo: draw what was asked, in about four minutes",
+    "*demo": "The demo: draw what was asked, in two to five minutes",
     "*published": "RLCM as published, with the paper's settings",
 }
 """Configurations to start from, besides those of runs."""
@@ -217,16 +217,16 @@ def start_from(start: str, runs: Mapping[str, Path]) -> TrainConfig:
 def plan(config: TrainConfig) -> str:
     """Return in a sentence what a training will do."""
     rounds, size, minutes = config.run.rounds, config.rollout.batch_size, config.run.time_limit_minutes
-    looks = 2 + (rounds - 1) // config.evaluation.every if config.evaluation.every else 2
+    evaluations = config.evaluation.times(rounds)
     rewards = " + ".join(reward.label for reward in config.rewards)
     if minutes is not None:
         return (
             f"{minutes:,g} minutes, or {rounds:,} rounds if these end sooner, of {size:,} pictures a round, rewarded for {rewards}; "
-            f"looks at {config.evaluation.images} fixed pictures before, after and on the way."
+            f"evaluations of {config.evaluation.images} fixed pictures before, after and on the way."
         )
     return (
-        f"{rounds:,} rounds of {size:,} pictures, rewarded for {rewards}: {rounds * size:,} pictures scored, and {looks} looks "
-        f"at {config.evaluation.images} fixed ones."
+        f"{rounds:,} rounds of {size:,} pictures, rewarded for {rewards}: {rounds * size:,} pictures scored, and {evaluations} evaluations "
+        f"of {config.evaluation.images} fixed ones."
     )
 
 

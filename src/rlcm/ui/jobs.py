@@ -148,7 +148,7 @@ class Jobs:
                 return
             file = self._file(name, "config.yaml")
             if not os.path.isfile(file):
-                raise UsageError(f"{file} is gone, which said what was asked for; start {name} anew under Train.")
+                raise UsageError(f"{file} is gone, which said what was asked for; start {name} again under Train.")
             self._launch(name, "train", str(file))
 
     def stop(self, name: str) -> None:

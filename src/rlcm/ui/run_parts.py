@@ -81,7 +81,7 @@ def failed(name: str, failure: str, place: str) -> tuple[str, str]:
         place: the folder with its log and the configuration that was asked for.
     """
     todo = (
-        "Mend what it says and Retry; with other settings, start it anew under Train. What was asked for is in "
+        "Mend what it says and Retry; with other settings, start it again under Train. What was asked for is in "
         f"{name}.config.yaml, and all that it wrote in {name}.log, both in {place}."
     )
     head = render(TEMPLATE, part="failed", name=name, href=run_address(name), words=WORDS["failed"], failure=failure, todo=todo)

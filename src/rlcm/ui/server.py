@@ -153,7 +153,7 @@ class Guard:
             return None
         if path == "/" and request.method == "GET":
             return RedirectResponse(f"/login{_run_of(request)}", 303)
-        return _refusal(401, "A password is needed: open the page anew.")
+        return _refusal(401, "A password is needed: open the page again.")
 
     async def _login(self, request: Request) -> Response:
         if request.method != "POST":

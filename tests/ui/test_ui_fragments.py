@@ -262,3 +262,8 @@ def test_one_that_was_stopped_before_its_first_round_is_no_failure():
     assert "error" not in head
     assert 'data-do="retry"' in actions
     assert 'data-do="dismiss"' in actions
+
+
+def test_a_sum_of_rewards_has_one_article():
+    assert fragments.worth(Metric("the sum of rewards")) == "Below each its sum of rewards."
+    assert fragments.worth(Metric("JPEG size", "kB", lower_is_better=True)) == "Below each its JPEG size (lower is better)."

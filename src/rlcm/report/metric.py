@@ -37,6 +37,11 @@ class Metric:
         return None if shown is None else (shown, half)
 
     @property
+    def noun(self) -> str:
+        """The label as it stands after "its"."""
+        return self.label.removeprefix("the ")
+
+    @property
     def name(self) -> str:
         """Its name among the figures of an evaluation."""
         return f"rewards.{self.reward}" if self.reward else "reward"

@@ -245,7 +245,7 @@ def png(picture: Image.Image) -> str:
 
 def worth(metric: Metric) -> str:
     """Return in a sentence what stands below pictures."""
-    return f"Below each its {metric.label.removeprefix('the ')}{' (lower is better)' if metric.lower_is_better else ''}."
+    return f"Below each its {metric.noun}{' (lower is better)' if metric.lower_is_better else ''}."
 
 
 def _text(value: Any) -> str:

@@ -105,7 +105,7 @@ def headline(found: Frontier) -> str:
     """Return in a sentence what the largest reward costs, or what keeps its diversity."""
     metric, best = found.metric, found.best
     if best["reward"] <= best["base"]:
-        return f"No run improves its {metric.label} on the fixed set."
+        return f"No run improves its {metric.noun} on the fixed set."
     top = max((p for track in found.tracks for p in track.points), key=lambda p: p.reward)
     track = next(track for track in found.tracks if any(p is top for p in track.points))
     name = f"{track.of} at {top.about}" if track.free else track.name

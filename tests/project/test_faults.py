@@ -26,6 +26,7 @@ from rlcm.runs.trackers import Tracker
 from rlcm.training import keeping, learner
 from rlcm.training import trainer as module
 from rlcm.training.evaluate import Evaluator
+from rlcm.training.interrupts import Interrupts
 from rlcm.training.trainer import Trainer
 
 LORA = "final/pytorch_lora_weights.safetensors"
@@ -125,6 +126,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path,
     made = trainer(tmp_path)
     with monkeypatch.context() as patch:
         before(patch, checkpoints, "save_state", 1, die)
+        patch.setattr(Interrupts, "keep", lambda self: None)
         with pytest.raises(Killed):
             made.train()
     run = tmp_path / "run"

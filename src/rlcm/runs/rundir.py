@@ -55,7 +55,9 @@ def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str 
 def run_errors(path: Path) -> AbstractContextManager[None]:
     """`disk_errors` for what a training writes, which can go on."""
     return disk_errors(
-        path, "move the run to another disk", ", then go on with `rlcm train --resume RUN`, RUN being its folder"
+        path,
+        "choose another folder with output=...",
+        "; a run that has begun goes on by `rlcm train --resume RUN`, also where its folder was moved to",
     )
 
 

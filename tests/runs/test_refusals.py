@@ -42,7 +42,7 @@ def test_a_run_whose_folder_is_gone_is_told_so(run, tmp_path, lost):
     ):
         message = said_by(write)
         assert f"the folder {folder} is not there any more: it was deleted, renamed or unmounted" in message
-        assert "then go on with `rlcm train --resume`; what was deleted with it is lost." in message
+        assert "then go on with `rlcm train --resume RUN`; what was deleted with it is lost." in message
         assert "free some space" not in message
 
 

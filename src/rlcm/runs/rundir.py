@@ -56,8 +56,8 @@ def run_errors(path: Path) -> AbstractContextManager[None]:
     """`disk_errors` for what a training writes, which can go on."""
     return disk_errors(
         path,
-        "choose another folder with output=...",
-        "; a run that has begun goes on by `rlcm train --resume RUN`, also where its folder was moved to",
+        "choose another folder with output=... (if the run has begun, move its folder there)",
+        ", then go on with `rlcm train --resume RUN`",
     )
 
 

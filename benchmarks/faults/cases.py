@@ -193,7 +193,7 @@ CASES = [
     Case("a bit of the newest checkpoint is flipped", nothing, (0,), before=flipped),
     Case("all checkpoints are damaged", nothing, (1,), before=all_flipped),
     Case("half a line of metrics, half a checkpoint", nothing, (0,), before=torn),
-    Case("the output folder is read-only", nothing, (1,), disk="read-only"),
+    Case("the output folder is read-only", nothing, (2,), disk="read-only"),  # refused with the settings
     *[Case(f"disk full at {size}B", nothing, (0, 1), disk=f"size={size}") for size in DISK_SIZES],
     Case("of 2 processes, one's reward raises in round 2", in_reward(3, raises, 1), (1,), processes=2, same=False),
     Case("of 2 processes, one hits a bug in round 2", around(optimisation.Optimisation, "step", 2, on_rank(1, raises)), (1,),

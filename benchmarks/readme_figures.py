@@ -44,16 +44,18 @@ def why() -> str:
 def sooner() -> str:
     """Return how much sooner branched rollouts, and back-propagation, have published RLCM's best reward, equally tuned."""
     tasks = read(RESULTS / "algorithms.json")["tasks"]
-    branched, plain, gradient = (
-        tasks[task]["methods"][method]["to_plain"]["speed_up"]["median"]
-        for task, method in (
-            ("jpeg_compressibility", "branched-uniform"), ("alignment", "branched-uniform"), ("alignment", "reward_backprop")
-        )
+
+    def up(task: str, method: str) -> float | None:
+        median: float | None = tasks[task]["methods"][method]["to_plain"]["speed_up"]["median"]
+        return median
+
+    sizes, words, gradient = (
+        up("jpeg_compressibility", "branched-uniform"), up("alignment", "branched-uniform"), up("alignment", "reward_backprop")
     )  # fmt: skip
-    other = f"{plain:.1f} times as soon" if plain is not None else "not sooner"
+    other = f"{words:.1f} times as soon" if words is not None else "not sooner"
     return (
         "with every method tuned by the same search, branched rollouts reach the best reward of the published method "
-        f"{branched:.1f} times sooner for JPEG sizes, and {other} for text alignment; there the reward's own gradient does, "
+        f"{sizes:.1f} times sooner for JPEG sizes, and {other} for text alignment; there the reward's own gradient does, "
         f"{gradient:.1f} times"
     )
 
@@ -75,10 +77,12 @@ def equally_tuned() -> list[tuple[str, str, str]]:
         ups = {name: one["to_plain"]["speed_up"] for name, one in found["methods"].items() if name != "rlcm"}
         there = sorted((name for name in ups if ups[name]["median"] is not None), key=lambda name: -ups[name]["median"])
         times = [f"`{name}` {times_of(ups[name])}" for name in there]
-        times += [f"not so {', '.join(f'`{name}`' for name in ups if name not in there)}"]
+        if others := ", ".join(f"`{name}`" for name in ups if name not in there):
+            times.append(f"not so {others}")
+        seeds = max(len(one["seeds"]) for one in found["methods"].values())
         rows.append(
             (
-                f"`{task}`, equally tuned, 3 seeds: times sooner at the best reward of the published method",
+                f"`{task}`, equally tuned, {seeds} seeds: times sooner at the best reward of the published method",
                 ", ".join(times),
                 "[docs/algorithms/study.md](docs/algorithms/study.md)",
             )

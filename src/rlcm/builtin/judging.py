@@ -38,8 +38,8 @@ class PromptJudge:
         answers = torch.full((len(asked),), torch.nan)
         there = [entry for entry in asked if entry is not None]
         answers[rows] = right(self._judge, images[rows], there).float()
-        mine = {tag: torch.tensor([entry is not None and entry.get("tag") == tag for entry in asked]) for tag in _kinds(asked)}
-        return {"right": answers} | {tag: answers.where(rows, torch.nan) for tag, rows in mine.items()}
+        kinds = {tag: torch.tensor([entry is not None and entry.get("tag") == tag for entry in asked]) for tag in _kinds(asked)}
+        return {"right": answers} | {tag: answers.where(mine, torch.nan) for tag, mine in kinds.items()}
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the judge sees of images [B, 3, h, w] as one vector each: [B, 384], of length 1."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlcm.errors import ConfigError, UnreadableFileError, UsageError
 from rlcm.paths import command, shown
@@ -22,10 +24,7 @@ def require_whole_base(run: Path) -> None:
     Raises:
         ConfigError: if it was trained on a pipeline with adapters that no file of the run holds.
     """
-    brought = ""
-    with contextlib.suppress(UnreadableFileError, OSError, AttributeError, TypeError):
-        brought = str(mapping(mapping(read_json(run / DEPENDS_ON)).get("contents")).get(ADAPTERS) or "")
-    if brought:
+    if brought := mapping(_noted(run).get("contents")).get(ADAPTERS):
         raise ConfigError(
             f"{shown(run)} was trained on a pipeline that was passed with the adapters {brought} in it, and no file of the run holds "
             f"them. Load them into a pipeline as then, its LoRA beside them: pipe.load_lora_weights({str(run / 'final')!r}, "
@@ -44,8 +43,8 @@ def other_base(model: ModelSettings, run: Path) -> str:
         run: its folder.
     """
     found: list[str] = []
+    noted = _noted(run)
     with contextlib.suppress(UnreadableFileError, UsageError, OSError, ValueError, AttributeError, TypeError):
-        noted = mapping(read_json(run / DEPENDS_ON))
         found = changed_since(model, mapping(noted.get("contents")), mapping(noted.get("pieces")))
     if not found:
         return ""
@@ -54,3 +53,10 @@ def other_base(model: ModelSettings, run: Path) -> str:
         f"does something else on it than the run measured. Put the model back, correct model.path in {shown(run / 'config.yaml')}, "
         f"or train anew with {command('rlcm', 'train', run / 'config.yaml', 'name=NEW')}."
     )
+
+
+def _noted(run: Path) -> Mapping[str, Any]:
+    """Return what a run noted of what it depends on; nothing where that cannot be read."""
+    with contextlib.suppress(UnreadableFileError, OSError):
+        return mapping(read_json(run / DEPENDS_ON))
+    return {}

@@ -215,7 +215,7 @@ class Jobs:
         code = noted.get("code")
         if code == 0 or not isinstance(code, int):  # of one that another page started there is no code
             return "" if code == 0 else last_words(self.log(name).rpartition(PROMPT)[2])
-        if self.was_stopped(name):
+        if _was_asked_to_end(noted):
             return ""
         ended = f"It was ended by signal {-code}" if code < 0 else f"It ended with exit code {code}"
         memory = ", as the system does where memory runs out" if code == -getattr(signal, "SIGKILL", 9) else ""
@@ -223,8 +223,7 @@ class Jobs:
 
     def was_stopped(self, name: str) -> bool:
         """Return whether a training ended because that was asked for before it had a round to end with."""
-        noted = self._noted(name)
-        return bool(noted.get("stopping")) and noted.get("code") in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        return _was_asked_to_end(self._noted(name))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -327,3 +326,7 @@ def last_words(text: str) -> str:
 def _surroundings() -> dict[str, str]:
     # Wide lines and no colours: the log is read on a page, not in a terminal.
     return os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def _was_asked_to_end(noted: Mapping[str, Any]) -> bool:
+    return bool(noted.get("stopping")) and noted.get("code") in (-signal.SIGTERM, 128 + signal.SIGTERM)

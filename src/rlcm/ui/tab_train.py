@@ -141,18 +141,21 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
 
     def measure(request: gr.Request, said: str, *values: Any) -> Any:
         """Add what the training would cost to a check that went well, where its model need not be fetched."""
-        if MEASURING not in (said or "") or checked_last.get(request.session_hash) != values:
+
+        def is_last() -> bool:  # no other form was checked, or started, meanwhile
+            return checked_last.get(request.session_hash) == values
+
+        if MEASURING not in (said or "") or not is_last():
             return gr.skip()
         try:
             config = config_in(values)
             cost = desk.jobs.trial(config)
         except (RLCMError, OSError) as error:
-            failed = fragments.notices(("error", "Its first round failed", in_brief(error)))
-            return failed if checked_last.get(request.session_hash) == values else gr.skip()
-        if checked_last.get(request.session_hash) != values:  # another form was checked, or started, meanwhile
-            return gr.skip()
-        words = cost.words() if cost else "Its first round could not be tried here; the start says why."
-        return fragments.notices(("done", "This can start", plan(config)), ("note", "How long, how much memory", words))
+            found = fragments.notices(("error", "Its first round failed", in_brief(error)))
+        else:
+            words = cost.words() if cost else "Its first round could not be tried here; the start says why."
+            found = fragments.notices(("done", "This can start", plan(config)), ("note", "How long, how much memory", words))
+        return found if is_last() else gr.skip()
 
     def begin(request: gr.Request, *values: Any) -> list[Any]:
         checked_last.pop(request.session_hash, None)

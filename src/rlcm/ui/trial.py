@@ -48,13 +48,13 @@ def try_round(config: TrainConfig, command: Sequence[str], surroundings: dict[st
         surroundings: environment variables of the process.
     """
     with tempfile.TemporaryDirectory(prefix="rlcm-trial-") as folder:
-        looks = config.evaluation
-        fewer = {"images": min(IMAGES, looks.images), "diversity_images": min(IMAGES, looks.diversity_images), "every": 0}
+        evaluation = config.evaluation
+        fewer = {name: min(IMAGES, getattr(evaluation, name)) for name in ("images", "diversity_images")}
         shorter = {
             "name": "trial",
             "output": folder,
             "run": config.run.model_copy(update={"rounds": 1, "time_limit_minutes": None, "tracker": "none"}),
-            "evaluation": looks.model_copy(update=fewer),
+            "evaluation": evaluation.model_copy(update=fewer | {"every": 0}),
         }
         file = Path(folder, "trial.yaml")
         write_bytes(file, config.model_copy(update=shorter).dump().encode())

@@ -263,7 +263,7 @@ class RewardMix:
         names = self._names.setdefault(part.label, frozenset(answer))
         if names != answer.keys():
             raise RewardError(
-                f"reward {part.label} returned {_components(answer)}, and {_components(names)} in an earlier call; return the same "
+                f"reward {part.label} returned {_listed(answer)}, and {_listed(names)} in an earlier call; return the same "
                 "ones at every call."
             )
         return answer
@@ -280,5 +280,5 @@ class RewardMix:
         raw.failures.append(text)
 
 
-def _components(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(name.partition("/")[2] or "one number an image" for name in sorted(names))

@@ -308,7 +308,12 @@ def test_a_run_whose_base_no_file_holds_does_not_draw_another_one(result, tmp_pa
     pipeline.load_lora_weights(str(result.path / "final"), adapter_name="mine")
     made = rlcm.train(model=pipeline, rewards=darkness, prompts=["a fox"], output=str(tmp_path), **SMALL)
     assert "the adapters mine of the pipeline that was passed" in " ".join(capsys.readouterr().err.split())
-    for draw in (lambda: made.draw("a fox"), lambda: made.pipeline, lambda: export_run(made.path, "merged")):
+    for draw in (
+        lambda: made.draw("a fox"),
+        lambda: made.pipeline,
+        lambda: export_run(made.path, "merged"),
+        lambda: rlcm.train(model=made, rewards=darkness, output=str(tmp_path), progress=False, **SMALL),
+    ):
         with pytest.raises(ConfigError, match="passed with the adapters mine in it, and no file of the run holds them"):
             draw()
     pipeline = diffusers.DiffusionPipeline.from_pretrained(model_path("student"))  # the remedy

@@ -22,10 +22,9 @@ from rlcm.runs.own_folder import OwnFolder, is_run, refuse_runs
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.runs.weights import read_weights
-from rlcm.sharing.base import require_whole_base
 from rlcm.sharing.tuned import tuned_lora
 from rlcm.training.config import TrainConfig
-from rlcm.training.final import WEIGHTS_NAME, finished_run
+from rlcm.training.final import WEIGHTS_NAME, finished_run, require_whole_base
 
 Format = Literal["diffusers", "kohya", "comfyui", "merged"]
 ExportPrecision = Literal["fp32", "fp16", "bf16"]

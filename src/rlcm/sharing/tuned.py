@@ -11,9 +11,9 @@ import torch
 from rlcm.pipelines import bare_network, load_pipeline, make_denoiser
 from rlcm.policy.adapter import Factors, adapter_weights, add_lora, check_lora, read_lora
 from rlcm.policy.policy import Policy
-from rlcm.sharing.base import other_base, require_whole_base
+from rlcm.sharing.base import other_base
 from rlcm.training.config import TrainConfig
-from rlcm.training.final import tuned_weights
+from rlcm.training.final import require_whole_base, tuned_weights
 
 logger = logging.getLogger(__name__)
 _said: set[tuple[Path, str]] = set()  # what was warned of already

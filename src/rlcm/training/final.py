@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlcm.errors import MissingFileError
-from rlcm.paths import command
+from rlcm.errors import ConfigError, MissingFileError, UnreadableFileError
+from rlcm.paths import command, shown
+from rlcm.pipelines.contents import ADAPTERS
 from rlcm.policy.adapter import check_lora, read_lora, save_lora
 from rlcm.policy.policy import Policy
+from rlcm.report.run import DEPENDS_ON
 from rlcm.report.templating import render
-from rlcm.report.values import alteration
+from rlcm.report.values import alteration, mapping
 from rlcm.report.words import asked
 from rlcm.runs.checkpoint import rounds_kept
+from rlcm.runs.files import read_json
 from rlcm.runs.locks import is_held
 from rlcm.runs.rundir import RunDirectory, run_errors
 from rlcm.runs.serialization import write_bytes
@@ -116,3 +120,25 @@ def model_card(
         altered=changes,
         asked=asked,
     )
+
+
+def require_whole_base(run: Path) -> None:
+    """Do nothing if what a run was trained on can be loaded from what it names.
+
+    Raises:
+        ConfigError: if it was trained on a pipeline with adapters that no file of the run holds.
+    """
+    if brought := mapping(noted_by(run).get("contents")).get(ADAPTERS):
+        raise ConfigError(
+            f"{shown(run)} was trained on a pipeline that was passed with the adapters {brought} in it, and no file of the run holds "
+            f"them. Load them into a pipeline as then, its LoRA beside them: pipe.load_lora_weights({str(run / 'final')!r}, "
+            "adapter_name='tuned'), and pipe.set_adapters with all of their names. For runs that hold them, give their files as "
+            "model.loras."
+        )
+
+
+def noted_by(run: Path) -> Mapping[str, Any]:
+    """Return what a run noted of what it depends on; nothing where that cannot be read."""
+    with contextlib.suppress(UnreadableFileError, OSError):
+        return mapping(read_json(run / DEPENDS_ON))
+    return {}

@@ -9,7 +9,7 @@ from rlcm.paths import existing, local
 from rlcm.pipelines.settings import BUILTIN, LoraSettings, ModelSettings
 from rlcm.rewards.build import named
 from rlcm.training.config import TrainConfig
-from rlcm.training.final import WEIGHTS_NAME, tuned_weights
+from rlcm.training.final import WEIGHTS_NAME, require_whole_base, tuned_weights
 from rlcm.training.prompts import BUILT_IN
 from rlcm.training.run_config import run_config
 
@@ -51,11 +51,12 @@ def of_run(model: ModelSettings) -> ModelSettings:
 
     Raises:
         MissingFileError: if the run has not ended.
-        ConfigError: if its configuration is damaged.
+        ConfigError: if its configuration is damaged, or what it was trained on is in no file.
     """
     run = None if model.path in BUILTIN else existing(model.path, "model.path")
     if run is None or not (run / "config.yaml").is_file() or (run / "model_index.json").is_file():
         return model
+    require_whole_base(run)
     learnt = LoraSettings(path=str(tuned_weights(run).parent), weight_name=WEIGHTS_NAME)
     base = of_run(run_config(run).model)
     given = {name: getattr(model, name) for name in model.model_fields_set - {"path", "loras"}}

@@ -1,5 +1,7 @@
 """The flow-matching models from disk to disk: previewed, loaded, trained, exported, and read back by their pipelines."""
 
+import itertools
+
 import diffusers
 import pytest
 import torch
@@ -34,6 +36,15 @@ MODELS = {
     "ernie": (ernie, {"guidance": 1.0}),
 }
 SIZE = {"height": 16, "width": 16}
+
+
+class Brightness:
+    """The mean of every picture, with its gradient."""
+
+    differentiable = True
+
+    def __call__(self, pictures, prompts):
+        return pictures.mean((1, 2, 3))
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -143,11 +154,33 @@ def test_a_run_of_it_learns(run, tmp_path):
     )
     trainer = Trainer(config, rewards=[lambda pictures, prompts: pictures.mean((1, 2, 3))])
     before = [p.detach().clone() for p in trainer.parts.policy.parameters]
-    for _ in range(3):
+    for number in range(3):
         metrics = trainer.round()
         assert metrics["grad_norm"] > 0
         assert metrics["skipped_updates"] == 0
+        if number == 0:
+            assert metrics["ratio_deviation_max"] == metrics["clip_fraction"] == 0
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.parts.policy.parameters, strict=True))
+
+
+def test_the_loss_of_a_run_of_it_falls(run, tmp_path):
+    """The loss is minus the reward, on fixed noise after every round; by the reward's own gradient, which no estimate makes noisy."""
+    config = tiny_config(
+        tmp_path,
+        model={"path": run.model, **SIZE},
+        sampler={**run.config.sampler.model_dump(), "steps": 3},
+        algorithm={"loss": "reward_backprop"},
+        optimizer={"lr": 2e-2},
+        rollout={"batch_size": 12},
+        evaluation={"every": 1, "images": 12},
+        run={"rounds": 3},
+        prompts=["a cat", "a dog"],
+    )
+    trainer = Trainer(config, rewards=[Brightness()])
+    trainer.train()
+    losses = [-look["reward"]["mean"] for look in trainer.evaluations]
+    assert len(losses) == 4
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -31,6 +31,12 @@ ODD = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("changes", [TrainConfig(), {"run": {"rounds": 2}}, [("run.rounds", 2)], 3, "run.rounds=2"])
+def test_changes_are_a_list_of_texts(changes):
+    with pytest.raises(ConfigError, match=r"changes of settings are a list of texts, such as \['run.rounds=200'"):
+        load_config(None, changes)
+
+
 @pytest.mark.parametrize("text", ODD)
 def test_a_text_setting_takes_what_is_typed(text):
     assert of(f"sampler.negative_prompt={text}").sampler.negative_prompt == text

@@ -94,8 +94,15 @@ def apply(values: dict[str, Any], overrides: Sequence[str], kind: type[Settings]
     """Set what `key=value` changes say, in order, in nested values.
 
     Raises:
-        ConfigError: as `change`, and if a shell has cut a value in typographic quotes at its spaces.
+        ConfigError: as `change`, if they are no texts, and if a shell has cut a value in typographic quotes at its spaces.
     """
+    other = (
+        overrides if not isinstance(overrides, list | tuple) else next((o for o in overrides if not isinstance(o, str)), None)
+    )
+    if other is not None:
+        raise ConfigError(
+            f"changes of settings are a list of texts, such as ['run.rounds=200', 'optimizer.lr=1e-4'], and not a {type(other).__name__}."
+        )
     refuse_torn(overrides, kind)
     for one in overrides:
         change(values, one, kind)

@@ -252,7 +252,14 @@ def test_no_server_at_all(images, prompts):
 
 @pytest.mark.parametrize(
     ("changes", "text"),
-    [({"timeout": 0}, "timeout=0"), ({"retries": -1}, "retries=-1"), ({"encoding": "gif"}, "gif"), ({"servers": ["x"]}, "'x'")],
+    [
+        ({"timeout": 0}, "timeout=0"),
+        ({"retries": -1}, "retries=-1"),
+        ({"encoding": "gif"}, "gif"),
+        ({"servers": ["x"]}, "'x'"),
+        ({"rewards": []}, "must name at least one"),
+        ({"rewards": ["a", "a"]}, "none twice"),
+    ],
 )
 def test_settings_out_of_range(changes, text):
     with pytest.raises(ConfigError, match=text):

@@ -28,6 +28,10 @@ def test_nothing_is_said_of_what_is_shipped(file):
         ("algorithm.rebel_eta=0.5", "algorithm.loss=rebel"),
         ("algorithm.divergence_limit=0.5", "algorithm.loss=divergence_ppo"),
         ("algorithm.dense_lambda=0.5", "algorithm.dense_every=1"),
+        ("algorithm.clip_range=0.5", "algorithm.loss=ppo_clip"),
+        ("algorithm.advantage=batch", "algorithm.loss=ppo_clip"),
+        ("algorithm.normalise_std=false", "algorithm.loss=ppo_clip"),
+        ("algorithm.stat_buffer_size=64", "algorithm.loss=ppo_clip"),
         ("algorithm.consistency_distance=l2", "algorithm.consistency_coefficient=0.1"),
         ("algorithm.consistency_schedule=linear", "algorithm.consistency_coefficient=0.1"),
         ("rollout.branch_schedule=last", "rollout.branches=2"),
@@ -36,6 +40,7 @@ def test_nothing_is_said_of_what_is_shipped(file):
 )
 def test_what_has_no_effect_is_said_until_it_has_one(idle, needed):
     plain = ["rollout.branches=1", "rollout.images_per_prompt=2", "evaluation.every=0"]
+    plain += ["rewards=[alignment]", "algorithm.loss=reward_backprop"] if needed == "algorithm.loss=ppo_clip" else []
     said = idle_settings(load_config(None, [*plain, idle]))
     assert len(said) == 1
     assert said[0].startswith(f"{idle} has no effect: it is for ")

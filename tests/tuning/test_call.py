@@ -1,5 +1,7 @@
 """A training in one call, and what comes of it."""
 
+import signal
+
 import diffusers
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tiny_runs import PROMPTS, brightness, lcm_pipeline
 import rlcm
 from rlcm.builtin import model_path
 from rlcm.errors import ConfigError, MissingFileError, RewardError, RunDirectoryError
+from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.sharing.formats import export_run
 from rlcm.training.trainer import Trainer
 
@@ -261,6 +264,44 @@ def test_a_callback_that_would_never_run_is_refused(tmp_path, callback):
         rlcm.train(callback=callback, output=str(tmp_path), progress=False)
     with pytest.raises(ConfigError, match="cannot be called with the metrics of a round"):
         rlcm.train(callback=Postponed, output=str(tmp_path), progress=False)  # a class
+
+
+class Told(BaseException):
+    """What the program's own handler of SIGTERM raises."""
+
+
+@pytest.mark.parametrize(
+    ("number", "rounds", "raised"),
+    [(signal.SIGINT, 3, KeyboardInterrupt), (signal.SIGINT, 1, KeyboardInterrupt), (signal.SIGTERM, 3, Told)],
+)
+def test_a_loop_over_seeds_is_stopped_by_one_signal(tmp_path, monkeypatch, number, rounds, raised):
+    """Also in the last round; the round that it came in is saved, and the signal then does what it did before."""
+
+    def own(*_):
+        raise Told
+
+    previous = signal.signal(signal.SIGTERM, own)
+    begun = []
+
+    def stop(metrics):
+        signal.raise_signal(number)
+
+    def loop():
+        for seed in (0, 1):
+            begun.append(seed)
+            given = {"model": lcm_pipeline(), "rewards": [brightness], "prompts": PROMPTS, "steps": 3, "guidance": 3.0}
+            changes = SMALL | {"rounds": rounds, "name": str(seed), "seed": seed}
+            rlcm.train(**given, callback=stop, output=str(tmp_path), progress=False, **changes)
+
+    try:
+        with pytest.raises(raised):
+            loop()
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert begun == [0]
+    assert newest_checkpoint(tmp_path / "0")[0].round == 1
+    assert (tmp_path / "0/final").exists() == (rounds == 1)
 
 
 def meddle(metrics):

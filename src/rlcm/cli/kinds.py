@@ -149,7 +149,7 @@ class WithCommonSettings(WithSettings):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the settings with their meanings, cut to a line each, and the example."""
-        with formatter.section("KEY=VALUE, most often (all of them: rlcm settings)"):
+        with formatter.section("KEY=VALUE, most often (all of them: rlcm settings; the last one counts)"):
             rows = []
             for name in COMMON:
                 default, meaning = meaning_of(name)

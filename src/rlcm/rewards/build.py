@@ -115,11 +115,30 @@ def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
 def _bind(settings: RewardSettings, path: str, args: Mapping[str, Any]) -> Callable[..., Any]:
     target = load_callable(path, settings.timeout_seconds)
     args = _located(settings.label, target, args)
+    _require_lists(settings.label, target, args)
     # Rewards that send many requests want to know whether one of them may fail alone.
     signature = signature_of(target) if inspect.isclass(target) else None
     tells = signature is not None and "on_failure" in signature.parameters
     given = {**args, "on_failure": settings.on_failure} if tells else args
     return bind_arguments(settings.label, target, given, settings.timeout_seconds)
+
+
+def _require_lists(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> None:
+    """Refuse a text, which is a sequence of its letters, and anything else where a reward says that it takes a list of texts.
+
+    Raises:
+        ConfigError: if there is one.
+    """
+    signature = signature_of(target)
+    for name, parameter in {} if signature is None else signature.parameters.items():
+        value = args.get(name)
+        if value is None or not re.search(r"\b(Sequence|[Ll]ist|[Tt]uple)\[str\b", str(parameter.annotation)):
+            continue
+        setting = f"rewards.{label}.args.{name}"
+        if isinstance(value, str):
+            raise ConfigError(f"{setting}={value!r} is a text, and {name} takes a list of texts; write {name}: [{value}]")
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            raise ConfigError(f"{setting}={value!r} is no list of texts; write it as {name}: [one, another]")
 
 
 def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:

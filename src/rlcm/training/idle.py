@@ -23,6 +23,14 @@ _RULES: tuple[_Rule, ...] = (
     _of_loss("noise_levels", "awm", "nft"),
     _of_loss("rebel_eta", "rebel"),
     _of_loss("backprop_calls", "reward_backprop"),
+    (
+        "a loss that compares rewards with one another",
+        tuple(
+            f"algorithm.{name}"
+            for name in ("advantage", "normalise_std", "advantage_clip", "stat_buffer_size", "stat_min_count")
+        ),
+        lambda config: config.algorithm.loss != "reward_backprop",
+    ),
     ("algorithm.dense_every above 0", ("algorithm.dense_lambda",), lambda config: config.algorithm.dense_every),
     (
         "algorithm.consistency_coefficient above 0",

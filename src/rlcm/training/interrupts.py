@@ -20,6 +20,8 @@ class Interrupts:
 
     def __init__(self, tell: Callable[[str], None] | None = None, save: Callable[[], None] | None = None) -> None:
         self.wanted = False
+        self.by = 0
+        """The number of the first signal; 0 until there is one."""
         self._tell, self._save = tell, save
         self._handlers = Handlers(self._take)
         self._is_saving = threading.Lock()
@@ -40,7 +42,7 @@ class Interrupts:
             self.keep()
             self._handlers.hand_on(number, frame)
             return
-        self.wanted = True
+        self.wanted, self.by = True, number
         if self._tell is not None:
             with contextlib.suppress(Exception):  # the terminal may be gone, or in the middle of another line
                 self._tell(

@@ -145,8 +145,8 @@ class Trainer:
         kept = config.evaluation
         self.watch = Watch(kept.best, kept.patience, kept.least)
         self.stop_reason: str | None = None
-        self.interrupted = False
-        """Whether `train` was asked to stop, by Ctrl-C or SIGTERM, also where the run came to its end all the same."""
+        self.interrupted_by = 0
+        """The number of the signal that asked `train` to stop, of any process, also where the run came to its end all the same."""
         self._whole: Whole | None = None  # kept while what is in memory may be half of a round
 
     @classmethod
@@ -199,8 +199,9 @@ class Trainer:
     def train(self) -> Path:
         """Run all rounds that are left and return the run's folder, with the tuned LoRA in `final/`.
 
-        An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends it after the present round with a checkpoint. A second one keeps the
-        last whole round, and then does what it did before `train`: Ctrl-C raises KeyboardInterrupt, and SIGTERM ends the process.
+        An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends it after the present round with a checkpoint, and is left in
+        `interrupted_by`: a program that trains several times looks there before it goes on. A second one keeps the last whole
+        round, and then does what it did before `train`: Ctrl-C raises KeyboardInterrupt, and SIGTERM ends the process.
 
         Raises:
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
@@ -231,7 +232,7 @@ class Trainer:
             if finished:
                 self._kept.checkpoint(self._state)
                 self._kept.result(directory, self.final_round, self.evaluations, self.altered)
-            self.interrupted = interrupts.wanted
+            self.interrupted_by = int(self.world.largest(interrupts.by))
         return directory.path
 
     def _begin(self) -> RunDirectory:

@@ -96,12 +96,12 @@ def apply(values: dict[str, Any], overrides: Sequence[str], kind: type[Settings]
     Raises:
         ConfigError: as `change`, if they are no texts, and if a shell has cut a value in typographic quotes at its spaces.
     """
-    other = (
-        overrides if not isinstance(overrides, list | tuple) else next((o for o in overrides if not isinstance(o, str)), None)
-    )
+    listed = isinstance(overrides, list | tuple)
+    other = next((one for one in overrides if not isinstance(one, str)), None) if listed else overrides
     if other is not None:
         raise ConfigError(
-            f"changes of settings are a list of texts, such as ['run.rounds=200', 'optimizer.lr=1e-4'], and not a {type(other).__name__}."
+            "changes of settings are a list of texts, such as ['run.rounds=200', 'optimizer.lr=1e-4'], and not a "
+            f"{type(other).__name__}."
         )
     refuse_torn(overrides, kind)
     for one in overrides:

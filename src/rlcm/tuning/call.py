@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,6 +58,7 @@ def train(
     Raises:
         UsageError: if something does not fit together, before anything expensive and before anything is written.
         RLCMError: and its children, while it runs; what was written before stays, and `rlcm train --resume` goes on.
+        KeyboardInterrupt: after Ctrl-C, once the present round is saved. SIGTERM and a closed terminal then end the program, too.
     """
     quiet()
     changes: dict[str, Any] = {**settings, **({"prompts": prompts} if isinstance(prompts, str) else {})}
@@ -76,6 +78,8 @@ def train(
         )
         folder = trainer.train()
     trainer.world.leave()
+    if trainer.interrupted_by:  # whoever called may be about to train again, and was told to stop
+        signal.raise_signal(trainer.interrupted_by)
     return Result(folder)
 
 

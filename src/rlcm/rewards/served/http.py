@@ -218,6 +218,10 @@ class HttpReward:
                 raise ValueError(f"{name}={value} must be from 0 to {MOST:,}.")
         if encoding not in get_args(Encoding):
             raise ValueError(f"encoding={encoding!r} is not one of {', '.join(get_args(Encoding))}.")
+        if rewards is not None and (not rewards or len(set(rewards)) < len(rewards)):
+            raise ValueError(
+                f"rewards={list(rewards)} must name at least one of the server's rewards, and none twice; left out, all."
+            )
         urls = [url.rstrip("/") for url in (address, *servers)]
         for url in urls:
             check_address(url)

@@ -142,7 +142,7 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher) -> bool:
         return True
     trainer = Trainer.resume(folder, changes, watcher=watcher) if begun else Trainer(config, watcher=watcher)
     trainer.train()
-    return is_finished(folder) and not trainer.interrupted
+    return is_finished(folder) and not trainer.interrupted_by
 
 
 def _more_time(folder: Path, config: TrainConfig) -> list[str]:

@@ -6,7 +6,7 @@
 
 What is taken replaces the same methods of the same tasks and experiments; others stay, each with the command, machine and budget that
 it came from. A call with another budget, or other options, replaces whole tasks, and results of the former built-in model go as a
-whole. Writes docs/results.md and docs/images/results-*.png.
+whole. Writes docs/reproduction.md and docs/images/results-*.png.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def write_page(root: Path, take: Path | None = None) -> Path:
         files.write(committed, results, indent=1)
     results = files.read(committed)
     draw(results, images)
-    (root / "docs" / "results.md").write_text(page(results))
-    return root / "docs" / "results.md"
+    (root / "docs" / "reproduction.md").write_text(page(results))
+    return root / "docs" / "reproduction.md"
 
 
 def main() -> None:

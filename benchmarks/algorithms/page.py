@@ -23,27 +23,27 @@ run, seeds {seeds}. This page is written by `python -m benchmarks.algorithms`; n
 ## In a minute
 
 {choice}
-A reward can be had by breaking the pictures. What counts here is therefore a run's best look at which the held-out judge still
+A reward can be had by breaking the pictures. What counts here is therefore a run's best evaluation at which the held-out judge still
 finds at least {sound:.0%} as many pictures right as before training. "Soon" is the time to the reward that plain RLCM, the
-published algorithm, has at its best look. The judge is a detector that no reward and no training sees.
+published algorithm, has at its best evaluation. The judge is a detector that no reward and no training sees.
 
 ## How it was measured
 
 - Tasks:
 {tasks}- Prompts: {prompts}. Before training the judge finds {judge:.0%} of the pictures right. None of these rewards asks for that,
   so the judge shows what a method breaks; its confidence, the mean probability of all that was asked, is the finer measure.
-- Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Looks at the model are not counted.
+- Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Evaluations are not counted.
 - Reward and judge are those of {images} fixed prompts and seeds, apart from the run's, without exploration noise. Lines are means
-  over the seeds; bands go from the lowest to the highest seed. Looks lie closer together where a method is over in a tenth of the
+  over the seeds; bands go from the lowest to the highest seed. Evaluations lie closer together where a method is over in a tenth of the
   budget.
-- "Speed-up" is plain RLCM's time to its best look over the method's time to the same reward with a judge that is as sound, the
+- "Speed-up" is plain RLCM's time to its best evaluation over the method's time to the same reward with a judge that is as sound, the
   median of the seeds (lowest to highest). Of a seed that did not get there in its budget only a bound is known: "below" so many
   times. A run whose judge fell below half twice in a row was ended: its lines stop there. "Fewer queries" is the same for images
   scored.
 - Every method was tuned alike: eight settings of learning rate, images a round, updates a round and leash, the same for all, each
   tried for a fifth of a result's budget on prompts and seeds that no result has (`design.py`). The one with the best sound reward is
   the method's.{untuned} What is sound for a fifth of the time may break pictures later, as the plots show. The best sound reward is
-  then that of an early look.
+  then that of an early evaluation.
 - "Detail" is the energy of what a 3x3 blur takes away, as a share of the untrained model's. Below 100 % the pictures are plainer, or
   blurred.
 - "Kept at n" is the gain over the untrained model when both sample in n steps, as a share of that in {steps} steps, with which the

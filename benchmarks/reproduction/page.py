@@ -28,12 +28,13 @@ PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours an
 
 FORMER = """
 **Measured with the former built-in model (45 animals), and with the default of then (2 steps).** The package now has
-[another one](decisions/012-a-world-that-needs-mending.md), for which none of this was measured yet.
+[another one](decisions/012-a-world-that-needs-mending.md), so none of this can be repeated with it. DDPO's settings were not searched,
+so the factors against it say little. What holds for the present model is on [the page of results](results.md).
 """
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """Return docs/results.md."""
+    """Return docs/reproduction.md."""
     parts = [
         f"""# The paper's experiments in miniature
 {FORMER if of_former_model(results) else ""}

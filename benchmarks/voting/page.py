@@ -48,15 +48,13 @@ def _meanings() -> str:
 
 def _measured(cells: Cells, plan: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     rows = list(_rows(cells))
-    missed = sum("**no**" in row[5] for row in rows)
-    lost = sum("**no**" in row[7] for row in rows)
     without = f"{counted(found['left'], 'training')} of the study was left out for time. " if found["left"] else ""
     rounds = plan["votes"] // plan["votes_a_training"] * plan["rounds_a_training"]
     setting = ", ".join(f"`{setting}`" for setting in plan["settings"])
     return f"""After {plan["votes"]} votes, {counted(len(_seeds(cells)), "seed")}:
 
 {table(HEADS, rows)}
-{_verdict(missed, len(rows), "bars of the gain")} {_verdict(lost, len(rows), "bars of the judge")} A share is the ratio of the
+{verdicts(cells)} A share is the ratio of the
 means of the seeds. The judge's figure is the change in `right`, the pictures in which the held-out judge finds all that was asked
 for, with the 95 % interval of the seeds' mean (Student's). {without}
 
@@ -71,6 +69,13 @@ does, so that the study is quick. So compare shares, not gains.
 Machine: {found["machine"]}; {sum(cell["cpu_seconds"] for cell in cells) / 60:.0f} minutes of computing. Command:
 `python benchmarks/voters.py --votes {plan["votes"]} --rounds {plan["rounds_a_training"]}`; all figures are in
 `benchmarks/results/voters.json`."""
+
+
+def verdicts(cells: Cells) -> str:
+    """Return how many bars of the gain and of the judge are missed, a sentence each."""
+    rows = _rows(cells)
+    missed, lost = (sum("**no**" in row[place] for row in rows) for place in (5, 7))
+    return f"{_verdict(missed, len(rows), 'bars of the gain')} {_verdict(lost, len(rows), 'bars of the judge')}"
 
 
 def _verdict(missed: int, of: int, what: str) -> str:

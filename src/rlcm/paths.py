@@ -87,7 +87,7 @@ def require_working_directory() -> None:
     except OSError as error:
         known = os.environ.get("PWD", "")
         again = (
-            f"if it was made anew, enter it again with `{command('cd', known)}`"
+            f"if it was made again, enter it again with `{command('cd', known)}`"
             if os.path.isdir(known)
             else "such as by `cd ~`"
         )

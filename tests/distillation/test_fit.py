@@ -154,7 +154,7 @@ def test_a_checkpoint_that_was_cut_short_names_the_file_to_delete(tmp_path):
     fit("part", model, task(model)[0], Fit(updates=2), tmp_path, 0)
     file = tmp_path / "part.safetensors"
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(CheckpointError, match=rf"delete {file} to begin the stage anew"):
+    with pytest.raises(CheckpointError, match=rf"delete {file} to begin the stage again"):
         fit("part", model, task(model)[0], Fit(updates=2), tmp_path, 0)
 
 

@@ -192,7 +192,7 @@ def _pin(settings: DistillConfig, pictures: CaptionedPictures, work: Path) -> No
     if wrong:
         raise ConfigError(
             f"{work} was begun with {'; '.join(wrong)}. Go on with what it began with, take another output=, or delete {work} to begin "
-            "anew."
+            "again."
         )
 
 

@@ -74,7 +74,7 @@ def fit(
             state = load_state(file)
         except CheckpointError as error:
             raise CheckpointError(
-                f"{str(error).partition(';')[0].rstrip('.')}; delete {file} to begin the stage anew."
+                f"{str(error).partition(';')[0].rstrip('.')}; delete {file} to begin the stage again."
             ) from error
         try:
             done, seconds = int(state["updates"]), float(state["seconds"])
@@ -87,7 +87,7 @@ def fit(
                     p.data.copy_(tensor)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
-                f"{file} is that of another model or of other settings ({error}); delete it to begin the stage anew, or go on with "
+                f"{file} is that of another model or of other settings ({error}); delete it to begin the stage again, or go on with "
                 "the settings that it began with."
             ) from error
 
@@ -125,7 +125,7 @@ def fit(
             raise TrainingError(
                 f"{name}: update {done + 1} has a loss or gradient that is not finite (loss {figures['loss']:g}, gradient norm "
                 f"{figures['grad_norm']:g}), so training stops here. What was saved is of update {kept}. Lower lr={settings.lr:g}, and "
-                f"begin anew in another folder, or delete {work}."
+                f"begin again in another folder, or delete {work}."
             )
         for optimiser in optimisers:
             optimiser.step()

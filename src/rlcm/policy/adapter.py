@@ -153,4 +153,4 @@ def _remedy(weights: Path) -> str:
     resume = command("rlcm", "train", "--resume", weights.parent.parent)
     if weights.parent.name == "best":
         return f"To have the weights of the last round as the result: {resume} evaluation.final=last"
-    return f"Where the run has a checkpoint, its LoRA is written anew by: {resume}"
+    return f"Where the run has a checkpoint, its LoRA is written again by: {resume}"

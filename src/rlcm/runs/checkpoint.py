@@ -85,7 +85,7 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
             damaged.append(f"{path.name} is damaged ({error})")
     if damaged:
         raise CheckpointError(
-            f"{run} has no whole checkpoint to go on from ({'; '.join(damaged)}); start the run anew under another name=..., or "
+            f"{run} has no whole checkpoint to go on from ({'; '.join(damaged)}); start the run again under another name=..., or "
             f"delete its checkpoints and resume it from its beginning."
         )
     return None, damaged

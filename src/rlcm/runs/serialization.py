@@ -45,7 +45,7 @@ def load_state(path: Path) -> dict[str, Any]:
     # What a program of another kind wrote can be wrong in any way.
     except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} is missing or damaged ({error}); use an earlier checkpoint, or start the run anew."
+            f"{path} is missing or damaged ({error}); use an earlier checkpoint, or start the run again."
         ) from error
     return state
 

@@ -52,7 +52,7 @@ def flow_euler(
     name = type(scheduler).__name__
     if not 0 <= eta <= 1:
         raise SamplerError(
-            f"eta={eta} of {name} is out of range; use 0 < eta <= 1: 1 draws all noise anew (the default), less keeps a part of it."
+            f"eta={eta} of {name} is out of range; use 0 < eta <= 1: 1 redraws all noise (the default), less keeps a part of it."
         )
     if config.invert_sigmas:
         raise SamplerError(f"invert_sigmas=True of {name} runs from data to noise; use a scheduler with invert_sigmas=False.")

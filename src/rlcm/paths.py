@@ -51,11 +51,13 @@ def local(typed: Typed, setting: str) -> Path:
 
 
 def given_folder(run: object) -> Path:
-    """Return the folder of a run as Python passes it.
+    """Return the folder of a run as Python passes it: a text, a path, or what has one as its `path`, such as a `Result`.
 
     Raises:
-        ConfigError: if it is neither a text nor a path.
+        ConfigError: if it is none of them.
     """
+    if not isinstance(run, (str, os.PathLike)):
+        run = getattr(run, "path", run)
     if not isinstance(run, (str, os.PathLike)) or not os.fspath(run):
         raise ConfigError(f"run={run!r} names no folder; give that of a run, such as 'runs/demo'.")
     return local(os.fspath(run), "run")

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from rlcm.tuning.progress import ConsoleProgress
@@ -27,6 +28,15 @@ def test_the_first_and_the_last_round_are_always_shown():
     assert [line.split()[1] for line in lines[1:]] == ["1/3", "3/3"]
     assert "reward 0.5 (began 0.5)  12.3 images/s  8 s left" in lines[1]
     assert "reward 1.5 (began 0.5)" in lines[2]
+
+
+@pytest.mark.parametrize("first", [{}, {"reward": None}, {"reward": "0.5"}, {"reward": 0}])
+def test_a_run_whose_first_round_lost_its_reward_is_taken_up(first):
+    out = io.StringIO()
+    with ConsoleProgress(Console(file=out, force_terminal=False, width=120), 0) as progress:
+        progress.began(first, 1)
+        progress.round(metrics(2), 3)
+    assert ("reward 1 (began 0)" if first == {"reward": 0} else "reward 1 (began 1)") in out.getvalue()
 
 
 def test_rounds_are_shown_as_often_as_wished():

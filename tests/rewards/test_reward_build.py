@@ -33,7 +33,6 @@ def test_build_from_settings(images, prompts):
         (RewardSettings(name="http://127.0.0.1:9", args={"servers": "http://a:1"}), r"write servers: \[http://a:1\]"),
         (RewardSettings(name="composition", args={"colours": "red", "model": "m"}), r"write colours: \[red\]"),
         (RewardSettings(name="composition", args={"colours": [1], "model": "m"}), "is no list of texts"),
-        (RewardSettings(name="composition", args={"views": 0, "graded": True}), "views=0"),
         (
             RewardSettings(name="jpeg_compressibility", args={"quality": "90"}),
             "quality='90': input should be a valid integer, written",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from short_runs import Failing, metrics_of, resume, trainer, without_times
 from tiny_runs import PROMPTS, STEPS, Listener, brightness, largest_difference, lcm_pipeline, tiny_config
 
-from rlcm.errors import ConfigError, PreflightError, SamplerError
+from rlcm.errors import ConfigError, PreflightError, RunDirectoryError, SamplerError
 from rlcm.rewards import RewardMix, RewardPart
 from rlcm.training import trainer as module
 from rlcm.training.config import RunSettings
@@ -28,6 +28,42 @@ def test_images_that_could_not_be_scored_drop_out(tmp_path):
     assert found["dropped_images"] == 1
     assert found["reward"] == pytest.approx(found["rewards/flaky"])
     assert found["skipped_updates"] == 0
+
+
+def test_train_does_not_go_on_from_rounds_of_the_callers_own(tmp_path):
+    """They are in no file, and the base model was not measured before them."""
+    made = trainer(tmp_path)
+    made.round()
+    with pytest.raises(ConfigError, match=r"Trainer.train\(\) after Trainer.round\(\): the rounds up to 1 are in no file"):
+        made.train()
+    assert not (tmp_path / "run").exists()
+    run = trainer(tmp_path).train()
+    again = resume(run, changes=["run.rounds=4"])
+    again.round()
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="the rounds up to 3 are in no file"):
+        again.train()
+    assert (run / "metrics.jsonl").read_bytes() == before
+    assert [row["round"] for row in metrics_of(resume(run, changes=["run.rounds=4"]).train())] == [1, 2, 3, 4]
+
+
+def test_a_trainer_that_another_one_overtook_writes_nothing(tmp_path):
+    run = trainer(tmp_path).train()
+    first, second = resume(run, changes=["run.rounds=3"]), resume(run, changes=["run.rounds=4"])
+    first.train()
+    kept = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with pytest.raises(
+        RunDirectoryError, match="another trainer has taken the run to round 3 since this one was made, after round 2"
+    ):
+        second.train()
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == kept
+    assert [row["round"] for row in metrics_of(resume(run, changes=["run.rounds=4"]).train())] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("force", ["no", 1, None])
+def test_force_is_yes_or_no(tmp_path, force):
+    with pytest.raises(ConfigError, match="neither True nor False"):
+        Trainer.resume(tmp_path, force=force)
 
 
 def test_a_constant_reward_is_refused_before_learning(tmp_path):

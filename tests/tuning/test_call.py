@@ -10,9 +10,13 @@ from tiny_runs import PROMPTS, brightness, lcm_pipeline
 
 import rlcm
 from rlcm.builtin import model_path
+from rlcm.cli.work.train import check_start
+from rlcm.doctor import diagnose
+from rlcm.doctor.machine import folder
 from rlcm.errors import ConfigError, MissingFileError, RewardError, RunDirectoryError
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.sharing.formats import export_run
+from rlcm.training.config import load_config
 from rlcm.training.trainer import Trainer
 
 SMALL = {"batch_size": 16, "images": 4, "rounds": 2, "evaluation": {"every": 0}, "lr": 3e-3}
@@ -95,8 +99,21 @@ def test_a_name_that_is_taken_is_told_before_the_model_is_loaded(result):
         rlcm.train(name="dark", output=str(result.path.parent), progress=False)
 
 
+def test_check_and_doctor_say_that_a_name_is_taken(result, capsys):
+    taken = [f"output={result.path.parent}", "name=dark", "prompts=[a fox]"]
+    with pytest.raises(RunDirectoryError, match="holds a run already"):
+        check_start(None, taken)
+    check_start(None, [taken[0], "name=free", taken[2]])
+    assert "this can start" in capsys.readouterr().out
+    said = {name: [f.value for f in folder(load_config(None, [*taken, f"name={name}"]))] for name in ("dark", "free", "")}
+    assert said["free"] == said[""] == []
+    assert "holds a run already" in said["dark"][0]
+    with pytest.raises(ConfigError, match="give a TrainConfig"):
+        diagnose("q.yaml")
+
+
 def test_a_run_that_goes_on_with_its_objects(result):
-    trainer = Trainer.resume(result.path, ["run.rounds=3"], rewards={darkness: 1.0})
+    trainer = Trainer.resume(result, ["run.rounds=3"], rewards={darkness: 1.0})
     trainer.train()
     assert trainer.round_number == 3
 

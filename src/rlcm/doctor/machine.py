@@ -10,10 +10,11 @@ import torch
 
 from rlcm._version import __version__
 from rlcm.doctor.findings import Finding
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, RunDirectoryError
 from rlcm.pipelines.precision import resolve
 from rlcm.policy.policy import Policy
 from rlcm.processes.machine import available_memory
+from rlcm.training.beginning import require_free_name
 from rlcm.training.config import TrainConfig
 from rlcm.training.fitting import check_memory, memory_need
 
@@ -37,6 +38,15 @@ def versions() -> Finding:
             missing.append(package)
     text = ", ".join(f"{name} {number}" for name, number in found.items())
     return Finding("versions", text, not missing, f"install {', '.join(missing)}: pip install -c constraints.txt -e .")
+
+
+def folder(config: TrainConfig) -> list[Finding]:
+    """Return that the name is taken, if it is: for information, as it may be the run's own configuration that is looked at."""
+    try:
+        require_free_name(config)
+    except RunDirectoryError as error:
+        return [Finding("name", str(error))]
+    return []
 
 
 def machine(config: TrainConfig) -> tuple[Finding, Finding]:

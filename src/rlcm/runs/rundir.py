@@ -128,6 +128,18 @@ class RunDirectory:
                 f"`{command('rlcm', 'train', '--resume', self.path)}`, or delete the folder."
             )
 
+    def require_round(self, number: int) -> None:
+        """Do nothing if the run is where a trainer left it, after round `number`.
+
+        Raises:
+            RunDirectoryError: if it has metrics of later rounds.
+        """
+        if later := [row["round"] for row in self.metrics() if row["round"] > number]:
+            raise RunDirectoryError(
+                f"{self.path}: another trainer has taken the run to round {max(later)} since this one was made, after round {number}. "
+                f"Make a new one by Trainer.resume({str(self.path)!r})."
+            )
+
     def _clear(self, config: str | None) -> None:
         """Take away what a run leaves that has learnt nothing."""
         with run_errors(self.path):

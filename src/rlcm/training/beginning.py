@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import ConfigError
-from rlcm.paths import command, existing, shown
+from rlcm.paths import command, existing, local, shown
 from rlcm.rewards.build import located
 from rlcm.rewards.given import Rewards, given
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
-from rlcm.runs.rundir import default_name
+from rlcm.runs.rundir import RunDirectory, default_name
 from rlcm.runs.weights import listed
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig
@@ -105,6 +105,16 @@ class Stopped:
     def insisting(self) -> str:
         """The command that insists."""
         return command("rlcm", "train", "--resume", self.run, *self.changes, "--force")
+
+
+def require_free_name(config: TrainConfig) -> None:
+    """Do nothing if a new run of this configuration may be put where it says.
+
+    Raises:
+        RunDirectoryError: if there is a result of an earlier run of its name.
+    """
+    if config.name:
+        RunDirectory(local(config.output, "output") / config.name).require_no_results()
 
 
 def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tuple[TrainConfig, Stopped]:

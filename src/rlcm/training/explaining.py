@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from rlcm.lookalikes import keyboard, named, visible
@@ -62,7 +62,7 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     if detail["type"] == "model_type" and group:
         first = next(iter(group.model_fields))
         return f"{key}={detail['input']!r}: {key} is a group, of {', '.join(group.model_fields)}; set one, such as {key}.{first}=..."
-    if field and detail["type"] in ("list_type", "tuple_type") and (remedy := _as_list(field, key, detail["input"])):
+    if field and detail["type"] in ("list_type", "tuple_type") and (remedy := _as_list(kind, location, detail["input"])):
         return f"{key}={detail['input']!r}: write a list, such as {remedy}."
     if detail["type"] == "string_type" and isinstance(detail["input"], dict):
         return f"{key}={detail['input']!r}: input should be a text; one with a colon goes into quotes."
@@ -71,13 +71,17 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
 
 
-def _as_list(field: FieldInfo, key: str, value: Any) -> str:
+def _as_list(kind: type[Settings], location: Sequence[Any], value: Any) -> str:
     """Return what to type for a list with one value in it; nothing where that would not do either."""
-    annotation: Any = field.annotation
+    owner, name = _owner(kind, location), str(location[-1])
     for entry in (_number(value), value):
-        with contextlib.suppress(ValidationError):
-            TypeAdapter(annotation).validate_python([entry])
-            return assignment(key, [entry])
+        problems: Sequence[Any] = ()
+        try:
+            owner.model_validate({name: [entry]})
+        except ValidationError as error:
+            problems = error.errors()
+        if not any(problem["loc"][:1] == (name,) for problem in problems):
+            return assignment(".".join(map(str, location)), [entry])
     return ""
 
 
@@ -98,12 +102,18 @@ def names_of(kind: type[Settings]) -> list[str]:
     return [name for name, _ in leaves(kind)]
 
 
-def _field(kind: type[Settings], location: Sequence[Any]) -> FieldInfo | None:
-    """Return the description of the setting at a place inside `kind`."""
+def _owner(kind: type[Settings], location: Sequence[Any]) -> Any:
+    """Return the settings that have what is at a place inside `kind`; None where there are none."""
     here: Any = kind
     for part in location[:-1]:
         if not isinstance(part, int) and here is not None:
             here = _settings_in(here.model_fields[part].annotation) if part in here.model_fields else None
+    return here
+
+
+def _field(kind: type[Settings], location: Sequence[Any]) -> FieldInfo | None:
+    """Return the description of the setting at a place inside `kind`."""
+    here = _owner(kind, location)
     return here.model_fields.get(location[-1]) if here is not None and location else None
 
 

@@ -147,14 +147,15 @@ class Trainer:
         self.stop_reason: str | None = None
         self.interrupted_by = 0
         """The number of the signal that asked `train` to stop, of any process, also where the run came to its end all the same."""
+        self._by_hand = False  # whether `round` was called, which tells no file
         self._whole: Whole | None = None  # kept while what is in memory may be half of a round
 
     @classmethod
-    def resume(cls, run: Path | str, changes: Sequence[str] = (), *, force: bool = False, **objects: Any) -> Trainer:
+    def resume(cls, run: Any, changes: Sequence[str] = (), *, force: bool = False, **objects: Any) -> Trainer:
         """Return the trainer of a run, as it was at its newest whole checkpoint.
 
         Args:
-            run: the run's folder.
+            run: the run's folder, or its `Result`.
             changes: other settings of `run` from here on, as KEY=VALUE; run.rounds=200 makes it longer, a finished run too, and
                 evaluation.final=best gives one its best weights as the result.
             force: go on although prompts, rewards, weights or settings are others than before, and so what is learnt or measured.
@@ -168,6 +169,8 @@ class Trainer:
         """
         if unknown := sorted(objects.keys() - {"model", "rewards", "prompts", "watcher"}):
             raise ConfigError(f"Trainer.resume takes no {unknown[0]}; settings are changes, such as ['run.rounds=200'].")
+        if not isinstance(force, bool):
+            raise ConfigError(f"force={force!r} is neither True nor False.")
         changes = [changes] if isinstance(changes, str) else changes
         config, stopped = stopped_run(given_folder(run).absolute(), changes, force=force)
         return cls(config, stopped=stopped, **objects)
@@ -204,8 +207,15 @@ class Trainer:
         round, and then does what it did before `train`: Ctrl-C raises KeyboardInterrupt, and SIGTERM ends the process.
 
         Raises:
+            ConfigError: if rounds were made by `round` before: no file says anything of them.
+            RunDirectoryError: if another trainer has gone on with the run since this one was made.
             RLCMError: and its children; what was written before stays, and the last whole round is kept.
         """
+        if self._by_hand:
+            raise ConfigError(
+                f"Trainer.train() after Trainer.round(): the rounds up to {self.round_number} are in no file, and the base model was "
+                "not measured before them. Let train() make all rounds of a run, or make all of them by round()."
+            )
         with Interrupts(self._note, self._save_whole) as interrupts, self.world.guarded(), ExitStack() as stack:
             for mix in filter(None, (self.parts.rewards, self.parts.evaluator.held_out)):
                 stack.callback(setattr, mix, "stop_wanted", mix.stop_wanted)
@@ -214,6 +224,7 @@ class Trainer:
             with self.world.together():
                 if self.world.is_main:
                     stack.callback(directory.hold().release)
+                    directory.require_round(self.round_number)
             try:
                 if not self.evaluations:
                     self._evaluate("base")
@@ -258,7 +269,7 @@ class Trainer:
                     again = going_on(directory.path, self.config)
                     self._note(f"stopped after round {self.round_number}; go on with: {again}")
                     return False
-                metrics = self.round()
+                metrics = self._round()
                 self._keep_whole(metrics)
                 is_due = self._is_over() or self._is_due()
                 failed: Exception | None = None
@@ -305,7 +316,14 @@ class Trainer:
         return self.progress >= 1 or self.stop_reason is not None
 
     def round(self) -> dict[str, float]:
-        """Sample, score and learn once; return the round's metrics."""
+        """Sample, score and learn once; return the round's metrics.
+
+        For loops of your own: it measures nothing before and writes no file, and `train` does not go on from it.
+        """
+        self._by_hand = True
+        return self._round()
+
+    def _round(self) -> dict[str, float]:
         started = self._clock()
         learnt = self.learner.round(self.round_number + 1, self.progress)
         seconds = self._clock() - started

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rlcm.builtin import configuration
 from rlcm.errors import ConfigError
-from rlcm.paths import local
 from rlcm.processes.distributed import is_main_process
 from rlcm.rewards.boundary import UserCode
 from rlcm.rewards.given import Rewards
 from rlcm.rewards.user import signature_of
-from rlcm.runs.rundir import RunDirectory
+from rlcm.training.beginning import require_free_name
 from rlcm.training.config import TrainConfig, load_config, parse_settings
 from rlcm.training.defaults import changed
 from rlcm.training.trainer import Trainer, Watcher
@@ -63,8 +62,7 @@ def train(
     quiet()
     changes: dict[str, Any] = {**settings, **({"prompts": prompts} if isinstance(prompts, str) else {})}
     resolved = _changed(_read(config), changes)
-    if resolved.name:  # before the model is loaded
-        RunDirectory(local(resolved.output, "output") / resolved.name).require_no_results()
+    require_free_name(resolved)  # before the model is loaded
     watchers: list[Watcher] = [] if callback is None else [_watcher(callback)]
     with ExitStack() as stack:
         if progress and is_main_process():

@@ -35,7 +35,8 @@ class ConsoleProgress:
 
     def began(self, metrics: dict[str, float], done: int) -> None:
         """Take up a run whose first round had these metrics, and of which so many rounds are done."""
-        self._first_reward = metrics["reward"]
+        first = metrics.get("reward")
+        self._first_reward = first if isinstance(first, (int, float)) else None
         self._bar.start()
         self._bar.reset(self._task, completed=done)  # the speed is that of the rounds from here on
 

@@ -11,14 +11,14 @@ import click
 
 from rlcm.builtin import configuration
 from rlcm.errors import CheckpointError
-from rlcm.paths import command, local, shown
+from rlcm.paths import command, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
 from rlcm.report.values import alteration
 from rlcm.report.words import asked
 from rlcm.runs.files import stamp
 from rlcm.runs.listing import runs_in
-from rlcm.runs.rundir import RunDirectory
+from rlcm.training.beginning import require_free_name
 from rlcm.training.build import checked
 from rlcm.training.config import load_config
 from rlcm.training.final import WEIGHTS_NAME
@@ -30,7 +30,9 @@ from rlcm.tuning.saying import quiet, say
 def check_start(config: str | None, changes: Sequence[str]) -> None:
     """Run `rlcm train --check`: do what a training does before it reads weights."""
     quiet()
-    for note in checked(located(load_config(configuration(config), changes))).notes:
+    settings = load_config(configuration(config), changes)
+    require_free_name(settings)
+    for note in checked(located(settings)).notes:
         say(note)
     click.echo("this can start: settings, prompts, rewards and sampler are fine; the weights of the model were not read")
 
@@ -46,8 +48,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
             trainer = Trainer.resume(run, changes, force=force, watcher=progress)
         else:
             settings = load_config(configuration(config), changes)
-            if settings.name:  # before the model is loaded
-                RunDirectory(local(settings.output, "output") / settings.name).require_no_results()
+            require_free_name(settings)  # before the model is loaded
             trainer = Trainer(settings, watcher=progress)
         if progress is not None and trainer.directory is not None and (rows := trainer.directory.metrics()):
             progress.began(rows[0], trainer.round_number)

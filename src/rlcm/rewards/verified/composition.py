@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlcm.builtin.views import MOST_VIEWS
 from rlcm.errors import ConfigError
 from rlcm.rewards.learned.clip import Lazy, Network
 from rlcm.rewards.learned.hub import Source
@@ -37,8 +36,6 @@ class Composition:
         revision: the repository's commit.
         graded: give the share of the demands that are met, 0 to 1, in place of 0 for every picture that is not all right; with the
             built-in detector the geometric mean of the demands' probabilities, which is differentiable.
-        views: the graded score of the built-in detector is the mean over so many slightly changed views of each picture, 1 to 32;
-            more are harder to fool.
         threshold: confidence from which on an object counts; left out, 0.3.
         counting_threshold: the same for prompts tagged `counting`; left out, 0.9, and 0.3 for detectors that look for words.
         max_overlap: two boxes of a class that overlap by more are one object, 0 to 1; left out, 1 (all are kept), and 0.5 for
@@ -54,7 +51,6 @@ class Composition:
         model: str | None = None,
         revision: str | None = None,
         graded: bool = False,
-        views: int = 1,
         threshold: float | None = None,
         counting_threshold: float | None = None,
         max_overlap: float | None = None,
@@ -70,14 +66,8 @@ class Composition:
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} is not between 0 and 1.")
         self.network, self.graded, self.colours = Network(batch_size, dtype, device), graded, tuple(colours)
-        self.world, self.views = WorldChecker() if model is None else None, views
+        self.world = WorldChecker() if model is None else None
         self.differentiable = graded and model is None
-        if isinstance(views, bool) or not isinstance(views, int) or not 1 <= views <= MOST_VIEWS:
-            raise ValueError(f"views={views!r} is not a whole number from 1 to {MOST_VIEWS}.")
-        if views > 1 and not self.differentiable:
-            raise ValueError(
-                f"views={views} is for the graded score of the built-in detector; add graded: true, or leave views out."
-            )
         label = "demands met" if graded else "right pictures"
         self.display: Mapping[str, str] = {"label": label, "better": "higher", "question": "right"}
         if model is None:
@@ -108,7 +98,7 @@ class Composition:
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         """Return the scores [B] of images [B, 3, h, w] in [0, 1] for B prompts and what they ask for."""
         if self.world and self.graded:
-            return self.world.graded(images, self.world.asked(prompts, metadata), self.views)
+            return self.world.graded(images, self.world.asked(prompts, metadata))
         verdicts = self.verdicts(images, prompts, metadata)
         return torch.tensor([verdict.share if self.graded else float(verdict.right) for verdict in verdicts])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rlcm.builtin import model_path
@@ -13,7 +12,6 @@ from rlcm.builtin.detector import RewardDetector
 from rlcm.builtin.graded import graded
 from rlcm.builtin.judging import fitted
 from rlcm.builtin.verdict import Found, fulfilled
-from rlcm.builtin.views import views
 from rlcm.builtin.vocabulary import CLASSES, COLOURS, known
 from rlcm.errors import ConfigError
 from rlcm.rewards.learned.clip import Lazy
@@ -55,14 +53,9 @@ class WorldChecker:
         found = self._detector().find(fitted(images))
         return [_verdict(things, entry) for things, entry in zip(found, asked, strict=True)]
 
-    def graded(self, images: Tensor, asked: Told, count: int = 1) -> Tensor:
-        """Return how far each image has what was asked: [B] in [0, 1], differentiable; see `rlcm.builtin.graded`.
-
-        Args:
-            count: of views of each image that the detector sees; the mean over them is returned.
-        """
-        seen = views(fitted(images), count)
-        return graded(self._detector()(torch.cat(seen)), [*asked] * count).view(count, -1).mean(0)
+    def graded(self, images: Tensor, asked: Told) -> Tensor:
+        """Return how far each image has what was asked: [B] in [0, 1], differentiable; see `rlcm.builtin.graded`."""
+        return graded(self._detector()(fitted(images)), asked)
 
 
 def _verdict(things: Sequence[Found], asked: Mapping[str, Any]) -> Verdict:

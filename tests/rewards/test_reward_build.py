@@ -20,6 +20,28 @@ def test_build_from_settings(images, prompts):
 
 
 @pytest.mark.parametrize(
+    "annotation", ["list[str]", "Sequence[str] | None", "tuple[str, ...]", "typing.List[str]", "str | list[str]"]
+)
+def test_what_takes_a_list_of_texts_takes_no_text(annotation, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from __future__ import annotations\n\n\nclass Own:\n"
+        f"    def __init__(self, words: {annotation} = ()):\n        self.words = words\n\n"
+        "    def __call__(self, images, prompts):\n        return [float(len(self.words))] * len(prompts)\n"
+    )
+
+    def value(words):
+        settings = RewardSettings(name=f"{tmp_path / 'own.py'}:Own", args={"words": words})
+        return build_rewards([settings])(torch.zeros(1, 3, 8, 8), ["a"]).total.item()
+
+    assert value(["red", "blue"]) == value(("red", "blue")) == 2
+    if annotation == "str | list[str]":
+        assert value("red") == 3
+        return
+    with pytest.raises(ConfigError, match=r"takes a list of texts; write words: \[red\]"):
+        value("red")
+
+
+@pytest.mark.parametrize(
     ("settings", "text"),
     [
         (RewardSettings(name="jpeg_compressability"), "did you mean jpeg_compressibility"),

@@ -131,8 +131,10 @@ def _require_lists(label: str, target: Callable[..., Any], args: Mapping[str, An
     """
     signature = signature_of(target)
     for name, parameter in {} if signature is None else signature.parameters.items():
-        value = args.get(name)
-        if value is None or not re.search(r"\b(Sequence|[Ll]ist|[Tt]uple)\[str\b", str(parameter.annotation)):
+        value, annotation = args.get(name), str(parameter.annotation)
+        listed = r"\b(Sequence|[Ll]ist|[Tt]uple)\[str\b[^]]*\]"
+        others = re.sub(listed, "", annotation).replace("None", "").strip(" |")
+        if value is None or not re.search(listed, annotation) or others:  # it takes something else as well
             continue
         setting = f"rewards.{label}.args.{name}"
         if isinstance(value, str):

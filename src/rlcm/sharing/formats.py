@@ -63,7 +63,8 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
     Raises:
         MissingFileError: if the run has not ended, or its model is not there.
         WeightsError: if its LoRA is damaged, or another run's.
-        UsageError: if the format does not exist for this model, or the output cannot be what is asked for.
+        UsageError: if the format does not exist for this model, the weights do not fit the precision, or the output cannot be what is
+            asked for.
         RunDirectoryError: if the output cannot be written.
     """
     config, weights = finished_run(run)
@@ -87,6 +88,8 @@ def export_run(run: Path, form: Format, output: Path | None = None, precision: E
         tensors, metadata = {key: value.to(dtype) for key, value in read_weights(weights)[0].items()}, {"format": "pt"}
     else:
         tensors, metadata = _renamed(config, lora, kind, form, dtype)
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise UsageError(f"--precision {precision}: some of the LoRA's weights are too large for it; choose --precision fp32.")
     if own is not None:
         own.begin()
     with disk_errors(file):

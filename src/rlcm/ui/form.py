@@ -60,7 +60,7 @@ HIDDEN = ("output",)
 """Settings that the page itself decides."""
 STARTS = {
     "*default": "The default: a policy gradient, for any reward",
-    "*demo": "The demo: draw what was asked, in two to five minutes",
+    "*demo": "The demo: draw what was asked, in three to five minutes",
     "*published": "RLCM as published, with the paper's settings",
 }
 """Configurations to start from, besides those of runs."""

@@ -1,0 +1,93 @@
+"""Settings for the demo, tried side by side and judged by the referee: a third detector that no reward, no claim and no page uses.
+
+    python benchmarks/referee.py                                  # once
+    python benchmarks/demo_trials.py [--trials plain long ...] [--seeds 10 11]
+
+Each is a whole run of the demo in a process of its own, on its training prompts, and then three pictures of each with noise that
+nothing else has. The judge is not asked. Writes benchmarks/results/demo_trials.json; what is in it is not tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.referee import trained
+from benchmarks.shared import results as files
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import RESULTS, ROOT
+from rlcm.builtin.judging import by_kind, right, sharpness
+from rlcm.builtin.prompts import prompt_set
+from rlcm.pipelines import make_denoiser
+from rlcm.policy.noise import image_seed
+from rlcm.policy.rollout import pictures_of
+from rlcm.processes.machine import describe_machine
+from rlcm.sharing import tuned_pipeline
+from rlcm.training.config import load_config
+
+TRIALS: dict[str, list[str]] = {
+    "plain": ["run.rounds=60", "run.time_limit_minutes=null"],
+    "long": ["run.rounds=120", "run.time_limit_minutes=null"],
+    "longer": ["run.rounds=480", "run.time_limit_minutes=null"],
+    "aligned-long": [
+        "rewards=[{name: composition, args: {graded: true}}, {name: alignment, weight: 1}]",
+        "run.time_limit_minutes=null",
+    ],
+}
+SEEDS = (10, 11)
+EACH, BATCH = 3, 60
+FILE = RESULTS / "demo_trials.json"
+
+
+def tried(name: str, seed: int, output: Path) -> dict[str, Any]:
+    """Train, and return what the referee says of the result."""
+    folder = output / f"{name}-{seed}"
+    started = time.monotonic()
+    changes = [*TRIALS[name], f"seed={seed}", f"name={folder.name}", f"output={output}", "evaluation.images=2"]
+    if not (folder / "final").is_dir():
+        subprocess.run([sys.executable, "-m", "rlcm", "train", "demo", *changes], check=True, stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - started
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return {"changes": TRIALS[name], "seconds": seconds, "reward": last["reward"]} | referee(folder, tuned=True)
+
+
+def referee(folder: Path, tuned: bool) -> dict[str, Any]:
+    """Return what the referee says of a run's model, or of the one that it began with."""
+    config = load_config(folder / "config.yaml")
+    wanted = [entry for entry in prompt_set("world") for _ in range(EACH)]
+    denoiser = make_denoiser(tuned_pipeline(config, folder if tuned else None), config.sampler, config.model)
+    seeds = [image_seed("choice", place) for place in range(len(wanted))]
+    images = pictures_of(denoiser, [entry["prompt"] for entry in wanted], seeds, BATCH)
+    return {"right": by_kind(right(trained(), images, wanted), wanted), "sharpness": sharpness(images)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Try what is missing."""
+    options = parser(__doc__)
+    options.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
+    options.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    options.add_argument("--keep", type=Path, default=ROOT / "runs" / "demo-trials")
+    given = options.parse_args(arguments)
+    found: dict[str, Any] = files.read(FILE) if FILE.exists() else {"trials": {}}
+    found["machine"] = describe_machine()
+    for seed in given.seeds:
+        for name in given.trials:
+            key = f"{name}, {seed}"
+            if key not in found["trials"]:
+                found["trials"][key] = tried(name, seed, given.keep)
+                if "base" not in found:
+                    found["base"] = referee(given.keep / f"{name}-{seed}", tuned=False)
+                files.write(FILE, found)
+            one = found["trials"][key]
+            print(f"{key}: {one['right']['overall']:.1%} right (base {found['base']['right']['overall']:.1%})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

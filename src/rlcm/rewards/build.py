@@ -132,8 +132,8 @@ def _require_lists(label: str, target: Callable[..., Any], args: Mapping[str, An
     signature = signature_of(target)
     for name, parameter in {} if signature is None else signature.parameters.items():
         value, annotation = args.get(name), str(parameter.annotation)
-        listed = r"\b(Sequence|[Ll]ist|[Tt]uple)\[str\b[^]]*\]"
-        others = re.sub(listed, "", annotation).replace("None", "").strip(" |")
+        listed = r"(Sequence|[Ll]ist|[Tt]uple)\[str\b[^]]*\]"
+        others = re.sub(rf"(typing\.)?{listed}", "", annotation).replace("None", "").strip(" |")
         if value is None or not re.search(listed, annotation) or others:  # it takes something else as well
             continue
         setting = f"rewards.{label}.args.{name}"

@@ -1,5 +1,6 @@
 """A training in one call, and what comes of it."""
 
+import shutil
 import signal
 
 import diffusers
@@ -116,6 +117,17 @@ def test_a_run_that_goes_on_with_its_objects(result):
     trainer = Trainer.resume(result, ["run.rounds=3"], rewards={darkness: 1.0})
     trainer.train()
     assert trainer.round_number == 3
+
+
+@pytest.mark.parametrize("text", ["", "{}", "null", '{"evaluations": 3}', '{"evaluations": [1e400]}', None])
+def test_evaluations_that_cannot_be_read_are_said(result, tmp_path, text):
+    run = tmp_path / "dark"
+    shutil.copytree(result.path, run)
+    (run / "eval.json").unlink()
+    if text is not None:
+        (run / "eval.json").write_text(text)
+    said = "no evaluation yet" if text is None else "eval.json has no evaluation that can be read"
+    assert repr(rlcm.load(run)).splitlines()[0] == said
 
 
 def test_a_run_that_has_not_ended(tmp_path):

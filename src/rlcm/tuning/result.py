@@ -21,6 +21,7 @@ from rlcm.report.reading import read_run
 from rlcm.report.run import Run
 from rlcm.report.words import headline
 from rlcm.rewards.image.pixels import to_uint8
+from rlcm.runs.files import is_there
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.final import OF_RUN, tuned_weights
@@ -131,7 +132,10 @@ class Result:
             return Image.open(io.BytesIO(file.read_bytes()))
 
     def __repr__(self) -> str:
-        said = "".join(headline(self._run)) if self._run.evaluations else "no evaluation yet"
+        if self._run.evaluations:
+            said = "".join(headline(self._run))
+        else:
+            said = "eval.json has no evaluation that can be read" if is_there(self.path / "eval.json") else "no evaluation yet"
         return f"{said}\npage  {self.report}\nLoRA  {self.path / 'final'}"
 
     def _repr_png_(self) -> bytes | None:

@@ -31,7 +31,7 @@ from benchmarks.voting.oracles import warm
 from rlcm.rewards.image.pixels import from_uint8
 from rlcm.ui.teaching import ROUNDS_A_TRAINING
 
-RUN, PROMPT, ROUND, DRAWN = "seed-0", "an owl and a fox", "40", "a red heart and a blue boat"
+RUN, PROMPT, ROUND, DRAWN = "seed-0", "an owl and a fox", "80", "a red heart and a blue boat"
 """The prompt and round that are shown; the prompt is one of `world-unseen`, the round one with an evaluation."""
 
 TAUGHT, ROUNDS, PATIENCE = "warm", 2 * ROUNDS_A_TRAINING, 900_000

@@ -37,6 +37,18 @@ def test_changes_are_a_list_of_texts(changes):
         load_config(None, changes)
 
 
+def test_a_group_leaves_the_settings_that_it_does_not_name(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("lora: {rank: 4}\noptimizer: {lr: 1.0e-4, betas: [0.5, 0.6]}\n")
+    found = load_config(file, ["lora={alpha: 3}", "optimizer={lr: 2e-4}", "run={rounds: 7}", "run={save_every: 3}"])
+    assert (found.lora.rank, found.lora.alpha) == (4, 3)
+    assert (found.optimizer.lr, found.optimizer.betas) == (2e-4, (0.5, 0.6))
+    assert (found.run.rounds, found.run.save_every) == (7, 3)
+    # What is no group of settings is set as a whole.
+    args = ["rewards=[{name: jpeg_compressibility, args: {quality: 90}}]", "rewards=[{name: jpeg_compressibility}]"]
+    assert of(*args).rewards[0].args == {}
+
+
 @pytest.mark.parametrize("text", ODD)
 def test_a_text_setting_takes_what_is_typed(text):
     assert of(f"sampler.negative_prompt={text}").sampler.negative_prompt == text

@@ -16,7 +16,7 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.lookalikes import QUOTES, keyboard, named, straight, torn, unquoted, visible
 from rlcm.paths import command
 from rlcm.runs.files import why_no_file
-from rlcm.settings import Settings, alternatives, declared, leaves
+from rlcm.settings import Settings, alternatives, declared, leaves, merge
 from rlcm.text_files import read_text
 from rlcm.training.translation import assignments, in_a_file
 from rlcm.yaml_text import Written, meant, read_yaml, write_yaml
@@ -63,6 +63,8 @@ def read_file(path: Path, kind: type[Settings]) -> dict[str, Any]:
 def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
     """Set one value of nested ones to what `key.subkey=value` says; `kind` has the settings' types.
 
+    Of a group, such as `lora={rank: 8}`, what it names is set, and the rest stays.
+
     Raises:
         ConfigError: if it has no key or no `=`, leads into a value, or is no YAML where it has to be.
     """
@@ -87,7 +89,10 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
         if not isinstance(place, dict):
             whole = assignment(".".join(parents[:depth]), meant(place))
             raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole. It is now {whole}")
-    place[last] = read_value(kind, key, text)
+    value, before = read_value(kind, key, text), place.get(last)
+    is_group = any(isinstance(one, type) and issubclass(one, Settings) for one in alternatives(declared(kind, key.split("."))))
+    both = is_group and isinstance(value, dict) and isinstance(before, dict)
+    place[last] = merge(before, value) if both else value
 
 
 def apply(values: dict[str, Any], overrides: Sequence[str], kind: type[Settings]) -> None:

@@ -45,7 +45,7 @@ def main() -> None:
     arguments = options.parse_args()
     diffusers.utils.logging.set_verbosity_error()
     result: dict[str, Any] = {}
-    if arguments.measure and arguments.out.exists():
+    if (arguments.measure or arguments.models != list(SHAPES)) and arguments.out.exists():
         result = results.read(arguments.out)
     result |= {"torch": torch.__version__, "diffusers": diffusers.__version__}
     for name in arguments.models:

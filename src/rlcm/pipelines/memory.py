@@ -60,6 +60,7 @@ models on pixels at 64x64, all others at 1024x1024. For Qwen-Image what 32 bits 
 multiple of the count in 16."""
 DECODERS = {
     "AutoencoderKL": Reference((0.375, 0.750), (2.84, 5.68), (1.52, 3.05), 512 * 512, 128),
+    "AutoencoderKLQwenImage": Reference((3.38, 6.76), (16.8, 29.0), (16.8, 29.0), 1024 * 1024, 128),
     "AutoencoderDC": Reference((1.63, 2.26), (16.8, 23.3), (16.8, 23.3), 1024 * 1024, 128),
 }
 """By class; other decoders are taken to be like Stable Diffusion's."""

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import demo_seeds
 from benchmarks.algorithms.page import times_of
+from benchmarks.mixed_rewards import alike
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import table
 from benchmarks.shared.places import DOCS, RESULTS
@@ -85,13 +86,12 @@ def _of_fidelity() -> list[tuple[str, str, str, str]]:
     found = read(RESULTS / "fidelity.json")
     rows = []
     for method, runs in found["runs"].items():
-        right, sharp, far = (
-            [run["steps"][OWN][key] for run in runs] for key in ("right", "sharpness", "to_real")
-        )  # fmt: skip
+        right, sharp, far = ([run["steps"][OWN][key] for run in runs] for key in ("right", "sharpness", "to_real"))
         base = found["base"][OWN]
         rows.append(
             (
-                f"{found['minutes']:g} minutes of `{method}` on right or wrong: what becomes of sharpness and fidelity",
+                f"{found['minutes']:g} minutes of `{method}` on right or wrong ({mean(run['kl'] for run in runs):.0f} nats from the "
+                "base model): do they blur?",
                 f"sharpness {mean(sharp) / base['sharpness']:.0%} of the base's, distance to renders {mean(far) / base['to_real']:.2f} "
                 f"times the base's, {100 * (mean(right) - base['right']):+.1f} points right by the judge",
                 str(len(runs)),
@@ -114,7 +114,8 @@ def _of_mixes() -> list[tuple[str, str, str, str]]:
     )
     seeds = str(len(next(iter(ways.values()))))
     command = "[`python benchmarks/mixed_rewards.py`](algorithms/gdpo.md#measured)"
-    return [("a hard reward together with an easy one of another scale: the way of adding them decides", told, seeds, command)]
+    how = "on the hard one no way of adding them is clearly better" if alike(runs) else "how they are added decides"
+    return [(f"a hard reward together with an easy one of another scale: {how}", told, seeds, command)]
 
 
 def _of_the_program() -> list[tuple[str, str, str, str]]:

@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -249,6 +250,12 @@ divergence from the base model says how far a model moved: one that hardly moved
 
 {table(heads, kept)}
 {chr(10).join(parts)}
+## Pictures
+
+The first unseen prompt of each kind, the same noise in every row, in {OWN} steps, by the models of the first seed.
+
+![The same prompts and noise before training and by each method](images/fidelity-pictures.png)
+
 ## How it was measured
 
 - {found["pictures"]} pictures, {EACH} of each prompt of `world-unseen`, from the same noise before and after. No run trains on
@@ -309,6 +316,30 @@ def draw(found: Mapping[str, Any]) -> None:
         drawn.axes[0].legend(fontsize=8)
 
 
+def show(folders: Mapping[str, Path]) -> None:
+    """Write pictures of the base model and of a run of each method: the first unseen prompt of each kind, in the trained steps."""
+    first = {entry["tag"]: entry["prompt"] for entry in reversed(prompt_set("world-unseen"))}
+    prompts = [first[tag] for tag in TAGS]
+    seeds = [image_seed("fidelity pictures", place) for place in range(len(prompts))]
+    rows: dict[str, Tensor] = {}
+    for method, folder in {"before": next(iter(folders.values())), **folders}.items():
+        config = load_config(folder / "config.yaml")
+        pipeline = tuned_pipeline(config, None if method == "before" else folder)
+        rows[method] = pictures_of(make_denoiser(pipeline, config.sampler, config.model), prompts, seeds, BATCH)
+    with figure(IMAGES / "fidelity-pictures.png", 1.5 * len(prompts), 1.5 * len(rows) + 0.3) as drawn:
+        grid = drawn.subplots(len(rows), len(prompts))
+        for cells, (method, images) in zip(grid, rows.items(), strict=True):
+            for axes, image in zip(cells, images, strict=True):
+                axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+                axes.set_xticks([])
+                axes.set_yticks([])
+                for side in axes.spines.values():
+                    side.set_visible(False)
+            cells[0].set_ylabel(method, fontsize=9)
+        for axes, prompt in zip(grid[0], prompts, strict=True):
+            axes.set_title("\n".join(textwrap.wrap(prompt, 18)), fontsize=8)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train and measure what is missing, and write the page."""
     options = parser(__doc__)
@@ -343,6 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     files.write(RESULTS / "fidelity.json", found)
     draw(found)
+    show({method: given.keep / f"{method}-{given.seeds[0]}" for method in given.methods})
     (DOCS / "fidelity.md").write_text(page(found), encoding="utf-8")
     print(page(found))
 

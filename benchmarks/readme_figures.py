@@ -90,6 +90,19 @@ def equally_tuned() -> list[tuple[str, str, str]]:
     return rows
 
 
+def sharpness() -> tuple[str, str, str]:
+    """Return how sharp pictures are after tuning, as a row."""
+    found = read(RESULTS / "fidelity.json")
+    seeds = max(len(runs) for runs in found["runs"].values())
+    shares = {
+        method: [run["steps"]["4"]["sharpness"] / found["base"]["4"]["sharpness"] for run in runs]
+        for method, runs in found["runs"].items()
+    }
+    told = ", ".join(f"`{method}` {min(values):.0%} to {max(values):.0%}" for method, values in shares.items())
+    what = f"sharpness after {found['minutes']:g} minutes of tuning, {seeds} seeds, as a share of the base model's"
+    return what, told, "[docs/fidelity.md](docs/fidelity.md)"
+
+
 def figures() -> str:
     """Return the section's text."""
     demo = read(RESULTS / "demo.json")
@@ -114,6 +127,7 @@ def figures() -> str:
             "the same",
         ),
         *equally_tuned(),
+        sharpness(),
         (
             "time of a round, over that of its network and decoder calls alone",
             f"{speed['round_over_bare']['median']:.2f} times",

@@ -9,8 +9,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.training.config import TrainConfig
-from rlcm.training.prompts import BUILT_IN, LARGEST, PromptSet, deal, given_prompts, load_prompts
+from rlcm.training.build import checked
+from rlcm.training.config import TrainConfig, load_config
+from rlcm.training.prompts import BUILT_IN, LARGEST, PromptSet, deal, given_prompts, load_prompts, mistakable
+
+
+def test_prompts_of_a_list_that_have_the_name_of_a_set_or_a_file_are_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("a fox\n")
+    assert mistakable(["world", "a fox", "mine.txt", "other.txt", "x" * 5000]) == [
+        "prompts: 'world' is taken as a prompt, and is also the name of a built-in set; for that write prompts=world",
+        "prompts: 'mine.txt' is taken as a prompt, and is also the name of a file; for that write prompts=mine.txt",
+    ]
+    assert mistakable("world") == mistakable(None) == mistakable(["a fox"]) == []
+    notes = checked(load_config(None, ["prompts=[a fox, world]", "rewards=[sharpness]", "evaluation.prompts=[mine.txt]"])).notes
+    assert [note.partition(":")[0] for note in notes] == ["prompts", "evaluation.prompts"]
 
 
 def test_built_in_sets():

@@ -35,7 +35,7 @@ from rlcm.training.evaluate import Evaluator
 from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
 from rlcm.training.idle import idle_settings
 from rlcm.training.pins import Pins, pins_of
-from rlcm.training.prompts import PromptSet, load_prompts
+from rlcm.training.prompts import PromptSet, load_prompts, mistakable
 from rlcm.training.watch import require_figures
 from rlcm.types import Conditioning, TransitionTable
 
@@ -102,7 +102,10 @@ def checked(
         mix.require_differentiable()
     if pipeline is None:
         _check_before_loading(config, acting=not backprop)
-    return Checked(training, looked_at, mix, held_out, idle_settings(config))
+    notes = mistakable(config.prompts if prompts is None else prompts) + mistakable(
+        config.evaluation.prompts, "evaluation.prompts"
+    )
+    return Checked(training, looked_at, mix, held_out, notes + idle_settings(config))
 
 
 def build(

@@ -109,6 +109,19 @@ def load_prompts(source: str | Path | Iterable[str], setting: str = "prompts", o
     return _checked(rows, setting, source)
 
 
+def mistakable(source: str | Path | Iterable[str] | None, setting: str = "prompts") -> list[str]:
+    """Return which prompts of a list have the name of a set or of a file of prompts, which they do not mean; a sentence each."""
+    if not isinstance(source, list | tuple):
+        return []
+    endings = READERS.keys() - {""}
+    what = {text: "a built-in set" for text in source if text in BUILT_IN}
+    what |= {text: "a file" for text in source if Path(text).suffix.lower() in endings and _is_file(Path(text))}
+    return [
+        f"{setting}: {text!r} is taken as a prompt, and is also the name of {named}; for that write {assignment(setting, text)}"
+        for text, named in what.items()
+    ]
+
+
 def given_prompts(texts: Sequence[str], setting: str = "--prompts") -> PromptSet:
     """Return prompts given on the command line: texts, files and built-in sets; errors as `load_prompts`.
 

@@ -1,8 +1,8 @@
 """Settings for the demo, tried side by side and judged by the referee: a third detector that no reward, no claim and no page uses.
 
-    python benchmarks/referee.py                                  # once
     python benchmarks/demo_trials.py [--trials plain long ...] [--seeds 10 11]
 
+`benchmarks/referee.py` must have made the referee before.
 Each is a whole run of the demo in a process of its own, on its training prompts, and then three pictures of each with noise that
 nothing else has. The judge is not asked. Writes benchmarks/results/demo_trials.json; what is in it is not tried again.
 """

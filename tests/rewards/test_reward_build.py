@@ -19,12 +19,23 @@ def test_build_from_settings(images, prompts):
     torch.testing.assert_close(scores.total, parts["jpeg_compressibility"] + 0.5 * parts["jpeg_incompressibility"])
 
 
+LISTS = [
+    "list[str]",
+    "Sequence[str] | None",
+    "tuple[str, ...]",
+    "typing.List[str]",
+    "Optional[list[str]]",
+    "Optional[Sequence[str]]",
+]
+
+
+@pytest.mark.parametrize("future", ["from __future__ import annotations", ""])
 @pytest.mark.parametrize(
-    "annotation", ["list[str]", "Sequence[str] | None", "tuple[str, ...]", "typing.List[str]", "str | list[str]"]
+    "annotation", [*LISTS, "str | list[str]", "list[str | int]", "tuple[str, int]", "Union[str, List[str]]", "list"]
 )
-def test_what_takes_a_list_of_texts_takes_no_text(annotation, tmp_path):
+def test_what_takes_a_list_of_texts_takes_no_text(annotation, future, tmp_path):
     (tmp_path / "own.py").write_text(
-        "from __future__ import annotations\n\n\nclass Own:\n"
+        f"{future}\nimport typing\nfrom collections.abc import Sequence\nfrom typing import List, Optional, Union\n\n\nclass Own:\n"
         f"    def __init__(self, words: {annotation} = ()):\n        self.words = words\n\n"
         "    def __call__(self, images, prompts):\n        return [float(len(self.words))] * len(prompts)\n"
     )
@@ -34,11 +45,14 @@ def test_what_takes_a_list_of_texts_takes_no_text(annotation, tmp_path):
         return build_rewards([settings])(torch.zeros(1, 3, 8, 8), ["a"]).total.item()
 
     assert value(["red", "blue"]) == value(("red", "blue")) == 2
-    if annotation == "str | list[str]":
+    if annotation not in LISTS:
         assert value("red") == 3
+        assert value(["red", 2]) == 2
         return
     with pytest.raises(ConfigError, match=r"takes a list of texts; write words: \[red\]"):
         value("red")
+    with pytest.raises(ConfigError, match="is no list of texts"):
+        value(["red", 2])
 
 
 @pytest.mark.parametrize(

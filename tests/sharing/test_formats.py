@@ -212,19 +212,18 @@ def test_weights_in_half_precision(tmp_path):
     assert {value.dtype for value in stored.values()} == {torch.float16}
 
 
-@pytest.mark.parametrize("form", ["diffusers", "kohya"])
+@pytest.mark.parametrize("form", ["diffusers", "kohya", "merged"])
 def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path, form):
     run = finished_run(tmp_path, *SD, 4, 8, 0.3)
-    weights = run.path / "final" / WEIGHTS_NAME
+    weights, ending = run.path / "final" / WEIGHTS_NAME, "" if form == "merged" else ".safetensors"
     with safe_open(weights, "pt") as stored:
         metadata = stored.metadata()
     save_file({key: 1e6 * value for key, value in load_file(weights).items()}, weights, metadata)
-    with pytest.raises(
-        UsageError, match="--precision fp16: some of the LoRA's weights are too large for it; choose --precision fp32"
-    ):
-        export_run(run.path, form, tmp_path / "half.safetensors", "fp16")
-    assert not (tmp_path / "half.safetensors").exists()
-    assert export_run(run.path, form, tmp_path / "whole.safetensors", "fp32").exists()
+    said = "is beyond float16; take fp32" if form == "merged" else "some of the LoRA's weights are too large for it"
+    with pytest.raises(UsageError, match=f"{said}.*--precision fp32"):
+        export_run(run.path, form, tmp_path / f"half{ending}", "fp16")
+    assert not (tmp_path / f"half{ending}").exists()
+    assert export_run(run.path, form, tmp_path / f"whole{ending}", "fp32").exists()
 
 
 def test_merging_takes_loras_that_the_model_came_with_along(tmp_path):

@@ -31,7 +31,9 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [TrainConfig(), {"run": {"rounds": 2}}, [("run.rounds", 2)], 3, "run.rounds=2"])
+@pytest.mark.parametrize(
+    "changes", [TrainConfig(), {"run": {"rounds": 2}}, [("run.rounds", 2)], 3, "run.rounds=2", None, ["run.rounds=2", None]]
+)
 def test_changes_are_a_list_of_texts(changes):
     with pytest.raises(ConfigError, match=r"changes of settings are a list of texts, such as \['run.rounds=200'"):
         load_config(None, changes)

@@ -139,8 +139,8 @@ def add_lora(network: nn.Module, lora: Mapping[str, Factors]) -> None:
         total = (weight.float() + factors.change().to(weight.device)).to(weight.dtype)
         if not total.isfinite().all():
             raise WeightsError(
-                f"a LoRA's change of {name} is beyond {str(weight.dtype).removeprefix('torch.')}; take model.precision=fp32, or a "
-                "smaller scale of the LoRA."
+                f"a LoRA's change of {name} is beyond {str(weight.dtype).removeprefix('torch.')}; take fp32 (model.precision=fp32, or "
+                "--precision fp32 of an export), or a smaller scale of the LoRA."
             )
         weight.copy_(total)
 

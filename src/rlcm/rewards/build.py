@@ -112,6 +112,11 @@ def build_rewards(rewards: Sequence[RewardSettings]) -> RewardMix:
     return mix
 
 
+_LISTED = r"(\w+\.)*(Sequence|[Ll]ist|[Tt]uple)\[str(, \.\.\.)?\]"
+_LIST_OF_TEXTS = re.compile(rf"{_LISTED}( \| None)?|None \| {_LISTED}|(\w+\.)*Optional\[{_LISTED}\]")
+"""Annotations that mean a list of texts and nothing else, as Python writes them."""
+
+
 def _bind(settings: RewardSettings, path: str, args: Mapping[str, Any]) -> Callable[..., Any]:
     target = load_callable(path, settings.timeout_seconds)
     args = _located(settings.label, target, args)
@@ -131,10 +136,8 @@ def _require_lists(label: str, target: Callable[..., Any], args: Mapping[str, An
     """
     signature = signature_of(target)
     for name, parameter in {} if signature is None else signature.parameters.items():
-        value, annotation = args.get(name), str(parameter.annotation)
-        listed = r"(Sequence|[Ll]ist|[Tt]uple)\[str\b[^]]*\]"
-        others = re.sub(rf"(typing\.)?{listed}", "", annotation).replace("None", "").strip(" |")
-        if value is None or not re.search(listed, annotation) or others:  # it takes something else as well
+        value = args.get(name)
+        if value is None or not _LIST_OF_TEXTS.fullmatch(str(parameter.annotation).strip("'\"")):
             continue
         setting = f"rewards.{label}.args.{name}"
         if isinstance(value, str):

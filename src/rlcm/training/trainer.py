@@ -234,6 +234,7 @@ class Trainer:
                 if finished and self.evaluations[-1]["round"] < self.round_number:
                     self._evaluate("tuned")
             except Exception as error:
+                self.interrupted_by = interrupts.by
                 if self.round_number or not isinstance(error, ConfigError):  # else going on would end the same way
                     self._kept.whole_rounds(directory, error, lambda: self._whole.state if self._whole else self._state())
                 raise

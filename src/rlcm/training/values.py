@@ -16,7 +16,7 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.lookalikes import QUOTES, keyboard, named, straight, torn, unquoted, visible
 from rlcm.paths import command
 from rlcm.runs.files import why_no_file
-from rlcm.settings import Settings, alternatives, declared, leaves, merge
+from rlcm.settings import Settings, alternatives, declared, leaves
 from rlcm.text_files import read_text
 from rlcm.training.translation import assignments, in_a_file
 from rlcm.yaml_text import Written, meant, read_yaml, write_yaml
@@ -89,10 +89,15 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
         if not isinstance(place, dict):
             whole = assignment(".".join(parents[:depth]), meant(place))
             raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole. It is now {whole}")
-    value, before = read_value(kind, key, text), place.get(last)
+    place[last] = _beside(kind, key, place.get(last), read_value(kind, key, text))
+
+
+def _beside(kind: type[Settings], key: str, before: Any, value: Any) -> Any:
+    """Return a group's value with what it leaves out taken from the one before; the value itself where it is no group."""
     is_group = any(isinstance(one, type) and issubclass(one, Settings) for one in alternatives(declared(kind, key.split("."))))
-    both = is_group and isinstance(value, dict) and isinstance(before, dict)
-    place[last] = merge(before, value) if both else value
+    if not (is_group and isinstance(value, dict) and isinstance(before, dict)):
+        return value
+    return before | {name: _beside(kind, f"{key}.{name}", before.get(name), one) for name, one in value.items()}
 
 
 def apply(values: dict[str, Any], overrides: Sequence[str], kind: type[Settings]) -> None:
@@ -101,12 +106,11 @@ def apply(values: dict[str, Any], overrides: Sequence[str], kind: type[Settings]
     Raises:
         ConfigError: as `change`, if they are no texts, and if a shell has cut a value in typographic quotes at its spaces.
     """
-    listed = isinstance(overrides, list | tuple)
-    other = next((one for one in overrides if not isinstance(one, str)), None) if listed else overrides
-    if other is not None:
+    wrong = [one for one in overrides if not isinstance(one, str)] if isinstance(overrides, list | tuple) else [overrides]
+    if wrong:
         raise ConfigError(
             "changes of settings are a list of texts, such as ['run.rounds=200', 'optimizer.lr=1e-4'], and not a "
-            f"{type(other).__name__}."
+            f"{type(wrong[0]).__name__}."
         )
     refuse_torn(overrides, kind)
     for one in overrides:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlcm.builtin import configuration
-from rlcm.errors import ConfigError
+from rlcm.errors import ConfigError, RLCMError
 from rlcm.processes.distributed import is_main_process
 from rlcm.rewards.boundary import UserCode
 from rlcm.rewards.given import Rewards
@@ -74,11 +74,20 @@ def train(
             prompts=None if isinstance(prompts, str) else prompts,
             watcher=_Both(watchers),
         )
-        folder = trainer.train()
+        try:
+            folder = trainer.train()
+        except RLCMError:
+            _hand_on(trainer)
+            raise
     trainer.world.leave()
-    if trainer.interrupted_by:  # whoever called may be about to train again, and was told to stop
-        signal.raise_signal(trainer.interrupted_by)
+    _hand_on(trainer)
     return Result(folder)
+
+
+def _hand_on(trainer: Trainer) -> None:
+    """Let the signal that stopped a training do what it did before: whoever called may be about to train again."""
+    if trainer.interrupted_by:
+        signal.raise_signal(trainer.interrupted_by)
 
 
 def _read(config: TrainConfig | Path | str | None) -> TrainConfig:

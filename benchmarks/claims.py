@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import demo_seeds
 from benchmarks.algorithms.page import times_of
+from benchmarks.fidelity import GRADED, METHODS, spread
 from benchmarks.mixed_rewards import alike
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import table
@@ -84,16 +85,18 @@ def _of_the_demo() -> list[tuple[str, str, str, str]]:
 
 def _of_fidelity() -> list[tuple[str, str, str, str]]:
     found = read(RESULTS / "fidelity.json")
+    base = found["base"][OWN]
     rows = []
     for method, runs in found["runs"].items():
-        right, sharp, far = ([run["steps"][OWN][key] for run in runs] for key in ("right", "sharpness", "to_real"))
-        base = found["base"][OWN]
+        steps = [run["steps"][OWN] for run in runs]
+        sharp = spread([one["sharpness"] / base["sharpness"] for one in steps], ".0%")
+        far = spread([one["to_real"] / base["to_real"] for one in steps], ".2f")
+        right = spread([100 * (one["right"] - base["right"]) for one in steps], "+.1f")
+        reward = "how far a picture has what was asked" if GRADED in METHODS[method][1] else "right or wrong"
         rows.append(
             (
-                f"{found['minutes']:g} minutes of `{method}` on right or wrong ({mean(run['kl'] for run in runs):.0f} nats from the "
-                "base model): do they blur?",
-                f"sharpness {mean(sharp) / base['sharpness']:.0%} of the base's, distance to renders {mean(far) / base['to_real']:.2f} "
-                f"times the base's, {100 * (mean(right) - base['right']):+.1f} points right by the judge",
+                f"{found['minutes']:g} minutes of `{method}` on {reward}: do they blur?",
+                f"sharpness {sharp} of the base's, distance to renders {far} times the base's, {right} points right",
                 str(len(runs)),
                 FIDELITY,
             )
@@ -177,9 +180,9 @@ def page(machines: Sequence[str]) -> str:
     misses = "".join(f"- {text}\n" for text in missed())
     return f"""# Results
 
-Everything here was measured on the package's built-in model (64x64 pixels), on CPUs. Figures are means over the seeds, with the
-lowest and highest seed in brackets. *Right* is what the held-out [judge](glossary.md#judge) says, which no reward and no training
-sees. Each command writes its page and figures again.
+Everything here was measured on the package's built-in model (64x64 pixels), on CPUs. Figures are means over the seeds (speed-ups:
+medians), with the lowest and highest seed in brackets. *Right* is what the held-out [judge](glossary.md#judge) says, which no reward
+and no training sees; the sets of pictures differ, and so does what is right before training. Each command writes its page again.
 
 {table(head, claims())}
 ## Missed, and not measured

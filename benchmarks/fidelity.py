@@ -1,6 +1,6 @@
 """Does tuning blur a few-step model? Long runs, looked at in every number of steps, before and after.
 
-    python benchmarks/fidelity.py [--methods default published nft back-propagation] [--seeds 0 1 2] [--minutes 5] [--jobs 2]
+    python benchmarks/fidelity.py [--methods default published nft back-propagation] [--seeds 0 1 2] [--minutes 4] [--jobs 2]
 
 The reward is right or wrong (`composition`), on the training prompts of the built-in world; for back-propagation its graded form. Every
 run computes for the same minutes, on one thread. Before and after, in 1, 2, 4, 8 and 16 steps, 270 pictures of unseen prompts from the
@@ -79,6 +79,8 @@ OWN = 4
 """The number of steps that is trained with."""
 EACH, BATCH = 2, 60
 TEACHER_STEPS, GUIDANCE = 50, 3.0
+KL_PICTURES = 2
+"""Of a run's own evaluations, which are kept short."""
 COLOURS = {"default": "#c1272d", "published": "#1d2126", "nft": "#7b3fa0", "back-propagation": "#1f7a4d"}
 
 
@@ -173,7 +175,7 @@ def train(method: str, seed: int, minutes: float, output: Path) -> Path:
         own += [
             f"run.time_limit_minutes={minutes}",
             "run.clock=cpu",
-            "evaluation.images=2",
+            f"evaluation.images={KL_PICTURES}",
             "evaluation.every=0",
             "run.save_every=0",
         ]
@@ -246,7 +248,8 @@ Only what holds in every seed is said here.
 ![Right pictures, sharpness and distance to renders by number of steps, before and after](images/fidelity.png)
 
 Changes are in points of right pictures, by the judge. Each figure is a mean over the seeds, with the lowest and highest. The KL
-divergence from the base model says how far a model moved: one that hardly moved cannot blur.
+divergence from the base model says how far a model moved: one that hardly moved cannot blur. It is that of {KL_PICTURES} pictures a
+run, and so a rough figure.
 
 {table(heads, kept)}
 {chr(10).join(parts)}
@@ -345,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--minutes", type=float, default=5.0, help="of computing a run")
+    options.add_argument("--minutes", type=float, default=4.0, help="of computing a run")
     options.add_argument("--jobs", type=int, default=2, help="runs side by side, a thread each")
     options.add_argument("--keep", type=Path, default=ROOT / "runs" / "fidelity", help="where runs and measurements are kept")
     given = options.parse_args(arguments)

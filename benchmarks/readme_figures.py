@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -90,16 +91,20 @@ def equally_tuned() -> list[tuple[str, str, str]]:
     return rows
 
 
-def sharpness() -> tuple[str, str, str]:
-    """Return how sharp pictures are after tuning, as a row."""
+def fidelity() -> tuple[str, str, str]:
+    """Return how sharp pictures are after tuning, and how far from renders, as a row."""
     found = read(RESULTS / "fidelity.json")
     seeds = max(len(runs) for runs in found["runs"].values())
-    shares = {
-        method: [run["steps"]["4"]["sharpness"] / found["base"]["4"]["sharpness"] for run in runs]
+
+    def ratios(runs: list[dict[str, Any]], key: str) -> list[float]:
+        return [run["steps"]["4"][key] / found["base"]["4"][key] for run in runs]
+
+    told = ", ".join(
+        f"`{method}` {min(sharp):.0%} to {max(sharp):.0%} and {min(far):.2f} to {max(far):.2f}"
         for method, runs in found["runs"].items()
-    }
-    told = ", ".join(f"`{method}` {min(values):.0%} to {max(values):.0%}" for method, values in shares.items())
-    what = f"sharpness after {found['minutes']:g} minutes of tuning, {seeds} seeds, as a share of the base model's"
+        for sharp, far in [(ratios(runs, "sharpness"), ratios(runs, "to_real"))]
+    )
+    what = f"{found['minutes']:g} minutes of tuning, {seeds} seeds: sharpness and distance to renders, of the base model's"
     return what, told, "[docs/fidelity.md](docs/fidelity.md)"
 
 
@@ -127,7 +132,7 @@ def figures() -> str:
             "the same",
         ),
         *equally_tuned(),
-        sharpness(),
+        fidelity(),
         (
             "time of a round, over that of its network and decoder calls alone",
             f"{speed['round_over_bare']['median']:.2f} times",

@@ -1,6 +1,6 @@
 """A third detector, to choose the demo's settings by: neither the one that rewards ask, nor the held-out judge.
 
-    python benchmarks/referee.py [--work runs/referee]        # some twenty minutes of one thread; goes on where it was
+    python benchmarks/referee.py [--work runs/referee]        # eight minutes of one fast thread; goes on where it was
 
 It is trained as the judge is (`rlcm.recipe`), with other widths, another seed and other pictures, and then on what the packaged teacher
 spoils. It is no part of the package. What a choice says of the demo stays a claim of the judge's, which no choice has seen.

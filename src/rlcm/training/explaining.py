@@ -61,7 +61,8 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     group = _settings_in(field.annotation) if field else None
     if detail["type"] == "model_type" and group:
         first = next(iter(group.model_fields))
-        return f"{key}={detail['input']!r}: {key} is a group, of {', '.join(group.model_fields)}; set one, such as {key}.{first}=..."
+        members = f"{key} is a group, of {', '.join(group.model_fields)}"
+        return f"{key}={detail['input']!r}: {members}; set one, such as {key}.{first}=... (in a file {key}: {{{first}: ...}})"
     if field and detail["type"] in ("list_type", "tuple_type") and (remedy := _as_list(kind, location, detail["input"])):
         return f"{key}={detail['input']!r}: write a list, such as {remedy}."
     if detail["type"] == "string_type" and isinstance(detail["input"], dict):

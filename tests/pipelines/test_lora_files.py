@@ -305,7 +305,7 @@ def test_a_change_that_the_precision_cannot_hold(models, tmp_path):
     file = wrote(tmp_path, {key: tensor * 1e4 for key, tensor in peft(models.lora, "unet.").items()})
     pipeline = copy.deepcopy(models.pipelines["sd"]).to(torch.float16)
     loras = read_loras(model(models, "sd", file), "StableDiffusionPipeline")
-    with pytest.raises(WeightsError, match=r"beyond float16; take model\.precision=fp32"):
+    with pytest.raises(WeightsError, match=r"beyond float16; take fp32 \(model\.precision=fp32"):
         apply_loras(pipeline, loras)
 
 

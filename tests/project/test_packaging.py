@@ -121,7 +121,9 @@ def test_the_metadata_says_what_the_package_is(metadata):
 def test_the_classifiers_are_the_pythons_that_the_wheel_was_tried_on(metadata):
     tried = json.loads((ROOT / "benchmarks/results/wheels.json").read_text(encoding="utf-8"))["tried"]
     fine = [one["python"].rpartition(".")[0] for one in tried if one["ended"] == "ok"]
-    said = re.findall(r"Programming Language :: Python :: (3\.\d+)$", "\n".join(metadata.get_all("Classifier")), flags=re.MULTILINE)
+    said = re.findall(
+        r"Programming Language :: Python :: (3\.\d+)$", "\n".join(metadata.get_all("Classifier")), flags=re.MULTILINE
+    )
     assert said == fine
     assert metadata["Requires-Python"] == f">={fine[0]}"
 

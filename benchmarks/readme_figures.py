@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.algorithms.page import times_of
+from benchmarks.fidelity import OWN
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, put_between
 from benchmarks.shared.places import RESULTS, ROOT
@@ -97,7 +98,7 @@ def fidelity() -> tuple[str, str, str]:
     seeds = max(len(runs) for runs in found["runs"].values())
 
     def ratios(runs: list[dict[str, Any]], key: str) -> list[float]:
-        return [run["steps"]["4"][key] / found["base"]["4"][key] for run in runs]
+        return [run["steps"][str(OWN)][key] / found["base"][str(OWN)][key] for run in runs]
 
     told = ", ".join(
         f"`{method}` {min(sharp):.0%} to {max(sharp):.0%} and {min(far):.2f} to {max(far):.2f}"

@@ -15,8 +15,8 @@ from rlcm.doctor.findings import Diagnosis, Finding
 from rlcm.doctor.first_round import first_round, small
 from rlcm.doctor.machine import LESS_MEMORY, folder, machine, memory, versions
 from rlcm.doctor.model import adapter, licences, prompts, sampler
-from rlcm.errors import ConfigError, PreflightError, RewardError, RLCMError, SamplerError, UsageError
-from rlcm.training.config import TrainConfig
+from rlcm.errors import PreflightError, RewardError, RLCMError, SamplerError, UsageError
+from rlcm.training.config import TrainConfig, require_config
 from rlcm.training.trainer import Trainer
 
 
@@ -38,10 +38,7 @@ def diagnose(config: TrainConfig, *, told: Callable[[Finding], None] | None = No
             if told is not None:
                 told(finding)
 
-    if not isinstance(config, TrainConfig):
-        raise ConfigError(
-            f"config={config!r} is a {type(config).__name__}; give a TrainConfig, such as load_config(FILE) returns."
-        )
+    require_config(config)
     add(versions(), *folder(config))
     try:
         add(*machine(config))

@@ -272,6 +272,18 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
         return write_yaml(values) + last_line(values)
 
 
+def require_config(config: object) -> None:
+    """Do nothing if it is a configuration.
+
+    Raises:
+        ConfigError: if it is anything else, such as the path of a file.
+    """
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"config={config!r} is a {type(config).__name__}; give a TrainConfig, such as load_config(FILE) returns."
+        )
+
+
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
     """Return the configuration of a YAML file, or the defaults, with `key.subkey=value` changes applied in order.
 

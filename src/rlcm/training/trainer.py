@@ -18,7 +18,7 @@ from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.training.beginning import Stopped, going_on, resolved, stopped_run
 from rlcm.training.build import Parts, build
-from rlcm.training.config import CLOCKS, TrainConfig
+from rlcm.training.config import CLOCKS, TrainConfig, require_config
 from rlcm.training.final import OF_RUN
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
@@ -75,10 +75,7 @@ class Trainer:
         stopped: Stopped | None = None,
     ) -> None:
         config = TrainConfig() if config is None else config
-        if not isinstance(config, TrainConfig):
-            raise ConfigError(
-                f"config={config!r} is a {type(config).__name__}; give a TrainConfig, such as load_config(FILE) returns."
-            )
+        require_config(config)
         model = getattr(model, OF_RUN, model)  # a result's pipeline stays as it is, and its run can be found again
         if isinstance(model, (str, Path)):
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.algorithms.design import chosen, file_of_try, values_of_try
-from benchmarks.algorithms.methods import METHODS, UNTRAINED, values_of
+from benchmarks.algorithms.methods import DDPO, METHODS, UNTRAINED, values_of
 from benchmarks.shared.command import parser
 from benchmarks.shared.results import rounded
 from rlcm import TrainConfig, Trainer
@@ -80,9 +80,19 @@ class RunKey:
             return MOMENTS
         return FINE_MOMENTS if self.task in METHODS[self.method].finely_looked_at_on else MOMENTS
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Other numbers of steps that the model is looked at with in the end; a many-step model has none."""
+        return () if self.method == DDPO else STEPS
+
+    def budget(self, common: float) -> float:
+        """Return its CPU seconds of training, of which most methods get `common`."""
+        return float(common) * (METHODS[self.method].times if self.method in METHODS else 1)
+
     def hash(self, budget: float, results: Path) -> str:
-        """Return a digest of all that the result depends on."""
-        values = {"config": self.values(results), "budget": float(budget), "looks": [self.moments, STEPS, SOUND, BROKEN]}
+        """Return a digest of all that the result depends on, at a common budget."""
+        looks = [self.moments, self.steps, SOUND, BROKEN]
+        values = {"config": self.values(results), "budget": self.budget(budget), "looks": looks}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def done(self, results: Path, budget: float) -> bool:
@@ -97,9 +107,11 @@ def measure(key: RunKey, budget: float, results: Path) -> dict[str, Any]:
     """Run, and return the result.
 
     Args:
+        budget: CPU seconds of training that most methods get.
         results: where the tries of a search lie.
     """
     torch.set_num_threads(1)
+    own = key.budget(budget)
     config = parse_settings(TrainConfig, key.values(results))
     trainer = Trainer(config)
     judge = JudgeDetector.load(model_path("judge"))
@@ -138,7 +150,7 @@ def measure(key: RunKey, budget: float, results: Path) -> dict[str, Any]:
     evaluations = [{**now(), **look()}]
     best, kept = evaluations[0], weights()
     healthy = best["judge"]
-    moments = [] if key.method == UNTRAINED else [share * budget for share in key.moments]
+    moments = [] if key.method == UNTRAINED else [share * own for share in key.moments]
     while moments:
         cpu, wall = time.process_time(), time.perf_counter()
         metrics = trainer.round()
@@ -159,13 +171,13 @@ def measure(key: RunKey, budget: float, results: Path) -> dict[str, Any]:
         "seed": key.seed,
         "tuned": chosen(results, key.task, key.method) if key.number is None else None,
         "hash": key.hash(budget, results),
-        "budget": budget,
+        "budget": own,
         "machine": describe_machine(),
         "totals": now(),
         "curve": _thinned(curve),
         "best": best,
         "evaluations": evaluations,
-        "steps": {} if key.number is not None else {str(steps): look(steps=steps) for steps in STEPS},
+        "steps": {} if key.number is not None else {str(steps): look(steps=steps) for steps in key.steps},
         "config": config.model_dump(mode="json"),
     }
 

@@ -12,6 +12,8 @@ PLAIN = "rlcm"
 """The method that the others are held against."""
 UNTRAINED = "untrained"
 """Not a method: the model as it is, measured once a task."""
+DDPO = "ddpo"
+"""The baseline: the same policy gradient on the many-step model that the few-step one was distilled from."""
 
 COMMON: dict[str, Any] = {
     "model": {"path": "builtin", "device": "cpu"},
@@ -49,6 +51,8 @@ class Method:
     """It takes one update a round and no more."""
     needs_gradient: bool = False
     """Only for tasks whose reward is differentiable."""
+    times: int = 1
+    """How many times the budget of the others it gets, in a search and for a result."""
     finely_looked_at_on: tuple[str, ...] = ()
     """Tasks on which it is so fast that looks must lie closer together."""
     colour: str = "#6a727c"
@@ -150,6 +154,12 @@ METHODS: dict[str, Method] = {
         needs_gradient=True,
         one_update=True,
         colour="#2ca02c",
+    ),
+    DDPO: Method(
+        "the many-step model that the others' was distilled from, 50 steps of DDIM with noise, guidance by two calls a step",
+        {"model": {"path": "builtin-teacher"}, "sampler": {"scheduler": "ddim", "eta": 1.0, "steps": 50}},
+        times=30,
+        colour="#7f7f7f",
     ),
 }
 

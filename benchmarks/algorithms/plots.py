@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.algorithms.methods import METHODS, PLAIN, TASKS
+from benchmarks.algorithms.methods import DDPO, METHODS, PLAIN, TASKS
 
 INK, MUTED, LINE = "#1d2126", "#6a727c", "#d9dde2"
 STYLE: dict[str, Any] = {
@@ -57,19 +57,58 @@ def draw_task(task: str, found: Mapping[str, Any], file: Path) -> None:
             place.set_xlim(left=0)
             place.xaxis.set_major_formatter("{x:,.10g}")
             place.tick_params(length=3)
-        labels = [f"{name}  {methods[name]['reward']['mean']:.3g}" for name in order]
-        figure.legend(
-            [handles[name] for name in order],
-            labels,
-            loc="outside right center",
-            frameon=False,
-            labelcolor=INK,
-            fontsize=9.5,
-            title="best sound reward",
-            title_fontsize=9.5,
-            alignment="left",
-        )
-        figure.savefig(file, metadata={"Date": None, "Creator": None} if file.suffix == ".svg" else None, dpi=110)
+        _legend(figure, {f"{name}  {methods[name]['reward']['mean']:.3g}": handles[name] for name in order})
+        _save(figure, file)
+
+
+def ddpo_picture(task: str) -> str:
+    """Return the name of the picture that holds DDPO against the others on a task."""
+    return f"algorithms-{task.replace('_', '-')}-ddpo.svg"
+
+
+def draw_ddpo(task: str, found: Mapping[str, Any], file: Path) -> None:
+    """Write reward over time of DDPO and of the others; the time is logarithmic, as DDPO's is so much longer."""
+    methods = found["methods"]
+    order = sorted(methods, key=lambda name: methods[name]["reward"]["mean"], reverse=True)
+    curves = {name: methods[name]["curves"]["cpu"] for name in order} | {DDPO: found[DDPO]["curve"]}
+    ends = {name: methods[name]["reward"]["mean"] for name in order} | {DDPO: found[DDPO]["reward"]["mean"]}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+        place = figure.subplots()
+        handles = {}
+        for name, points in reversed(curves.items()):
+            own = name == DDPO
+            colour = INK if own else METHODS[name].colour
+            # Before training there is no time on such an axis.
+            rows = {key: values[1:] for key, values in points.items()}
+            place.fill_between(rows["x"], rows["low"], rows["high"], color=colour, alpha=0.1, linewidth=0)
+            (handles[name],) = place.plot(
+                rows["x"], rows["mean"], color=colour, linewidth=2.6 if own else 1.7, linestyle="--" if own else "-"
+            )
+        place.set_xscale("log")
+        place.set_xlabel("CPU seconds of training (logarithmic)")
+        place.set_ylabel(f"reward ({TASKS[task].unit})")
+        place.xaxis.set_major_formatter("{x:,.10g}")
+        _legend(figure, {f"{name}  {ends[name]:.3g}": handles[name] for name in curves})
+        _save(figure, file)
+
+
+def _legend(figure: Figure, lines: Mapping[str, Any]) -> None:
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside right center",
+        frameon=False,
+        labelcolor=INK,
+        fontsize=9.5,
+        title="best sound reward",
+        title_fontsize=9.5,
+        alignment="left",
+    )
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.savefig(file, metadata={"Date": None, "Creator": None} if file.suffix == ".svg" else None, dpi=110)
 
 
 def draw_all(summary: Mapping[str, Any], folder: Path) -> dict[str, str]:
@@ -78,4 +117,6 @@ def draw_all(summary: Mapping[str, Any], folder: Path) -> dict[str, str]:
     names = {task: f"algorithms-{task.replace('_', '-')}.svg" for task in summary["tasks"]}
     for task, name in names.items():
         draw_task(task, summary["tasks"][task], folder / name)
+        if DDPO in summary["tasks"][task]:
+            draw_ddpo(task, summary["tasks"][task], folder / ddpo_picture(task))
     return names

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.algorithms.measure import SOUND, STEPS, RunKey
-from benchmarks.algorithms.methods import METHODS, PLAIN, TASKS, UNTRAINED, methods_of
+from benchmarks.algorithms.methods import DDPO, METHODS, PLAIN, TASKS, UNTRAINED, methods_of
 
 GRID = 40
 """Points of a mean curve."""
@@ -63,10 +63,50 @@ def _task(task: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     base = {n: {k: untrained["steps"][n][k] for k in ("reward", "judge")} for n in map(str, STEPS)}
     methods = {}
     for method in methods_of(task):
-        if method in runs:
+        if method in runs and method != DDPO:
             reachable = target if target > start["reward"] else None
             methods[method] = _method(runs[method], base, reachable, spent, SOUND * start["judge"], method == PLAIN)
-    return {"untrained": {**_last(start), "steps": base}, "target": target, "methods": methods}
+    summary = {"untrained": {**_last(start), "steps": base}, "target": target, "methods": methods}
+    if DDPO in runs:
+        trained = {name: runs[name] for name in (*methods, DDPO)}
+        summary[DDPO] = _against_ddpo(trained, start)
+    return summary
+
+
+def _against_ddpo(runs: Mapping[str, Sequence[Run]], start: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what DDPO reached in its longer time, and what every method needs for that reward, and for as large a gain.
+
+    The two models do not begin at the same reward. So there are two questions: when a method is where DDPO ended, and when it
+    has gained as much as DDPO did.
+    """
+    own = runs[DDPO]
+    first = own[0]["evaluations"][0]
+    best = _mean(run["best"]["reward"] for run in own)
+    spent = {axis: _mean(run["best"][axis] for run in own) for axis in ("cpu", "reward_queries")}
+    gain = best - first["reward"]
+    least = SOUND * start["judge"]
+
+    def reached(name: str, target: float) -> dict[str, Any] | None:
+        # A reward that is there before training takes no time, and a gain of nothing says nothing.
+        return _reach(runs[name], target, spent, least) if gain > 0 and target > start["reward"] else None
+
+    return {
+        "seeds": [run["seed"] for run in own],
+        "budget": own[0]["budget"],
+        "tuned": own[0]["tuned"],
+        "before": _last(first),
+        "reward": _spread([run["best"]["reward"] for run in own]),
+        "judge": _spread([run["best"]["judge"] for run in own]),
+        "spent": spent,
+        # Cut short: the best evaluation is the last one.
+        "rising": sum(run["best"]["cpu"] == run["evaluations"][-1]["cpu"] for run in own),
+        "curve": _curve(own, "cpu", "reward"),
+        "methods": {
+            name: {"to_best": reached(name, best), "to_gain": reached(name, start["reward"] + gain)}
+            for name in runs
+            if name != DDPO
+        },
+    }
 
 
 def _method(
@@ -89,7 +129,7 @@ def _method(
         "guard": {key: _mean(e["guard"][key] for e in last) for key in last[0]["guard"]},
         "totals": totals,
         "images_per_cpu_second": totals["reward_queries"] / totals["cpu"],
-        "to_plain": None if target is None else _to_plain(runs, target, spent, least, plain),
+        "to_plain": None if target is None else _plainly(runs) if plain else _reach(runs, target, spent, least),
         "steps": steps,
         "kept": {n: gain / gains[own] if gains[own] > 0 else None for n, gain in gains.items()},
         "curves": {
@@ -100,12 +140,15 @@ def _method(
     }
 
 
-def _to_plain(runs: Sequence[Run], target: float, spent: Mapping[str, float], least: float, plain: bool) -> dict[str, Any]:
-    """Return what it takes to plain RLCM's best sound reward, for every seed, by a model that is sound itself."""
-    if plain:
-        judge = _mean(run["best"]["judge"] for run in runs)
-        one = _censored([1.0], None)
-        return {"reached": len(runs), "speed_up": one, "fewer_queries": one, "judge": judge}
+def _plainly(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what plain RLCM takes to its own best sound reward."""
+    one = _censored([1.0], None)
+    judge = _mean(run["best"]["judge"] for run in runs)
+    return {"reached": len(runs), "speed_up": one, "fewer_queries": one, "judge": judge}
+
+
+def _reach(runs: Sequence[Run], target: float, spent: Mapping[str, float], least: float) -> dict[str, Any]:
+    """Return how many times less than `spent` every seed takes to a reward, with a model that is sound itself."""
     crossed = [_crossing(run["evaluations"], target, least) for run in runs]
     found = [c for c in crossed if c is not None]
     answer: dict[str, Any] = {"reached": len(found)}

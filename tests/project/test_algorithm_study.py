@@ -20,7 +20,8 @@ BUDGET = 100.0
 
 def result(task: str, method: str, seed: int, rewards: list[float], judges: list[float]) -> dict[str, Any]:
     """Return a run's file with looks at 0, 50 and 100 seconds; at n steps it has n / 4 of its gain, at 8 as much as at 4."""
-    clock = [(share * BUDGET, int(1000 * share)) for share in (0, 0.5, 1)][: len(rewards)]
+    budget = RunKey(task, method, seed).budget(BUDGET)
+    clock = [(share * budget, int(1000 * share)) for share in (0, 0.5, 1)][: len(rewards)]
     evaluations = [
         {
             "cpu": cpu,
@@ -40,6 +41,12 @@ def result(task: str, method: str, seed: int, rewards: list[float], judges: list
         "task": task,
         "method": method,
         "seed": seed,
+        "budget": budget,
+        "tuned": {
+            "optimizer": {"lr": 1e-3},
+            "rollout": {"batch_size": 32},
+            "algorithm": {"minibatches": 1, "kl_coefficient": 0.1},
+        },
         "hash": RunKey(task, method, seed).hash(BUDGET, Path()),
         "machine": "a test",
         "totals": {"cpu": clock[-1][0] or 1.0, "reward_queries": clock[-1][1]},
@@ -143,6 +150,39 @@ def test_a_seed_that_never_gets_there_is_censored(study: Path) -> None:
     assert found["speed_up"]["low"] is None
     assert found["speed_up"]["below"] == pytest.approx(1.0)
     assert found["speed_up"]["median"] == pytest.approx(2.0)
+
+
+def test_ddpo_gets_thirty_times_the_budget_and_is_compared_by_its_best_and_by_its_gain(study: Path) -> None:
+    for seed, rewards in ((0, [-1.0, 0.0, 0.5]), (1, [-1.0, 0.5, 0.0])):
+        measure.write(RunKey(TASK, "ddpo", seed).file(study), result(TASK, "ddpo", seed, rewards, [1.0, 1.0, 1.0]))
+    measure.write(RunKey(TASK, "dense", 0).file(study), result(TASK, "dense", 0, [0.0, 0.5, 1.0], [1.0, 1.0, 1.0]))
+    found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)["tasks"][TASK]
+    own = found["ddpo"]
+    assert "ddpo" not in found["methods"]
+    assert (own["budget"], own["before"]["reward"], own["reward"]["mean"], own["rising"]) == (3000.0, -1.0, 0.5, 1)
+    assert own["spent"] == {"cpu": 2250.0, "reward_queries": 750.0}
+    # group is at .5 after 12.5 of its seconds and 125 images, and has gained 1.5 after 37.5 and 375.
+    group = own["methods"]["group"]
+    assert group["to_best"]["speed_up"]["median"] == pytest.approx(2250 / 12.5)
+    assert group["to_best"]["fewer_queries"]["median"] == pytest.approx(750 / 125)
+    assert group["to_gain"]["speed_up"]["median"] == pytest.approx(2250 / 37.5)
+    # dense never gains as much in its hundred seconds: slower than 22.5 times, by nobody knows how much.
+    assert own["methods"]["dense"]["to_gain"]["speed_up"] == pytest.approx(
+        {"median": None, "low": None, "high": None, "below": 22.5}
+    )
+
+    write_study(study, study.parent.parent.parent, BUDGET)
+    page = (study.parent.parent.parent / "docs" / "algorithms" / "study.md").read_text()
+    assert "In 1 of 2 runs the best evaluation is the last one: they were cut short" in page
+    assert "| `group` | 3.000 | 180.0 (180.0 to 180.0) | 6.0 (6.0 to 6.0) | 60.0 (60.0 to 60.0) | 2.0 (2.0 to 2.0) |" in page
+    assert (study.parent.parent.parent / "docs" / "images" / "algorithms-jpeg-compressibility-ddpo.svg").is_file()
+
+
+def test_a_reward_of_ddpo_that_is_there_before_training_takes_no_time(study: Path) -> None:
+    measure.write(RunKey(TASK, "ddpo", 0).file(study), result(TASK, "ddpo", 0, [-2.0, -1.5, -1.0], [1.0, 1.0, 1.0]))
+    own = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)["tasks"][TASK]["ddpo"]
+    assert own["methods"]["group"]["to_best"] is None
+    assert own["methods"]["group"]["to_gain"]["speed_up"]["median"] == pytest.approx(3000 / 25)
 
 
 def test_page_and_pictures_come_from_the_runs(study: Path) -> None:

@@ -210,13 +210,18 @@ def comparison(run: Run) -> list[dict[str, str]]:
         rows.append({"name": name, "before": shown[0], "after": shown[1], "change": change, "meaning": meaning})
 
     metric, rewards = run.metric, mapping(last.get("rewards"))
+    asked_for = run.config.get("rewards")
+    made = map(mapping, asked_for if isinstance(asked_for, list) else [])
+    weights = {str(one.get("label")): finite(one.get("weight")) for one in made}
     ends = [metric.interval(e) for e in (first, last)]
     shown = [{"mean": end[0], "ci95": end[1]} if end else {} for end in ends]
     direction = "lower" if metric.lower_is_better else "higher"
     add(metric.label, *shown, unit=metric.unit, meaning=f"What was rewarded; {direction} is better.")
     for label in rewards:
         if label != metric.reward:
-            add(str(label), mapping(first.get("rewards")).get(label), rewards[label], meaning="One of the rewards.")
+            weight = weights.get(label)
+            meaning = "One of the rewards." if weight is None else f"One of the rewards, with the weight {weight:g}."
+            add(str(label), mapping(first.get("rewards")).get(label), rewards[label], meaning=meaning)
     for label, after in mapping(last.get("held_out")).items():
         before = mapping(first.get("held_out")).get(label)
         add(str(label), before, after, meaning="Held out: measured, not trained on.")

@@ -325,14 +325,15 @@ class Learner:
             found = self.update.micro_batch.fit(lambda: self.update.check(experience, self.parts.conditioning))
         if not found:
             return
-        total = len(self.parts.policy.named_parameters)
+        reached, total = round(found["parameters_with_gradient"]), len(self.parts.policy.named_parameters)
+        # A new LoRA begins with one of its two matrices at zero, so that only that one has a gradient at first.
+        where = "every layer" if reached in (total, total / 2) else f"{reached} of {total} tensors"
         mismatch = ""
         if "mismatch_kl" in found:
             mismatch = f", sampling and learning apart by a KL of {found['mismatch_kl']:.1e} an action"
         self._note(
             f"checked: ratio off 1 by {found['ratio_deviation']:.1e}{mismatch}; gradients reach "
-            f"{found['parameters_with_gradient']:.0f} of {total} adapter tensors; reward {scores.total[scores.valid].mean():.4g} "
-            f"+- {scores.total[scores.valid].std():.2g}"
+            f"{where} of the LoRA; reward {scores.total[scores.valid].mean():.4g} +- {scores.total[scores.valid].std():.2g}"
         )
 
     def _warn_of_mismatch(self, metrics: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from rlcm.paths import given_folder
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
+from rlcm.report.told import on_the_way
 from rlcm.rewards.given import Rewards, given
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
@@ -348,7 +349,10 @@ class Trainer:
 
     def _evaluate(self, name: str) -> dict[str, float]:
         """Evaluate the policy, keep what is best, and return the figures for the metrics."""
-        evaluation = self.parts.evaluator(self.parts.policy, self.world)
+        evaluator = self.parts.evaluator
+        if last := self._is_over() or not self.evaluations:
+            self._note(f"measuring the {name} model on {len(evaluator.prompts)} fixed images ...")
+        evaluation = evaluator(self.parts.policy, self.world)
         summary = evaluation.summary()
         verdict = self.watch.look(summary, self.round_number)
         described = {"round": self.round_number, "name": name, "seconds": self.counters["seconds"]}
@@ -358,6 +362,8 @@ class Trainer:
         elif before := self.evaluations[0].get("each"):
             described["change"] = evaluation.change(before)
         self.evaluations.append(described | summary)
+        if not last:
+            self._note(on_the_way(self.evaluations[0], self.evaluations[-1]))
         self._kept.evaluation(evaluation, self.round_number, self.evaluations, is_best=verdict.is_best)
         if verdict.stop:
             self.stop_reason = verdict.stop

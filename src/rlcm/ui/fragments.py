@@ -160,7 +160,7 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
         return render(
             "ui/templates/compare.html.jinja",
             ahead=ahead(methods, metric),
-            headline=comparison_headline(found, metric),
+            headline=comparison_headline(found, metric, warnings),
             warnings=warnings,
             curves=charts(methods, metric),
             finals=final_table(found, metric),

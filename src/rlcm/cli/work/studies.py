@@ -28,7 +28,7 @@ def compare_runs(runs: Sequence[Path], baseline: str | None, reward: str | None,
         raise ConfigError(f"--baseline {baseline!r} is none of the methods; they are {', '.join(names)}.")
     found = compare(methods, baseline)
     page = write_comparison(methods, metric, warnings, found, output)
-    click.echo("".join(headline(found, metric)).replace("\N{NO-BREAK SPACE}", " "))
+    click.echo("".join(headline(found, metric, warnings)).replace("\N{NO-BREAK SPACE}", " "))
     for text in warnings:
         click.echo(text, err=True)
     click.echo(shown(page))

@@ -14,8 +14,8 @@ from rlcm.errors import CheckpointError
 from rlcm.paths import command, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
+from rlcm.report.told import before_and_after
 from rlcm.report.values import alteration
-from rlcm.report.words import asked
 from rlcm.runs.files import stamp
 from rlcm.runs.listing import runs_in
 from rlcm.training.beginning import require_free_name
@@ -56,17 +56,15 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
     trainer.world.leave()
     if not trainer.world.is_main:
         return
-    labels = [part.label for part in trainer.parts.rewards.parts]
-    name = labels[0] if len(labels) == 1 else "reward"
     before, after = trainer.evaluations[0], trainer.evaluations_to_final[-1]
     if len(trainer.evaluations) == 1:  # stopped before another one
+        name = next(iter(before["rewards"])) if len(before["rewards"]) == 1 else "reward"
         click.echo(f"{name} {before['reward']['mean']:.4g} on {before['images']} fixed images, before the training; none since")
         return
-    click.echo(f"{name} {before['reward']['mean']:.4g} -> {after['reward']['mean']:.4g} on {after['images']} fixed images")
+    for line in before_and_after(before, after):
+        click.echo(line)
     for entry in trainer.altered:
         click.echo(f"before and after are not of one and the same run: {alteration(entry)}")
-    for question, value in (after["judge"] or {}).items():
-        click.echo(f"held-out judge, {asked(question)}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}")
     if (folder / "final" / WEIGHTS_NAME).exists():
         click.echo(f"page     {shown(folder / 'report.html')}\nLoRA     {shown(folder / 'final' / WEIGHTS_NAME)}")
         click.echo(f"try it   {command('rlcm', 'sample', folder, '--n', '8')}")

@@ -21,6 +21,10 @@ from rlcm.runs.files import is_there, printable, why_no_file
 APART = ("seed", "name", "output")
 """Settings in which the runs of one method differ."""
 OTHER_SETS = "The runs were evaluated on different prompts or seeds, so their rewards differ by that, too."
+OTHER_REWARDS = "The reward is not the same in all runs"
+OTHER_CLOCKS = "The runs counted time by different clocks (run.clock), so their times cannot be compared."
+UNFAIR = (OTHER_SETS, OTHER_REWARDS, OTHER_CLOCKS)
+"""Beginnings of the warnings after which nobody can be said to be ahead."""
 
 
 @dataclass(slots=True)
@@ -268,9 +272,9 @@ def _warnings(methods: Sequence[Method], label: str | None) -> list[str]:
         found.append(OTHER_SETS)
     made = [entry for run in runs if (entry := _entry(run, label))]
     if len({json.dumps([entry.get("name"), mapping(entry.get("args"))], sort_keys=True) for entry in made}) > 1:
-        found.append(f"The reward {label} is not the same in all runs (its name or arguments differ), nor are its values.")
+        found.append(f"{OTHER_REWARDS}: the name or the arguments of {label} differ, and so do its values.")
     if len({mapping(run.config.get("run")).get("clock") or "wall" for run in runs}) > 1:
-        found.append("The runs counted time by different clocks (run.clock), so their times cannot be compared.")
+        found.append(OTHER_CLOCKS)
     for method in methods:
         twice = [str(seed) for seed, count in Counter(map(str, method.seeds)).items() if count > 1]
         if twice:

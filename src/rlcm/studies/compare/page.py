@@ -20,7 +20,7 @@ from rlcm.report.words import asked, counted, decimals, duration, meaning_of, ti
 from rlcm.runs.files import read_json
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
-from rlcm.studies.compare.methods import Method, reward_sign
+from rlcm.studies.compare.methods import UNFAIR, Method, reward_sign
 from rlcm.studies.compare.speedup import AXES, mean_curve
 
 STRIP = 8
@@ -42,7 +42,7 @@ def write_comparison(
     """
     require_place(page)
     values = {
-        "headline": headline(found, metric),
+        "headline": headline(found, metric, warnings),
         "baseline": found["baseline"],
         "facts": _facts(methods),
         "warnings": warnings,
@@ -86,8 +86,14 @@ def require_place(
         )
 
 
-def headline(found: Mapping[str, Any], metric: Metric) -> tuple[str, str, str]:
-    """Return the sentence that says who is how much sooner, in three parts; the middle one is emphasised."""
+def headline(found: Mapping[str, Any], metric: Metric, warnings: Sequence[str] = ()) -> tuple[str, str, str]:
+    """Return the sentence that says who is how much sooner, in three parts; the middle one is emphasised.
+
+    Args:
+        warnings: what speaks against the comparison; where the runs were not measured alike, nobody is said to be ahead.
+    """
+    if any(text.startswith(UNFAIR) for text in warnings):
+        return "The runs were not measured alike, so ", "nobody can be said to be ahead", "; the warnings say why."
     baseline, count = found["baseline"], len(found["methods"])
     others = [method["name"] for method in found["methods"] if method["name"] != baseline]
     if not others:

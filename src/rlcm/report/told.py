@@ -1,0 +1,36 @@
+"""Evaluations in lines of text, for a terminal and a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rlcm.report.words import asked
+
+
+def before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what became of every figure from one evaluation to a later one of the same run: rewards, held-out rewards, the judge."""
+    parts = list(after["rewards"])
+    if len(parts) == 1:
+        yield f"{parts[0]} {_change(before['reward'], after['reward'])} on {after['images']} fixed images"
+    else:
+        yield f"reward {_change(before['reward'], after['reward'])} on {after['images']} fixed images, made of"
+        yield from (f"    {label} {_change(before['rewards'].get(label), after['rewards'][label])}" for label in parts)
+    for label, value in after["held_out"].items():
+        yield f"held out, {label}: {_change(before['held_out'].get(label), value)}"
+    for question, value in (after["judge"] or {}).items():
+        yield f"held-out judge, {asked(question)}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}"
+
+
+def on_the_way(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return in a line what an evaluation between the first and the last one of a run found."""
+    judged = "".join(
+        f"; judge, {asked(question)}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}"
+        for question, value in list((after["judge"] or {}).items())[:1]
+    )
+    change = _change(before["reward"], after["reward"])
+    return f"after round {after['round']}, on {after['images']} fixed images: reward {change}{judged}"
+
+
+def _change(before: Mapping[str, float] | None, after: Mapping[str, float]) -> str:
+    return f"{after['mean']:.4g}" if before is None else f"{before['mean']:.4g} -> {after['mean']:.4g}"

@@ -1,0 +1,131 @@
+"""The leash, swept: what reward costs in diversity and in distance from the base model, at several strengths of it.
+
+    python benchmarks/leashes.py [--seeds 0 1 2] [--rounds 40] [--jobs 2]
+
+Runs of the default on the built-in model that differ in their leash alone, on a reward that has one best picture a prompt: small JPEG
+files. Evaluated every fifth of the way on the same 90 pictures, and on 64 more for diversity. Then the free way: less of what the runs
+without a leash learnt. Writes benchmarks/results/leashes.json, and the table and the picture of docs/frontier.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from benchmarks.shared import results as files
+from benchmarks.shared.command import parser
+from benchmarks.shared.pages import fill, table
+from benchmarks.shared.places import DOCS, RESULTS, ROOT
+from rlcm.processes.machine import describe_machine
+from rlcm.studies.frontier import frontier, measure_strengths, write_frontier
+from rlcm.studies.frontier import page as frontier_page
+
+LEASHES: dict[str, list[str]] = {
+    "no leash": ["algorithm.kl_coefficient=0"],
+    "target 0.08": ["algorithm.kl_target=0.08"],
+    "target 0.02": ["algorithm.kl_target=0.02"],
+    "target 0.005, the default": [],
+    "target 0.001": ["algorithm.kl_target=0.001"],
+}
+"""Strengths of the leash, as changes of the default."""
+FREE = "no leash"
+"""Whose weights are taken at several strengths as well."""
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+FILE = RESULTS / "leashes.json"
+BAR = 0.6
+"""Share of the base model's diversity that is asked for at 95 % of the largest gain."""
+
+
+def train(leash: str, seed: int, rounds: int, output: Path) -> Path:
+    """Train, unless that is done, and return the run's folder."""
+    folder = output / f"{leash.partition(',')[0].replace(' ', '-')}-{seed}"
+    if not (folder / "final").is_dir():
+        changes = [f"name={folder.name}", f"output={output}", f"seed={seed}", f"run.rounds={rounds}", "run.tracker=none"]
+        fixed = ["rewards=[jpeg_compressibility]", "prompts=world-objects", "rollout.batch_size=64", "optimizer.lr=1e-3"]
+        look = ["evaluation.images=90", "evaluation.diversity_images=64", f"evaluation.every={max(1, rounds // 5)}"]
+        subprocess.run(
+            [sys.executable, "-m", "rlcm", "train", *changes, *fixed, *look, *LEASHES[leash]],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    return folder
+
+
+def judged(runs: Mapping[str, Sequence[Path]]) -> dict[str, list[float]]:
+    """Return the share of pictures that the held-out judge finds right at the end of every run, and before."""
+    shares: dict[str, list[float]] = {}
+    for leash, folders in runs.items():
+        found = [files.read(folder / "eval.json")["evaluations"] for folder in folders]
+        shares[leash] = [evaluations[-1]["judge"]["right"]["mean"] for evaluations in found]
+        shares["before"] = [evaluations[0]["judge"]["right"]["mean"] for evaluations in found]
+    return shares
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Return in a sentence whether the bar is reached."""
+    kept = [(track["diversity_at_target"], track["name"]) for track in found["tracks"] if track["diversity_at_target"]]
+    if not kept:
+        return "No line has an evaluation at 95 % of the largest gain, but the one that has the largest."
+    share, name = max(kept)
+    bar = f"at least {BAR:.0%} of the base model's diversity at 95 % of the largest gain"
+    return f"The bar, {bar}, is {'reached' if share >= BAR else 'missed'}: the most is {share:.0%}, of {name}."
+
+
+def text(found: Mapping[str, Any], shown: Mapping[str, Any], rounds: int) -> str:
+    """Return what the page says of the sweep."""
+    shares = found["judge"]
+    seeds = max(len(track["seeds"]) for track in found["frontier"]["tracks"])
+    right = "; ".join(f"{name} {100 * sum(values) / len(values):.0f} %" for name, values in shares.items() if name != "before")
+    before = f"{100 * shares['before'][0]:.0f} %"
+    return f"""{seeds} seeds of {rounds} rounds each, made by `python benchmarks/leashes.py`.
+
+{table(shown["heads"], shown["rows"])}
+{shown["note"]} {verdict(found["frontier"])} Right pictures by the held-out judge, {before} before: {right}."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the runs that are missing, and write table and picture."""
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--rounds", type=int, default=40)
+    options.add_argument("--jobs", type=int, default=2, help="runs side by side, a thread each")
+    options.add_argument("--keep", type=Path, default=ROOT / "runs" / "leashes", help="a finished run in it is not made again")
+    given = options.parse_args(arguments)
+    torch.set_num_threads(1)  # as every run has
+    wanted = [(leash, seed) for seed in given.seeds for leash in LEASHES]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        made = list(pool.map(lambda one: train(one[0], one[1], given.rounds, given.keep), wanted))
+    runs = {leash: [run for (one, _), run in zip(wanted, made, strict=True) if one == leash] for leash in LEASHES}
+    for run in runs[FREE]:
+        measure_strengths(run, STRENGTHS, print)
+    drawn = frontier([run for folders in runs.values() for run in folders], strengths=True)
+    picture = write_frontier(drawn, given.keep / "frontier.html").with_suffix(".png")
+    shutil.copy(picture, DOCS / "images" / "frontier.png")
+    found = {
+        "machine": describe_machine(),
+        "rounds": given.rounds,
+        "judge": judged(runs),
+        "frontier": frontier_page.described(drawn),
+    }
+    for track in found["frontier"]["tracks"]:
+        track["runs"] = [Path(run).name for run in track["runs"]]
+    files.write(FILE, files.rounded(found))
+    told = text(found, frontier_page.table(drawn), given.rounds)
+    fill("frontier.md", "leashes", told)
+    print(told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,15 +1,19 @@
-"""What may be typed for an argument or an option: paths by the one rule, and numbers by the settings that they are."""
+"""What the commands share: paths by the one rule, numbers by the settings that they are, and a word before heavy imports."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Any
 
 import click
 
 from rlcm.errors import ConfigError
 from rlcm.paths import local
+
+TRAINING = "rlcm.training.config:TrainConfig"
+"""Where most numbers of the command line are declared as settings."""
 
 
 class LocalPath(click.Path):
@@ -59,3 +63,9 @@ class Setting(click.ParamType):  # type: ignore[type-arg]  # older versions of c
         if found is None:  # a setting that may be left out: the option is left out then
             self.fail(f"{value!r}: give a value, or leave the option out.", param, ctx)
         return found
+
+
+def say_loading() -> None:
+    """Say, to a person at a terminal, what the first seconds of a heavy command go into."""
+    if sys.stderr.isatty():
+        click.secho("loading PyTorch and diffusers ...", dim=True, err=True)

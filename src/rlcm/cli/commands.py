@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import click
 
 from rlcm._version import __version__
 from rlcm.builtin import PUBLISHED
-from rlcm.cli.arguments import LocalPath, Setting
-from rlcm.cli.builtin_commands import THREADS, builtin
+from rlcm.cli.arguments import TRAINING, LocalPath, Setting, say_loading
+from rlcm.cli.builtin_commands import builtin
 from rlcm.cli.completion import all_settings, complete_settings, settings_like
 from rlcm.cli.kinds import Group, WithCommonSettings, WithSettings
+from rlcm.cli.measuring_commands import compare_command, evaluate, reproduce_command
 from rlcm.cli.reward_commands import rewards
+from rlcm.cli.sharing_commands import export_command, push_command
 from rlcm.paths import require_working_directory, shown
 
-if TYPE_CHECKING:
-    from rlcm.sharing.formats import ExportPrecision, Format
-
-
-TRAINING = "rlcm.training.config:TrainConfig"
 DRAWING = "rlcm.pipelines.settings:DrawSettings"
-STUDY = "rlcm.studies.evaluation:StudySettings"
 
 
 PARTS = {
@@ -80,7 +75,7 @@ def train(config: str | None, changes: tuple[str, ...], resume: str | None, forc
         raise click.UsageError("--force belongs to --resume: it goes on with a run although something is not as it was.")
     if check and resume is not None:
         raise click.UsageError("--check looks at a new run; leave it out to go on with one by --resume.")
-    _loading()
+    say_loading()
     from rlcm.cli.work.train import check_start
     from rlcm.cli.work.train import train as run
 
@@ -101,7 +96,7 @@ def doctor(config: str | None, changes: tuple[str, ...], as_json: bool) -> None:
 
     Example:  rlcm doctor configs/builtin-ddpo.yaml
     """
-    _loading()
+    say_loading()
     from rlcm.cli.work.doctor import run_doctor
 
     sys.exit(0 if run_doctor(*_without_config(config, changes), as_json) else 1)
@@ -149,211 +144,10 @@ def sample(
 
     Example:  rlcm sample builtin --prompt "three foxes" --n 4 -o foxes.png
     """
-    _loading()
+    say_loading()
     from rlcm.cli.work.sample import sample as run
 
     run(model, prompts, file, steps, guidance, seed, count, output)
-
-
-@main.command("eval")
-@click.argument("model", metavar="RUN|MODEL|CONFIG", type=click.Path())
-@click.option("--steps", metavar="N,N,...", help="Numbers of steps; default 1,2,4,8, or 5,10,25,50 for many-step models.")
-@click.option("--rewards", multiple=True, metavar="REWARD", help="In place of the run's own; may be repeated.")
-@click.option(
-    "--prompts",
-    multiple=True,
-    metavar="[NAME=]SET",
-    help="A .txt, .jsonl or .json file or a built-in set, in addition to the trained ones.",
-)
-@click.option("--n", "each", type=Setting(STUDY, "each"), default=4, show_default=True, help="Images of every prompt.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), default=48, show_default=True, help="Largest number of prompts of a set."
-)
-@click.option("--seed", type=Setting(STUDY, "seed"), default=20_240_404, show_default=True, help="Seed of all noise.")
-@click.option("--base/--no-base", default=True, show_default=True, help="Evaluate the base model too.")
-@click.option(
-    "-o", "--output", type=LocalPath(file_okay=False), help="Folder of the results; default evaluation/ in the run, or here."
-)
-def evaluate(
-    model: str,
-    steps: str | None,
-    rewards: tuple[str, ...],
-    prompts: tuple[str, ...],
-    each: int,
-    limit: int,
-    seed: int,
-    base: bool,
-    output: Path | None,
-) -> None:
-    """Evaluate a tuned run against its base model, or a model alone, at several numbers of steps.
-
-    Rewards with 95 % intervals and images per second, on the prompts of the training and, apart from them, on others.
-    Writes eval.json, plots and pictures; a run's report.html shows them too.
-
-    Example:  rlcm eval runs/demo --steps 1,4 --rewards jpeg_compressibility --rewards alignment
-    """
-    _loading()
-    from rlcm.cli.work.evaluate import evaluate as run
-
-    run(model, steps, rewards, prompts, each, limit, seed, base, output)
-
-
-@main.command("compare")
-@click.argument("runs", nargs=-1, required=True, type=LocalPath(), metavar="RUN...")
-@click.option("--baseline", metavar="METHOD", help="Whose reward is to be reached; default the first run's method.")
-@click.option("--reward", metavar="LABEL", help="The reward to compare by; default what all runs were trained on.")
-@click.option("--frontier", is_flag=True, help="Reward against divergence from the base model and against diversity.")
-@click.option(
-    "--strengths",
-    metavar="S,S,...",
-    help="With --frontier: what each run has learnt at these strengths, 0 to 2, too; 1 is all of it. Draws pictures.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=LocalPath(),
-    help="The page; its JSON goes beside it. Default comparison.html, or frontier.html, with a picture beside it.",
-)
-def compare_command(
-    runs: tuple[Path, ...], baseline: str | None, reward: str | None, frontier: bool, strengths: str | None, output: Path | None
-) -> None:
-    """Set runs side by side: reward over time, over reward queries and over network calls.
-
-    Runs that differ in their seed only are one method. The page says how much sooner each reaches the reward of the first. With
-    --frontier it says what the reward costs: how much diversity each method has left at which reward.
-
-    Example:  rlcm compare runs/ddpo-0 runs/ddpo-1 runs/rlcm-0 runs/rlcm-1 -o comparison.html
-    """
-    if not frontier:
-        if strengths is not None:
-            raise click.UsageError("--strengths belongs to --frontier; add that, or leave it out.")
-        from rlcm.cli.work.studies import compare_runs
-
-        compare_runs(runs, baseline, reward, output or Path("comparison.html"))
-        return
-    if baseline is not None:
-        raise click.UsageError("--baseline belongs to the comparison over time; leave it out with --frontier.")
-    if strengths is not None:
-        _loading()
-    from rlcm.cli.work.frontier import draw_frontier
-
-    draw_frontier(runs, reward, strengths, output or Path("frontier.html"))
-
-
-@main.command("reproduce")
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="EXPERIMENT",
-    help="curves, inference, generalisation, ablations, learning-rates, last-step; default all.",
-)
-@click.option(
-    "--task",
-    "tasks",
-    multiple=True,
-    metavar="TASK",
-    help="compressibility, incompressibility, alignment (default all three), aesthetic.",
-)
-@click.option("--method", "methods", multiple=True, metavar="METHOD", help="ddpo, rlcm-published, rlcm; default all.")
-@click.option(
-    "--seeds", type=click.IntRange(1, 99), default=3, show_default=True, help="Runs of everything but learning-rates."
-)
-@click.option(
-    "--budget",
-    type=Setting(TRAINING, "run.time_limit_minutes", "float"),
-    default=60.0,
-    show_default=True,
-    help="Minutes of training for a run of DDPO; others get a share of it.",
-)
-@click.option("--images", type=click.IntRange(8, 1_000_000), default=180, show_default=True, help="Images of an evaluation.")
-@click.option("--threads", type=THREADS, help="CPU threads; default all cores.")
-@click.option(
-    "--clock",
-    type=click.Choice(["wall", "cpu"]),
-    default="wall",
-    show_default=True,
-    help="Count wall-clock time, or computing time on a machine that is busy with other work (then with --threads 1).",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=LocalPath(file_okay=False),
-    default="runs/reproduce",
-    show_default=True,
-    help="Folder of runs and results.",
-)
-def reproduce_command(
-    only: tuple[str, ...],
-    tasks: tuple[str, ...],
-    methods: tuple[str, ...],
-    seeds: int,
-    budget: float,
-    images: int,
-    threads: int | None,
-    clock: Literal["wall", "cpu"],
-    output: Path,
-) -> None:
-    """Repeat the paper's experiments in miniature: RLCM against DDPO, on the built-in models.
-
-    Everything takes an estimated day and a half on two CPU cores; a part of it hours or minutes. What is done is not done
-    again: a stopped call goes on where it was. Writes results.json, and a page of curves for every task.
-
-    Example:  rlcm reproduce --only curves --task compressibility --seeds 1 --budget 5
-    """
-    _loading()
-    from rlcm.cli.work.studies import run_reproduction
-
-    run_reproduction(only, tasks, methods, seeds, budget, images, threads, clock, output)
-
-
-@main.command("export")
-@click.argument("run", type=LocalPath(exists=True, file_okay=False))
-@click.option(
-    "--format",
-    "form",
-    default="diffusers",
-    show_default=True,
-    type=click.Choice(["diffusers", "kohya", "comfyui", "merged"]),
-    help="A LoRA for diffusers, for kohya's scripts and A1111, or for ComfyUI; or the whole pipeline with the LoRA in it.",
-)
-@click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True, help="Of the weights."
-)
-@click.option("-o", "--output", type=LocalPath(), help="A .safetensors file, or a folder; default RUN/export/.")
-def export_command(run: Path, form: Format, precision: ExportPrecision, output: Path | None) -> None:
-    """Convert the LoRA of a finished run to the format of another tool.
-
-    The adapter has its full strength in each of them, whatever its rank and alpha.
-
-    Example:  rlcm export runs/demo --format kohya -o demo.safetensors
-    """
-    _loading()
-    from rlcm.cli.work.share import export_result
-
-    export_result(run, form, output, precision)
-
-
-@main.command("push")
-@click.argument("run", type=LocalPath(exists=True, file_okay=False))
-@click.argument("repo", metavar="USER/NAME")
-@click.option("--dry-run", is_flag=True, help="Write the folder that would be uploaded, without using the network.")
-@click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--base-model", metavar="HUB_ID", help="Name of the base model on the Hub, if the run used a local copy.")
-@click.option("--license", "licence", metavar="ID", help="Licence of the adapter, such as apache-2.0; default none.")
-@click.option("-o", "--output", type=LocalPath(file_okay=False), help="Folder of the files to upload; default RUN/hub.")
-def push_command(
-    run: Path, repo: str, dry_run: bool, private: bool, base_model: str | None, licence: str | None, output: Path | None
-) -> None:
-    """Upload the LoRA of a finished run to the Hugging Face Hub, with a model card, its configuration and its evaluations.
-
-    Needs a token that may write: HF_TOKEN, or `hf auth login`. Look at what would be uploaded with --dry-run first.
-
-    Example:  rlcm push runs/demo me/three-foxes --dry-run
-    """
-    _loading()
-    from rlcm.cli.work.share import push_result
-
-    push_result(run, repo, dry_run, private, base_model, licence, output)
 
 
 @main.command()
@@ -382,7 +176,7 @@ def ui(runs: Path, host: str, port: int, password_env: str) -> None:
 
     Example:  rlcm ui runs
     """
-    _loading()
+    say_loading()
     from rlcm.cli.work.ui import serve_ui
 
     serve_ui(runs, host, port, password_env)
@@ -396,7 +190,7 @@ def distill(config: str, changes: tuple[str, ...]) -> None:
 
     Example:  rlcm distill configs/distill/builtin.yaml data=my-pictures
     """
-    _loading()
+    say_loading()
     from rlcm.tuning.saying import quiet
 
     quiet()
@@ -423,14 +217,8 @@ def settings(word: str | None) -> None:
         click.echo(click.wrap_text(meaning, initial_indent="    ", subsequent_indent="    "))
 
 
-main.add_command(rewards)
-main.add_command(builtin)
-
-
-def _loading() -> None:
-    """Say, to a person at a terminal, what the first seconds of a heavy command go into."""
-    if sys.stderr.isatty():
-        click.secho("loading PyTorch and diffusers ...", dim=True, err=True)
+for command in (evaluate, compare_command, reproduce_command, export_command, push_command, rewards, builtin):
+    main.add_command(command)
 
 
 def _without_config(config: str | None, changes: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:

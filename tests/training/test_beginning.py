@@ -157,6 +157,10 @@ def test_states_that_do_not_fit_are_refused(tmp_path):
         edited(whole, "watch", value=7),
         edited(whole, "statistics", "buffers", value={"a": ["much"]}),
         edited(whole, "kl_coefficient", value="much"),
+        edited(whole, "kl_coefficient", value=float("nan")),
+        edited(whole, "kl_coefficient", value=-1.0),
+        edited(whole, "pace", value=0.0),
+        edited(whole, "pace", value=float("inf")),
         edited(whole, "rewards", value=None),
         edited(whole, "batch_sizes", value=[]),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -205,6 +206,16 @@ class Leash:
     def __init__(self, settings: AlgorithmSettings, most: float = 1.0) -> None:
         self.least, self.target, self.most = settings.kl_coefficient, settings.kl_target, most
         self.coefficient, self.pace = settings.kl_coefficient, 1.0
+
+    def take_up(self, coefficient: float, pace: float) -> None:
+        """Go on with the weight and the pace of an earlier run.
+
+        Raises:
+            ValueError: if no leash can have had them.
+        """
+        if not (0 <= coefficient < math.inf and 0 < pace < math.inf):
+            raise ValueError(f"a leash of weight {coefficient} and pace {pace}")
+        self.coefficient, self.pace = coefficient, pace
 
     def follow(self, kl: float, progress: float) -> None:
         """Adapt weight and pace to the divergence that a round measured; see `rlcm.learning.losses.adaptive_coefficient`.

@@ -144,12 +144,13 @@ class Learner:
         require_finite(state["adapter"].items(), "the checkpoint")
         policy.load(state["adapter"])
         if policy.average is not None:
+            require_finite(state["average"].items(), "the checkpoint")
             check_shapes(state["average"], policy.average)
             for name, tensor in policy.average.items():
                 tensor.copy_(state["average"][name])
         self.optimisation.load(state["optimizer"])
         self.optimisation.skipped_in_a_row = int(state["skipped_in_a_row"])
-        self.leash.coefficient, self.leash.pace = float(state["kl_coefficient"]), float(state.get("pace", 1.0))
+        self.leash.take_up(float(state["kl_coefficient"]), float(state.get("pace", 1.0)))
         for size in self._batch_sizes:
             size.size = min(size.size, state["batch_sizes"][size.setting])
         self.credit.statistics.load_state_dict(state["statistics"])

@@ -1,0 +1,90 @@
+"""Settings for the default on a reward of right or wrong, tried side by side and judged by the referee, as `demo_trials.py` has it.
+
+    python benchmarks/default_trials.py [--trials default nft ...] [--seeds 10 11] [--minutes 4] [--jobs 1]
+
+`benchmarks/referee.py` must have made the referee before. Each trial is a run of `composition` on the training prompts, for the same
+minutes of computing on one thread. The held-out judge is not asked. Writes benchmarks/results/default_trials.json; what is in it is not
+tried again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from benchmarks.demo_trials import referee
+from benchmarks.fidelity import METHODS
+from benchmarks.shared import results as files
+from benchmarks.shared.command import parser
+from benchmarks.shared.places import RESULTS, ROOT
+from rlcm.processes.machine import describe_machine
+
+_NFT = METHODS["nft"][1]
+TRIALS: dict[str, list[str]] = {
+    "default": [],
+    "target 0.02": ["algorithm.kl_target=0.02"],
+    "target 0.1": ["algorithm.kl_target=0.1"],
+    "no leash": ["algorithm.kl_coefficient=0"],
+    "rate 3e-3, target 0.02": ["optimizer.lr=3e-3", "algorithm.kl_target=0.02"],
+    "nft": _NFT,
+    "nft, target 0.02": [*_NFT, "algorithm.kl_target=0.02"],
+    "nft, no leash": [*_NFT, "algorithm.kl_coefficient=0"],
+}
+"""As changes of the default."""
+FILE = RESULTS / "default_trials.json"
+
+
+def tried(name: str, seed: int, minutes: float, output: Path) -> dict[str, Any]:
+    """Train, and return what the referee says of the result."""
+    folder = output / f"{list(TRIALS).index(name)}-{seed}"
+    limit = ["run.rounds=1000000", f"run.time_limit_minutes={minutes}", "run.clock=cpu", "run.tracker=none", "run.save_every=0"]
+    short = ["evaluation.images=60", "evaluation.every=0", "optimizer.schedule=linear"]
+    changes = ["rewards=[composition]", "prompts=world", *TRIALS[name], *limit, *short]
+    if not (folder / "final").is_dir():
+        subprocess.run(
+            [sys.executable, "-m", "rlcm", "train", *changes, f"seed={seed}", f"name={folder.name}", f"output={output}"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    last = files.read(folder / "eval.json")["evaluations"][-1]
+    return {"changes": TRIALS[name], "round": last["round"], "kl": last["kl"]["mean"]} | referee(folder, tuned=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Try what is missing."""
+    options = parser(__doc__)
+    options.add_argument("--trials", nargs="+", choices=TRIALS, default=list(TRIALS))
+    options.add_argument("--seeds", type=int, nargs="+", default=[10, 11])
+    options.add_argument("--minutes", type=float, default=4.0, help="of computing, each")
+    options.add_argument("--jobs", type=int, default=1, help="runs side by side, a thread each")
+    options.add_argument("--keep", type=Path, default=ROOT / "runs" / "default-trials")
+    given = options.parse_args(arguments)
+    torch.set_num_threads(1)
+    found: dict[str, Any] = files.read(FILE) if FILE.exists() else {"minutes": given.minutes, "trials": {}}
+    found["machine"] = describe_machine()
+    keys = {f"{name}, {seed}": (name, seed) for seed in given.seeds for name in given.trials}
+    missing = [key for key in keys if key not in found["trials"]]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for key, one in zip(missing, pool.map(lambda k: tried(*keys[k], given.minutes, given.keep), missing), strict=True):
+            if "base" not in found:
+                name, seed = keys[key]
+                found["base"] = referee(given.keep / f"{list(TRIALS).index(name)}-{seed}", tuned=False)
+            found["trials"][key] = one
+            files.write(FILE, found)
+            base = found["base"]["right"]["overall"]
+            print(f"{key}: {one['right']['overall']:.1%} right (base {base:.1%}), {one['kl']:.1f} nats", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -160,12 +160,36 @@ def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
 ![Reward over time and over reward queries, and the judge over time](../images/{picture})
 
 {table([*columns, "diversity", "detail", "images a CPU second"], learnt)}
+{_on_the_way(found, order, unit)}
 What the search chose:
 
 {table(["method", *(f"`{name}`" for name in _TUNED)], [[f"`{n}`", *_tuned(methods[n]["tuned"])] for n in order])}
 The same weights, sampled in other numbers of steps:
 
 {table(["method", *(f"reward, {n} step{'s' if n > 1 else ''}" for n in STEPS), *(f"kept at {n}" for n in others)], sampled)}"""
+
+
+def _on_the_way(found: Mapping[str, Any], order: Sequence[str], unit: str) -> str:
+    """Return when every method had a quarter, a half and three quarters of the largest gain."""
+    rows = []
+    for name in order:
+        way = found["methods"][name]["on_the_way"]
+        half = way["0.5"]
+        times = [_until(one["cpu"], 1) for one in way.values()]
+        rows.append([f"`{name}`", *times, _until(half["reward_queries"], 0), _until(half["network_calls"], 0)])
+    shares = [f"{float(share):.0%}, s" for share in next(iter(found["methods"].values()))["on_the_way"]]
+    best = f"{_number(found['best'])} {unit}"
+    return f"""CPU seconds to shares of the way to {best}, the best sound reward of any run, and the images and network calls to
+half of it. Medians of the seeds (lowest to highest); ">": at least one seed was not there at the end of its run.
+
+{table(["method", *shares, "50%, images", "50%, network calls"], rows)}"""
+
+
+def _until(spread: Mapping[str, float | None], digits: int) -> str:
+    """Return what it took and its range over the seeds; of a seed that did not get there only a bound is known."""
+    bound = "" if spread["more_than"] is None else f"> {spread['more_than']:,.{digits}f}"
+    median, low, high = (bound if (v := spread[key]) is None else f"{v:,.{digits}f}" for key in ("median", "low", "high"))
+    return bound if spread["low"] is None else f"{median} ({low} to {high})"
 
 
 def _ddpo(task: str, found: Mapping[str, Any]) -> str:

@@ -15,8 +15,12 @@ import numpy as np
 from benchmarks.algorithms.measure import SOUND, STEPS, RunKey
 from benchmarks.algorithms.methods import DDPO, METHODS, PLAIN, TASKS, UNTRAINED, methods_of
 
+SHARES = (0.25, 0.5, 0.75)
+"""Of the way from the untrained model to the best sound reward that any run reached."""
 GRID = 40
 """Points of a mean curve."""
+AXES = ("cpu", "reward_queries", "network_calls")
+"""What training costs."""
 Run = Mapping[str, Any]
 
 
@@ -66,7 +70,13 @@ def _task(task: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
         if method in runs and method != DDPO:
             reachable = target if target > start["reward"] else None
             methods[method] = _method(runs[method], base, reachable, spent, SOUND * start["judge"], method == PLAIN)
-    summary = {"untrained": {**_last(start), "steps": base}, "target": target, "methods": methods}
+    top = max(run["best"]["reward"] for method in methods for run in runs[method])
+    for method, found in methods.items():
+        found["on_the_way"] = {
+            f"{share:g}": _when(runs[method], start["reward"] + share * (top - start["reward"]), SOUND * start["judge"])
+            for share in SHARES
+        }
+    summary = {"untrained": {**_last(start), "steps": base}, "target": target, "best": top, "methods": methods}
     if DDPO in runs:
         trained = {name: runs[name] for name in (*methods, DDPO)}
         summary[DDPO] = _against_ddpo(trained, start)
@@ -162,6 +172,22 @@ def _reach(runs: Sequence[Run], target: float, spent: Mapping[str, float], least
     return {**answer, "judge": _mean(c["judge"] for c in found) if found else None}
 
 
+def _when(runs: Sequence[Run], target: float, least: float) -> dict[str, Any]:
+    """Return what it took until a reward, by a model that is sound itself: the median and range of the seeds.
+
+    A seed that did not get there is censored: it takes longer than its run, by nobody knows how much, and counts as None. The median
+    of an even number is the later one of the middle two.
+    """
+    crossed = [_crossing(run["evaluations"], target, least) for run in runs]
+    answer: dict[str, Any] = {"reached": sum(c is not None for c in crossed)}
+    for axis in AXES:
+        order = sorted(math.inf if c is None else c[axis] for c in crossed)
+        found = [None if math.isinf(value) else value for value in (order[len(order) // 2], order[0], order[-1])]
+        more = min((run["totals"][axis] for run, c in zip(runs, crossed, strict=True) if c is None), default=None)
+        answer[axis] = {"median": found[0], "low": found[1], "high": found[2], "more_than": more}
+    return answer
+
+
 def _crossing(evaluations: Sequence[Mapping[str, Any]], target: float, least: float) -> dict[str, float] | None:
     """Return clock, counters and judge where the reward first reaches a target with the judge at `least` or above.
 
@@ -170,7 +196,7 @@ def _crossing(evaluations: Sequence[Mapping[str, Any]], target: float, least: fl
     for before, after in itertools.pairwise(evaluations):
         if after["reward"] >= target:
             share = 0.0 if before["reward"] >= target else (target - before["reward"]) / (after["reward"] - before["reward"])
-            found = {k: before[k] + share * (after[k] - before[k]) for k in ("cpu", "reward_queries", "judge")}
+            found = {k: before[k] + share * (after[k] - before[k]) for k in (*AXES, "judge")}
             if found["judge"] >= least:
                 return found
     return None

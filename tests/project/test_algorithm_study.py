@@ -26,6 +26,7 @@ def result(task: str, method: str, seed: int, rewards: list[float], judges: list
         {
             "cpu": cpu,
             "reward_queries": queries,
+            "network_calls": 4 * queries,
             "reward": r,
             "judge": j,
             "judge_confidence": j,
@@ -49,7 +50,7 @@ def result(task: str, method: str, seed: int, rewards: list[float], judges: list
         },
         "hash": RunKey(task, method, seed).hash(BUDGET, Path()),
         "machine": "a test",
-        "totals": {"cpu": clock[-1][0] or 1.0, "reward_queries": clock[-1][1]},
+        "totals": {"cpu": clock[-1][0] or 1.0, "reward_queries": clock[-1][1], "network_calls": 4 * clock[-1][1]},
         "best": best,
         "evaluations": evaluations,
         "steps": {str(n): look for n, look in at.items()},
@@ -150,6 +151,24 @@ def test_a_seed_that_never_gets_there_is_censored(study: Path) -> None:
     assert found["speed_up"]["low"] is None
     assert found["speed_up"]["below"] == pytest.approx(1.0)
     assert found["speed_up"]["median"] == pytest.approx(2.0)
+
+
+def test_the_way_to_the_best_reward_of_any_run_is_told_in_shares(study: Path) -> None:
+    measure.write(RunKey(TASK, "group", 2).file(study), result(TASK, "group", 2, [0.0, 0.5, 1.0], [1.0, 1.0, 1.0]))
+    found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)["tasks"][TASK]
+    assert found["best"] == 3.0
+    # Two seeds of group are at 1.5 after 37.5 seconds, 375 images and 1500 calls; the third never is, in its 100 seconds.
+    way = found["methods"]["group"]["on_the_way"]["0.5"]
+    assert way["reached"] == 2
+    assert way["cpu"] == {"median": 37.5, "low": 37.5, "high": None, "more_than": 100.0}
+    assert way["network_calls"]["median"] == pytest.approx(1500)
+    # branched-last is sound at a quarter of the way, and blind at three quarters.
+    blind = found["methods"]["branched-last"]["on_the_way"]
+    assert blind["0.25"]["cpu"]["median"] == pytest.approx(9.375)
+    assert blind["0.75"]["cpu"] == {"median": None, "low": None, "high": None, "more_than": 100.0}
+    write_study(study, study.parent.parent.parent, BUDGET)
+    page = (study.parent.parent.parent / "docs" / "algorithms" / "study.md").read_text()
+    assert "| `group` | 18.8 (18.8 to 75.0) | 37.5 (37.5 to > 100.0) | 62.5 (62.5 to > 100.0) | 375 (375 to > 1,000) |" in page
 
 
 def test_ddpo_gets_thirty_times_the_budget_and_is_compared_by_its_best_and_by_its_gain(study: Path) -> None:

@@ -6,25 +6,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 from rlcm.errors import CheckpointError, ConfigError
 from rlcm.paths import given_folder
-from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
 from rlcm.report.told import on_the_way
-from rlcm.rewards.given import Rewards, given
+from rlcm.rewards.given import Rewards
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.training.beginning import Stopped, going_on, resolved, stopped_run
 from rlcm.training.build import Parts, build
-from rlcm.training.config import CLOCKS, TrainConfig, require_config
-from rlcm.training.final import OF_RUN
+from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
 from rlcm.training.locations import located
+from rlcm.training.passed import passed, require_clock
 from rlcm.training.pins import Pins, agree, flat, require_same
 from rlcm.training.watch import Watch, flat_summary
 
@@ -75,22 +74,7 @@ class Trainer:
         watcher: Watcher | None = None,
         stopped: Stopped | None = None,
     ) -> None:
-        config = TrainConfig() if config is None else config
-        require_config(config)
-        model = getattr(model, OF_RUN, model)  # a result's pipeline stays as it is, and its run can be found again
-        if isinstance(model, (str, Path)):
-            config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})
-            model = None
-        elif model is not None and not hasattr(model, "components"):
-            raise ConfigError(
-                f"model={model!r} is a {type(model).__name__}; give a loaded diffusers pipeline, a folder, an id of the Hugging Face "
-                "Hub, or the folder of a run."
-            )
-        if rewards is not None:
-            passed = given(rewards)
-            named = all(one.reward is None for one in passed)
-            config = config.model_copy(update={"rewards": [one.settings for one in passed]}) if named else config
-            rewards = None if named else cast(Rewards, passed)
+        config, model, rewards = passed(config, model, rewards)
         require_tracker(config.run.tracker)
         self.watcher = watcher
         self.world = World.join(config.run.timeout_seconds, config.model.device)
@@ -107,13 +91,7 @@ class Trainer:
         prompts: Sequence[str] | None,
         stopped: Stopped | None,
     ) -> None:
-        if config.run.clock == "cpu":
-            device = resolve(config.model)[0] if pipeline is None else pipeline.device
-            if self.world.size > 1 or device.type != "cpu":
-                raise ConfigError(
-                    "run.clock=cpu counts the computing time of one process on the CPU: it cannot see a GPU or other processes; "
-                    "leave run.clock at wall, or use model.device=cpu and one process."
-                )
+        require_clock(config, pipeline, self.world.size)
         require_same(self.world, flat(config), "start all of them with the same CONFIG and KEY=VALUE.")
         config = located(config)
 

@@ -59,7 +59,7 @@ def _of_the_study() -> list[tuple[str, str, str, str]]:
         )
         up = methods[fastest]["to_plain"]["speed_up"]
         if fastest != "rlcm" and up["median"]:
-            claim = f"{TASKS[task]}: `{fastest}` is soonest at the best reward of published RLCM"
+            claim = f"{TASKS[task]}: `{fastest}` is the first to reach published RLCM's best reward"
             found.append((claim, f"{times_of(up)} times sooner", seeds, STUDY))
     return found
 
@@ -77,7 +77,7 @@ def _of_the_demo() -> list[tuple[str, str, str, str]]:
     seconds = max(run["whole_command_seconds"] for run in runs)
     return [
         (
-            "the demo mends errors of the base model on prompts that it was not trained on, by the held-out judge",
+            "the demo fixes errors of the base model on prompts that it was not trained on, by the held-out judge",
             f"{min(gone):.0%} to {max(gone):.0%} of the errors gone ({judged[0]['base']['right']['overall']:.1%} right before, "
             f"{min(after):.1%} to {max(after):.1%} after), in at most {seconds:.0f} s",
             str(len(runs)),
@@ -98,7 +98,7 @@ def _of_fidelity() -> list[tuple[str, str, str, str]]:
         reward = "how far a picture has what was asked" if GRADED in METHODS[method][1] else "right or wrong"
         rows.append(
             (
-                f"{found['minutes']:g} minutes of `{method}` on {reward}: do they blur?",
+                f"do {found['minutes']:g} minutes of `{method}`, on {reward}, blur the pictures?",
                 f"sharpness {sharp} of the base's, distance to renders {far} times the base's, {right} points right",
                 str(len(runs)),
                 FIDELITY,
@@ -137,7 +137,7 @@ def _of_the_program() -> list[tuple[str, str, str, str]]:
             "[`python benchmarks/speed.py`](performance.md)",
         ),
         (
-            "a run that is killed at any instant and goes on ends as one that nobody disturbed, byte for byte",
+            "a run that is killed at any moment and resumed ends exactly like an undisturbed run, byte for byte",
             f"{whole} of {len(kills)}",
             f"{len(kills)} kills",
             "[`python benchmarks/faults/kill.py`](reliability.md)",
@@ -158,7 +158,7 @@ def missed() -> list[str]:
         "[`rlcm compare --frontier`](frontier.md) draws it for any runs.",
         "`composition` in the equally tuned study: not run. The policy gradient moves it too slowly for the budget of a try.",
         f"[Learning from votes](voters.md): {verdicts(read(RESULTS / 'voters.json')['cells']).replace('**', '')}",
-        "Speed and memory on a GPU, and published weights of large models: not run by anybody yet.",
+        "Speed and memory on a GPU, and published weights of large models: nobody has run these yet.",
     ]
 
 
@@ -194,7 +194,7 @@ and no training sees; the sets of pictures differ, and so does what is right bef
 
 - One small model says how methods compare on it. It does not say what they gain on yours.
 - Seeds vary. Where the brackets of two methods overlap, the order of their means says little.
-- Another processor rounds otherwise, and a run of many updates then ends elsewhere. The figures hold for the machines that their
+- Another processor rounds differently, and a run of many updates then ends elsewhere. The figures hold for the machines that their
   pages name: {"; ".join(machines)}.
 """
 

@@ -162,7 +162,7 @@ cosine) of two pictures of one prompt in the judge's features. Sharpness is the 
 relative to the base model's.
 
 {table(heads, rows)}
-The bars that were set, and the worst of the seeds:
+The targets set beforehand, and the worst seed:
 
 {table(["what", "bar", "measured", "reached"], verdicts)}
 ## By kind of prompt

@@ -59,7 +59,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         ["published", PLAIN, "sampler.steps=4"],
     ),
     "nft": (
-        "DiffusionNFT's loss with the default's leash, and what the search of the study chose for it",
+        "DiffusionNFT's loss with the default's leash, and the settings that the study's search chose",
         [
             PLAIN,
             "algorithm.loss=nft",
@@ -243,13 +243,13 @@ sampled in {STEPS[0]} to {STEPS[-1]}. The reward asks for the right things, numb
 ## In short
 
 {"".join(f"- {_verdict(method, base, runs[method])}{chr(10)}" for method in methods)}
-Only what holds in every seed is said here.
+Only differences that hold in every seed are listed.
 
 ![Right pictures, sharpness and distance to renders by number of steps, before and after](images/fidelity.png)
 
 Changes are in points of right pictures, by the judge. Each figure is a mean over the seeds, with the lowest and highest. The KL
 divergence from the base model says how far a model moved: one that hardly moved cannot blur. It is that of {KL_PICTURES} pictures a
-run, and so a rough figure.
+run, so it is rough.
 
 {table(heads, kept)}
 {chr(10).join(parts)}

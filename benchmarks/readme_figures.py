@@ -57,7 +57,7 @@ def sooner() -> str:
     other = f"{words:.1f} times as soon" if words is not None else "not sooner"
     return (
         "with every method tuned by the same search, branched rollouts reach the best reward of the published method "
-        f"{sizes:.1f} times sooner for JPEG sizes, and {other} for text alignment; there the reward's own gradient does, "
+        f"{sizes:.1f} times sooner for JPEG sizes, but {other} for text alignment. There, back-propagating the reward does, "
         f"{gradient:.1f} times"
     )
 
@@ -80,11 +80,11 @@ def equally_tuned() -> list[tuple[str, str, str]]:
         there = sorted((name for name in ups if ups[name]["median"] is not None), key=lambda name: -ups[name]["median"])
         times = [f"`{name}` {times_of(ups[name])}" for name in there]
         if others := ", ".join(f"`{name}`" for name in ups if name not in there):
-            times.append(f"not so {others}")
+            times.append(f"not sooner: {others}")
         seeds = max(len(one["seeds"]) for one in found["methods"].values())
         rows.append(
             (
-                f"`{task}`, equally tuned, {seeds} seeds: times sooner at the best reward of the published method",
+                f"`{task}`, equally tuned, {seeds} seeds: how many times sooner the published method's best reward is reached",
                 ", ".join(times),
                 "[docs/algorithms/study.md](docs/algorithms/study.md)",
             )
@@ -105,7 +105,7 @@ def fidelity() -> tuple[str, str, str]:
         for method, runs in found["runs"].items()
         for sharp, far in [(ratios(runs, "sharpness"), ratios(runs, "to_real"))]
     )
-    what = f"{found['minutes']:g} minutes of tuning, {seeds} seeds: sharpness and distance to renders, of the base model's"
+    what = f"{found['minutes']:g} minutes of tuning, {seeds} seeds: sharpness and distance to renders, relative to the base model"
     return what, told, "[docs/fidelity.md](docs/fidelity.md)"
 
 
@@ -126,7 +126,7 @@ def figures() -> str:
             f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after",
             "[docs/demo.md](docs/demo.md)",
         ),
-        ("demo: share of the base model's errors that is gone", f"{min(gone):.0%} to {max(gone):.0%}", "the same"),
+        ("demo: share of the base model's errors that are fixed", f"{min(gone):.0%} to {max(gone):.0%}", "the same"),
         (
             "demo: time of the whole command; peak memory",
             f"{min(seconds):.0f} to {max(seconds):.0f} s; {memory:.2f} GB",
@@ -135,7 +135,7 @@ def figures() -> str:
         *equally_tuned(),
         fidelity(),
         (
-            "time of a round, over that of its network and decoder calls alone",
+            "time of a round, divided by that of its network and decoder calls",
             f"{speed['round_over_bare']['median']:.2f} times",
             "`benchmarks/speed.py`",
         ),

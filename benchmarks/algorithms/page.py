@@ -23,7 +23,7 @@ run, seeds {seeds}. This page is written by `python -m benchmarks.algorithms`; n
 ## In a minute
 
 {choice}
-A reward can be had by breaking the pictures. What counts here is therefore a run's best evaluation at which the held-out judge still
+A reward can rise because the pictures break. What counts here is therefore a run's best evaluation at which the held-out judge still
 finds at least {sound:.0%} as many pictures right as before training. "Soon" is the time to the reward that plain RLCM, the
 published algorithm, has at its best evaluation. The judge is a detector that no reward and no training sees.
 
@@ -34,15 +34,15 @@ published algorithm, has at its best evaluation. The judge is a detector that no
   so the judge shows what a method breaks; its confidence, the mean probability of all that was asked, is the finer measure.
 - Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Evaluations are not counted.
 - Reward and judge are those of {images} fixed prompts and seeds, apart from the run's, without exploration noise. Lines are means
-  over the seeds; bands go from the lowest to the highest seed. Evaluations lie closer together where a method is over in a tenth of the
-  budget.
+  over the seeds; bands go from the lowest to the highest seed. Evaluations are more frequent for methods that
+  are over in a tenth of the budget.
 - "Speed-up" is plain RLCM's time to its best evaluation over the method's time to the same reward with a judge that is as sound, the
-  median of the seeds (lowest to highest). Of a seed that did not get there in its budget only a bound is known: "below" so many
+  median of the seeds (lowest to highest). For a seed that did not get there within its budget only a bound is known: "below" so many
   times. A run whose judge fell below half twice in a row was ended: its lines stop there. "Fewer queries" is the same for images
   scored.
 - Every method was tuned alike: eight settings of learning rate, images a round, updates a round and leash, the same for all, each
-  tried for a fifth of a result's budget on prompts and seeds that no result has (`design.py`). The one with the best sound reward is
-  the method's.{untuned} What is sound for a fifth of the time may break pictures later, as the plots show. The best sound reward is
+  tried for a fifth of a result's budget on prompts and seeds that no result has (`design.py`). The setting with the best sound
+  reward is used for the method.{untuned} What is sound for a fifth of the time may break pictures later, as the plots show. The best sound reward is
   then that of an early evaluation.
 - "Detail" is the energy of what a 3x3 blur takes away, as a share of the untrained model's. Below 100 % the pictures are plainer, or
   blurred.
@@ -106,6 +106,7 @@ def _choice(summary: Mapping[str, Any]) -> str:
         if row["what"] == "fastest":
             wish = f"`{task}`, soon" if task else "one method for all of these tasks, soon"
             measured = f"{_number(value, 1)} times as fast as plain RLCM{'' if task else ' (geometric mean)'}"
+            measured = "no other method was sooner on all of them" if method == PLAIN else measured
         elif row["what"] == "highest":
             found = summary["tasks"][task]
             plain = found["methods"][PLAIN]["reward"]["mean"]

@@ -27,7 +27,7 @@ PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours an
 
 
 FORMER = """
-**Measured with the former built-in model (45 animals), and with the default of then (2 steps).** The package now has
+**Measured with the former built-in model (45 animals), and with the default of that time (2 steps).** The package now has
 [another one](decisions/012-a-world-that-needs-mending.md), so none of this can be repeated with it. DDPO's settings were not searched,
 so the factors against it say little. What holds for the present model is on [the page of results](results.md).
 """
@@ -62,7 +62,7 @@ sampling and learning, of which a run of DDPO has {minutes(results)} minutes. Se
         _limits(results),
         f"""## The paper's own figures
 
-Copied from the paper, for LCM Dreamshaper v7 at 512 x 512 pixels on A6000 GPUs; nothing of this was measured here.
+Copied from the paper, for LCM Dreamshaper v7 at 512 x 512 pixels on A6000 GPUs; none of this was measured here.
 
 {PAPER}
 Also: 17 times faster than DDPO on the aesthetic task, good images in two steps, and an aesthetic that carries over to unseen prompts.

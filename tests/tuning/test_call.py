@@ -1,5 +1,6 @@
 """A training in one call, and what comes of it."""
 
+import contextlib
 import shutil
 import signal
 
@@ -25,6 +26,13 @@ SMALL = {"batch_size": 16, "images": 4, "rounds": 2, "evaluation": {"every": 0},
 
 def darkness(images, prompts):
     return -images.mean((1, 2, 3))
+
+
+@contextlib.contextmanager
+def double_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,35 @@ def test_pictures_are_drawn_as_the_run_sampled(result):
     pictures = result.draw(["a fox", "a cat"], n=2)
     again = result.draw(["a cat"], n=2)
     assert [np.asarray(p).tolist() for p in pictures[2:]] == [np.asarray(p).tolist() for p in again]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.inference_mode(),
+        lambda: torch.no_grad(),
+        lambda: torch.device("meta"),
+        double_by_default,
+    ],
+    ids=["autocast", "inference mode", "no grad", "default device", "default dtype"],
+)
+def test_what_the_program_around_has_switched_on_changes_nothing(result, around, tmp_path):
+    with around():
+        before = (
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_default_device(),
+        )
+        again = rlcm.train(
+            rewards=darkness, prompts=["a fox", "three frogs"], output=str(tmp_path), name="dark", progress=False, **SMALL
+        )
+        (drawn,) = again.draw("a fox")
+        after = torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_default_device()
+    assert before == after
+    assert again.lora.read_bytes() == result.lora.read_bytes()
+    assert drawn.tobytes() == result.draw("a fox")[0].tobytes()
 
 
 def test_the_same_from_disk_and_further_from_there(result, tmp_path):

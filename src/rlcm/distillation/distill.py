@@ -22,6 +22,7 @@ from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.contents import model_contents
 from rlcm.pipelines.loading import INDEX
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
+from rlcm.processes.usual import usual_torch
 from rlcm.rewards.image.pixels import read_picture
 from rlcm.runs import digests
 from rlcm.runs.files import read_json
@@ -88,6 +89,7 @@ def run_distillation(config: str, changes: Sequence[str]) -> Path:
     return distill(parse_settings(DistillConfig, read_values(config, changes, DistillConfig)))
 
 
+@usual_torch()
 def distill(settings: DistillConfig) -> Path:
     """Distill and return the folder of the consistency pipeline.
 

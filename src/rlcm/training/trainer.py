@@ -12,6 +12,7 @@ from rlcm.errors import CheckpointError, ConfigError
 from rlcm.paths import given_folder
 from rlcm.processes.distributed import World
 from rlcm.processes.sharding import shard
+from rlcm.processes.usual import usual_torch
 from rlcm.report.told import on_the_way
 from rlcm.rewards.given import Rewards
 from rlcm.runs.rundir import RunDirectory
@@ -64,6 +65,7 @@ class Trainer:
         UsageError: if the settings do not fit together, before anything expensive and before anything is written.
     """
 
+    @usual_torch()
     def __init__(
         self,
         config: TrainConfig | None = None,
@@ -175,6 +177,7 @@ class Trainer:
         )
         self._note(over if number > planned else f"going on {after}")
 
+    @usual_torch()
     def train(self) -> Path:
         """Run all rounds that are left and return the run's folder, with the tuned LoRA in `final/`.
 
@@ -292,6 +295,7 @@ class Trainer:
     def _is_over(self) -> bool:
         return self.progress >= 1 or self.stop_reason is not None
 
+    @usual_torch()
     def round(self) -> dict[str, float]:
         """Sample, score and learn once; return the round's metrics.
 

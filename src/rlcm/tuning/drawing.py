@@ -10,9 +10,11 @@ import torch
 from rlcm.pipelines import make_denoiser
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
+from rlcm.processes.usual import usual_torch
 from rlcm.training.fitting import GRID, check_images
 
 
+@usual_torch()
 def draw_images(
     pipeline: Any,
     model: ModelSettings,

@@ -17,6 +17,7 @@ from rlcm.pipelines import make_denoiser, preview_table
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.processes.machine import describe_machine
 from rlcm.processes.memory_retry import BatchSize
+from rlcm.processes.usual import usual_torch
 from rlcm.report.reading import final_round
 from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
@@ -59,6 +60,7 @@ class StudySettings(Settings):
     """Whether the base model is looked at beside the tuned one."""
 
 
+@usual_torch()
 def study(
     config: TrainConfig,
     run: Path | None,

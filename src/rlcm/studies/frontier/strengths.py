@@ -9,6 +9,7 @@ from typing import Any
 from rlcm.errors import ConfigError, RLCMError
 from rlcm.pipelines.settings import STRONGEST, DrawSettings
 from rlcm.policy.adapter import adapter_weights
+from rlcm.processes.usual import usual_torch
 from rlcm.report.values import finite, mapping
 from rlcm.runs.digests import of_file
 from rlcm.runs.files import read_json
@@ -43,6 +44,7 @@ def check_strengths(text: str) -> tuple[float, ...]:
         ) from None
 
 
+@usual_torch()
 def measure_strengths(
     run: Path, strengths: Sequence[float], note: Callable[[str], None] = lambda text: None
 ) -> list[dict[str, Any]]:

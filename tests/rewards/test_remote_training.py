@@ -51,7 +51,7 @@ def test_a_server_killed_within_a_run_costs_the_round_and_nothing_else(tmp_path)
         config = remote(server.url, tmp_path / "straight")
         straight = trainer(config).train()
         config = remote(server.url, tmp_path / "halted")
-        with pytest.raises(RewardError, match=r"reward remote: .*given up after 2 attempts"):
+        with pytest.raises(RewardError, match=r"reward remote: .*gave up after 2 attempts"):
             trainer(config, Listener(at=2, call=server.stop)).train()
         halted = tmp_path / "halted/run"
         assert newest_checkpoint(halted)[0].round == 2, "saved, though the configuration asks for no checkpoints"

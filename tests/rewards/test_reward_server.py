@@ -130,14 +130,14 @@ def test_faults_that_pass_are_survived(proxy, images, prompts, fault):
 def test_faults_that_stay_stop_or_drop_and_never_score(proxy, images, prompts, fault):
     between = proxy([fault] * 100)
     changes = {"retries": 1, "timeout": 0.3 if fault == "slow" else 20.0}
-    with pytest.raises(RewardError, match="given up after 2 attempts"):
+    with pytest.raises(RewardError, match="gave up after 2 attempts"):
         RewardMix([RewardPart("remote", client(between.url, **changes))])(images, prompts)
     assert between.requests == 2
     skipping = client(between.url, on_failure="skip", **changes)
     scores = RewardMix([RewardPart("remote", skipping, 1.0, False, "skip")])(images, prompts)
     assert not scores.valid.any()
     assert scores.total.isnan().all()
-    assert "given up" in scores.failures[0]
+    assert "gave up" in scores.failures[0]
 
 
 @pytest.mark.parametrize(("mood", "text"), [("raise", "out of sorts"), ("nan", "nan for image 0"), ("short", "shape")])
@@ -160,7 +160,7 @@ def test_what_waits_behind_a_dead_server_does_not_try_in_vain(proxy, images, pro
     # Three requests of two attempts each. A run that stops wants the first error; one that skips goes on while it may.
     between = proxy(["error"] * 100)
     reward = client(between.url, batch_size=2, retries=1, on_failure=on_failure, breaker_failures=breaker)
-    with pytest.raises(RewardError, match="given up after 2 attempts"):
+    with pytest.raises(RewardError, match="gave up after 2 attempts"):
         reward(images, prompts)
     assert between.requests == requests
 
@@ -237,7 +237,7 @@ def test_the_circuit_breaker_by_the_clock(monkeypatch):
 def test_no_batch_makes_attempts_while_all_servers_are_dead(proxy, images, prompts, on_failure):
     between = proxy(["error"] * 2)
     reward = client(between.url, breaker_failures=2, breaker_seconds=1000, retries=1, on_failure=on_failure)
-    for text in ("given up", "no attempt is due", "no attempt is due"):
+    for text in ("gave up", "no attempt is due", "no attempt is due"):
         with pytest.raises(RewardError, match=text):
             reward(images, prompts)
     assert between.requests == 2
@@ -246,7 +246,7 @@ def test_no_batch_makes_attempts_while_all_servers_are_dead(proxy, images, promp
 
 
 def test_no_server_at_all(images, prompts):
-    with pytest.raises(RewardError, match=r"127\.0\.0\.1:9.*given up after 2 attempts"):
+    with pytest.raises(RewardError, match=r"127\.0\.0\.1:9.*gave up after 2 attempts"):
         client("http://127.0.0.1:9", retries=1)(images, prompts)
 
 

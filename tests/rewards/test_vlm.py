@@ -130,7 +130,7 @@ def test_requests_are_tried_again_and_carry_the_key(endpoint, images, prompts, m
 def test_requests_that_fail_for_good(endpoint, images, prompts):
     found = endpoint(lambda picture, text: 500 if "two bees" in text else ("8", None))
     settings = {"name": "vlm_rating", "args": asked(found)}
-    with pytest.raises(RewardError, match="given up after 2 attempts"):
+    with pytest.raises(RewardError, match="gave up after 2 attempts"):
         build_rewards([RewardSettings(**settings)])(images, prompts)
     scores = build_rewards([RewardSettings(**settings, on_failure="skip")])(images, prompts)
     assert scores.valid.tolist() == [True, True, True, False, True]
@@ -138,11 +138,11 @@ def test_requests_that_fail_for_good(endpoint, images, prompts):
 
 def test_what_waits_behind_a_dead_endpoint_does_not_try_in_vain(endpoint, images, prompts):
     found = endpoint(lambda picture, text: 500)
-    with pytest.raises(RewardError, match="given up after 2 attempts"):
+    with pytest.raises(RewardError, match="gave up after 2 attempts"):
         VlmRating(**asked(found, parallel=1))(images, prompts)
     assert len(found.requests) == 2
     skipping = VlmRating(**asked(found, parallel=1, retries=2), on_failure="skip")
-    with pytest.raises(RewardError, match="given up after 3 attempts"):
+    with pytest.raises(RewardError, match="gave up after 3 attempts"):
         skipping(images, prompts)
     with pytest.raises(RewardError, match="no attempt is due"):
         skipping(images, prompts)

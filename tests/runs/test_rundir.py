@@ -46,7 +46,7 @@ def test_a_run_without_metrics(run):
 def test_a_folder_with_a_run_in_it_is_refused(run, tmp_path):
     run.write_text("config.yaml", "name: a\n")
     run.add_metrics({"round": 1})
-    with pytest.raises(RunDirectoryError, match=r"name='a'.*holds a run already.*--resume"):
+    with pytest.raises(RunDirectoryError, match=r"name='a'.*already holds a run.*--resume"):
         RunDirectory.create(tmp_path / "runs", "a")
     assert RunDirectory.create(tmp_path / "runs", "b").path.is_dir()
 
@@ -77,7 +77,7 @@ def test_what_has_learnt_nothing_is_taken_over_and_a_result_or_a_foreign_file_ne
         for name in found:
             put(folder, name)
         if found & set(RESULTS):
-            with pytest.raises(RunDirectoryError, match="holds a run already"):
+            with pytest.raises(RunDirectoryError, match="already holds a run"):
                 RunDirectory.create(Path(place), "foxes", "name: foxes\n")
             gone = set()
         else:

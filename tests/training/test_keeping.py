@@ -89,7 +89,7 @@ def test_a_reward_that_fails_in_an_evaluation_keeps_the_rounds(tmp_path):
 def test_a_folder_with_a_run_is_refused_before_anything_is_written(tmp_path):
     run = trainer(tmp_path, run={"rounds": 1}).train()
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    with pytest.raises(RunDirectoryError, match="holds a run already"):
+    with pytest.raises(RunDirectoryError, match="already holds a run"):
         trainer(tmp_path).train()
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 

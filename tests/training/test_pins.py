@@ -139,7 +139,7 @@ def test_another_meaning_is_refused_and_named_before_a_model_is_loaded(place, wh
     before = (place / "runs/run/metrics.jsonl").exists()
     with pytest.raises(ConfigError, match=named) as refused:
         Trainer.resume(place / "runs/run")
-    assert shlex.split(str(refused.value).partition("or insist (in Python: force=True): ")[2]) == [
+    assert shlex.split(str(refused.value).partition("or go on anyway (in Python: force=True): ")[2]) == [
         "rlcm", "train", "--resume", str(place / "runs/run"), "--force",
     ]  # fmt: skip
     assert (place / "runs/run/metrics.jsonl").exists() == before
@@ -194,7 +194,7 @@ def test_who_insists_goes_on_and_is_told_so_everywhere(tmp_path, with_report):
         resume(run, changes=["run.rounds=2"], prompts=["a boat"])
     with pytest.raises(
         ConfigError,
-        match=r"--resume optimizer\.lr=0\.01: .*or insist \S+ \S+ \S+: rlcm train --resume \S+ optimizer\.lr=0\.01 ",
+        match=r"--resume optimizer\.lr=0\.01: .*or go on anyway \S+ \S+ \S+: rlcm train --resume \S+ optimizer\.lr=0\.01 ",
     ):
         resume(run, changes=["optimizer.lr=0.01"], prompts=["a boat"])
     listener = Listener()

@@ -133,19 +133,19 @@ def test_the_same_from_disk_and_further_from_there(result, tmp_path):
 
 
 def test_a_name_that_is_taken_is_told_before_the_model_is_loaded(result):
-    with pytest.raises(RunDirectoryError, match="holds a run already"):
+    with pytest.raises(RunDirectoryError, match="already holds a run"):
         rlcm.train(name="dark", output=str(result.path.parent), progress=False)
 
 
 def test_check_and_doctor_say_that_a_name_is_taken(result, capsys):
     taken = [f"output={result.path.parent}", "name=dark", "prompts=[a fox]"]
-    with pytest.raises(RunDirectoryError, match="holds a run already"):
+    with pytest.raises(RunDirectoryError, match="already holds a run"):
         check_start(None, taken)
     check_start(None, [taken[0], "name=free", taken[2]])
     assert "this can start" in capsys.readouterr().out
     said = {name: [f.value for f in folder(load_config(None, [*taken, f"name={name}"]))] for name in ("dark", "free", "")}
     assert said["free"] == said[""] == []
-    assert "holds a run already" in said["dark"][0]
+    assert "already holds a run" in said["dark"][0]
     with pytest.raises(ConfigError, match="give a TrainConfig"):
         diagnose("q.yaml")
 

@@ -124,7 +124,7 @@ class RunDirectory:
                     "that has ended."
                 )
             raise RunDirectoryError(
-                f"name={self.path.name!r}: {self.path} holds a run already. Choose another name=..., go on with that run by "
+                f"name={self.path.name!r}: {self.path} already holds a run. Choose another name=..., continue that run with "
                 f"`{command('rlcm', 'train', '--resume', self.path)}`, or delete the folder."
             )
 

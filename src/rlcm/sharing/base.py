@@ -32,5 +32,5 @@ def other_base(model: ModelSettings, run: Path) -> str:
     return (
         f"the base model of {shown(run)} is not the one that the run was trained on; other than then: {listed(found, 3)}. The LoRA "
         f"does something else on it than the run measured. Put the model back, correct model.path in {shown(run / 'config.yaml')}, "
-        f"or train anew with {command('rlcm', 'train', run / 'config.yaml', 'name=NEW')}."
+        f"or train again with {command('rlcm', 'train', run / 'config.yaml', 'name=NEW')}."
     )

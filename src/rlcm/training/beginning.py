@@ -85,9 +85,9 @@ class Stopped:
         changed, rounding = changes_of_meaning(before, now), changes_of_rounding(before, now)
         if changed and not self.force:
             raise ConfigError(
-                f"{self.run} cannot go on as it began, as something else is there now than up to round {self.checkpoint.round}: "
+                f"{self.run} cannot go on as it began, because something has changed since round {self.checkpoint.round}: "
                 f"{listed(changed, 8)}. What was measured before and after would not belong together. Put it back; or start a new run: "
-                f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or insist (in Python: force=True): "
+                f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or go on anyway (in Python: force=True): "
                 f"{self.insisting}"
             )
         notes = (
@@ -140,7 +140,7 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         if own or not (force or may_be_other):
             # What a checkpoint holds of a LoRA is of its shape.
             anew = [other for other in changes if other.partition("=")[0] not in ("name", "output")]
-            insist = "" if own or setting.startswith("lora.") else f", or insist (in Python: force=True): {stopped.insisting}"
+            insist = "" if own or setting.startswith("lora.") else f", or go on anyway (in Python: force=True): {stopped.insisting}"
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; others can be those of `run`, such as run.rounds=200, but "
                 "for run.clock; evaluation.final, every, grid and patience; on_failure of a reward; and what changes rounding only. "

@@ -132,7 +132,7 @@ def post_patiently(
         logger.info("%s; attempt %d of %d", text, attempt + 1, retries + 1)
         time.sleep(min(pause, LONGEST_PAUSE))
     servers.gave_up()
-    raise RewardError(f"{text}; given up after {retries + 1} attempts. Check that the server is running, and its address.")
+    raise RewardError(f"{text}; gave up after {retries + 1} attempt{'s' * (retries > 0)}. Check that the server is running, and its address.")
 
 
 def ask_each(

@@ -125,8 +125,7 @@ GROUPS = {
         Mistake(
             "a server that is not running",
             "rlcm train quick.yaml name=e rewards='[{name: \"http://127.0.0.1:9\", args: {retries: 0}}]'",
-            exit_code=1,
-            theirs=r"(?<=:9: ).*?(?=; given)",
+            theirs=r"(?<=:9: ).*?(?=\. Start)",
         ),
         Mistake("a model's reward without its model", "rlcm train rewards='[vlm_rating]'"),
     ],

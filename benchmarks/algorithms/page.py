@@ -42,8 +42,8 @@ published algorithm, has at its best evaluation. The judge is a detector that no
   scored.
 - Every method was tuned alike: eight settings of learning rate, images a round, updates a round and leash, the same for all, each
   tried for a fifth of a result's budget on prompts and seeds that no result has (`design.py`). The setting with the best sound
-  reward is used for the method.{untuned} What is sound for a fifth of the time may break pictures later, as the plots show. The best sound reward is
-  then that of an early evaluation.
+  reward is used for the method.{untuned} What is sound for a fifth of the time may break pictures later, as the plots show. The
+  best sound reward is then that of an early evaluation.
 - "Detail" is the energy of what a 3x3 blur takes away, as a share of the untrained model's. Below 100 % the pictures are plainer, or
   blurred.
 - "Kept at n" is the gain over the untrained model when both sample in n steps, as a share of that in {steps} steps, with which the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -21,7 +22,7 @@ class Settings(BaseModel):
     """A component's settings. A field's docstring is its documentation; unknown keys are errors.
 
     Values are what they say they are: a text is no number, 1 is not `true`, and a text setting takes an unquoted scalar of YAML
-    as it is written.
+    as it is written, or a path.
     """
 
     model_config = ConfigDict(
@@ -44,6 +45,8 @@ def as_declared(kind: Any, value: Any) -> Any:
     if Any in kinds:
         return meant(value)
     takes_text = any(one is str or get_origin(one) is Literal for one in kinds)
+    if takes_text and isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, Written):
         if value.value is None and NoneType in kinds:
             return None

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
+from rlcm.rewards.served.client import FAILED
+
 TOKEN = "a-token-for-tests"
 START = """
 import os, sys
@@ -121,6 +123,8 @@ class Proxy:
         with contextlib.suppress(OSError):  # the client has left
             handler.send_response(status)
             handler.send_header("Content-Length", str(len(body)))
+            if fault is None and FAILED in answer.headers:
+                handler.send_header(FAILED, answer.headers[FAILED])
             handler.end_headers()
             handler.wfile.write(body[: len(body) // 2] if fault == "truncated" else body)
         if fault == "truncated":

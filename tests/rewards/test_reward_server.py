@@ -42,6 +42,13 @@ def moody(images, prompts, metadata):
     if mood == "short":
         return [1.0]
     return [entry.get("value", 1.0) for entry in metadata]
+
+def parts(images, prompts):
+    return {"r": images[:, 0].mean((1, 2)), "b": images[:, 2].mean((1, 2))}
+
+def rare(images, prompts):
+    means = images.mean((1, 2, 3))
+    return means.where(means < 0.9, float("nan"))
 """
 
 
@@ -54,7 +61,8 @@ def rewards_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(rewards_file):
-    with small_server("jpeg_incompressibility", f"{rewards_file}:red", f"{rewards_file}:moody") as found:
+    names = ("red", "moody", "parts", "rare")
+    with small_server("jpeg_incompressibility", *(f"{rewards_file}:{name}" for name in names)) as found:
         yield found
 
 
@@ -145,6 +153,48 @@ def test_a_reward_that_fails_in_the_server_is_named(server, images, prompts, moo
     with pytest.raises(RewardError, match=text) as caught:
         client(server.url, rewards=["moody"], retries=0)(images, prompts, [{"mood": mood}] * 5)
     assert "moody" in str(caught.value)
+
+
+def test_a_reward_that_fails_is_asked_once_more_and_its_server_is_well(proxy, images, prompts):
+    between, white = proxy(), images.clone()
+    white[1] = 1.0
+    reward = client(between.url, batch_size=2, on_failure="skip", rewards=["rare"], breaker_failures=1)
+    scores = RewardMix([("remote", reward, 1.0, False, "skip")])(white, prompts)
+    assert scores.valid.tolist() == [False, False, True, True, True]
+    assert between.requests == 4, "one request of three was asked twice, and the server was not taken for dead"
+    with pytest.raises(RewardError, match=r"reward rare returned nan for image 1") as caught:
+        client(between.url, rewards=["rare"])(white, prompts)
+    assert "server is running" not in str(caught.value)
+
+
+def test_a_reward_of_several_components_is_asked_for_by_its_name(server, images, prompts):
+    scores = client(server.url, rewards=["parts", "red"])(images, prompts)
+    assert set(scores) == {"parts/r", "parts/b", "red"}
+    torch.testing.assert_close(scores["parts/r"], scores["red"])
+    only = client(server.url, rewards=["parts"])(images, prompts)
+    assert set(only) == {"parts/r", "parts/b"}
+
+
+def test_before_anything_is_drawn_a_server_is_asked_what_it_has(server, monkeypatch):
+    client(server.url, rewards=["red", "parts"]).check_prompts([], [])
+    with pytest.raises(RewardError, match=r"has no reward blue; it serves jpeg_incompressibility, red"):
+        client(server.url, rewards=["red", "blue"]).check_prompts([], [])
+    monkeypatch.setenv("RLCM_REWARD_TOKEN", "wrong")
+    with pytest.raises(RewardError, match="wants a token; set the environment variable RLCM_REWARD_TOKEN"):
+        client(server.url).check_prompts([], [])
+    with pytest.raises(RewardError, match=r"127\.0\.0\.1:9: .*Start it with `rlcm rewards serve`"):
+        client("http://127.0.0.1:9", retries=1).check_prompts([], [])
+    mix = RewardMix([RewardPart("remote", client("http://127.0.0.1:9", retries=0))])
+    with pytest.raises(ConfigError, match=r"reward remote: http://127\.0\.0\.1:9: "):
+        mix.check_prompts([], [])
+
+
+def test_of_several_servers_one_that_answers_is_enough(server):
+    client("http://127.0.0.1:9", servers=[server.url]).check_prompts([], [])
+
+
+def test_a_server_that_does_not_say_what_it_has_is_taken_as_it_is(proxy):
+    client(proxy().url, rewards=["anything"]).check_prompts([], [])  # the proxy knows no /health
 
 
 def test_skip_drops_only_the_requests_that_failed(proxy, images, prompts):
@@ -300,7 +350,7 @@ def test_what_is_no_request_is_refused(server, content, kind, status):
 def test_the_token_guards_scores_and_metrics(server):
     assert post(server, b"{}", "application/json", token="x").status_code == 401
     assert CLIENT.get(server.url + "/metrics").status_code == 401
-    assert CLIENT.get(server.url + "/health").json()["rewards"] == ["jpeg_incompressibility", "red", "moody"]
+    assert CLIENT.get(server.url + "/health").json()["rewards"] == ["jpeg_incompressibility", "red", "moody", "parts", "rare"]
 
 
 def test_metrics_count(server, images, prompts):
@@ -324,7 +374,7 @@ def test_the_client_of_the_page(server, images, tmp_path):
     environment = {"RLCM_REWARD_TOKEN": TOKEN, "PATH": "/usr/bin:/bin"}
     answer = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     scores = json.loads(answer.stdout)["scores"]
-    assert set(scores) == {"jpeg_incompressibility", "red", "moody"}
+    assert set(scores) == {"jpeg_incompressibility", "red", "moody", "parts/r", "parts/b", "rare"}
     assert scores["red"][0] == pytest.approx(((images[:1] * 255).round() / 255)[:, 0].mean().item(), abs=1e-6)
 
 

@@ -215,7 +215,7 @@ def test_a_folder_and_a_name_nearby_are_told(tmp_path):
         (["a fox", ""], "prompt 2 of the list is empty"),
         (["a fox", 3], "entry 2: 3 is not a text"),
         (["a fox", None], "entry 2: None is not a text"),
-        ({"a fox"}, "prompts is a set; give a list"),
+        ({"a fox"}, "prompts is a set, which has no order; give a list"),
         ({"a fox": 1}, "prompts is a dict"),
         (b"a fox", "prompts is a bytes"),
         (3, "prompts is a int"),

@@ -268,7 +268,28 @@ def test_a_run_of_a_lambda_has_a_name_that_can_be_used(tmp_path, monkeypatch):
     )
     assert made.path.name.startswith("lambda-")
     assert rlcm.load(made.path).after == made.after
-    assert "rlcm.Trainer.resume('runs/lambda-" in notes[0], "no command finds a lambda again"
+    again = f"rlcm.Trainer.resume('runs/{made.path.name}', rewards=...).train(), in Python"
+    assert again in notes[0], "no command finds a lambda again"
+    with pytest.raises(RunDirectoryError, match="already holds a run") as taken:
+        rlcm.train(rewards=lambda images: images.mean((1, 2, 3)), name=made.path.name, progress=False, **SMALL)
+    assert again in str(taken.value)
+    shutil.rmtree(made.path / "final")
+    with pytest.raises(MissingFileError, match="has not ended") as unfinished:
+        rlcm.load(made.path).draw("a fox")
+    assert again in str(unfinished.value)
+    assert f"resume('runs/{made.path.name}', ['run.rounds=1'], rewards=...)" in str(unfinished.value)
+    assert "LoRA" not in repr(rlcm.load(made.path))
+    with pytest.raises(ConfigError, match=r"was an object of the program that made it.*pass it again"):
+        Trainer.resume(made.path)
+
+
+def test_a_function_of_no_module_is_an_object_of_its_program(tmp_path):
+    space = {}
+    exec("def made(images, prompts):\n    return images.mean((1, 2, 3))", space)
+    made = rlcm.train(rewards=space["made"], output=tmp_path, name="exec", progress=False, **SMALL | {"rounds": 1})
+    assert made.config.rewards[0].name in ("<exec>:made", "builtins:made")
+    with pytest.raises(ConfigError, match=r"pass it again"):
+        Trainer.resume(made.path)
 
 
 def test_what_a_result_is_asked_for_wrongly(result):

@@ -129,7 +129,7 @@ def _binds(signature: inspect.Signature, given: Sequence[Any], named: Mapping[st
 def place_of(reward: Callable[..., Any]) -> str:
     """Return the name under which an object may be found again."""
     function = getattr(reward, "__qualname__", None)
-    return f"{reward.__module__}:{function or type(reward).__qualname__ + '()'}"
+    return f"{reward.__module__ or '<exec>'}:{function or type(reward).__qualname__ + '()'}"
 
 
 def _is_finite(number: numbers.Real) -> bool:

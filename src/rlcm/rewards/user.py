@@ -30,6 +30,7 @@ from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.coroutines import event_loop
 from rlcm.rewards.settings import TIMEOUT_SECONDS
 from rlcm.runs import digests
+from rlcm.runs.again import is_object
 from rlcm.settings import as_declared
 
 AnyReward = Callable[..., Any]
@@ -54,6 +55,11 @@ def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyRew
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
+    if is_object(path) and place != "__main__":
+        raise ConfigError(
+            f"{path} was an object of the program that made it, and cannot be imported; pass it again as `rewards=...`: a run goes on "
+            "by rlcm.Trainer.resume(RUN, rewards=...).train() in Python."
+        )
     if place.endswith(".py"):
         place = str(local(place, "rewards"))
     _forget_what_changed()
@@ -77,6 +83,11 @@ def _look_up(place: str, name: str, known: ModuleType | None) -> Any:
         return functools.reduce(getattr, name.split("."), module)
     except AttributeError as error:
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        if place == "__main__":
+            raise ConfigError(
+                f"the program that runs now has no function {name!r}: it was one of the program that made the run. Pass it again as "
+                "`rewards=...`: a run goes on by rlcm.Trainer.resume(RUN, rewards=...).train() in Python."
+            ) from error
         raise ConfigError(f"{place} has no function {name!r}; {_nearby(name, names, 'it has')}") from error
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from rlcm.errors import RunDirectoryError, UnreadableFileError
-from rlcm.paths import command
+from rlcm.runs.again import going_on
 from rlcm.runs.files import is_there, open_file
 from rlcm.runs.locks import is_held, take_lock
 from rlcm.runs.metrics import Damage, read_metrics, rows
@@ -125,7 +125,7 @@ class RunDirectory:
                 )
             raise RunDirectoryError(
                 f"name={self.path.name!r}: {self.path} already holds a run. Choose another name=..., continue that run with "
-                f"`{command('rlcm', 'train', '--resume', self.path)}`, or delete the folder."
+                f"`{going_on(self.path)}`, or delete the folder."
             )
 
     def require_round(self, number: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import ConfigError
-from rlcm.paths import command, existing, local, shown
+from rlcm.paths import command, existing, local
 from rlcm.rewards.build import located
 from rlcm.rewards.given import Rewards, given
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
@@ -46,13 +46,6 @@ def resolved(
     held_out = tuple(map(located, config.evaluation.held_out))
     changes["evaluation"] = config.evaluation.model_copy(update={"held_out": held_out})
     return config.model_copy(update=changes)
-
-
-def going_on(folder: Path, config: TrainConfig) -> str:
-    """Return what goes on with a run: a command, or Python where a reward is an object that no command can find again."""
-    if any(reward.name.startswith("__main__:") or set("<(") & set(reward.name) for reward in config.rewards):
-        return f"rlcm.Trainer.resume({shown(folder)!r}, rewards=...).train(), in Python, with the same rewards"
-    return command("rlcm", "train", "--resume", folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +133,9 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         if own or not (force or may_be_other):
             # What a checkpoint holds of a LoRA is of its shape.
             anew = [other for other in changes if other.partition("=")[0] not in ("name", "output")]
-            insist = "" if own or setting.startswith("lora.") else f", or go on anyway (in Python: force=True): {stopped.insisting}"
+            insist = (
+                "" if own or setting.startswith("lora.") else f", or go on anyway (in Python: force=True): {stopped.insisting}"
+            )
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; others can be those of `run`, such as run.rounds=200, but "
                 "for run.clock; evaluation.final, every, grid and patience; on_failure of a reward; and what changes rounding only. "

@@ -92,7 +92,7 @@ class Values(TypedDict, total=False):
     """What `TrainConfig(...)` and `rlcm.train(...)` take by name: settings, groups of them as dicts, and their short names."""
 
     name: str
-    output: str
+    output: str | Path
     seed: int
     sampler: SamplerSettings | Changes
     lora: AdapterSettings | Changes

@@ -16,6 +16,7 @@ from rlcm.report.run import DEPENDS_ON
 from rlcm.report.templating import render
 from rlcm.report.values import alteration, mapping
 from rlcm.report.words import asked
+from rlcm.runs.again import going_on
 from rlcm.runs.checkpoint import rounds_kept
 from rlcm.runs.files import read_json
 from rlcm.runs.locks import is_held
@@ -84,9 +85,8 @@ def tuned_weights(run: Path) -> Path:
                 f"with Ctrl-C; `{command('rlcm', 'report', run)}` shows how far it is."
             )
         rounds = max(rounds_kept(run) if run.is_dir() else [], default=0)
-        again = command("rlcm", "train", "--resume", run)
-        end = f", or end it at once with `{again} run.rounds={rounds}`" if rounds else ""
-        raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `{again}`{end}.")
+        end = f", or end it at once with `{going_on(run, None, f'run.rounds={rounds}')}`" if rounds else ""
+        raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `{going_on(run)}`{end}.")
     return weights
 
 

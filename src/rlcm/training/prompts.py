@@ -162,7 +162,9 @@ def _finite(source: Iterable[str], setting: str) -> list[str]:
     Raises:
         ConfigError: if it may have no end or no order, or holds something else than texts.
     """
-    if not isinstance(source, Iterable) or not isinstance(source, Sized) or isinstance(source, (bytes, Mapping, Set)):
+    if isinstance(source, Set):
+        raise ConfigError(f"{setting} is a {type(source).__name__}, which has no order; give a list: sorted(prompts).")
+    if not isinstance(source, Iterable) or not isinstance(source, Sized) or isinstance(source, (bytes, Mapping)):
         raise ConfigError(
             f"{setting} is a {type(source).__name__}; give a list of texts. Of an iterator take what you need: "
             "list(itertools.islice(prompts, 1000))."

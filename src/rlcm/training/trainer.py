@@ -15,9 +15,10 @@ from rlcm.processes.sharding import shard
 from rlcm.processes.usual import usual_torch
 from rlcm.report.told import on_the_way
 from rlcm.rewards.given import Rewards
+from rlcm.runs.again import going_on
 from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
-from rlcm.training.beginning import Stopped, going_on, resolved, stopped_run
+from rlcm.training.beginning import Stopped, resolved, stopped_run
 from rlcm.training.build import Parts, build
 from rlcm.training.config import CLOCKS, TrainConfig
 from rlcm.training.interrupts import Interrupts
@@ -246,7 +247,7 @@ class Trainer:
             while not self._is_over():
                 if self.world.any(interrupts.wanted):
                     self._kept.checkpoint(self._state)
-                    again = going_on(directory.path, self.config)
+                    again = going_on(directory.path, [reward.name for reward in self.config.rewards])
                     self._note(f"stopped after round {self.round_number}; go on with: {again}")
                     return False
                 metrics = self._round()

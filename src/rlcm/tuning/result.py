@@ -138,7 +138,8 @@ class Result:
             said = "".join(headline(self._run))
         else:
             said = "eval.json has no evaluation that can be read" if is_there(self.path / "eval.json") else "no evaluation yet"
-        return f"{said}\npage  {self.report}\nLoRA  {self.path / 'final'}"
+        lora = f"\nLoRA  {self.path / 'final'}" if is_there(self.path / "final") else ""
+        return f"{said}\npage  {self.report}{lora}"
 
     def _repr_png_(self) -> bytes | None:
         """Return before and after for a notebook, where there are pictures of both."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import threading
@@ -26,6 +27,27 @@ class TransientError(Exception):
         self.retry_after = retry_after
 
 
+class RewardFailedError(TransientError):
+    """The server is well, and its reward failed on these pictures."""
+
+
+FAILED = "X-Reward-Failed"
+"""Header of an answer 500 where it is the reward that failed, and not the server."""
+
+
+def get(client: Client, address: str, path: str, timeout: float) -> bytes | None:
+    """Return the body of one answer; None where the server has no such page.
+
+    Raises:
+        ConfigError: if a variable is not set.
+        TransientError: if the connection or the server failed.
+    """
+    status, _, found = _exchange(client, "GET", request_address(address, path), timeout)
+    if status in (500, 502, 503, 504):
+        raise TransientError(f"status {status}")
+    return found if status == 200 else None
+
+
 def post(client: Client, address: str, path: str, body: bytes, content_type: str, timeout: float) -> bytes:
     """Return the body of one answer; `timeout` bounds the whole exchange, from the connection to the answer's last byte.
 
@@ -35,23 +57,39 @@ def post(client: Client, address: str, path: str, body: bytes, content_type: str
 
     Raises:
         ConfigError: if a variable is not set.
-        TransientError: if the connection or the server failed.
+        TransientError: if the connection or the server failed; its child `RewardFailedError`, if the reward did.
         RewardError: if the server refused the request.
     """
-    try:
-        status, headers, found = client.post(request_address(address, path), body, content_type, timeout)
-    except asyncio.TimeoutError as error:
-        raise TransientError(f"no whole answer within {timeout:g} s") from error
-    except httpx.RequestError as error:
-        raise TransientError(without_secrets(f"{type(error).__name__}: {error}")) from error
+    status, headers, found = _exchange(client, "POST", request_address(address, path), timeout, body, content_type)
     if status == 200:
         return found
     text = f"status {status}: {found[:300].decode(errors='replace')}"
+    if status == 500 and FAILED in headers:
+        raise RewardFailedError(_detail(found))
     if status in (408, 429) or status >= 500:
         wait = headers.get("Retry-After", "")
         raise TransientError(text, float(wait) if wait.isdecimal() else 0.0)
     remedy = {401: "; set the environment variable that `token_env` names to the server's token", 413: "; lower `batch_size`"}
     raise RewardError(f"{address} refused the request with {text}{remedy.get(status, '')}")
+
+
+def _exchange(
+    client: Client, method: str, url: str, timeout: float, body: bytes | None = None, content_type: str | None = None
+) -> tuple[int, httpx.Headers, bytes]:
+    try:
+        return client.ask(method, url, timeout, body, content_type)
+    except asyncio.TimeoutError as error:
+        raise TransientError(f"no whole answer within {timeout:g} s") from error
+    except httpx.RequestError as error:
+        raise TransientError(without_secrets(f"{type(error).__name__}: {error}")) from error
+
+
+def _detail(answer: bytes) -> str:
+    """Return what a server of ours says went wrong."""
+    try:
+        return str(json.loads(answer)["detail"])[:1000]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return answer[:300].decode(errors="replace")
 
 
 _LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
@@ -73,7 +111,7 @@ def _loop(process: int) -> asyncio.AbstractEventLoop:
 
 
 class Client:
-    """Posts from any thread, keeps its connections, follows no redirects and asks for plain answers.
+    """Asks from any thread, keeps its connections, follows no redirects and asks for plain answers.
 
     It is asynchronous inside, since only so an exchange can be broken off at any point: a server that sends a byte of its headers
     now and then never lets a blocking read run out of time.
@@ -90,7 +128,9 @@ class Client:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = httpx.AsyncClient(headers=headers, limits=limits, timeout=None)
 
-    def post(self, url: str, body: bytes, content_type: str, timeout: float) -> tuple[int, httpx.Headers, bytes]:
+    def ask(
+        self, method: str, url: str, timeout: float, body: bytes | None = None, content_type: str | None = None
+    ) -> tuple[int, httpx.Headers, bytes]:
         """Return status, headers and body of one answer.
 
         Raises:
@@ -98,11 +138,14 @@ class Client:
             asyncio.TimeoutError: if it was not whole after `timeout` seconds.
             httpx.RequestError: if the connection failed.
         """
-        exchange = asyncio.wait_for(self._post(url, body, content_type), timeout)
+        exchange = asyncio.wait_for(self._ask(method, url, body, content_type), timeout)
         return asyncio.run_coroutine_threadsafe(exchange, _loop(os.getpid())).result()
 
-    async def _post(self, url: str, body: bytes, content_type: str) -> tuple[int, httpx.Headers, bytes]:
-        async with self._client.stream("POST", url, content=body, headers={"Content-Type": content_type}) as response:
+    async def _ask(
+        self, method: str, url: str, body: bytes | None, content_type: str | None
+    ) -> tuple[int, httpx.Headers, bytes]:
+        headers = {"Content-Type": content_type} if content_type else {}
+        async with self._client.stream(method, url, content=body, headers=headers) as response:
             found = bytearray()
             async for chunk in response.aiter_raw():
                 found += chunk

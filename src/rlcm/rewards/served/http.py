@@ -18,8 +18,8 @@ from torch import Tensor
 
 from rlcm.addresses import bearer_token, check_address, request_address
 from rlcm.errors import RewardError
-from rlcm.rewards.served.client import Client, TransientError, post
-from rlcm.rewards.served.wire import Encoding, WireError, decode_answer, encode_request
+from rlcm.rewards.served.client import Client, RewardFailedError, TransientError, get, post
+from rlcm.rewards.served.wire import Encoding, WireError, decode_answer, encode_request, read_health
 from rlcm.rewards.settings import OnFailure
 
 logger = logging.getLogger(__name__)
@@ -106,17 +106,24 @@ def post_patiently(
     """Return what `read` makes of the first good answer of servers that take turns.
 
     Connection errors, slow answers, 408, 429, 5xx and answers that `read` refuses by a WireError are tried again, once every
-    server has had its turn after a pause of backoff * 2^n seconds, jittered by half, or as long as the server asks for.
+    server has had its turn after a pause of backoff * 2^n seconds, jittered by half, or as long as the server asks for. Where it is
+    the reward that failed, the next server is asked once, and no server is taken for dead.
 
     Raises:
         RewardError: if a server refuses the request (other 4xx), or the last attempt failed.
     """
-    text = ""
+    text, refused = "", 0
     for attempt in range(retries + 1):
         server = servers.next()
         pause = 0.0
         try:
             answer = read(post(client, server.url, path, body, content_type, timeout))
+        except RewardFailedError as error:
+            servers.succeeded(server)
+            refused += 1
+            text = f"{server.url}: {error}"
+            if refused == 2 or attempt == retries:
+                raise RewardError(text) from error
         except (TransientError, WireError) as error:
             servers.failed(server)
             text = f"{server.url}: {error}"
@@ -132,7 +139,8 @@ def post_patiently(
         logger.info("%s; attempt %d of %d", text, attempt + 1, retries + 1)
         time.sleep(min(pause, LONGEST_PAUSE))
     servers.gave_up()
-    raise RewardError(f"{text}; gave up after {retries + 1} attempt{'s' * (retries > 0)}. Check that the server is running, and its address.")
+    attempts = f"{retries + 1} attempt{'s' * (retries > 0)}"
+    raise RewardError(f"{text}; gave up after {attempts}. Check that the server is running, and its address.")
 
 
 def ask_each(
@@ -228,6 +236,7 @@ class HttpReward:
             request_address(url, "")
         self.rewards, self.timeout, self.retries, self.backoff = rewards, timeout, retries, backoff
         self.batch_size, self.encoding, self.on_failure = batch_size, encoding, on_failure
+        self._token_env = token_env
         self.servers = Servers(urls, breaker_failures, breaker_seconds)
         self._client = Client(bearer_token(token_env), len(urls))
         self._pool = ThreadPoolExecutor(len(urls), thread_name_prefix="reward-client")
@@ -250,7 +259,7 @@ class HttpReward:
         good = [answer for answer in answers if not isinstance(answer, RewardError)]
         if any(set(answer) != set(good[0]) for answer in good):
             raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in good]}.")
-        if self.rewards is not None and good and set(good[0]) != set(self.rewards):
+        if self.rewards is not None and good and {label.partition("/")[0] for label in good[0]} != set(self.rewards):
             raise RewardError(f"the servers were asked for the rewards {sorted(self.rewards)} and gave {sorted(good[0])}.")
         scores = {label: torch.full((len(prompts),), float("nan")) for label in good[0]}
         for part, answer in zip(parts, answers, strict=True):
@@ -258,6 +267,37 @@ class HttpReward:
                 for label, values in answer.items():
                     scores[label][part] = torch.tensor(values)
         return next(iter(scores.values())) if len(scores) == 1 else scores
+
+    def check_prompts(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
+        """Ask before any image is made whether a server is there, takes the token and has the rewards.
+
+        A server that is starting is waited for, as long as for an answer. One that does not say what it has (`/health`) is taken as
+        it is.
+
+        Raises:
+            RewardError: if none answers, or one that does would refuse.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for attempt in range(self.retries + 1):
+            errors = []
+            for server in self.servers.all:
+                try:
+                    found[server.url] = read_health(get(self._client, server.url, "/health", min(self.timeout, 10.0)))
+                except TransientError as error:
+                    errors.append(f"{server.url}: {error}")
+            if found:
+                break
+            if attempt == 0 and self.retries:
+                logger.warning("%s; waiting for it", "; ".join(errors))
+            if attempt < self.retries:
+                time.sleep(min(self.backoff * 2**attempt, LONGEST_PAUSE))
+        else:
+            raise RewardError(f"{'; '.join(errors)}. Start it with `rlcm rewards serve`, or check its address.")
+        for url, health in found.items():
+            if health.get("admitted") is False:
+                raise RewardError(f"{url} wants a token; set the environment variable {self._token_env} to the server's token.")
+            if "rewards" in health and (missing := sorted(set(self.rewards or ()) - set(health["rewards"]))):
+                raise RewardError(f"{url} has no reward {', '.join(missing)}; it serves {', '.join(health['rewards'])}.")
 
     def _ask(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None

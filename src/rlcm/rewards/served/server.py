@@ -22,6 +22,7 @@ from rlcm.addresses import open_port
 from rlcm.errors import RewardError
 from rlcm.rewards.composition import RewardMix
 from rlcm.rewards.served.arriving import Gone, Held, PromptHeads, busy, read_body, turn_of
+from rlcm.rewards.served.client import FAILED
 from rlcm.rewards.served.wire import JSON, NPZ, Limits, PngRequest, ScoreAnswer, WireError, decode_request
 from rlcm.settings import Settings
 
@@ -70,6 +71,8 @@ class Health(BaseModel):
     status: str
     version: str
     rewards: list[str]
+    admitted: bool
+    """Whether the token of this request, or none, lets it score."""
 
 
 class Meter:
@@ -116,8 +119,11 @@ def create_app(mix: RewardMix, settings: ServerSettings, token: str | None = Non
     limits = Limits(images=settings.max_images, side=settings.max_side, bytes=4 * longest)
     labels = [part.label for part in mix.parts]
 
-    def check_token(shown: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
-        if token and (shown is None or not hmac.compare_digest(shown.credentials.encode(), token.encode())):
+    def admitted(shown: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> bool:
+        return not token or (shown is not None and hmac.compare_digest(shown.credentials.encode(), token.encode()))
+
+    def check_token(may: bool = Depends(admitted)) -> None:
+        if not may:
             raise HTTPException(401, "the bearer token is missing or wrong.", {"WWW-Authenticate": "Bearer"})
 
     guards, refusals = ([Depends(check_token)], (401,)) if token else ([], ())
@@ -129,9 +135,9 @@ def create_app(mix: RewardMix, settings: ServerSettings, token: str | None = Non
     )
 
     @app.get("/health")
-    async def health() -> Health:
-        """Say that the server is up, and what it serves."""
-        return Health(status="ok", version=__version__, rewards=labels)
+    async def health(may: bool = Depends(admitted)) -> Health:
+        """Say that the server is up, what it serves, and whether it would score for this caller."""
+        return Health(status="ok", version=__version__, rewards=labels, admitted=may)
 
     @app.get("/metrics", response_class=PlainTextResponse, dependencies=guards, responses=_problems(*refusals))
     async def metrics() -> str:
@@ -221,7 +227,7 @@ def _try(mix: RewardMix, body: bytes, kind: str, limits: Limits) -> tuple[ScoreA
         return HTTPException(422, str(error))
     except RewardError as error:
         logger.error("%s", error)
-        return HTTPException(500, str(error))
+        return HTTPException(500, str(error), {FAILED: "1"})
 
 
 def _score(mix: RewardMix, body: bytes, kind: str, limits: Limits) -> tuple[ScoreAnswer, int]:

@@ -139,6 +139,21 @@ def decode_request(body: bytes, content_type: str, limits: Limits) -> tuple[Tens
     return images, request
 
 
+def read_health(body: bytes | None) -> dict[str, Any]:
+    """Return what a server says of itself, as far as it is understood: its rewards, and whether it admits the caller."""
+    try:
+        found = json.loads(body or b"")
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    health: dict[str, Any] = {"admitted": False} if found.get("admitted") is False else {}
+    rewards = found.get("rewards")
+    if isinstance(rewards, list) and all(isinstance(label, str) for label in rewards):
+        health["rewards"] = rewards
+    return health
+
+
 def decode_answer(body: bytes, batch: int) -> dict[str, list[float]]:
     """Return the scores by label, [B] finite numbers each.
 

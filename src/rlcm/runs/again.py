@@ -1,0 +1,41 @@
+"""How a run that was stopped goes on: by a command, or in Python where no command can find its rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rlcm.errors import UnreadableFileError
+from rlcm.paths import command, shown
+from rlcm.runs.files import parse_yaml, read_text
+
+
+def is_object(name: str) -> bool:
+    """Say whether a reward of this name was a Python object of the program that began the run: no other can import it."""
+    place, _, function = name.rpartition(":")
+    return place in ("__main__", "<exec>") or bool(set("<(") & set(function))
+
+
+def going_on(folder: Path, names: Iterable[str] | None = None, *changes: str) -> str:
+    """Return what continues a run.
+
+    Args:
+        folder: of the run.
+        names: of its rewards; left out, as its config.yaml has them.
+        changes: settings that are others from here on, as KEY=VALUE.
+    """
+    if any(map(is_object, _names(folder) if names is None else names)):
+        others = f"{list(changes)}, " if changes else ""
+        return f"rlcm.Trainer.resume({shown(folder)!r}, {others}rewards=...).train(), in Python, with the same rewards"
+    return command("rlcm", "train", "--resume", folder, *changes)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        found: Any = parse_yaml(read_text(folder / "config.yaml"))
+    except (UnreadableFileError, ValueError):
+        return []
+    entries = found.get("rewards") if isinstance(found, dict) else None
+    named = [entry.get("name") for entry in (entries if isinstance(entries, list) else []) if isinstance(entry, dict)]
+    return [name for name in named if isinstance(name, str)]

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.algorithms.design import chosen, file_of_try, values_of_try
-from benchmarks.algorithms.methods import DDPO, METHODS, UNTRAINED, values_of
+from benchmarks.algorithms.methods import MANY_STEP, METHODS, UNTRAINED, values_of
 from benchmarks.shared.command import parser
 from benchmarks.shared.results import rounded
 from rlcm import TrainConfig, Trainer
@@ -83,7 +83,7 @@ class RunKey:
     @property
     def steps(self) -> tuple[int, ...]:
         """Other numbers of steps that the model is looked at with in the end; a many-step model has none."""
-        return () if self.method == DDPO else STEPS
+        return () if self.method in MANY_STEP else STEPS
 
     def budget(self, common: float) -> float:
         """Return its CPU seconds of training, of which most methods get `common`."""

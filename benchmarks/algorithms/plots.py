@@ -70,15 +70,17 @@ def draw_ddpo(task: str, found: Mapping[str, Any], file: Path) -> None:
     """Write reward over time of DDPO and of the others; the time is logarithmic, as DDPO's is so much longer."""
     methods = found["methods"]
     order = sorted(methods, key=lambda name: methods[name]["reward"]["mean"], reverse=True)
-    curves = {name: methods[name]["curves"]["cpu"] for name in order} | {DDPO: found[DDPO]["curve"]}
-    ends = {name: methods[name]["reward"]["mean"] for name in order} | {DDPO: found[DDPO]["reward"]["mean"]}
+    variants = found[DDPO]["variants"]
+    curves = {name: methods[name]["curves"]["cpu"] for name in order} | {name: one["curve"] for name, one in variants.items()}
+    ends = {name: methods[name]["reward"]["mean"] for name in order}
+    ends |= {name: one["reward"]["mean"] for name, one in variants.items()}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         place = figure.subplots()
         handles = {}
         for name, points in reversed(curves.items()):
-            own = name == DDPO
-            colour = INK if own else METHODS[name].colour
+            own = name in variants
+            colour = METHODS[name].colour
             # Before training there is no time on such an axis.
             rows = {key: values[1:] for key, values in points.items()}
             place.fill_between(rows["x"], rows["low"], rows["high"], color=colour, alpha=0.1, linewidth=0)

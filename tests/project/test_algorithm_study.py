@@ -54,7 +54,12 @@ def result(task: str, method: str, seed: int, rewards: list[float], judges: list
         "best": best,
         "evaluations": evaluations,
         "steps": {str(n): look for n, look in at.items()},
-        "config": {"sampler": {"steps": 4}},
+        "config": {
+            "sampler": {"steps": 4},
+            "optimizer": {"lr": 1e-3},
+            "rollout": {"batch_size": 32},
+            "algorithm": {"minibatches": 1, "kl_coefficient": 0.1},
+        },
     }
 
 
@@ -174,12 +179,17 @@ def test_the_way_to_the_best_reward_of_any_run_is_told_in_shares(study: Path) ->
 def test_ddpo_gets_thirty_times_the_budget_and_is_compared_by_its_best_and_by_its_gain(study: Path) -> None:
     for seed, rewards in ((0, [-1.0, 0.0, 0.5]), (1, [-1.0, 0.5, 0.0])):
         measure.write(RunKey(TASK, "ddpo", seed).file(study), result(TASK, "ddpo", seed, rewards, [1.0, 1.0, 1.0]))
+    measure.write(RunKey(TASK, "ddpo-second", 0).file(study), result(TASK, "ddpo-second", 0, [-1.0, 0.2], [1.0, 1.0]))
     measure.write(RunKey(TASK, "dense", 0).file(study), result(TASK, "dense", 0, [0.0, 0.5, 1.0], [1.0, 1.0, 1.0]))
     found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)["tasks"][TASK]
     own = found["ddpo"]
-    assert "ddpo" not in found["methods"]
-    assert (own["budget"], own["before"]["reward"], own["reward"]["mean"], own["rising"]) == (3000.0, -1.0, 0.5, 1)
-    assert own["spent"] == {"cpu": 2250.0, "reward_queries": 750.0}
+    assert own["furthest"] == "ddpo"
+    assert not {"ddpo", "ddpo-second"} & set(found["methods"])
+    furthest = own["variants"]["ddpo"]
+    assert (furthest["budget"], furthest["before"]["reward"], furthest["reward"]["mean"]) == (3000.0, -1.0, 0.5)
+    assert (furthest["rising"], furthest["broken"]) == (1, 0)
+    assert own["variants"]["ddpo-second"]["broken"] == 1
+    assert furthest["spent"] == {"cpu": 2250.0, "reward_queries": 750.0}
     # group is at .5 after 12.5 of its seconds and 125 images, and has gained 1.5 after 37.5 and 375.
     group = own["methods"]["group"]
     assert group["to_best"]["speed_up"]["median"] == pytest.approx(2250 / 12.5)
@@ -192,7 +202,7 @@ def test_ddpo_gets_thirty_times_the_budget_and_is_compared_by_its_best_and_by_it
 
     write_study(study, study.parent.parent.parent, BUDGET)
     page = (study.parent.parent.parent / "docs" / "algorithms" / "study.md").read_text()
-    assert "In 1 of 2 runs the best evaluation is the last one: they were cut short" in page
+    assert "| 0.500 (0.500 to 0.500) | 2,250 | 750 | 100.0% | 0 of 2 | 1 of 2 |" in page
     assert "| `group` | 3.000 | 180.0 (180.0 to 180.0) | 6.0 (6.0 to 6.0) | 60.0 (60.0 to 60.0) | 2.0 (2.0 to 2.0) |" in page
     assert (study.parent.parent.parent / "docs" / "images" / "algorithms-jpeg-compressibility-ddpo.svg").is_file()
 

@@ -34,14 +34,14 @@ from rlcm.studies.frontier import page as frontier_page
 
 LEASHES: dict[str, list[str]] = {
     "no leash": ["algorithm.kl_coefficient=0"],
-    "target 1.2": ["algorithm.kl_target=1.2"],
-    "target 0.3": ["algorithm.kl_target=0.3"],
+    "weight 0.01": ["algorithm.kl_coefficient=0.01", "algorithm.kl_target=null"],
+    "weight 0.03": ["algorithm.kl_coefficient=0.03", "algorithm.kl_target=null"],
     "target 0.08": ["algorithm.kl_target=0.08"],
     "target 0.02": ["algorithm.kl_target=0.02"],
     "target 0.005, the default": [],
     "target 0.001": ["algorithm.kl_target=0.001"],
 }
-"""Strengths of the leash, as changes of the default."""
+"""Strengths of the leash, loose to tight, as changes of the default: its weight alone, or the least weight of 0.1 and a target."""
 FREE = "no leash"
 """Whose weights are taken at several strengths as well."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)

@@ -173,7 +173,7 @@ METHODS: dict[str, Method] = {
                 "algorithm": {"minibatches": 2, "kl_coefficient": 0.0},
             },
         ),
-        times=30,
+        times=20,
         colour="#7f7f7f",
     ),
 }

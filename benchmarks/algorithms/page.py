@@ -211,6 +211,7 @@ def _ddpo(task: str, found: Mapping[str, Any]) -> str:
         [
             f"`{name}`",
             *_tuned(one["settings"]),
+            f"{one['budget']:,.0f} s",
             f"{_number(one['reward']['mean'])} ({_number(one['reward']['low'])} to {_number(one['reward']['high'])})",
             f"{one['spent']['cpu']:,.0f}",
             f"{one['spent']['reward_queries']:,.0f}",
@@ -240,8 +241,8 @@ def _ddpo(task: str, found: Mapping[str, Any]) -> str:
 ## DDPO on {task}
 
 DDPO trains the diffusion model that the built-in one was distilled from, in its 50 steps. One of its rounds takes longer than a
-try of another method. So it got {METHODS[DDPO].times} times the others' budget, in its eight tries as well as in its results:
-{furthest["budget"]:g} CPU seconds a run. `{DDPO}` has what the search chose.{second}
+try of another method. So it got {METHODS[DDPO].times} times the others' budget in its eight tries, and the times in the table for its
+results. `{DDPO}` has what the search chose.{second}
 
 {table(head, reached)}
 {begins} *Broken*: runs that ended early, because the judge fell below half twice in a row.

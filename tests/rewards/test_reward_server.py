@@ -193,8 +193,21 @@ def test_of_several_servers_one_that_answers_is_enough(server):
     client("http://127.0.0.1:9", servers=[server.url]).check_prompts([], [])
 
 
+def test_servers_of_different_rewards_are_told_before_anything_is_drawn(server, rewards_file):
+    with small_server(f"{rewards_file}:red") as other:
+        client(server.url, servers=[other.url]).check_prompts([], [])
+        with pytest.raises(RewardError, match=r"different rewards \(.*: red.*name those that all of them have"):
+            client(server.url, servers=[other.url], rewards=None).check_prompts([], [])
+
+
+def test_an_address_with_a_path_is_told_before_anything_is_drawn(server):
+    with pytest.raises(RewardError, match=r"404.*the address is http://host:port"):
+        client(server.url + "/score").check_prompts(["a fox"], [{}])
+
+
 def test_a_server_that_does_not_say_what_it_has_is_taken_as_it_is(proxy):
-    client(proxy().url, rewards=["anything"]).check_prompts([], [])  # the proxy knows no /health
+    client(proxy().url, retries=0).check_prompts(["a fox"], [{}])  # the proxy knows no /health
+    client(proxy(["error"]).url, retries=0).check_prompts(["a fox"], [{}])  # nor would its rewards take grey pictures
 
 
 def test_skip_drops_only_the_requests_that_failed(proxy, images, prompts):

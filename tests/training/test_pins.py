@@ -190,7 +190,9 @@ def test_what_changes_digits_only_is_said_in_one_line(place, monkeypatch):
 
 def test_who_insists_goes_on_and_is_told_so_everywhere(tmp_path, with_report):
     run = trainer(tmp_path, run={"rounds": 1}).train()
-    with pytest.raises(ConfigError, match=r"up to round 1: prompts\. What .* --resume \S+ run\.rounds=2 --force$"):
+    with pytest.raises(
+        ConfigError, match=r"because something has changed since round 1: prompts\. What .* --resume \S+ run\.rounds=2 --force$"
+    ):
         resume(run, changes=["run.rounds=2"], prompts=["a boat"])
     with pytest.raises(
         ConfigError,

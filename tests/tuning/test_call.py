@@ -281,6 +281,10 @@ def test_a_run_of_a_lambda_has_a_name_that_can_be_used(tmp_path, monkeypatch):
     assert "LoRA" not in repr(rlcm.load(made.path))
     with pytest.raises(ConfigError, match=r"was an object of the program that made it.*pass it again"):
         Trainer.resume(made.path)
+    with pytest.raises(ConfigError, match="because something has changed") as other:
+        Trainer.resume(made.path, ["run.rounds=2"], rewards=lambda images: -images.mean((1, 2, 3)))
+    assert f"rlcm.train('runs/{made.path.name}/config.yaml', rewards=..., name='NEW'), in Python" in str(other.value)
+    assert f"resume('runs/{made.path.name}', ['run.rounds=2'], rewards=..., force=True).train()" in str(other.value)
 
 
 def test_a_function_of_no_module_is_an_object_of_its_program(tmp_path):

@@ -17,18 +17,33 @@ def is_object(name: str) -> bool:
     return place in ("__main__", "<exec>") or bool(set("<(") & set(function))
 
 
-def going_on(folder: Path, names: Iterable[str] | None = None, *changes: str) -> str:
+def going_on(folder: Path, names: Iterable[str] | None = None, *changes: str, force: bool = False) -> str:
     """Return what continues a run.
 
     Args:
         folder: of the run.
         names: of its rewards; left out, as its config.yaml has them.
         changes: settings that are others from here on, as KEY=VALUE.
+        force: go on although something changed.
     """
     if any(map(is_object, _names(folder) if names is None else names)):
         others = f"{list(changes)}, " if changes else ""
-        return f"rlcm.Trainer.resume({shown(folder)!r}, {others}rewards=...).train(), in Python, with the same rewards"
-    return command("rlcm", "train", "--resume", folder, *changes)
+        forced = ", force=True" if force else ""
+        which = "" if force else ", with the same rewards"
+        return f"rlcm.Trainer.resume({shown(folder)!r}, {others}rewards=...{forced}).train(), in Python{which}"
+    return command("rlcm", "train", "--resume", folder, *changes, *(["--force"] if force else []))
+
+
+def repeated(folder: Path, *changes: str) -> str:
+    """Return what begins a new run with the settings of another one.
+
+    Args:
+        changes: settings that are others, as KEY=VALUE.
+    """
+    file = folder / "config.yaml"
+    if any(map(is_object, _names(folder))):
+        return f"rlcm.train({shown(file)!r}, rewards=..., name='NEW'), in Python"
+    return command("rlcm", "train", file, "name=NEW", *changes)
 
 
 def _names(folder: Path) -> list[str]:

@@ -6,10 +6,11 @@ import contextlib
 from pathlib import Path
 
 from rlcm.errors import UnreadableFileError, UsageError
-from rlcm.paths import command, shown
+from rlcm.paths import shown
 from rlcm.pipelines.noted import changed_since
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.report.values import mapping
+from rlcm.runs.again import repeated
 from rlcm.runs.weights import listed
 from rlcm.training.final import noted_by
 
@@ -32,5 +33,5 @@ def other_base(model: ModelSettings, run: Path) -> str:
     return (
         f"the base model of {shown(run)} is not the one that the run was trained on; other than then: {listed(found, 3)}. The LoRA "
         f"does something else on it than the run measured. Put the model back, correct model.path in {shown(run / 'config.yaml')}, "
-        f"or train again with {command('rlcm', 'train', run / 'config.yaml', 'name=NEW')}."
+        f"or train again with {repeated(run)}."
     )

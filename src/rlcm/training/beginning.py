@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import ConfigError
-from rlcm.paths import command, existing, local
+from rlcm.paths import existing, local
 from rlcm.rewards.build import located
 from rlcm.rewards.given import Rewards, given
+from rlcm.runs.again import going_on, repeated
 from rlcm.runs.checkpoint import Checkpoint, newest_checkpoint
 from rlcm.runs.rundir import RunDirectory, default_name
 from rlcm.runs.weights import listed
@@ -80,7 +81,7 @@ class Stopped:
             raise ConfigError(
                 f"{self.run} cannot go on as it began, because something has changed since round {self.checkpoint.round}: "
                 f"{listed(changed, 8)}. What was measured before and after would not belong together. Put it back; or start a new run: "
-                f"{command('rlcm', 'train', self.run / 'config.yaml', 'name=NEW')}; or go on anyway (in Python: force=True): "
+                f"{repeated(self.run)}; or go on anyway (in Python: force=True): "
                 f"{self.insisting}"
             )
         notes = (
@@ -97,7 +98,7 @@ class Stopped:
     @property
     def insisting(self) -> str:
         """The command that insists."""
-        return command("rlcm", "train", "--resume", self.run, *self.changes, "--force")
+        return going_on(self.run, None, *self.changes, force=True)
 
 
 def require_free_name(config: TrainConfig) -> None:
@@ -141,7 +142,7 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
                 "for run.clock; evaluation.final, every, grid and patience; on_failure of a reward; and what changes rounding only. "
                 + ("To have it elsewhere, move its folder. " if setting == "output" else "")
                 + "Start a new run: "
-                + command("rlcm", "train", run / "config.yaml", "name=NEW", *anew)
+                + repeated(run, *anew)
                 + insist
             )
     return config, stopped

@@ -14,8 +14,7 @@ from typing import Any, get_origin
 
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.lookalikes import QUOTES, keyboard, named, straight, torn, unquoted, visible
-from rlcm.paths import command
-from rlcm.runs.again import going_on
+from rlcm.runs.again import going_on, repeated
 from rlcm.runs.files import why_no_file
 from rlcm.settings import Settings, alternatives, declared, leaves
 from rlcm.text_files import read_text
@@ -222,10 +221,7 @@ def _as_yaml(typed: Sequence[str], kind: type[Settings]) -> str:
 def _instead(path: Path, names: Collection[str], why: str) -> str:
     """Return why a configuration cannot be read, and what was probably meant."""
     if os.path.isfile(path / "config.yaml"):  # unlike Path's, false where the name is too long
-        return (
-            f"is the folder of a run; go on with it by `{going_on(path)}`, or repeat it by "
-            f"`{command('rlcm', 'train', path / 'config.yaml', 'name=NEW')}`."
-        )
+        return f"is the folder of a run; go on with it by `{going_on(path)}`, or repeat it by `{repeated(path)}`."
     if str(path) in names:
         return f"is a setting; write it with its value in one word, such as {path}=VALUE."
     if os.path.isdir(path):

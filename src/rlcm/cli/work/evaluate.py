@@ -18,6 +18,7 @@ from rlcm.report import write_report
 from rlcm.report.steps import step_tables, write_plots
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
+from rlcm.runs.again import is_object
 from rlcm.runs.rundir import disk_errors
 from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, own_folder, prompt_sets, study
 from rlcm.training.config import TrainConfig
@@ -62,9 +63,9 @@ def _rewards_of(config: TrainConfig) -> list[RewardSettings]:
         ConfigError: if one was an object of a script, which only that script has.
     """
     found = default_rewards(config)
-    lost = [r for r in found if r.name.startswith("__main__:") or r.name.endswith("()") or "<" in r.name]
+    lost = [r for r in found if is_object(r.name)]
     if lost:
-        named = (f"path/to/file.py:{r.label}" if r in lost else r.name for r in found)
+        named = (f"path/to/file.py:{'NAME' if '<' in r.label else r.label}" if r in lost else r.name for r in found)
         remedy = command(*(word for name in named for word in ("--rewards", name)))
         raise ConfigError(
             f"rewards: {lost[0].name} was given to the training by a script and cannot be found from here; "

@@ -27,6 +27,14 @@ class TransientError(Exception):
         self.retry_after = retry_after
 
 
+class RefusedError(RewardError):
+    """A server refused a request, and would again."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class RewardFailedError(TransientError):
     """The server is well, and its reward failed on these pictures."""
 
@@ -58,7 +66,7 @@ def post(client: Client, address: str, path: str, body: bytes, content_type: str
     Raises:
         ConfigError: if a variable is not set.
         TransientError: if the connection or the server failed; its child `RewardFailedError`, if the reward did.
-        RewardError: if the server refused the request.
+        RefusedError: if the server refused the request.
     """
     status, headers, found = _exchange(client, "POST", request_address(address, path), timeout, body, content_type)
     if status == 200:
@@ -69,8 +77,13 @@ def post(client: Client, address: str, path: str, body: bytes, content_type: str
     if status in (408, 429) or status >= 500:
         wait = headers.get("Retry-After", "")
         raise TransientError(text, float(wait) if wait.isdecimal() else 0.0)
-    remedy = {401: "; set the environment variable that `token_env` names to the server's token", 413: "; lower `batch_size`"}
-    raise RewardError(f"{address} refused the request with {text}{remedy.get(status, '')}")
+    remedy = {
+        401: "; set the environment variable that `token_env` names to the server's token",
+        404: "; the address is http://host:port, and what follows it is the client's matter",
+        413: "; lower `batch_size`",
+        415: "; set `encoding: png`, which is sent as JSON",
+    }
+    raise RefusedError(f"{address} refused the request with {text}{remedy.get(status, '')}", status)
 
 
 def _exchange(

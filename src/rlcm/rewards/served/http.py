@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlcm.addresses import bearer_token, check_address, request_address
 from rlcm.errors import RewardError
-from rlcm.rewards.served.client import Client, RewardFailedError, TransientError, get, post
+from rlcm.rewards.served.client import Client, RefusedError, RewardFailedError, TransientError, get, post
 from rlcm.rewards.served.wire import Encoding, WireError, decode_answer, encode_request, read_health
 from rlcm.rewards.settings import OnFailure
 
@@ -271,11 +271,11 @@ class HttpReward:
     def check_prompts(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
         """Ask before any image is made whether a server is there, takes the token and has the rewards.
 
-        A server that is starting is waited for, as long as for an answer. One that does not say what it has (`/health`) is taken as
-        it is.
+        A server that is starting is waited for, as long as for an answer. One that does not say what it has (`/health`) is sent a grey
+        picture, to see whether it understands requests.
 
         Raises:
-            RewardError: if none answers, or one that does would refuse.
+            RewardError: if none answers, one that does would refuse, or they serve different rewards.
         """
         found: dict[str, dict[str, Any]] = {}
         for attempt in range(self.retries + 1):
@@ -296,8 +296,29 @@ class HttpReward:
         for url, health in found.items():
             if health.get("admitted") is False:
                 raise RewardError(f"{url} wants a token; set the environment variable {self._token_env} to the server's token.")
+            if not health:
+                self._understood(prompts, metadata)
             if "rewards" in health and (missing := sorted(set(self.rewards or ()) - set(health["rewards"]))):
                 raise RewardError(f"{url} has no reward {', '.join(missing)}; it serves {', '.join(health['rewards'])}.")
+
+        served = {url: sorted(health["rewards"]) for url, health in found.items() if "rewards" in health}
+        if self.rewards is None and len(set(map(tuple, served.values()))) > 1:
+            told = "; ".join(f"{url}: {', '.join(labels)}" for url, labels in served.items())
+            raise RewardError(f"the servers give different rewards ({told}); name those that all of them have as `rewards`.")
+
+    def _understood(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing if a server takes requests of this form; what its rewards say of a grey picture is no matter.
+
+        Raises:
+            RewardError: if it does not.
+        """
+        try:
+            self._ask(torch.full((1, 3, 64, 64), 0.5), list(prompts[:1]) or [""], list(metadata[:1]) or [{}])
+        except RefusedError as error:
+            if error.status in (401, 404, 405, 415):
+                raise
+        except RewardError:
+            pass
 
     def _ask(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]] | None

@@ -393,11 +393,19 @@ def test_a_runs_own_reward_is_not_replaced_by_a_later_one_of_its_label():
     assert [r.name for r in default_rewards(config)] == ["mine.py:alignment"]
 
 
-@pytest.mark.parametrize("name", ["__main__:darkness", "mine:Darkness()", "mine:main.<locals>.darkness"])
-def test_a_reward_of_a_script_is_asked_for_by_its_file(tmp_path, name):
-    config = tiny_config(tmp_path, rewards=[{"name": name, "label": "darkness"}, "brightness"], model={"path": "x/y"})
+@pytest.mark.parametrize(
+    ("name", "label", "named"),
+    [
+        ("__main__:darkness", "darkness", "darkness"),
+        ("mine:main.<locals>.darkness", "darkness", "darkness"),
+        ("mine:Darkness()", "Darkness()", "NAME"),
+        ("mine:<lambda>", "<lambda>", "NAME"),
+    ],
+)
+def test_a_reward_of_a_script_is_asked_for_by_its_file(tmp_path, name, label, named):
+    config = tiny_config(tmp_path, rewards=[{"name": name, "label": label}, "brightness"], model={"path": "x/y"})
     (tmp_path / "config.yaml").write_text(config.dump())
-    with pytest.raises(ConfigError, match=r"--rewards path/to/file.py:darkness --rewards brightness$"):
+    with pytest.raises(ConfigError, match=rf"--rewards path/to/file.py:{named} --rewards brightness$"):
         commands.evaluate(str(tmp_path), None, (), (), 1, 1, 0, True, None)
 
 

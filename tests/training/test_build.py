@@ -9,6 +9,7 @@ from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.given import mix_of
 from rlcm.training import build as module
 from rlcm.training.build import build, checked, features_of, judge_of
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.fitting import sampled_at_once
 
 
@@ -66,6 +67,37 @@ def test_what_is_cheap_is_checked_before_the_model_is_loaded(tmp_path, monkeypat
     monkeypatch.setattr(module, "load_pipeline", load)
     with pytest.raises(error):
         build(tiny_config(tmp_path, **changes))
+
+
+BUILT_IN_MODEL = {"model": {"path": "builtin"}, "sampler": {"steps": 2}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"evaluation": {"best": "guard.diversity"}}, r"no such figure; it may be reward, kl, .*guard\.diversity_judge"),
+        ({"evaluation": {"best": "-kl", "images": 4, "diversity_images": 0}}, "no such figure"),
+        (
+            {
+                "evaluation": {"best": "guard.diversity_judge", "images": 2, "diversity_images": 1},
+                "prompts": ["a fox", "a dog"],
+            },
+            "no such figure",
+        ),
+        ({"model": {"path": "builtin", "loras": ["nowhere.safetensors"]}}, r"model\.loras\.0\.path=.*is neither a file"),
+    ],
+    ids=["diversity in pixels", "a divergence that is not measured", "diversity of one picture a prompt", "a LoRA"],
+)
+def test_what_the_built_in_model_will_not_have_is_told_before_it_is_loaded(tmp_path, changes, text):
+    config = parse_settings(TrainConfig, {**BUILT_IN_MODEL, "rewards": ["brightness"], "output": str(tmp_path), **changes})
+    with pytest.raises(RLCMError, match=text):
+        checked(config)
+
+
+def test_figures_that_the_built_in_model_has_are_taken(tmp_path):
+    for best in ("guard.diversity_judge", "guard.vendi_clip", "-kl", "judge.right"):
+        values = {**BUILT_IN_MODEL, "rewards": ["brightness"], "output": str(tmp_path), "evaluation": {"best": best}}
+        checked(parse_settings(TrainConfig, values))
 
 
 def test_a_model_without_what_the_adapter_wants(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,14 @@ PEFT_CONFIG = "adapter_config.json"
 _IN_METADATA = "lora_adapter_metadata"
 _ALTERING = ("pissa", "olora", "corda", "loftq")
 """What PEFT calls beginnings of a LoRA that are taken out of the model's own weights."""
+
+
+def require_local(loras: Iterable[LoraSettings]) -> None:
+    """Do nothing if the LoRAs that are no ids of the Hub are there; errors as `locate`."""
+    for number, lora in enumerate(loras):
+        setting = f"model.loras.{number}.path"
+        if existing(lora.path, setting) is not None or not HUB_ID.fullmatch(lora.path):
+            locate(lora, setting, local_files_only=True)
 
 
 def locate(lora: LoraSettings, setting: str, *, local_files_only: bool) -> tuple[Path, Path | None]:

@@ -118,7 +118,7 @@ def try_rewards(
     table.add_column("prompt", overflow="ellipsis", max_width=40, no_wrap=True)
     columns = {**scores.parts, **({"total": scores.total} if len(scores.parts) > 1 else {})}
     for label in columns:
-        table.add_column(Text(label), justify="right")  # components have names of anybody's
+        table.add_column(Text(label), justify="right", overflow="fold")  # components have names of anybody's
     for index, (file, text) in enumerate(zip(files, texts, strict=True)):
         table.add_row(Text(file.name), Text(text), *(_number(values[index].item()) for values in columns.values()))
     table.add_section()

@@ -22,6 +22,7 @@ from rlcm.pipelines import (
 from rlcm.pipelines.acceleration import use_tf32
 from rlcm.pipelines.contents import active_adapters
 from rlcm.pipelines.guidance import guidance_left_open
+from rlcm.pipelines.lora_files import require_local
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
 from rlcm.policy.policy import Policy, check_targets
 from rlcm.policy.transitions import require_noise
@@ -92,11 +93,12 @@ def checked(
         if scores is not None:
             scores.check_prompts(scored.prompts, scored.metadata)
     judged: list[str] = []
-    if pipeline is None and config.model.path in BUILTIN:
+    if built_in := pipeline is None and config.model.path in BUILTIN:
         from rlcm.builtin.judging import questions
 
         judged = questions(looked_at.prompts, looked_at.metadata)
-    require_figures(config.evaluation, mix, held_out, judged)
+    diversity = _figures_of_diversity(config, looked_at, built_in=built_in, mixes=(mix, held_out))
+    require_figures(config.evaluation, mix, held_out, judged, diversity)
     backprop = config.algorithm.loss == "reward_backprop"
     if config.algorithm.follows_reward:
         mix.require_differentiable()
@@ -166,7 +168,7 @@ def build(
             "its LoRA belongs beside them, and what draws from the run's folder refuses"
         )
     notes += [
-        f'the prompt "{prompt}" is longer than the model reads; only "{kept}" counts'
+        f'the prompt "{_short(prompt)}" is longer than the model reads; only "{kept}" counts'
         for prompt, kept in truncated_prompts(loaded, list(dict.fromkeys(training.prompts + looked_at.prompts)))
     ]
     policy = Policy(denoiser, config.lora, config.seed)
@@ -201,6 +203,11 @@ def build(
     )
 
 
+def _short(prompt: str) -> str:
+    """Return a prompt that a line of a terminal can be asked to hold."""
+    return prompt if len(prompt) <= 1000 else f"{prompt[:1000]} ..."
+
+
 def _with_guidance(config: TrainConfig, pipeline: Any) -> TrainConfig:
     """Return the configuration with the guidance that the model takes, where it was left open and its pipeline takes another."""
     own = guidance_left_open(config.model, pipeline) if config.sampler.guidance is None else None
@@ -215,6 +222,7 @@ def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
     if acting:
         _require_actions(table, config)
     check_targets(bare_network(config.model), config.lora)
+    require_local(config.model.loras)
 
 
 def _check_output(config: TrainConfig) -> None:
@@ -266,6 +274,24 @@ def judge_of(config: TrainConfig) -> PromptJudge | None:
     return PromptJudge()
 
 
+def _figures_of_diversity(
+    config: TrainConfig, prompts: PromptSet, *, built_in: bool, mixes: Sequence[RewardMix | None]
+) -> list[str]:
+    """Return the names of the figures of diversity that evaluations on these prompts will have; see `features_of`."""
+    count = config.evaluation.images
+    taken = [prompts.prompts[i % len(prompts)] for i in range(min(count, 2 * len(prompts)))]
+    if len(set(taken)) == len(taken) and config.evaluation.diversity_images < 2:
+        return []  # no prompt comes twice
+    seen = ["judge", "clip"] if built_in else ["clip"] * bool(_with_clip(mixes))
+    return [f"{figure}_{name}" for figure in ("diversity", "vendi") for name in seen] or ["diversity"]
+
+
+def _with_clip(mixes: Sequence[RewardMix | None]) -> list[Any]:
+    """Return those of the package's own rewards that have a CLIP."""
+    own = [part.reward for mix in mixes if mix for part in mix.parts if type(part.reward).__module__.startswith("rlcm.")]
+    return [reward for reward in own if hasattr(reward, "clip_features")]
+
+
 def features_of(judge: PromptJudge | None, *mixes: RewardMix | None) -> Features:
     """Return in whose features diversity is measured: of the built-in model its judge's and its CLIP's, of others those of the first
     CLIP among the package's own rewards, if there is one."""
@@ -273,5 +299,4 @@ def features_of(judge: PromptJudge | None, *mixes: RewardMix | None) -> Features
         from rlcm.rewards.learned.alignment import Alignment
 
         return {"judge": judge.features, "clip": Alignment().clip_features}
-    own = [part.reward for mix in mixes if mix for part in mix.parts if type(part.reward).__module__.startswith("rlcm.")]
-    return next(({"clip": reward.clip_features} for reward in own if hasattr(reward, "clip_features")), {})
+    return next(({"clip": reward.clip_features} for reward in _with_clip(mixes)), {})

@@ -87,24 +87,30 @@ class Watch:
 
 
 def require_figures(
-    settings: EvaluationSettings, rewards: RewardMix, held_out: RewardMix | None, judged: Sequence[str]
+    settings: EvaluationSettings,
+    rewards: RewardMix,
+    held_out: RewardMix | None,
+    judged: Sequence[str],
+    diversity: Sequence[str] = FIGURES,
 ) -> None:
     """Do nothing if evaluations can have the figures that `best` and `least` name.
 
     Args:
         judged: what the judge answers.
+        diversity: names of the figures of diversity.
 
     Raises:
         ConfigError: if one cannot be there. What components a reward will have is not known yet.
     """
     labels = {"rewards": rewards, "held_out": held_out}
     known = {group: [part.label for part in mix.parts] if mix else [] for group, mix in labels.items()}
-    known |= {"judge": list(judged), "guard": [*GUARD, *FIGURES]}
+    known |= {"judge": list(judged), "guard": [*GUARD, *diversity]}
+    alone = ["reward", *(["kl"] if settings.diversity_images else [])]
     for setting, name in (("best", settings.best), *(("least", name) for name in settings.least)):
         group, _, rest = name.removeprefix("-").partition(".")
         label = rest.partition("/")[0] if group in labels else rest
-        if label not in known[group] if group in known else rest or group not in ("reward", "kl"):
-            may_be = ["reward", "kl", *(f"{group}.{key}" for group, keys in known.items() for key in keys)]
+        if label not in known[group] if group in known else rest or group not in alone:
+            may_be = [*alone, *(f"{group}.{key}" for group, keys in known.items() for key in keys)]
             raise ConfigError(
                 f"evaluation.{setting} names {name!r}, and there is no such figure; it may be {', '.join(may_be)}, with a minus in "
                 "front where less is better."

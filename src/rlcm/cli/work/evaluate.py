@@ -65,7 +65,11 @@ def _rewards_of(config: TrainConfig) -> list[RewardSettings]:
     found = default_rewards(config)
     lost = [r for r in found if is_object(r.name)]
     if lost:
-        named = (f"path/to/file.py:{'NAME' if '<' in r.label else r.label}" if r in lost else r.name for r in found)
+        # A lambda has no name, and a class made without its arguments would be another reward.
+        named = (
+            f"path/to/file.py:{'NAME' if '<' in r.label or r.name.endswith('()') else r.label}" if r in lost else r.name
+            for r in found
+        )
         remedy = command(*(word for name in named for word in ("--rewards", name)))
         raise ConfigError(
             f"rewards: {lost[0].name} was given to the training by a script and cannot be found from here; "

@@ -9,12 +9,15 @@ tried again.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,23 +32,25 @@ from benchmarks.shared.places import RESULTS, ROOT
 from rlcm.processes.machine import describe_machine
 
 _NFT = METHODS["nft"][1]
+_FOUR = ["rollout.branches=1", "rollout.images_per_prompt=4", "rollout.batch_size=64", "algorithm.advantage=group"]
 TRIALS: dict[str, list[str]] = {
     "default": [],
-    "target 0.02": ["algorithm.kl_target=0.02"],
     "target 0.1": ["algorithm.kl_target=0.1"],
     "no leash": ["algorithm.kl_coefficient=0"],
-    "rate 3e-3, target 0.02": ["optimizer.lr=3e-3", "algorithm.kl_target=0.02"],
+    "four a prompt, rate 3e-3": [*_FOUR, "optimizer.lr=3e-3"],
     "nft": _NFT,
-    "nft, target 0.02": [*_NFT, "algorithm.kl_target=0.02"],
-    "nft, no leash": [*_NFT, "algorithm.kl_coefficient=0"],
 }
 """As changes of the default."""
 FILE = RESULTS / "default_trials.json"
 
 
+def _folder(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name)
+
+
 def tried(name: str, seed: int, minutes: float, output: Path) -> dict[str, Any]:
     """Train, and return what the referee says of the result."""
-    folder = output / f"{list(TRIALS).index(name)}-{seed}"
+    folder = output / f"{_folder(name)}-{seed}"
     limit = ["run.rounds=1000000", f"run.time_limit_minutes={minutes}", "run.clock=cpu", "run.tracker=none", "run.save_every=0"]
     short = ["evaluation.images=60", "evaluation.every=0", "optimizer.schedule=linear"]
     changes = ["rewards=[composition]", "prompts=world", *TRIALS[name], *limit, *short]
@@ -58,7 +63,9 @@ def tried(name: str, seed: int, minutes: float, output: Path) -> dict[str, Any]:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     last = files.read(folder / "eval.json")["evaluations"][-1]
-    return {"changes": TRIALS[name], "round": last["round"], "kl": last["kl"]["mean"]} | referee(folder, tuned=True)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = {"round": last["round"], "kl": last["kl"]["mean"], "idle_groups": mean(row["idle_groups"] for row in rows)}
+    return {"changes": TRIALS[name], **found} | referee(folder, tuned=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,11 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key, one in zip(missing, pool.map(lambda k: tried(*keys[k], given.minutes, given.keep), missing), strict=True):
             if "base" not in found:
                 name, seed = keys[key]
-                found["base"] = referee(given.keep / f"{list(TRIALS).index(name)}-{seed}", tuned=False)
+                found["base"] = referee(given.keep / f"{_folder(name)}-{seed}", tuned=False)
             found["trials"][key] = one
             files.write(FILE, found)
             base = found["base"]["right"]["overall"]
-            print(f"{key}: {one['right']['overall']:.1%} right (base {base:.1%}), {one['kl']:.1f} nats", flush=True)
+            print(
+                f"{key}: {one['right']['overall']:.1%} right (base {base:.1%}), {one['kl']:.1f} nats, {one['idle_groups']:.0%} of the "
+                "groups idle",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -110,6 +110,13 @@ def test_one_value_in_place_of_a_list():
     assert found.rewards[0].args == {"target": 0}
     message = message_of(lambda: load_config(None, ["lora.target_modules=to_out.0"]))
     assert load_config(None, [typed_after(message, "write a list, such as ")]).lora.target_modules == ("to_out.0",)
+    for typed, names in (
+        ("jpeg_compressibility, sharpness", ["jpeg_compressibility", "sharpness"]),
+        ("brightness,ocr", ["brightness", "ocr"]),
+    ):
+        message = message_of(lambda typed=typed: load_config(None, [f"rewards={typed}"]))
+        found = load_config(None, [typed_after(message, "write a list, such as ")])
+        assert [reward.name for reward in found.rewards] == names
     assert "write a list" not in message_of(lambda: load_config(None, ["optimizer.betas=0.9"]))  # which would not do either
 
 

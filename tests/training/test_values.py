@@ -370,6 +370,10 @@ def test_lists_of_prompts():
     assert of("prompts=[draft] a fox").prompts == "[draft] a fox"
     with pytest.raises(ConfigError, match=r"is not readable: .*a text in brackets is written as prompts='\[\"\[a: b: c\]\"\]'"):
         of("prompts=[a: b: c]")
+    with pytest.raises(ConfigError) as caught:
+        of("prompts=[a fox #1, 'a dog', {red} frog]")
+    remedy = str(caught.value).partition("a list of texts is written as ")[2].partition("; a text in brackets")[0]
+    assert of(*shlex.split(remedy)).prompts == ("a fox #1", "a dog", "{red} frog")
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))

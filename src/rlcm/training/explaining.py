@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,17 +73,22 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
     return f"{key}={detail['input']!r}: {message[0].lower()}{message[1:]}."
 
 
+_WORD = re.compile(r"[\w.\-]+")
+
+
 def _as_list(kind: type[Settings], location: Sequence[Any], value: Any) -> str:
-    """Return what to type for a list with one value in it; nothing where that would not do either."""
+    """Return what to type for a list of plain words between commas, or of one value; nothing where that would not do either."""
     owner, name = _owner(kind, location), str(location[-1])
-    for entry in (_number(value), value):
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else []
+    several = [[*map(_number, words)]] if len(words) > 1 and all(_WORD.fullmatch(word) for word in words) else []
+    for entries in (*several, [_number(value)], [value]):
         problems: Sequence[Any] = ()
         try:
-            owner.model_validate({name: [entry]})
+            owner.model_validate({name: entries})
         except ValidationError as error:
             problems = error.errors()
         if not any(problem["loc"][:1] == (name,) for problem in problems):
-            return assignment(".".join(map(str, location)), [entry])
+            return assignment(".".join(map(str, location)), entries)
     return ""
 
 

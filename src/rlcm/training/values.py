@@ -145,7 +145,11 @@ def read_value(kind: type[Settings], key: str, text: str) -> Any:
             raise ConfigError(
                 f"{key}={text}: its quotes are typographic ones, which are part of the value; write {_retyped(kind, key, text)}"
             ) from None
-        remedy = f"; a text in brackets is written as {assignment(key, [text])}" if str in kinds else ""
+        remedy = ""
+        if str in kinds:
+            remedy = f"; a text in brackets is written as {assignment(key, [text])}"
+            texts = [part.strip().strip(QUOTES + "'\"") for part in text.strip()[1:-1].split(",")]
+            remedy = f"; a list of texts is written as {assignment(key, texts)}{remedy}" if all(texts) else remedy
         raise ConfigError(f"{key}={text!r} is not readable: {error}{remedy}.") from None
     return Written("") if found is None else found
 

@@ -224,6 +224,7 @@ def _ddpo(task: str, found: Mapping[str, Any]) -> str:
     head = [
         "",
         *(f"`{name}`" for name in _TUNED),
+        "budget",
         "best sound reward",
         "after CPU s",
         "after images",
@@ -246,7 +247,8 @@ results. `{DDPO}` has what the search chose.{second}
 
 {table(head, reached)}
 {begins} *Broken*: runs that ended early, because the judge fell below half twice in a row.
-*Rising*: runs whose best evaluation is the last one, so that more time would give more.
+*Rising*: runs whose best evaluation is the last one, so that more time would give more. DDPO's runs shared the machine with three to
+five other processes in place of one, so its CPU seconds may be worth somewhat less than the others'.
 
 The few-step model begins at {_number(start["reward"])}. So there are two questions: when a method is where the better DDPO
 (`{own["furthest"]}`) ended, and when it has gained as much.

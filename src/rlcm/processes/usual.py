@@ -19,7 +19,8 @@ def usual_torch() -> Iterator[None]:
     """
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(mode=False))
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):

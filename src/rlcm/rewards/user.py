@@ -85,8 +85,8 @@ def _look_up(place: str, name: str, known: ModuleType | None) -> Any:
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         if place == "__main__":
             raise ConfigError(
-                f"{path}: the program that runs now has no such function; it was one of the program that made the run. Pass it again "
-                "as `rewards=...`: a run goes on by rlcm.Trainer.resume(RUN, rewards=...).train() in Python."
+                f"{place}:{name}: the program that runs now has no such function; it was one of the program that made the run. "
+                "Pass it again as `rewards=...`: a run goes on by rlcm.Trainer.resume(RUN, rewards=...).train() in Python."
             ) from error
         raise ConfigError(f"{place} has no function {name!r}; {_nearby(name, names, 'it has')}") from error
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.algorithms.design import DESIGN, SEED, SHARE
 from benchmarks.algorithms.measure import RunKey
-from benchmarks.algorithms.methods import METHODS, methods_of
+from benchmarks.algorithms.methods import DDPO_SECOND, METHODS, methods_of
 from benchmarks.algorithms.run import in_a_process
 from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{file.stem}: {error or found['best']['reward']}", flush=True)
         return True
 
-    methods = given.methods or methods_of(given.task)
+    methods = given.methods or [name for name in methods_of(given.task) if name != DDPO_SECOND]  # which has its settings
     keys = [RunKey(given.task, method, SEED, number) for number in range(len(DESIGN)) for method in methods]
     missing = [key for key in keys if not key.file(given.results).is_file()]
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -204,6 +204,8 @@ def _crossing(evaluations: Sequence[Mapping[str, Any]], target: float, least: fl
             found = {k: before[k] + share * (after[k] - before[k]) for k in (*AXES, "judge")}
             if found["judge"] >= least:
                 return found
+            if after["judge"] >= least:  # it is sound again, and still there
+                return {k: after[k] for k in (*AXES, "judge")}
     return None
 
 

@@ -176,6 +176,13 @@ def test_the_way_to_the_best_reward_of_any_run_is_told_in_shares(study: Path) ->
     assert "| `group` | 18.8 (18.8 to 75.0) | 37.5 (37.5 to > 100.0) | 62.5 (62.5 to > 100.0) | 375 (375 to > 1,000) |" in page
 
 
+def test_a_run_that_is_sound_again_at_its_best_is_there(study: Path) -> None:
+    """The judge is down where the line crosses the target, and up again at the evaluation that is the run's best."""
+    measure.write(RunKey(TASK, "dense", 0).file(study), result(TASK, "dense", 0, [0.0, 0.1, 3.0], [1.0, 0.5, 1.0]))
+    found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)["tasks"][TASK]["methods"]["dense"]
+    assert found["on_the_way"]["0.25"]["cpu"]["median"] == pytest.approx(100.0)
+
+
 def test_ddpo_gets_thirty_times_the_budget_and_is_compared_by_its_best_and_by_its_gain(study: Path) -> None:
     for seed, rewards in ((0, [-1.0, 0.0, 0.5]), (1, [-1.0, 0.5, 0.0])):
         measure.write(RunKey(TASK, "ddpo", seed).file(study), result(TASK, "ddpo", seed, rewards, [1.0, 1.0, 1.0]))

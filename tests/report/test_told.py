@@ -42,3 +42,11 @@ def test_a_mix_is_told_with_every_part_and_what_is_held_out():
 def test_a_part_that_was_not_there_before_has_its_value_only():
     before, after = evaluation(1.0, {"a": 1.0}), evaluation(1.5, {"a": 1.0, "b": 0.5})
     assert "    b 0.5" in list(before_and_after(before, after))
+
+
+def test_a_judge_that_was_not_asked_that_before_tells_the_later_share_only():
+    after = evaluation(0.7, {"a": 0.7}, judge={"right": 0.7, "counting": 0.6}, number=3)
+    for judge in (None, {"right": 0.5}):
+        lines = list(before_and_after(evaluation(0.6, {"a": 0.6}, judge=judge), after))
+        assert lines[-1] == "held-out judge, right, of a number: 60.0%"
+    assert on_the_way(evaluation(0.6, {"a": 0.6}), after).endswith("; judge, right pictures: 70.0%")

@@ -207,7 +207,13 @@ def test_an_address_with_a_path_is_told_before_anything_is_drawn(server):
 
 def test_a_server_that_does_not_say_what_it_has_is_taken_as_it_is(proxy):
     client(proxy().url, retries=0).check_prompts(["a fox"], [{}])  # the proxy knows no /health
-    client(proxy(["error"]).url, retries=0).check_prompts(["a fox"], [{}])  # nor would its rewards take grey pictures
+
+    # Nor would its rewards take grey pictures: it is asked once, and is not taken for dead.
+    between = proxy(["error"])
+    reward = client(between.url, breaker_failures=1)
+    reward.check_prompts(["a fox"], [{}])
+    assert between.requests == 1
+    assert not reward.servers.all_dead()
 
 
 def test_skip_drops_only_the_requests_that_failed(proxy, images, prompts):

@@ -31,8 +31,10 @@ def darkness(images, prompts):
 @contextlib.contextmanager
 def double_by_default():
     torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ def before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
     for label, value in after["held_out"].items():
         yield f"held out, {label}: {_change(before['held_out'].get(label), value)}"
     for question, value in (after["judge"] or {}).items():
-        yield f"held-out judge, {asked(question)}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}"
+        yield f"held-out judge, {asked(question)}: {_judged(before, question, value)}"
 
 
 def on_the_way(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Return in a line what an evaluation between the first and the last one of a run found."""
     judged = "".join(
-        f"; judge, {asked(question)}: {before['judge'][question]['mean']:.1%} -> {value['mean']:.1%}"
+        f"; judge, {asked(question)}: {_judged(before, question, value)}"
         for question, value in list((after["judge"] or {}).items())[:1]
     )
     change = _change(before["reward"], after["reward"])
@@ -34,3 +34,9 @@ def on_the_way(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 def _change(before: Mapping[str, float] | None, after: Mapping[str, float]) -> str:
     return f"{after['mean']:.4g}" if before is None else f"{before['mean']:.4g} -> {after['mean']:.4g}"
+
+
+def _judged(before: Mapping[str, Any], question: str, after: Mapping[str, float]) -> str:
+    """Return a share before and after; only after where the judge was not asked that before, as on other prompts."""
+    first = (before["judge"] or {}).get(question)
+    return f"{after['mean']:.1%}" if first is None else f"{first['mean']:.1%} -> {after['mean']:.1%}"

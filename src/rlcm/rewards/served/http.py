@@ -7,7 +7,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -176,6 +176,11 @@ def ask_each(
     return answers
 
 
+def _asked_for(labels: Iterable[str], rewards: Sequence[str]) -> set[str]:
+    """Return the rewards that labels of an answer are of: their own, or components of them."""
+    return {label if label in rewards else label.partition("/")[0] for label in labels}
+
+
 class HttpReward:
     """A reward that servers started by `rlcm rewards serve` give; see `rlcm.rewards.served.wire` for the protocol.
 
@@ -259,7 +264,7 @@ class HttpReward:
         good = [answer for answer in answers if not isinstance(answer, RewardError)]
         if any(set(answer) != set(good[0]) for answer in good):
             raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in good]}.")
-        if self.rewards is not None and good and {label.partition("/")[0] for label in good[0]} != set(self.rewards):
+        if self.rewards is not None and good and _asked_for(good[0], self.rewards) != set(self.rewards):
             raise RewardError(f"the servers were asked for the rewards {sorted(self.rewards)} and gave {sorted(good[0])}.")
         scores = {label: torch.full((len(prompts),), float("nan")) for label in good[0]}
         for part, answer in zip(parts, answers, strict=True):
@@ -297,7 +302,7 @@ class HttpReward:
             if health.get("admitted") is False:
                 raise RewardError(f"{url} wants a token; set the environment variable {self._token_env} to the server's token.")
             if not health:
-                self._understood(prompts, metadata)
+                self._understood(url, prompts, metadata)
             if "rewards" in health and (missing := sorted(set(self.rewards or ()) - set(health["rewards"]))):
                 raise RewardError(f"{url} has no reward {', '.join(missing)}; it serves {', '.join(health['rewards'])}.")
 
@@ -306,18 +311,20 @@ class HttpReward:
             told = "; ".join(f"{url}: {', '.join(labels)}" for url, labels in served.items())
             raise RewardError(f"the servers give different rewards ({told}); name those that all of them have as `rewards`.")
 
-    def _understood(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
+    def _understood(self, url: str, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
         """Do nothing if a server takes requests of this form; what its rewards say of a grey picture is no matter.
 
         Raises:
             RewardError: if it does not.
         """
+        grey, text, entry = torch.full((1, 3, 64, 64), 0.5), list(prompts[:1]) or [""], list(metadata[:1]) or [{}]
         try:
-            self._ask(torch.full((1, 3, 64, 64), 0.5), list(prompts[:1]) or [""], list(metadata[:1]) or [{}])
+            body, kind = encode_request(grey, text, entry, self.rewards, encoding=self.encoding)
+            post(self._client, url, "/score", body, kind, self.timeout)  # once, and no server is taken for dead by it
         except RefusedError as error:
-            if error.status in (401, 404, 405, 415):
+            if error.status not in (400, 413, 422):  # which may be the picture's
                 raise
-        except RewardError:
+        except (TransientError, TypeError):
             pass
 
     def _ask(

@@ -10,9 +10,7 @@ tried again.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +27,7 @@ from benchmarks.fidelity import METHODS
 from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import RESULTS, ROOT
+from benchmarks.shared.training import train_once
 from rlcm.processes.machine import describe_machine
 
 _NFT = METHODS["nft"][1]
@@ -50,18 +49,10 @@ def _folder(name: str) -> str:
 
 def tried(name: str, seed: int, minutes: float, output: Path) -> dict[str, Any]:
     """Train, and return what the referee says of the result."""
-    folder = output / f"{_folder(name)}-{seed}"
-    limit = ["run.rounds=1000000", f"run.time_limit_minutes={minutes}", "run.clock=cpu", "run.tracker=none", "run.save_every=0"]
+    limit = ["run.rounds=1000000", f"run.time_limit_minutes={minutes}", "run.clock=cpu", "run.save_every=0"]
     short = ["evaluation.images=60", "evaluation.every=0", "optimizer.schedule=linear"]
     changes = ["rewards=[composition]", "prompts=world", *TRIALS[name], *limit, *short]
-    if not (folder / "final").is_dir():
-        subprocess.run(
-            [sys.executable, "-m", "rlcm", "train", *changes, f"seed={seed}", f"name={folder.name}", f"output={output}"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    folder = train_once(output / f"{_folder(name)}-{seed}", seed, changes)
     last = files.read(folder / "eval.json")["evaluations"][-1]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found = {"round": last["round"], "kl": last["kl"]["mean"], "idle_groups": mean(row["idle_groups"] for row in rows)}

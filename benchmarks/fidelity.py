@@ -12,8 +12,6 @@ that is there is not made again.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -34,6 +32,7 @@ from benchmarks.shared.command import parser
 from benchmarks.shared.figures import figure
 from benchmarks.shared.pages import table
 from benchmarks.shared.places import DOCS, IMAGES, RESULTS, ROOT
+from benchmarks.shared.training import run_alone
 from rlcm.builtin import model_path
 from rlcm.builtin.detector import JudgeDetector, RewardDetector
 from rlcm.builtin.judging import by_kind, right, sharpness
@@ -180,13 +179,7 @@ def train(method: str, seed: int, minutes: float, output: Path) -> Path:
             "run.save_every=0",
         ]
         begun = ["--resume", str(folder)] if folder.is_dir() else [*METHODS[method][1], "prompts=world", *own]
-        subprocess.run(
-            [sys.executable, "-m", "rlcm", "train", *begun],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        run_alone(begun)
         print(f"trained: {folder.name}", flush=True)
     return folder
 

@@ -9,9 +9,7 @@ without a leash learnt. Writes benchmarks/results/leashes.json, and the table an
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +26,7 @@ from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, table
 from benchmarks.shared.places import DOCS, RESULTS, ROOT
+from benchmarks.shared.training import train_once
 from rlcm.processes.machine import describe_machine
 from rlcm.studies.frontier import frontier, measure_strengths, write_frontier
 from rlcm.studies.frontier import page as frontier_page
@@ -57,19 +56,10 @@ def _named(run: Path) -> str:
 
 def train(leash: str, seed: int, rounds: int, output: Path) -> Path:
     """Train, unless that is done, and return the run's folder."""
+    fixed = ["rewards=[jpeg_compressibility]", "prompts=world-objects", "rollout.batch_size=64", "optimizer.lr=1e-3"]
+    look = ["evaluation.images=90", "evaluation.diversity_images=64", f"evaluation.every={max(1, rounds // 5)}"]
     folder = output / f"{leash.partition(',')[0].replace(' ', '-')}-{seed}"
-    if not (folder / "final").is_dir():
-        changes = [f"name={folder.name}", f"output={output}", f"seed={seed}", f"run.rounds={rounds}", "run.tracker=none"]
-        fixed = ["rewards=[jpeg_compressibility]", "prompts=world-objects", "rollout.batch_size=64", "optimizer.lr=1e-3"]
-        look = ["evaluation.images=90", "evaluation.diversity_images=64", f"evaluation.every={max(1, rounds // 5)}"]
-        subprocess.run(
-            [sys.executable, "-m", "rlcm", "train", *changes, *fixed, *look, *LEASHES[leash]],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-    return folder
+    return train_once(folder, seed, [f"run.rounds={rounds}", *fixed, *look, *LEASHES[leash]])
 
 
 def judged(runs: Sequence[Path]) -> list[float]:

@@ -10,8 +10,6 @@ judge's word. Writes benchmarks/results/mixed_rewards.json and the figures of do
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, table
 from benchmarks.shared.places import RESULTS, ROOT
+from benchmarks.shared.training import train_once
 from rlcm.processes.machine import describe_machine
 
 TWO = "rewards=[composition, colourfulness]"
@@ -42,16 +41,8 @@ FILE = RESULTS / "mixed_rewards.json"
 
 def run(way: str, seed: int, rounds: int, output: Path) -> dict[str, Any]:
     """Train, unless that is done, and return each figure before and after, and how far the model is from its base."""
-    folder = output / f"{list(WAYS).index(way)}-{seed}"
-    if not (folder / "final").is_dir():
-        changes = [f"name={folder.name}", f"output={output}", f"seed={seed}", f"run.rounds={rounds}", "run.tracker=none"]
-        fixed = ["prompts=world", "evaluation.prompts=world-unseen", "evaluation.images=270", "evaluation.every=0"]
-        subprocess.run(
-            [sys.executable, "-m", "rlcm", "train", *changes, *fixed, *WAYS[way]],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    fixed = ["prompts=world", "evaluation.prompts=world-unseen", "evaluation.images=270", "evaluation.every=0"]
+    folder = train_once(output / f"{list(WAYS).index(way)}-{seed}", seed, [f"run.rounds={rounds}", *fixed, *WAYS[way]])
     evaluations = json.loads((folder / "eval.json").read_text())["evaluations"]
     figures = [{"right": e["judge"]["right"], **e["rewards"]} for e in (evaluations[0], evaluations[-1])]
     found = {key: {"before": figures[0][key]["mean"], "after": figures[1][key]["mean"]} for key in MEASURED}

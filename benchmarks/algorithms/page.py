@@ -63,7 +63,7 @@ def write_study(results: Path, root: Path, budget: float) -> None:
     for found in summary["tasks"].values():
         for method in found["methods"].values():
             del method["curves"]  # they are in the runs' own files
-        for one in found.get(DDPO, {"variants": {}})["variants"].values():
+        for one in _variants(found).values():
             del one["curve"]
     files.write(file, summary, indent=1)
     page = root / "docs" / "algorithms" / "study.md"
@@ -94,8 +94,13 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     for task, found in tasks.items():
         text += _task(task, found, pictures[task])
     text += "".join(_ddpo(task, found) for task, found in tasks.items() if DDPO in found)
-    run = {m for found in tasks.values() for m in (*found["methods"], *found.get(DDPO, {"variants": ()})["variants"])}
+    run = {m for found in tasks.values() for m in (*found["methods"], *_variants(found))}
     return text + _settings(sorted(run, key=list(METHODS).index))
+
+
+def _variants(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the runs of DDPO on a task by their settings' name; none where it was not run."""
+    return found[DDPO]["variants"] if DDPO in found else {}
 
 
 def _choice(summary: Mapping[str, Any]) -> str:
@@ -106,7 +111,7 @@ def _choice(summary: Mapping[str, Any]) -> str:
         if row["what"] == "fastest":
             wish = f"`{task}`, soon" if task else "one method for all of these tasks, soon"
             measured = f"{_number(value, 1)} times as fast as plain RLCM{'' if task else ' (geometric mean)'}"
-            measured = "no other method was sooner on all of them" if method == PLAIN else measured
+            measured = "no other method was sooner on all of them" if method == PLAIN and not task else measured
         elif row["what"] == "highest":
             found = summary["tasks"][task]
             plain = found["methods"][PLAIN]["reward"]["mean"]

@@ -5,6 +5,7 @@ from short_runs import metrics_of, resume, trainer
 
 from rlcm.errors import ConfigError
 from rlcm.rewards import RewardMix
+from rlcm.training.diversity import FIGURES
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.watch import Verdict, Watch, flat_summary, metric_value, require_figures
 
@@ -90,7 +91,7 @@ LABELS = RewardMix([("size", lambda images, prompts: images.mean((1, 2, 3)))])
 )
 def test_what_an_evaluation_can_have_may_be_named(name):
     for settings in (EvaluationSettings(best=name), EvaluationSettings(least={name: 0.9})):
-        require_figures(settings, LABELS, LABELS, ["right"])
+        require_figures(settings, LABELS, LABELS, ["right"], FIGURES)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_what_no_evaluation_can_have_is_refused_before_the_first(name):
         with pytest.raises(
             ConfigError, match=rf"evaluation\.{setting} names .*it may be reward, kl, rewards\.size, guard\.sat"
         ):
-            require_figures(settings, LABELS, None, [])
+            require_figures(settings, LABELS, None, [], FIGURES)
 
 
 def test_a_figure_that_turns_out_to_be_missing_is_no_reason_to_go_on(tmp_path):

@@ -40,6 +40,9 @@ INSTALLED = {"site-packages", "dist-packages"}
 """Names of the folders of packages."""
 
 
+_PASS_AGAIN = "pass it again as `rewards=...`: a run goes on by rlcm.Trainer.resume(RUN, rewards=...).train() in Python."
+
+
 def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyReward:
     """Return the function, class or object that an import path names.
 
@@ -56,10 +59,7 @@ def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyRew
     if not colon or not place or not name:
         raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
     if is_object(path) and place != "__main__":
-        raise ConfigError(
-            f"{path} was an object of the program that made it, and cannot be imported; pass it again as `rewards=...`: a run goes on "
-            "by rlcm.Trainer.resume(RUN, rewards=...).train() in Python."
-        )
+        raise ConfigError(f"{path} was an object of the program that made it, and cannot be imported; {_PASS_AGAIN}")
     if place.endswith(".py"):
         place = str(local(place, "rewards"))
     _forget_what_changed()
@@ -85,8 +85,8 @@ def _look_up(place: str, name: str, known: ModuleType | None) -> Any:
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         if place == "__main__":
             raise ConfigError(
-                f"{place}:{name}: the program that runs now has no such function; it was one of the program that made the run. "
-                "Pass it again as `rewards=...`: a run goes on by rlcm.Trainer.resume(RUN, rewards=...).train() in Python."
+                f"{place}:{name}: the program that runs now has no such function; it was one of the program that made the run; "
+                f"{_PASS_AGAIN}"
             ) from error
         raise ConfigError(f"{place} has no function {name!r}; {_nearby(name, names, 'it has')}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,15 @@ def is_object(name: str) -> bool:
     return place in ("__main__", "<exec>") or bool(set("<(") & set(function))
 
 
-def going_on(folder: Path, names: Iterable[str] | None = None, *changes: str, force: bool = False) -> str:
+def going_on(folder: Path, *changes: str, force: bool = False) -> str:
     """Return what continues a run.
 
     Args:
         folder: of the run.
-        names: of its rewards; left out, as its config.yaml has them.
         changes: settings that are others from here on, as KEY=VALUE.
         force: go on although something changed.
     """
-    if any(map(is_object, _names(folder) if names is None else names)):
+    if _has_objects(folder):
         others = f"{list(changes)}, " if changes else ""
         forced = ", force=True" if force else ""
         which = "" if force else ", with the same rewards"
@@ -41,16 +39,17 @@ def repeated(folder: Path, *changes: str) -> str:
         changes: settings that are others, as KEY=VALUE.
     """
     file = folder / "config.yaml"
-    if any(map(is_object, _names(folder))):
+    if _has_objects(folder):
         return f"rlcm.train({shown(file)!r}, rewards=..., name='NEW'), in Python"
     return command("rlcm", "train", file, "name=NEW", *changes)
 
 
-def _names(folder: Path) -> list[str]:
+def _has_objects(folder: Path) -> bool:
+    """Say whether a reward of a run is an object, by its config.yaml; not where that cannot be read."""
     try:
         found: Any = parse_yaml(read_text(folder / "config.yaml"))
     except (UnreadableFileError, ValueError):
-        return []
+        return False
     entries = found.get("rewards") if isinstance(found, dict) else None
     named = [entry.get("name") for entry in (entries if isinstance(entries, list) else []) if isinstance(entry, dict)]
-    return [name for name in named if isinstance(name, str)]
+    return any(is_object(name) for name in named if isinstance(name, str))

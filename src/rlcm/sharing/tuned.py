@@ -11,6 +11,7 @@ import torch
 from rlcm.pipelines import bare_network, load_pipeline, make_denoiser
 from rlcm.policy.adapter import Factors, adapter_weights, add_lora, check_lora, read_lora
 from rlcm.policy.policy import Policy
+from rlcm.processes.usual import usual_torch
 from rlcm.sharing.base import other_base
 from rlcm.training.config import TrainConfig
 from rlcm.training.final import require_whole_base, tuned_weights
@@ -43,6 +44,7 @@ def tuned_lora(config: TrainConfig, weights: Path) -> dict[str, Factors]:
     return lora
 
 
+@usual_torch()
 def tuned_pipeline(config: TrainConfig, run: Path | None, *, beside: bool = False) -> Any:
     """Return a run's model with its tuned LoRA in it, or the model alone where there is no run.
 

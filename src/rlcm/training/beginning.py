@@ -98,7 +98,7 @@ class Stopped:
     @property
     def insisting(self) -> str:
         """The command that insists."""
-        return going_on(self.run, None, *self.changes, force=True)
+        return going_on(self.run, *self.changes, force=True)
 
 
 def require_free_name(config: TrainConfig) -> None:

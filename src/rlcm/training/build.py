@@ -89,7 +89,8 @@ def checked(
     looked_at = training if config.evaluation.prompts is None else load_prompts(config.evaluation.prompts, "evaluation.prompts")
     mix = build_rewards(config.rewards) if rewards is None else mix_of(rewards)
     held_out = build_rewards(config.evaluation.held_out) if config.evaluation.held_out else None
-    for scores, scored in ((mix, training), (mix, looked_at), (held_out, looked_at)):
+    scored_by_mix = [training] if looked_at is training else [training, looked_at]
+    for scores, scored in (*((mix, prompts_of) for prompts_of in scored_by_mix), (held_out, looked_at)):
         if scores is not None:
             scores.check_prompts(scored.prompts, scored.metadata)
     judged: list[str] = []

@@ -85,7 +85,7 @@ def tuned_weights(run: Path) -> Path:
                 f"with Ctrl-C; `{command('rlcm', 'report', run)}` shows how far it is."
             )
         rounds = max(rounds_kept(run) if run.is_dir() else [], default=0)
-        end = f", or end it at once with `{going_on(run, None, f'run.rounds={rounds}')}`" if rounds else ""
+        end = f", or end it at once with `{going_on(run, f'run.rounds={rounds}')}`" if rounds else ""
         raise MissingFileError(f"{weights} does not exist: the run has not ended; go on with `{going_on(run)}`{end}.")
     return weights
 

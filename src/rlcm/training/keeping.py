@@ -49,7 +49,7 @@ class Keeper:
             if self.world.is_main:
                 RunDirectory.create(Path(self.config.output), self.config.name, self.config.dump())
         folder = Path(self.config.output) / self.config.name
-        again = going_on(folder, [reward.name for reward in self.config.rewards])
+        again = going_on(folder)
         for text in (f"in {shown(folder)}; after an interruption, go on with: {again}", *self.parts.notes):
             self._note(text)
         self.directory = RunDirectory(folder)
@@ -116,7 +116,7 @@ class Keeper:
             found = state()
             try:
                 save_checkpoint(directory.path, found["round"], found, self.config.run.keep_last)
-                again = going_on(directory.path, [reward.name for reward in self.config.rewards])
+                again = going_on(directory.path)
                 self._note(f"kept everything up to round {found['round']}; go on with: {again}")
             except RunDirectoryError as refused:
                 self._note(str(refused))
@@ -136,7 +136,7 @@ class Keeper:
         except (RunDirectoryError, OSError) as refused:
             self._note(str(refused))
         else:
-            again = going_on(directory.path, [reward.name for reward in self.config.rewards])
+            again = going_on(directory.path)
             self._note(f"kept everything up to round {number}; go on with: {again}")
 
     def result(

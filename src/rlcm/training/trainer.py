@@ -247,7 +247,7 @@ class Trainer:
             while not self._is_over():
                 if self.world.any(interrupts.wanted):
                     self._kept.checkpoint(self._state)
-                    again = going_on(directory.path, [reward.name for reward in self.config.rewards])
+                    again = going_on(directory.path)
                     self._note(f"stopped after round {self.round_number}; go on with: {again}")
                     return False
                 metrics = self._round()
@@ -333,7 +333,7 @@ class Trainer:
     def _evaluate(self, name: str) -> dict[str, float]:
         """Evaluate the policy, keep what is best, and return the figures for the metrics."""
         evaluator = self.parts.evaluator
-        if last := self._is_over() or not self.evaluations:
+        if at_an_end := self._is_over() or not self.evaluations:
             self._note(f"measuring the {name} model on {len(evaluator.prompts)} fixed images ...")
         evaluation = evaluator(self.parts.policy, self.world)
         summary = evaluation.summary()
@@ -345,7 +345,7 @@ class Trainer:
         elif before := self.evaluations[0].get("each"):
             described["change"] = evaluation.change(before)
         self.evaluations.append(described | summary)
-        if not last:
+        if not at_an_end:
             self._note(on_the_way(self.evaluations[0], self.evaluations[-1]))
         self._kept.evaluation(evaluation, self.round_number, self.evaluations, is_best=verdict.is_best)
         if verdict.stop:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from rlcm.errors import ConfigError
 from rlcm.rewards import RewardMix
-from rlcm.training.diversity import FIGURES
 from rlcm.training.evaluate import GUARD, EvaluationSettings
 
 
@@ -91,7 +90,7 @@ def require_figures(
     rewards: RewardMix,
     held_out: RewardMix | None,
     judged: Sequence[str],
-    diversity: Sequence[str] = FIGURES,
+    diversity: Sequence[str],
 ) -> None:
     """Do nothing if evaluations can have the figures that `best` and `least` name.
 

@@ -16,7 +16,6 @@ from PIL import Image
 from rlcm.errors import ConfigError, RLCMError
 from rlcm.paths import given_folder
 from rlcm.pipelines.settings import DrawSettings, SamplerSettings
-from rlcm.processes.usual import usual_torch
 from rlcm.report.picture import before_after_picture
 from rlcm.report.reading import read_run
 from rlcm.report.run import Run
@@ -90,8 +89,7 @@ class Result:
             MissingFileError: if the run has not ended.
         """
         quiet()
-        with usual_torch():
-            pipeline = tuned_pipeline(self.config, self.path)
+        pipeline = tuned_pipeline(self.config, self.path)
         pipeline.set_progress_bar_config(disable=True)
         setattr(pipeline, OF_RUN, self.path)
         return _as_the_run_samples(pipeline, call_arguments(self.config, type(pipeline).__name__))

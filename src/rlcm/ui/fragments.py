@@ -19,7 +19,7 @@ from rlcm.report.samples import Samples, Shot
 from rlcm.report.templating import render
 from rlcm.report.words import decimals, duration, signed_change, with_unit, written
 from rlcm.studies.compare import compare, read_methods
-from rlcm.studies.compare.methods import UNFAIR, Method
+from rlcm.studies.compare.methods import Method, measured_alike
 from rlcm.studies.compare.page import charts, final_table, speedup_tables, strips
 from rlcm.studies.compare.page import headline as comparison_headline
 from rlcm.studies.intervals import mean_over_seeds
@@ -159,7 +159,7 @@ def comparison(runs: RunsFolder, names: Sequence[str]) -> str:
     with drawing:
         return render(
             "ui/templates/compare.html.jinja",
-            ahead=("", "", "") if any(text.startswith(UNFAIR) for text in warnings) else ahead(methods, metric),
+            ahead=ahead(methods, metric) if measured_alike(warnings) else ("", "", ""),
             headline=comparison_headline(found, metric, warnings),
             warnings=warnings,
             curves=charts(methods, metric),

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Mapping
 
 import httpx
 
@@ -39,6 +40,11 @@ class RewardFailedError(TransientError):
     """The server is well, and its reward failed on these pictures."""
 
 
+REMEDIES = {
+    401: "; set the environment variable that `token_env` names to the server's token",
+    413: "; lower `batch_size`",
+}
+"""Ends of the error where a server refuses a request, by status, whatever it serves."""
 FAILED = "X-Reward-Failed"
 """Header of an answer 500 where it is the reward that failed, and not the server."""
 
@@ -77,13 +83,7 @@ def post(client: Client, address: str, path: str, body: bytes, content_type: str
     if status in (408, 429) or status >= 500:
         wait = headers.get("Retry-After", "")
         raise TransientError(text, float(wait) if wait.isdecimal() else 0.0)
-    remedy = {
-        401: "; set the environment variable that `token_env` names to the server's token",
-        404: "; the address is http://host:port, and what follows it is the client's matter",
-        413: "; lower `batch_size`",
-        415: "; set `encoding: png`, which is sent as JSON",
-    }
-    raise RefusedError(f"{address} refused the request with {text}{remedy.get(status, '')}", status)
+    raise RefusedError(f"{address} refused the request with {text}{client.remedies.get(status, '')}", status)
 
 
 def _exchange(
@@ -132,9 +132,11 @@ class Client:
     Args:
         token: the bearer token of the servers, if they want one.
         connections: at most so many at a time.
+        remedies: further ends of the error where a server refuses a request, by status.
     """
 
-    def __init__(self, token: str | None, connections: int) -> None:
+    def __init__(self, token: str | None, connections: int, remedies: Mapping[int, str] | None = None) -> None:
+        self.remedies = {**REMEDIES, **(remedies or {})}
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if token:
             headers["Authorization"] = f"Bearer {token}"

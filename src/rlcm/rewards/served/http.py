@@ -28,6 +28,11 @@ T = TypeVar("T")
 
 MOST = 1_000_000
 """Of seconds, attempts and pictures, where a client is asked for them."""
+REMEDIES = {
+    404: "; the address is http://host:port, and what follows it is the client's matter",
+    415: "; set `encoding: png`, which is sent as JSON",
+}
+"""What to do where a reward server refuses a request, by status."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts, at most."""
 
@@ -243,7 +248,7 @@ class HttpReward:
         self.batch_size, self.encoding, self.on_failure = batch_size, encoding, on_failure
         self._token_env = token_env
         self.servers = Servers(urls, breaker_failures, breaker_seconds)
-        self._client = Client(bearer_token(token_env), len(urls))
+        self._client = Client(bearer_token(token_env), len(urls), REMEDIES)
         self._pool = ThreadPoolExecutor(len(urls), thread_name_prefix="reward-client")
 
     def __call__(

@@ -23,8 +23,6 @@ APART = ("seed", "name", "output")
 OTHER_SETS = "The runs were evaluated on different prompts or seeds, so their rewards differ by that, too."
 OTHER_REWARDS = "The reward is not the same in all runs"
 OTHER_CLOCKS = "The runs counted time by different clocks (run.clock), so their times cannot be compared."
-UNFAIR = (OTHER_SETS, OTHER_REWARDS, OTHER_CLOCKS)
-"""Beginnings of the warnings after which nobody can be said to be ahead."""
 
 
 @dataclass(slots=True)
@@ -101,6 +99,11 @@ def read_methods(paths: Sequence[Path], reward: str | None = None) -> tuple[list
         for i, (name, group) in enumerate(zip(names, groups.values(), strict=True))
     ]
     return methods, _metric(runs, label, sign), _warnings(methods, label) + [f"{text}, and is left out." for text in left_out]
+
+
+def measured_alike(warnings: Sequence[str]) -> bool:
+    """Return whether runs with these warnings were measured alike, so that one of them can be said to be ahead."""
+    return not any(text.startswith((OTHER_SETS, OTHER_REWARDS, OTHER_CLOCKS)) for text in warnings)
 
 
 def curve_of(run: Run, label: str | None, sign: float = 1.0) -> Curve:

@@ -20,7 +20,7 @@ from rlcm.report.words import asked, counted, decimals, duration, meaning_of, ti
 from rlcm.runs.files import read_json
 from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
-from rlcm.studies.compare.methods import UNFAIR, Method, reward_sign
+from rlcm.studies.compare.methods import Method, measured_alike, reward_sign
 from rlcm.studies.compare.speedup import AXES, mean_curve
 
 STRIP = 8
@@ -92,7 +92,7 @@ def headline(found: Mapping[str, Any], metric: Metric, warnings: Sequence[str] =
     Args:
         warnings: what speaks against the comparison; where the runs were not measured alike, nobody is said to be ahead.
     """
-    if any(text.startswith(UNFAIR) for text in warnings):
+    if not measured_alike(warnings):
         return "The runs were not measured alike, so ", "nobody can be said to be ahead", "; the warnings say why."
     baseline, count = found["baseline"], len(found["methods"])
     others = [method["name"] for method in found["methods"] if method["name"] != baseline]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.algorithms.methods import COMMON, METHODS
+from benchmarks.algorithms.methods import METHODS, TASKS, half
 from benchmarks.shared import results as files
 from rlcm.settings import Changes, merge
-from rlcm.training.prompts import load_prompts
 
 SHARE = 0.2
 """Of a result's budget that a try gets."""
@@ -34,19 +33,15 @@ def tries_of(method: str) -> list[Changes]:
     return found
 
 
-def prompts() -> list[str]:
-    """Return the prompts that tries are made on: single objects that no result has."""
-    return [prompt for prompt in load_prompts("world-objects").prompts if prompt not in COMMON["prompts"]]
-
-
 def file_of_try(results: Path, task: str, method: str, number: int) -> Path:
     """Return where what came of a try lies."""
     return results / "search" / f"{task}-{method}-{number}.json"
 
 
-def values_of_try(method: str, number: int) -> Changes:
-    """Return what a try changes of its method's configuration."""
-    own = {"prompts": prompts(), "evaluation": {"seed": SEED, "diversity_images": 0}}
+def values_of_try(task: str, method: str, number: int) -> Changes:
+    """Return what a try changes of its method's configuration: it trains and is looked at on prompts that no result trains on."""
+    looks = merge({"seed": SEED, "diversity_images": 0}, TASKS[task].looked_at_in_tries)
+    own = {"prompts": list(half(TASKS[task].prompts, for_search=True)), "evaluation": looks}
     return merge(tries_of(method)[number], own)
 
 

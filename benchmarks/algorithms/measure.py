@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.algorithms.design import chosen, file_of_try, values_of_try
-from benchmarks.algorithms.methods import MANY_STEP, METHODS, UNTRAINED, values_of
+from benchmarks.algorithms.methods import MANY_STEP, METHODS, TASKS, UNTRAINED, values_of
 from benchmarks.shared.command import parser
 from benchmarks.shared.results import rounded
 from rlcm import TrainConfig, Trainer
@@ -69,7 +69,7 @@ class RunKey:
         """Return its configuration as nested values: with what the method's search chose, or as one of its tries."""
         if self.number is None:
             return values_of(self.task, self.method, self.seed, chosen(results, self.task, self.method))
-        return values_of(self.task, self.method, self.seed, values_of_try(self.method, self.number))
+        return values_of(self.task, self.method, self.seed, values_of_try(self.task, self.method, self.number))
 
     @property
     def moments(self) -> tuple[float, ...]:
@@ -86,8 +86,8 @@ class RunKey:
         return () if self.method in MANY_STEP else STEPS
 
     def budget(self, common: float) -> float:
-        """Return its CPU seconds of training, of which most methods get `common`."""
-        return float(common) * (METHODS[self.method].times if self.method in METHODS else 1)
+        """Return its CPU seconds of training, of which most methods get `common` on most tasks."""
+        return float(common) * TASKS[self.task].times * (METHODS[self.method].times if self.method in METHODS else 1)
 
     def hash(self, budget: float, results: Path) -> str:
         """Return a digest of all that the result depends on, at a common budget."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+from rlcm.builtin.prompts import prompt_set
 from rlcm.settings import Changes, merge
 
 PLAIN = "rlcm"
@@ -19,8 +22,6 @@ chose breaks the pictures within minutes, it was run with the settings of the se
 COMMON: dict[str, Any] = {
     "model": {"path": "builtin", "device": "cpu"},
     "sampler": {"steps": 4, "guidance": 3.0},
-    # The other half of these twenty is what settings are searched on.
-    "prompts": ["a dog", "a fox", "a monkey", "a frog", "a tiger", "a rabbit", "a star", "a car", "a book", "a cap"],
     "rollout": {"batch_size": 32, "branches": 1, "branch_schedule": "last"},
     "algorithm": {"kl_coefficient": 0.0, "minibatches": 1},
     "optimizer": {"lr": 3e-3, "schedule": "constant"},
@@ -38,6 +39,15 @@ class Task:
     changes: Changes
     unit: str = ""
     differentiable: bool = False
+    prompts: str = "world-objects"
+    """The set of which results have one half, and searches the other."""
+    looked_at: Changes = field(default_factory=dict)
+    """What else a result's evaluation has."""
+    looked_at_in_tries: Changes = field(default_factory=dict)
+    times: int = 1
+    """How many times the budget of other tasks a run gets."""
+    asks: bool = False
+    """The reward asks for what the judge looks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,26 @@ TASKS: dict[str, Task] = {
         "cosine",
         differentiable=True,
     ),
+    "composition": Task(
+        "right or wrong, on prompts of six kinds: pictures that show what was asked for",
+        {"rewards": ["composition"]},
+        "share that is right",
+        prompts="world",
+        looked_at={"images": 270, "prompts": "world-unseen"},
+        looked_at_in_tries={"images": 540, "prompts": None},
+        times=5,
+        asks=True,
+    ),
 }
+
+
+@cache
+def half(name: str, for_search: bool) -> tuple[str, ...]:
+    """Return every second prompt of each kind of a set: those of results, or the others, which settings are searched on."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for entry in prompt_set(name):
+        kinds[entry["tag"]].append(entry["prompt"])
+    return tuple(prompt for prompts in kinds.values() for prompt in prompts[int(for_search) :: 2])
 
 
 _BRANCHED: Changes = {"rollout": {"branches": 8}, "algorithm": {"advantage": "group"}}
@@ -196,4 +225,6 @@ def values_of(task: str, method: str, seed: int, found: Changes | None = None) -
     own = METHODS[method] if method != UNTRAINED else Method("", {})
     name = f"{task}-{method}-{seed}".replace("+", "-")
     last = {"seed": seed, "name": name}
-    return merge(COMMON, TASKS[task].changes, own.changes, own.for_task.get(task, {}), found or {}, last)
+    learnt = TASKS[task]
+    asked = {"prompts": list(half(learnt.prompts, for_search=False)), "evaluation": learnt.looked_at}
+    return merge(COMMON, asked, learnt.changes, own.changes, own.for_task.get(task, {}), found or {}, last)

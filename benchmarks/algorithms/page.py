@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.algorithms.measure import STEPS
-from benchmarks.algorithms.methods import COMMON, DDPO, DDPO_SECOND, METHODS, PLAIN, TASKS
+from benchmarks.algorithms.methods import COMMON, DDPO, DDPO_SECOND, METHODS, PLAIN, TASKS, half
 from benchmarks.algorithms.plots import ddpo_picture, draw_all
 from benchmarks.algorithms.summary import read_runs, summarise
 from benchmarks.shared import results as files
@@ -17,8 +17,8 @@ from rlcm.settings import merge
 
 INTRODUCTION = """# Which algorithm
 
-Every algorithm of `rlcm` on the built-in model, from the same weights, with the same budget: {budget} CPU seconds of training a
-run, seeds {seeds}. This page is written by `python -m benchmarks.algorithms`; nothing on it is typed in by hand.
+Every algorithm of `rlcm` on the built-in model, from the same weights, with the same budget on a task: {budget} CPU seconds of training
+a run{longer}, seeds {seeds}. This page is written by `python -m benchmarks.algorithms`; nothing on it is typed in by hand.
 
 ## In a minute
 
@@ -30,10 +30,11 @@ published algorithm, has at its best evaluation. The judge is a detector that no
 ## How it was measured
 
 - Tasks:
-{tasks}- Prompts: {prompts}. Before training the judge finds {judge:.0%} of the pictures right. None of these rewards asks for that,
-  so the judge shows what a method breaks; its confidence, the mean probability of all that was asked, is the finer measure.
+{tasks}- Prompts: {prompts}.
+  Before training the judge finds {judge:.0%} of their pictures right. No reward on these prompts asks for that, so the judge
+  shows what a method breaks. Its confidence, the mean probability of all that was asked, is the finer measure.{asks}
 - Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Evaluations are not counted.
-- Reward and judge are those of {images} fixed prompts and seeds, apart from the run's, without exploration noise. Lines are means
+- Reward and judge are those of {images} fixed pictures, with seeds apart from the run's and without exploration noise. Lines are means
   over the seeds; bands go from the lowest to the highest seed. Evaluations are more frequent for methods that
   are over in a tenth of the budget.
 - "Speed-up" is plain RLCM's time to its best evaluation over the method's time to the same reward with a judge that is as sound, the
@@ -82,8 +83,10 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         choice=_choice(summary),
         sound=summary["sound"],
         tasks="".join(f"    - `{task}`: {TASKS[task].about}\n" for task in tasks),
-        prompts=", ".join(COMMON["prompts"]),
-        judge=min(found["untrained"]["judge"] for found in tasks.values()),
+        longer=_longer(tasks),
+        prompts=", ".join(half("world-objects", for_search=False)),
+        judge=min((found["untrained"]["judge"] for task, found in tasks.items() if not TASKS[task].asks), default=0),
+        asks="".join(f"\n{_asks(task, found)}" for task, found in tasks.items() if TASKS[task].asks),
         images=COMMON["evaluation"]["images"],
         steps=COMMON["sampler"]["steps"],
         machines="; ".join(summary["machines"]),
@@ -96,6 +99,20 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     text += "".join(_ddpo(task, found) for task, found in tasks.items() if DDPO in found)
     run = {m for found in tasks.values() for m in (*found["methods"], *_variants(found))}
     return text + _settings(sorted(run, key=list(METHODS).index))
+
+
+def _longer(tasks: Iterable[str]) -> str:
+    """Return which tasks have a larger budget than the common one."""
+    return "".join(f" ({TASKS[task].times} times as many on `{task}`)" for task in tasks if TASKS[task].times > 1)
+
+
+def _asks(task: str, found: Mapping[str, Any]) -> str:
+    """Return what is special where the reward asks for what the judge looks for."""
+    prompts, images = len(half(TASKS[task].prompts, for_search=False)), TASKS[task].looked_at["images"]
+    before = f"{found['untrained']['judge']:.0%}"
+    return f"""- `{task}` asks for just what the judge looks for, by a detector of its own. A run trains on {prompts} prompts of six
+  kinds. Reward and judge are those of {images} pictures of unseen prompts. Before training the judge finds {before} right. What
+  it finds afterwards is the result; the reward is what the training asked for itself."""
 
 
 def _variants(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -129,7 +146,7 @@ def _diversity(guard: Mapping[str, Any]) -> float | None:
 
 
 def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
-    start, methods = found["untrained"], found["methods"]
+    start, methods, asks = found["untrained"], found["methods"], TASKS[task].asks
     others = [str(n) for n in STEPS if n != COMMON["sampler"]["steps"]]
     order = sorted(methods, key=lambda name: methods[name]["reward"]["mean"], reverse=True)
     learnt, sampled = [], []
@@ -146,7 +163,7 @@ def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
                 f"{_number(m['reward']['mean'])} ({_number(m['reward']['low'])} to {_number(m['reward']['high'])})",
                 "" if reach is None else times_of(reach["speed_up"]),
                 "" if reach is None else times_of(reach["fewer_queries"]),
-                f"{m['judge']['mean']:.1%}",
+                f"{m['judge']['mean']:.1%}" + (f" ({m['judge']['low']:.1%} to {m['judge']['high']:.1%})" if asks else ""),
                 f"{m['judge_confidence']:.3f}",
                 "" if reach is None or reach["judge"] is None else f"{reach['judge']:.1%}",
                 _number(_diversity(m["guard"])),

@@ -268,10 +268,13 @@ def test_every_method_is_searched_over_the_same_balanced_eight() -> None:
     assert (
         len({json.dumps(design.tries_of(method)) for method in methods.METHODS if not methods.METHODS[method].one_update}) == 1
     )
-    assert set(design.prompts()).isdisjoint(methods.COMMON["prompts"])
+    for task in methods.TASKS:
+        tried = methods.values_of(task, methods.PLAIN, 0, design.values_of_try(task, methods.PLAIN, 0))
+        assert set(tried["prompts"]).isdisjoint(methods.values_of(task, methods.PLAIN, 0)["prompts"])
+        assert tried["evaluation"].get("prompts") is None
     for number in range(len(design.DESIGN)):
         for method in methods.METHODS:
-            found = methods.values_of("alignment", method, 0, design.values_of_try(method, number))
+            found = methods.values_of("alignment", method, 0, design.values_of_try("alignment", method, number))
             assert parse_settings(TrainConfig, found).evaluation.seed == design.SEED
 
 

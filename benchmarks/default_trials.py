@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     torch.set_num_threads(1)
     found: dict[str, Any] = files.read(FILE) if FILE.exists() else {"minutes": given.minutes, "trials": {}}
+    if found["minutes"] != given.minutes:
+        raise SystemExit(f"{FILE} has trials of {found['minutes']:g} minutes; move it away for others")
     found["machine"] = describe_machine()
     keys = {f"{name}, {seed}": (name, seed) for seed in given.seeds for name in given.trials}
     missing = [key for key in keys if key not in found["trials"]]

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.shared import results as files
+
 
 def run_alone(arguments: Sequence[str]) -> None:
     """Run `rlcm train` with these arguments, silently.
@@ -25,7 +27,16 @@ def run_alone(arguments: Sequence[str]) -> None:
 
 
 def train_once(folder: Path, seed: int, changes: Sequence[str]) -> Path:
-    """Train a run of this folder and seed, unless it has ended, and return the folder."""
+    """Train a run of this folder and seed, unless it has ended, and return the folder.
+
+    Raises:
+        SystemExit: if it has ended and was made with other changes.
+    """
+    wanted = ["run.tracker=none", *changes]
+    file = folder.parent / f"{folder.name}.changes.json"
     if not (folder / "final").is_dir():
-        run_alone([f"name={folder.name}", f"output={folder.parent}", f"seed={seed}", "run.tracker=none", *changes])
+        files.write(file, wanted)
+        run_alone([f"name={folder.name}", f"output={folder.parent}", f"seed={seed}", *wanted])
+    elif files.read_if_there(file) != wanted:
+        raise SystemExit(f"{folder} was made with other settings than these; move it away, or keep the runs elsewhere (--keep)")
     return folder

@@ -5,6 +5,8 @@ from short_runs import metrics_of, resume, trainer
 
 from rlcm.errors import ConfigError
 from rlcm.rewards import RewardMix
+from rlcm.training.build import checked
+from rlcm.training.config import load_config
 from rlcm.training.diversity import FIGURES
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.watch import Verdict, Watch, flat_summary, metric_value, require_figures
@@ -104,6 +106,16 @@ def test_what_no_evaluation_can_have_is_refused_before_the_first(name):
             ConfigError, match=rf"evaluation\.{setting} names .*it may be reward, kl, rewards\.size, guard\.sat"
         ):
             require_figures(settings, LABELS, None, [], FIGURES)
+
+
+def test_the_divergence_needs_a_step_with_noise(tmp_path):
+    def check(*changes):
+        changes = ["rollout.branches=1", "evaluation.best=-kl", f"output={tmp_path}", *changes]
+        checked(load_config(None, ["rewards=[jpeg_compressibility]", "prompts=[a fox]", *changes]))
+
+    with pytest.raises(ConfigError, match=r"evaluation\.best names '-kl', and no step of this sampler draws noise"):
+        check("sampler.steps=1", "sampler.final_std=0.1")
+    check("sampler.steps=2")
 
 
 def test_a_figure_that_turns_out_to_be_missing_is_no_reason_to_go_on(tmp_path):

@@ -37,7 +37,7 @@ from rlcm.training.fitting import check_memory, memory_need, sampled_at_once
 from rlcm.training.idle import idle_settings
 from rlcm.training.pins import Pins, pins_of
 from rlcm.training.prompts import PromptSet, load_prompts, mistakable
-from rlcm.training.watch import require_figures
+from rlcm.training.watch import require_figures, require_noise_for_figures
 from rlcm.types import Conditioning, TransitionTable
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def build(
     notes.append(f"memory estimate: {memory_need(denoiser, config).total / 1e9:.2f} GB")
     table = denoiser.table
     if config.sampler.final_std:
-        table = make_denoiser(loaded, config.sampler.model_copy(update={"final_std": 0.0}), config.model).table
+        table = make_denoiser(loaded, _without_final_noise(config.sampler), config.model).table
+    require_noise_for_figures(config.evaluation, bool(table.std.any()))
     conditioning = denoiser.encode(training.prompts)
     judge = None if pipeline is not None else judge_of(config)
     return Parts(
@@ -220,10 +221,17 @@ def _with_guidance(config: TrainConfig, pipeline: Any) -> TrainConfig:
 def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
     """Refuse a sampler or an adapter that does not fit the model before its weights are read or downloaded."""
     table = preview_table(config.model, config.sampler)
+    looked_at = preview_table(config.model, _without_final_noise(config.sampler))
+    require_noise_for_figures(config.evaluation, bool(looked_at.std.any()))
     if acting:
         _require_actions(table, config)
     check_targets(bare_network(config.model), config.lora)
     require_local(config.model.loras)
+
+
+def _without_final_noise(sampler: SamplerSettings) -> SamplerSettings:
+    """Return the sampler of evaluations."""
+    return sampler.model_copy(update={"final_std": 0.0})
 
 
 def _check_output(config: TrainConfig) -> None:

@@ -116,6 +116,20 @@ def require_figures(
             )
 
 
+def require_noise_for_figures(settings: EvaluationSettings, noisy: bool) -> None:
+    """Do nothing if the sampler draws noise, or no figure that `best` and `least` name needs it.
+
+    Raises:
+        ConfigError: if one does: without noise the divergence from the base model is not defined.
+    """
+    for setting, name in (("best", settings.best), *(("least", name) for name in settings.least)):
+        if name.removeprefix("-") == "kl" and not noisy:
+            raise ConfigError(
+                f"evaluation.{setting} names {name!r}, and no step of this sampler draws noise, so there is no such figure; name another "
+                "one, such as reward, or use more steps (sampler.steps=2)."
+            )
+
+
 def metric_value(summary: Mapping[str, Any], name: str) -> float:
     """Return a figure of an evaluation's summary: `reward`, or `rewards.LABEL`, `held_out.LABEL`, `judge.QUESTION`, `guard.NAME`,
     `kl`.

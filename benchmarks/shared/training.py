@@ -32,11 +32,11 @@ def train_once(folder: Path, seed: int, changes: Sequence[str]) -> Path:
     Raises:
         SystemExit: if it has ended and was made with other changes.
     """
-    wanted = ["run.tracker=none", *changes]
+    wanted = {"changes": ["run.tracker=none", *changes]}
     file = folder.parent / f"{folder.name}.changes.json"
     if not (folder / "final").is_dir():
         files.write(file, wanted)
-        run_alone([f"name={folder.name}", f"output={folder.parent}", f"seed={seed}", *wanted])
+        run_alone([f"name={folder.name}", f"output={folder.parent}", f"seed={seed}", *wanted["changes"]])
     elif files.read_if_there(file) != wanted:
         raise SystemExit(f"{folder} was made with other settings than these; move it away, or keep the runs elsewhere (--keep)")
     return folder

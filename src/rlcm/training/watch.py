@@ -125,8 +125,8 @@ def require_noise_for_figures(settings: EvaluationSettings, noisy: bool) -> None
     for setting, name in (("best", settings.best), *(("least", name) for name in settings.least)):
         if name.removeprefix("-") == "kl" and not noisy:
             raise ConfigError(
-                f"evaluation.{setting} names {name!r}, and no step of this sampler draws noise, so there is no such figure; name another "
-                "one, such as reward, or use more steps (sampler.steps=2)."
+                f"evaluation.{setting} names {name!r}, and no step of this sampler draws noise, so there is no such figure; name "
+                "another one, such as reward, or use more steps (sampler.steps=2)."
             )
 
 

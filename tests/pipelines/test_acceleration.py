@@ -155,6 +155,16 @@ def test_what_acts_on_loading_is_refused_for_a_loaded_pipeline(name, tmp_path):
         Trainer(tiny_config(tmp_path, model={name: value}), model=lcm_pipeline(), rewards=[brightness], prompts=PROMPTS)
 
 
+def test_weights_that_were_loaded_in_inference_mode_are_refused_and_the_mode_itself_is_not(tmp_path, folder):
+    with torch.inference_mode():
+        loaded = lcm_pipeline()
+    with pytest.raises(ConfigError, match=r"was loaded under torch\.inference_mode\(\), .* load it outside"):
+        Trainer(tiny_config(tmp_path), model=loaded, rewards=[brightness], prompts=PROMPTS)
+    with torch.inference_mode():
+        config = tiny_config(tmp_path, model={"path": str(folder)})
+        assert Trainer(config, rewards=[brightness], prompts=PROMPTS).round()["grad_norm"] > 0
+
+
 def test_a_block_may_be_compiled_more_often_than_torch_allows_by_itself(monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *_, **__: None)

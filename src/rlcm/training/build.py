@@ -11,6 +11,7 @@ from rlcm.errors import ConfigError
 from rlcm.learning.advantages import branch_probabilities
 from rlcm.paths import local
 from rlcm.pipelines import (
+    PipelineDenoiser,
     bare_network,
     load_pipeline,
     make_denoiser,
@@ -156,7 +157,7 @@ def build(
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
     if pipeline is not None:
-        _refuse_what_comes_too_late(config)
+        _refuse_what_comes_too_late(config, denoiser)
         use_tf32(config.model.tf32, denoiser.device)
     if not backprop:
         _require_actions(denoiser.table, config)
@@ -258,12 +259,17 @@ def _require_actions(table: TransitionTable, config: TrainConfig) -> None:
             ) from None
 
 
-def _refuse_what_comes_too_late(config: TrainConfig) -> None:
-    """Refuse settings that act while a model is loaded, where a loaded one was passed.
+def _refuse_what_comes_too_late(config: TrainConfig, passed: PipelineDenoiser) -> None:
+    """Refuse settings that act while a model is loaded, and weights that torch lets nobody train, where a loaded one was passed.
 
     Raises:
-        ConfigError: if one of them is set.
+        ConfigError: if one of them is set, or the model was loaded in torch's inference mode.
     """
+    if any(parameter.is_inference() for parameter in passed.module.parameters()):
+        raise ConfigError(
+            "the pipeline that was passed was loaded under torch.inference_mode(), and torch trains no such weights; load it outside "
+            "of that, or pass the path of its folder."
+        )
     model = config.model
     late = {"quantisation": model.quantisation != "none", "channels_last": model.channels_last}
     for name, is_set in late.items():

@@ -287,6 +287,12 @@ def test_a_run_of_a_lambda_has_a_name_that_can_be_used(tmp_path, monkeypatch):
         Trainer.resume(made.path, ["run.rounds=2"], rewards=lambda images: -images.mean((1, 2, 3)))
     assert f"rlcm.train('runs/{made.path.name}/config.yaml', rewards=..., name='NEW'), in Python" in str(other.value)
     assert f"resume('runs/{made.path.name}', ['run.rounds=2'], rewards=..., force=True).train()" in str(other.value)
+    with pytest.raises(ConfigError, match="Start a new run") as seeded:
+        Trainer.resume(made.path, ["seed=3"], rewards=lambda images: images.mean((1, 2, 3)))
+    config = f"rlcm.load_config('runs/{made.path.name}/config.yaml', ['seed=3'])"
+    assert f"rlcm.train({config}, rewards=..., name='NEW'), in Python" in str(seeded.value)
+    with pytest.raises(ConfigError, match=r"name the function or class alone, mine\.py:Darkness, and rlcm calls it"):
+        rlcm.train(rewards="mine.py:Darkness()", progress=False)
 
 
 def test_a_function_of_no_module_is_an_object_of_its_program(tmp_path):

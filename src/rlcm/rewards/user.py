@@ -58,6 +58,9 @@ def load_callable(path: str, timeout_seconds: float = TIMEOUT_SECONDS) -> AnyRew
     place, colon, name = path.rpartition(":")
     if not colon or not place or not name:
         raise ConfigError(f"{path!r} is not an import path; write module:function or path/to/file.py:function.")
+    bare = name.partition("(")[0]
+    if is_object(path) and bare and place.endswith(".py"):  # what programs pass is named by modules
+        raise ConfigError(f"{path} is no import path; name the function or class alone, {place}:{bare}, and rlcm calls it.")
     if is_object(path) and place != "__main__":
         raise ConfigError(f"{path} was an object of the program that made it, and cannot be imported; {_PASS_AGAIN}")
     if place.endswith(".py"):

@@ -40,7 +40,8 @@ def repeated(folder: Path, *changes: str) -> str:
     """
     file = folder / "config.yaml"
     if _has_objects(folder):
-        return f"rlcm.train({shown(file)!r}, rewards=..., name='NEW'), in Python"
+        config = f"rlcm.load_config({shown(file)!r}, {list(changes)})" if changes else repr(shown(file))
+        return f"rlcm.train({config}, rewards=..., name='NEW'), in Python"
     return command("rlcm", "train", file, "name=NEW", *changes)
 
 

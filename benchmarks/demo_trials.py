@@ -19,12 +19,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
+
 from benchmarks.referee import trained
 from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import RESULTS, ROOT
 from rlcm.builtin.judging import by_kind, right, sharpness
 from rlcm.builtin.prompts import prompt_set
+from rlcm.builtin.vocabulary import every, metadata
 from rlcm.pipelines import make_denoiser
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import pictures_of
@@ -40,7 +43,12 @@ TRIALS: dict[str, list[str]] = {
         "rewards=[{name: composition, args: {graded: true}}, {name: alignment, weight: 1}]",
         "run.time_limit_minutes=null",
     ],
+    **{f"{count} others": ["run.time_limit_minutes=null"] for count in (40, 120, 250)},
 }
+"""As changes of the demo. Of the last ones the prompts are others, too: of two things, of a place and of two colours so many of each that
+are not in `world`, so that the referee sees what carries over to unseen prompts."""
+LARGE = ("two_object", "position", "color_attr")
+"""The kinds of which there are hundreds of prompts."""
 SEEDS = (10, 11)
 EACH, BATCH = 3, 60
 FILE = RESULTS / "demo_trials.json"
@@ -48,14 +56,28 @@ FILE = RESULTS / "demo_trials.json"
 
 def tried(name: str, seed: int, output: Path) -> dict[str, Any]:
     """Train, and return what the referee says of the result."""
-    folder = output / f"{name}-{seed}"
+    folder = output / f"{name.replace(' ', '-')}-{seed}"
     started = time.monotonic()
-    changes = [*TRIALS[name], f"seed={seed}", f"name={folder.name}", f"output={output}", "evaluation.images=2"]
+    others = [f"prompts={_others(int(name.split()[0]), output)}"] if name.endswith(" others") else []
+    changes = [*TRIALS[name], *others, f"seed={seed}", f"name={folder.name}", f"output={output}", "evaluation.images=2"]
     if not (folder / "final").is_dir():
         subprocess.run([sys.executable, "-m", "rlcm", "train", "demo", *changes], check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"changes": TRIALS[name], "seconds": seconds, "reward": last["reward"]} | referee(folder, tuned=True)
+
+
+def _others(count: int, output: Path) -> Path:
+    """Return a file of prompts: those of `world` of the kinds that have no others, and of each kind that has, so many others."""
+    entries = [entry for entry in prompt_set("world") if entry["tag"] not in LARGE]
+    taken = {entry["prompt"] for name in ("world", "world-unseen") for entry in prompt_set(name)}
+    for tag in LARGE:
+        pool = [found for asked in every(tag, held_out=False) if (found := metadata(asked))["prompt"] not in taken]
+        entries += [pool[i] for i in np.random.default_rng(count).permutation(len(pool))[:count]]
+    file = output / f"others-{count}.jsonl"
+    output.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return file
 
 
 def referee(folder: Path, tuned: bool) -> dict[str, Any]:
@@ -83,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if key not in found["trials"]:
                 found["trials"][key] = tried(name, seed, given.keep)
                 if "base" not in found:
-                    found["base"] = referee(given.keep / f"{name}-{seed}", tuned=False)
+                    found["base"] = referee(given.keep / f"{name.replace(' ', '-')}-{seed}", tuned=False)
                 files.write(FILE, found)
             one = found["trials"][key]
             print(f"{key}: {one['right']['overall']:.1%} right (base {found['base']['right']['overall']:.1%})", flush=True)

@@ -45,8 +45,8 @@ TRIALS: dict[str, list[str]] = {
     ],
     **{f"{count} others": ["run.time_limit_minutes=null"] for count in (40, 120, 250)},
 }
-"""As changes of the demo. Of the last ones the prompts are others, too: of two things, of a place and of two colours so many of each that
-are not in `world`, so that the referee sees what carries over to unseen prompts."""
+"""As changes of the demo. Of the last ones the prompts are others, too: of two things, of a place and of two colours so many of each
+that are not in `world`, so that the referee sees what carries over to unseen prompts."""
 LARGE = ("two_object", "position", "color_attr")
 """The kinds of which there are hundreds of prompts."""
 SEEDS = (10, 11)

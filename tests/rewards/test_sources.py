@@ -1,15 +1,12 @@
 """Which code a user's reward is made of."""
 
 import functools
-import json
 
 import pytest
-import torch
 
 from rlcm.rewards.build import build_reward
-from rlcm.rewards.image import Brightness, Sharpness
 from rlcm.rewards.settings import RewardSettings
-from rlcm.rewards.sources import made_with, own_files, own_text
+from rlcm.rewards.sources import own_files, own_text
 
 
 def written(folder, **files):
@@ -71,52 +68,6 @@ def test_the_text_of_functions_classes_and_what_is_bound(monkeypatch):
     assert own_text(build_reward(RewardSettings(name="sharpness"))) is None
     assert own_text(len) is None
     assert own_text(eval("lambda images, prompts: 1")) is None
-
-
-class Keeps:
-    def __init__(self, scale, rest=()):
-        self.scale, self._rest, self.calls = scale, rest, 0
-
-    def __call__(self, images, prompts):
-        self.calls += 1
-        return images.mean((1, 2, 3)) * self.scale
-
-    def scored(self, images, prompts):
-        return self(images, prompts)
-
-
-def inner(scale, seen):
-    def reward(images, prompts):
-        seen.append(len(prompts))
-        return images.mean((1, 2, 3)) * scale
-
-    return reward
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda scale: functools.partial(scored, scale=scale),
-        lambda scale: functools.partial(functools.partial(scored, scale=3), None, scale),
-        Keeps,
-        lambda scale: Keeps(1, rest=(scale, "x")),
-        lambda scale: Keeps(scale).scored,
-        lambda scale: inner(scale, []),
-        lambda scale: Sharpness() if scale == 1 else Brightness(target=scale),
-    ],
-)
-def test_what_a_reward_was_made_with_is_told_apart(make):
-    assert made_with(make(1.0)) == made_with(make(1.0)) != made_with(make(0.5))
-
-
-def test_what_a_reward_counts_while_it_works_is_not_what_it_was_made_with():
-    images = torch.zeros(2, 3, 4, 4)
-    for reward in (Keeps(2.0), inner(2.0, [])):
-        before = made_with(reward)
-        reward(images, ["a", "b"])
-        assert made_with(reward) == before
-    assert made_with(scored) is None
-    json.dumps([made_with(Keeps(torch.ones(2))), made_with(functools.partial(scored, scale=object()))])
 
 
 def test_modules_that_are_imported_by_their_names(tmp_path):

@@ -346,5 +346,26 @@ def test_a_reward_that_was_passed_with_other_arguments_is_another(tmp_path):
     assert len(metrics_of(run)) == 2
 
 
+class Weighted(torch.nn.Module):
+    def __init__(self, weights):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(weights))
+        self.seen = []
+
+    def forward(self, images, prompts):
+        self.seen.append(len(prompts))
+        return (images.mean((2, 3)) @ self.w).detach()
+
+
+def test_a_network_that_was_passed_with_other_weights_is_another(tmp_path):
+    first = Weighted([1.0, 0.0, 0.0])
+    run = trainer(tmp_path, functions=[first], run={"rounds": 1, "save_every": 1}).train()
+    with pytest.raises(ConfigError, match=r"rewards\.Weighted: what it was made with"):
+        resume(run, changes=["run.rounds=2"], functions=[Weighted([-5.0, 0.0, 9.0])])
+    resume(run, changes=["run.rounds=2"], functions=[first]).train()
+    resume(run, changes=["run.rounds=3"], functions=[Weighted([1.0, 0.0, 0.0])]).train()
+    assert len(metrics_of(run)) == 3
+
+
 def brightness_times(images, prompts, scale):
     return scale * images.mean((1, 2, 3))

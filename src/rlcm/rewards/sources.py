@@ -12,7 +12,7 @@ from typing import Any
 
 from rlcm.errors import ConfigError
 from rlcm.paths import local
-from rlcm.rewards.user import is_installed, signature_of
+from rlcm.rewards.user import is_installed
 
 
 def own_text(reward: Callable[..., Any]) -> str | None:
@@ -27,48 +27,6 @@ def own_text(reward: Callable[..., Any]) -> str | None:
         return inspect.getsource(found)
     except (OSError, TypeError):
         return None
-
-
-def made_with(reward: Callable[..., Any]) -> Any:
-    """Return the values that a reward was made with, as JSON: arguments of a partial, constructor arguments that an instance
-    keeps under their names, and plain values that an inner function has from the outer one; None where there are none.
-
-    What it counts or remembers while it works is none of them.
-    """
-    found: list[Any] = []
-    while isinstance(reward, functools.partial):
-        found.append(
-            [[_plain(value) for value in reward.args], {name: _plain(value) for name, value in reward.keywords.items()}]
-        )
-        reward = reward.func
-    reward = inspect.unwrap(reward)
-    owner: Any = getattr(reward, "__self__", reward)
-    code: Any = getattr(reward, "__code__", None)
-    if cells := getattr(reward, "__closure__", None):
-        known = {name: cell for name, cell in zip(code.co_freevars, cells, strict=True) if _is_full(cell)}
-        found.append({name: _plain(cell.cell_contents) for name, cell in known.items()})
-    if not inspect.isroutine(owner) and not inspect.isclass(owner) and not inspect.ismodule(owner):
-        kept = getattr(owner, "__dict__", {})
-        names = getattr(signature_of(type(owner)), "parameters", {})
-        found.append({name: _plain(kept[key]) for name in names for key in (name, f"_{name}") if key in kept})
-    return found or None
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON where it is made of texts, numbers and truth values; else the name of its type."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, frozenset)):
-        return [_plain(one) for one in (value if isinstance(value, tuple) else sorted(value, key=repr))]
-    return type(value).__qualname__
-
-
-def _is_full(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 (it raises where there is nothing yet)
-    except ValueError:
-        return False
-    return True
 
 
 def own_files(place: str) -> dict[str, Path]:

@@ -25,7 +25,8 @@ from rlcm.processes.distributed import World
 from rlcm.processes.machine import processor
 from rlcm.rewards import RewardMix, RewardSettings
 from rlcm.rewards.build import BUILT_IN
-from rlcm.rewards.sources import made_with, own_files, own_text
+from rlcm.rewards.made_with import made_with
+from rlcm.rewards.sources import own_files, own_text
 from rlcm.runs import digests
 from rlcm.runs.weights import listed
 from rlcm.settings import leaves

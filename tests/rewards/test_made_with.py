@@ -1,0 +1,209 @@
+"""What a reward that is a Python object was made with: told apart by values, weights and helpers; not by what it remembers."""
+
+import dataclasses
+import enum
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rlcm.rewards.image import Brightness, Sharpness
+from rlcm.rewards.made_with import made_with
+
+LEVEL, WEIGHTS = 1.0, torch.ones(3)
+
+
+def scored(images, prompts, scale=1):
+    return images.mean((1, 2, 3)) * scale
+
+
+class Keeps:
+    def __init__(self, scale, rest=()):
+        self.scale, self._rest, self.calls = scale, rest, 0
+
+    def __call__(self, images, prompts):
+        self.calls += 1
+        return images.mean((1, 2, 3)) * self.scale
+
+    def scored(self, images, prompts):
+        return self(images, prompts)
+
+
+def inner(scale, seen):
+    def reward(images, prompts):
+        seen.append(len(prompts))
+        return images.mean((1, 2, 3)) * scale
+
+    return reward
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda scale: functools.partial(scored, scale=scale),
+        lambda scale: functools.partial(functools.partial(scored, scale=3), None, scale),
+        Keeps,
+        lambda scale: Keeps(1, rest=(scale, "x")),
+        lambda scale: Keeps(scale).scored,
+        lambda scale: inner(scale, []),
+        lambda scale: Sharpness() if scale == 1 else Brightness(target=scale),
+    ],
+)
+def test_what_a_reward_was_made_with_is_told_apart(make):
+    assert made_with(make(1.0)) == made_with(make(1.0)) != made_with(make(0.5))
+
+
+def test_what_a_reward_counts_while_it_works_is_not_what_it_was_made_with():
+    images = torch.zeros(2, 3, 4, 4)
+    for reward in (Keeps(2.0), inner(2.0, [])):
+        before = made_with(reward)
+        reward(images, ["a", "b"])
+        assert made_with(reward) == before
+    assert made_with(scored) is None
+    json.dumps([made_with(Keeps(torch.ones(2))), made_with(functools.partial(scored, scale=object()))])
+
+
+class Network(torch.nn.Module):
+    def __init__(self, value=1.0):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor([value, 0.0, 0.0]))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, images, prompts):
+        self.mean += 1
+        return images.mean((2, 3)) @ self.w
+
+
+class Slots:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, images, prompts):
+        return images.mean((1, 2, 3)) * self.scale
+
+
+@dataclasses.dataclass
+class Taste:
+    like: float
+    words: list
+
+
+class Mode(enum.Enum):
+    HALF, WHOLE = 0.5, 1.0
+
+
+def named(images, prompts):
+    return images.mean((1, 2, 3)) * LEVEL + images.mean((2, 3)) @ WEIGHTS
+
+
+class Named:
+    def __call__(self, images, prompts):
+        return [LEVEL for _ in prompts]
+
+
+def with_level(value, reward):
+    """Return what `made_with` says of a reward while a value of its program is another."""
+    before = globals()["LEVEL"]
+    globals()["LEVEL"] = value
+    try:
+        return made_with(reward)
+    finally:
+        globals()["LEVEL"] = before
+
+
+def other_keeping(value):
+    """Return a function that has another function from outside, which has a value from outside."""
+    return inner(functools.partial(inner(value, [])), [])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Network,
+        Slots,
+        lambda v: Keeps(Network(v)),
+        lambda v: Keeps([v, 2]),
+        lambda v: Keeps({"a": {"b": v}}),
+        lambda v: Keeps({v, 2}),
+        lambda v: Keeps(torch.tensor([v])),
+        lambda v: Keeps(torch.full((300, 300), v, dtype=torch.bfloat16)),
+        lambda v: Keeps(np.array([v])),
+        lambda v: Keeps(np.array(["a", v], dtype=object)),
+        lambda v: Keeps(Taste(v, [])),
+        lambda v: Keeps(Taste(1.0, [v])),
+        lambda v: Keeps(Mode(v)),
+        lambda v: Keeps(Keeps(v)),
+        lambda v: Keeps(np.float32(v)),
+        lambda v: Keeps(complex(v)),
+        lambda v: Keeps(Path(str(v))),
+        lambda v: Keeps(bytes([int(2 * v)])),
+        lambda v: Keeps(Image.new("RGB", (4, 4), (int(v * 100), 0, 0))),
+        lambda v: functools.partial(scored, scale=torch.tensor(v)),
+        lambda v: functools.partial(scored, scale=[v]),
+        lambda v: inner(np.array([v]), []),
+        lambda v: inner(Keeps(v), []),
+        lambda v: inner(Keeps(v).scored, []) if v == 1 else inner(inner(v, []), []),
+        other_keeping,
+    ],
+)
+def test_values_weights_and_objects_of_a_reward_are_told_apart(make):
+    assert made_with(make(1.0)) == made_with(make(1.0)) != made_with(make(0.5))
+    json.dumps(made_with(make(1.0)))
+
+
+@pytest.mark.parametrize("reward", [named, Named()])
+def test_what_a_reward_names_of_its_program_counts(reward):
+    assert with_level(1.0, reward) == with_level(1.0, reward) != with_level(0.5, reward)
+
+
+def test_helpers_of_the_program_count_by_their_text_and_those_of_libraries_by_their_names(monkeypatch):
+    def helper(images):
+        return images.mean((1, 2, 3))
+
+    def other(images):
+        return images.amax((1, 2, 3))
+
+    other.__qualname__ = helper.__qualname__
+    assert made_with(inner(helper, [])) != made_with(inner(other, []))
+    assert made_with(inner(torch.nn.functional.relu, []))[0]["scale"] == "relu"
+
+
+def test_what_comes_in_while_it_works_is_not_what_it_was_made_with():
+    images, history, lazy = torch.zeros(2, 3, 4, 4), {}, torch.nn.Sequential()
+
+    def remembers(images, prompts):
+        history[len(history)] = prompts
+        return scored(images, prompts)
+
+    for reward in (Network(), remembers):
+        before = made_with(reward)
+        reward(images, ["a", "b"])
+        assert made_with(reward) == before
+    before = made_with(lazy)
+    lazy.append(torch.nn.Linear(2, 2))
+    assert made_with(lazy) == before, "it was loaded at the first call"
+    assert made_with(torch.nn.Sequential(torch.nn.Linear(2, 2))) != before
+    network = Network()
+    before = made_with(network)
+    network.w.data += 1
+    assert made_with(network) != before, "weights are not what it remembers"
+
+
+def test_circles_and_what_cannot_be_read_have_an_end():
+    circle: list = [1]
+    circle.append(circle)
+    held = Keeps(circle)
+    held.scale.append(held)
+    for reward in (held, Keeps(torch.ones(2, device="meta")), Keeps(torch.ones(2, 2).to_sparse()), Keeps(object())):
+        json.dumps(made_with(reward))
+    assert made_with(Unhashable([1])) != made_with(Unhashable([2]))
+
+
+class Unhashable(Keeps):
+    __hash__ = None

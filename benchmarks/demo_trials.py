@@ -44,6 +44,7 @@ TRIALS: dict[str, list[str]] = {
         "run.time_limit_minutes=null",
     ],
     **{f"{count} others": ["run.time_limit_minutes=null"] for count in (40, 120, 250)},
+    **{f"250 others, {calls} calls": ["run.time_limit_minutes=null", f"algorithm.backprop_calls={calls}"] for calls in (3, 4)},
 }
 """As changes of the demo. Of the last ones the prompts are others, too: of two things, of a place and of two colours so many of each
 that are not in `world`, so that the referee sees what carries over to unseen prompts."""
@@ -56,15 +57,19 @@ FILE = RESULTS / "demo_trials.json"
 
 def tried(name: str, seed: int, output: Path) -> dict[str, Any]:
     """Train, and return what the referee says of the result."""
-    folder = output / f"{name.replace(' ', '-')}-{seed}"
+    folder = _folder(name, seed, output)
     started = time.monotonic()
-    others = [f"prompts={_others(int(name.split()[0]), output)}"] if name.endswith(" others") else []
+    others = [f"prompts={_others(int(name.split()[0]), output)}"] if " others" in name else []
     changes = [*TRIALS[name], *others, f"seed={seed}", f"name={folder.name}", f"output={output}", "evaluation.images=2"]
     if not (folder / "final").is_dir():
         subprocess.run([sys.executable, "-m", "rlcm", "train", "demo", *changes], check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"changes": TRIALS[name], "seconds": seconds, "reward": last["reward"]} | referee(folder, tuned=True)
+
+
+def _folder(name: str, seed: int, output: Path) -> Path:
+    return output / f"{name.replace(',', '').replace(' ', '-')}-{seed}"
 
 
 def _others(count: int, output: Path) -> Path:
@@ -105,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if key not in found["trials"]:
                 found["trials"][key] = tried(name, seed, given.keep)
                 if "base" not in found:
-                    found["base"] = referee(given.keep / f"{name.replace(' ', '-')}-{seed}", tuned=False)
+                    found["base"] = referee(_folder(name, seed, given.keep), tuned=False)
                 files.write(FILE, found)
             one = found["trials"][key]
             print(f"{key}: {one['right']['overall']:.1%} right (base {found['base']['right']['overall']:.1%})", flush=True)

@@ -46,6 +46,8 @@ class Task:
     looked_at_in_tries: Changes = field(default_factory=dict)
     times: int = 1
     """How many times the budget of other tasks a run gets."""
+    beside: int = 1
+    """Other processes that shared the machine's two threads with a run while it was measured."""
     asks: bool = False
     """The reward asks for what the judge looks for."""
 
@@ -72,7 +74,9 @@ class Method:
 
 TASKS: dict[str, Task] = {
     "jpeg_compressibility": Task("minus the size as a JPEG file: plain pictures", {"rewards": ["jpeg_compressibility"]}, "kB"),
-    "jpeg_incompressibility": Task("the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB"),
+    "jpeg_incompressibility": Task(
+        "the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB", beside=3
+    ),
     "alignment": Task(
         "fit of picture and prompt by the small CLIP",
         {"rewards": ["alignment"], "optimizer": {"lr": 1e-3}},

@@ -49,7 +49,7 @@ published algorithm, has at its best evaluation. The judge is a detector that no
   blurred.
 - "Kept at n" is the gain over the untrained model when both sample in n steps, as a share of that in {steps} steps, with which the
   training sampled.
-- Each method's settings are [below](#settings). Machine: {machines}.
+- Each method's settings are [below](#settings). Machine: {machines}.{beside}
 """
 
 
@@ -90,6 +90,11 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         images=COMMON["evaluation"]["images"],
         steps=COMMON["sampler"]["steps"],
         machines="; ".join(summary["machines"]),
+        beside="".join(
+            f"\n  On `{task}` up to {TASKS[task].beside} other processes shared its two threads, elsewhere one."
+            for task in tasks
+            if TASKS[task].beside > 1
+        ),
         untuned="".join(
             f" Not tuned on `{task}`: {_listed([f'`{name}`' for name in names])}." for task, names in summary["untuned"].items()
         ),

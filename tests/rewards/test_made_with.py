@@ -13,6 +13,7 @@ from PIL import Image
 
 from rlcm.rewards.image import Brightness, Sharpness
 from rlcm.rewards.made_with import made_with
+from rlcm.rewards.user import load_callable
 
 LEVEL, WEIGHTS = 1.0, torch.ones(3)
 
@@ -172,6 +173,37 @@ def test_helpers_of_the_program_count_by_their_text_and_those_of_libraries_by_th
     other.__qualname__ = helper.__qualname__
     assert made_with(inner(helper, [])) != made_with(inner(other, []))
     assert made_with(inner(torch.nn.functional.relu, []))[0]["scale"] == "relu"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def help(images):\n    return images * LEVEL\n",
+        "def help(images):\n    return images * TABLE['a'][0]\n",
+        "def help(images):\n    return inner(images)\n\ndef inner(images):\n    return images * LEVEL\n",
+        "class Helper:\n    @staticmethod\n    def of(images):\n        return images * LEVEL\n\n"
+        "def help(images):\n    return Helper.of(images)\n",
+    ],
+)
+@pytest.mark.parametrize("way", ["from", "module", "base", "layer"])
+def test_what_a_reward_uses_of_the_users_own_modules_counts(tmp_path, text, way):
+    ways = {
+        "from": "from {0} import help\n\ndef reward(images, prompts):\n    return help(images)\n",
+        "module": "import {0}\n\ndef reward(images, prompts):\n    return {0}.help(images)\n",
+        "base": "from {0} import help\n\nclass Base:\n    def __call__(self, images, prompts):\n        return help(images)\n\n"
+        "class Reward(Base):\n    pass\n\nreward = Reward()\n",
+        "layer": "import torch\nfrom {0} import help\n\nclass Layer(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return help(x)\n\nreward = torch.nn.Sequential(Layer())\n",
+    }
+
+    def of(value, name):
+        place = tmp_path / name
+        place.mkdir()
+        (place / "near_by.py").write_text(f"LEVEL, TABLE = {value}, {{'a': [{value}]}}\n\n{text}")
+        (place / "mine.py").write_text(ways[way].format("near_by"))
+        return made_with(load_callable(f"{place / 'mine.py'}:reward"))
+
+    assert json.dumps(of(1.0, "a")) == json.dumps(of(1.0, "b")) != json.dumps(of(0.5, "c"))
 
 
 def test_what_comes_in_while_it_works_is_not_what_it_was_made_with():

@@ -62,7 +62,7 @@ def made_with(reward: Callable[..., Any]) -> Any:
     owner: Any = getattr(reward, "__self__", reward)
     named = dict(_from_outside(reward))
     if is_object := not (inspect.isroutine(owner) or inspect.isclass(owner) or inspect.ismodule(owner)):
-        named |= _kept(owner) | _of_methods(type(owner))
+        named |= _kept(owner) | _of_classes(owner)
     changing = {name: _described(value) for name, value in named.items() if _may_change(value)}
     fixed = {name: _described(value) for name, value in named.items() if not _may_change(value)}
     if isinstance(owner, nn.Module):
@@ -84,9 +84,10 @@ def _first_seen(owner: Any, name: str, values: dict[str, Any]) -> dict[str, Any]
 
 
 def _from_outside(function: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values that a function has from outside: from an outer function, and from its program.
+    """Yield the names and values that a function has from outside: from an outer function, from its module, and from modules of the
+    user's that its module has imported.
 
-    Of the program those are numbers, texts, weights, and functions and classes of the file or notebook that was started.
+    Of modules those are numbers, texts, weights, lists, dicts, and functions and classes of the user's.
     """
     code: Any = getattr(function, "__code__", None)
     if not isinstance(code, CodeType):
@@ -94,18 +95,34 @@ def _from_outside(function: Any) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=True):
         if _is_full(cell):
             yield name, cell.cell_contents
-    space = getattr(function, "__globals__", {})
-    for name in sorted(_names(code) & space.keys()):
-        value = space[name]
-        is_code = inspect.isfunction(value) or inspect.isclass(value)
-        if value.__module__ == "__main__" if is_code else not _may_change(value):
-            yield f"global {name}", value
+    space, names = getattr(function, "__globals__", {}), sorted(_names(code))
+    imported = {name: vars(space[name]) for name in names if inspect.ismodule(space.get(name)) and not _is_foreign(space[name])}
+    for place, found in {"global": space, **imported}.items():
+        for name in names:
+            if name in found and _counts(found[name]):
+                yield f"{place} {name}", found[name]
 
 
-def _of_methods(kind: type) -> dict[str, Any]:
-    """Return what the methods of a class, and of those classes of the user's that it inherits from, have from outside."""
-    methods = [method for one in kind.__mro__ if not _is_foreign(one) for method in vars(one).values()]
-    return {name: value for method in methods for name, value in _from_outside(method) if value is not kind}
+def _counts(value: Any) -> bool:
+    """Say whether something that stands in a module is part of a reward that names it."""
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return not _is_foreign(value)
+    return isinstance(value, (list, dict, set)) or not _may_change(value)
+
+
+def _of_classes(owner: Any) -> dict[str, Any]:
+    """Return the classes of the user's that an object's class inherits from, and those of the layers of a torch module, by text and
+    by what their methods have from outside."""
+    layers = [type(layer) for layer in owner.modules()] if isinstance(owner, nn.Module) else []
+    kinds = dict.fromkeys(kind for one in (type(owner), *layers) for kind in one.__mro__ if not _is_foreign(kind))
+    return {f"class {kind.__qualname__}": kind for kind in kinds}
+
+
+def _outside_of_class(kind: type) -> Iterator[tuple[str, Any]]:
+    """Yield what the methods of a class have from outside."""
+    for method in vars(kind).values():
+        plain = getattr(method, "fget", None) or getattr(method, "__func__", method)  # of a property, a static method
+        yield from _from_outside(inspect.unwrap(plain) if inspect.isfunction(plain) else plain)
 
 
 def _names(code: CodeType) -> set[str]:
@@ -163,8 +180,10 @@ def _described(value: Any, within: tuple[int, ...] = ()) -> Any:
         return {str(name): _described(one, within) for name, one in values}
 
     if inspect.isroutine(value) or inspect.isclass(value):
-        foreign = _is_foreign(value)
-        return value.__qualname__ if foreign else [value.__qualname__, own_text(value), inside(_from_outside(value))]
+        if _is_foreign(value):
+            return value.__qualname__
+        outside = _outside_of_class(value) if inspect.isclass(value) else _from_outside(value)
+        return [value.__qualname__, own_text(value), inside(outside)]
     if isinstance(value, Mapping):
         return inside(sorted(value.items(), key=lambda one: str(one[0])))
     if isinstance(value, Set):

@@ -75,7 +75,7 @@ class Method:
 TASKS: dict[str, Task] = {
     "jpeg_compressibility": Task("minus the size as a JPEG file: plain pictures", {"rewards": ["jpeg_compressibility"]}, "kB"),
     "jpeg_incompressibility": Task(
-        "the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB", beside=3
+        "the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB", beside=5
     ),
     "alignment": Task(
         "fit of picture and prompt by the small CLIP",

@@ -4,6 +4,8 @@ import dataclasses
 import enum
 import functools
 import json
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ class Keeps:
 
     def __call__(self, images, prompts):
         self.calls += 1
-        return images.mean((1, 2, 3)) * self.scale
+        return images.mean((1, 2, 3))
 
     def scored(self, images, prompts):
         return self(images, prompts)
@@ -149,7 +151,10 @@ def other_keeping(value):
         lambda v: functools.partial(scored, scale=[v]),
         lambda v: inner(np.array([v]), []),
         lambda v: inner(Keeps(v), []),
-        lambda v: inner(Keeps(v).scored, []) if v == 1 else inner(inner(v, []), []),
+        lambda v: inner(Keeps(v).scored, []),
+        lambda v: Keeps(re.compile("x" * 300 + str(v))),
+        lambda v: Keeps(np.longdouble(v)),
+        lambda v: Keeps(Fraction(v)),
         other_keeping,
     ],
 )
@@ -225,6 +230,55 @@ def test_what_comes_in_while_it_works_is_not_what_it_was_made_with():
     before = made_with(network)
     network.w.data += 1
     assert made_with(network) != before, "weights are not what it remembers"
+
+
+def counting(start):
+    calls = start
+
+    def reward(images, prompts):
+        nonlocal calls
+        calls += 1
+        return scored(images, prompts)
+
+    return reward
+
+
+def counts_outside(images, prompts):
+    global COUNTED
+    COUNTED += 1
+    return helps(images, prompts)
+
+
+def helps(images, prompts):
+    BUFFER[:] += 1
+    SEEN.append(len(prompts))
+    return scored(images, prompts)
+
+
+class CountsUp(Keeps):
+    def __call__(self, images, prompts):
+        self.scale += 1
+        return scored(images, prompts)
+
+
+COUNTED, BUFFER, SEEN = 0, np.zeros(2), []
+
+
+@pytest.mark.parametrize(
+    "reward", [counting(0), counts_outside, CountsUp(0), Keeps(torch.zeros(2)), Keeps({}), Keeps([Keeps([])])]
+)
+def test_counters_means_and_caches_in_one_process_are_what_it_remembers(reward):
+    before = made_with(reward)
+    for _ in range(2):
+        reward(torch.zeros(2, 3, 4, 4), ["a", "b"])
+        if isinstance(reward, Keeps) and isinstance(reward.scale, torch.Tensor):
+            reward.scale += 1
+        elif isinstance(reward, Keeps) and isinstance(reward.scale, dict):
+            reward.scale["a"] = 1
+        elif isinstance(reward, Keeps) and isinstance(reward.scale, list):
+            reward.scale[0].scale.append(1)
+        assert made_with(reward) == before
+    assert made_with(CountsUp(0)) != made_with(CountsUp(1)), "what it began with counts"
 
 
 def test_circles_and_what_cannot_be_read_have_an_end():

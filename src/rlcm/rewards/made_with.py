@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import dis
 import enum
 import functools
 import inspect
+import numbers
+import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path, PurePath
@@ -23,36 +26,22 @@ from rlcm.rewards.user import is_installed, signature_of
 from rlcm.runs import digests
 
 _DEEPEST = 8
-_PLAIN = (
-    type(None),
-    bool,
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    enum.Enum,
-    np.generic,
-    range,
-    PurePath,
-    datetime.date,
-    datetime.time,
-)
-_WEIGHTS = (Tensor, np.ndarray, nn.Module)
-_FIXED = (*_PLAIN, *_WEIGHTS, Image.Image)
+_DATES = (datetime.date, datetime.time, datetime.timedelta)
+_PLAIN = (type(None), bool, numbers.Number, str, range, PurePath, *_DATES, torch.dtype, torch.device)
+_FIXED = (*_PLAIN, bytes, enum.Enum, np.generic, re.Pattern, Image.Image, nn.Module)
 _FIRST_SEEN: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""What stood in lists, dicts and objects of a reward when this process first looked: what came later, it may have put there itself."""
+"""What a reward was made with when this process first looked: what changed since, it may have changed itself."""
 
 
 def made_with(reward: Callable[..., Any]) -> Any:
     """Return what a reward was made with, as JSON; None where there is nothing.
 
-    That is: arguments of a partial; constructor arguments that an instance keeps under their names; weights of a torch module; what
-    an inner function has from the outer one; values, weights and helpers of its program that a function names. Numbers and texts
-    count as they are, weights by a digest, and lists, dicts and objects by what is in them.
+    That is: arguments of a partial; constructor arguments that an instance keeps under their names; weights of a torch module; base
+    classes; what an inner function has from the outer one; and values, functions and classes of the user's modules that it names.
+    Numbers and texts count as they are, weights by a digest, and lists, dicts and objects by what is in them.
 
-    What a reward counts or remembers while it works is none of them. So within a process lists, dicts and objects count as they were
-    when it was first seen.
+    What a reward counts or remembers while it works is none of them. So names that functions assign to from within do not count, and
+    within a process lists, dicts, arrays, objects and attributes that methods assign to count as they were when it was first seen.
     """
     found: list[Any] = []
     while isinstance(reward, functools.partial):
@@ -60,18 +49,19 @@ def made_with(reward: Callable[..., Any]) -> Any:
         reward = reward.func
     reward = inspect.unwrap(reward)
     owner: Any = getattr(reward, "__self__", reward)
-    named = dict(_from_outside(reward))
+    named, assigned = dict(_from_outside(reward)), set[str]()
     if is_object := not (inspect.isroutine(owner) or inspect.isclass(owner) or inspect.ismodule(owner)):
         named |= _kept(owner) | _of_classes(owner)
-    changing = {name: _described(value) for name, value in named.items() if _may_change(value)}
-    fixed = {name: _described(value) for name, value in named.items() if not _may_change(value)}
+        assigned = _attributes_assigned(type(owner))
+    settled = {name: _described(value, settled=True) for name, value in named.items() if name not in assigned}
+    whole = {name: _described(value) for name, value in named.items()}
     if isinstance(owner, nn.Module):
         parameters = dict(owner.named_parameters())
         known = _first_seen(owner, "names of weights", {"": list(parameters)})[""]  # others were loaded while it worked
-        fixed["weights"] = _weights({name: parameters[name] for name in known if name in parameters})
-        changing["buffers"] = _weights(dict(owner.named_buffers()))
+        settled["weights"] = _weights({name: parameters[name] for name in known if name in parameters})
+        whole["buffers"] = _weights(dict(owner.named_buffers()))
     if named or is_object:
-        found.append(fixed | _first_seen(owner, getattr(reward, "__qualname__", ""), changing))
+        found += [settled, _first_seen(owner, getattr(reward, "__qualname__", ""), whole)]
     return found or None
 
 
@@ -87,15 +77,16 @@ def _from_outside(function: Any) -> Iterator[tuple[str, Any]]:
     """Yield the names and values that a function has from outside: from an outer function, from its module, and from modules of the
     user's that its module has imported.
 
-    Of modules those are numbers, texts, weights, lists, dicts, and functions and classes of the user's.
+    Of modules those are numbers, texts, weights, lists, dicts, and functions and classes of the user's. Names that the function
+    itself assigns to are what it remembers.
     """
     code: Any = getattr(function, "__code__", None)
     if not isinstance(code, CodeType):
         return
     for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=True):
-        if _is_full(cell):
+        if _is_full(cell) and name not in _stored(code, "STORE_DEREF"):
             yield name, cell.cell_contents
-    space, names = getattr(function, "__globals__", {}), sorted(_names(code))
+    space, names = getattr(function, "__globals__", {}), sorted(_names(code) - _stored(code, "STORE_GLOBAL"))
     imported = {name: vars(space[name]) for name in names if inspect.ismodule(space.get(name)) and not _is_foreign(space[name])}
     for place, found in {"global": space, **imported}.items():
         for name in names:
@@ -107,7 +98,7 @@ def _counts(value: Any) -> bool:
     """Say whether something that stands in a module is part of a reward that names it."""
     if inspect.isfunction(value) or inspect.isclass(value):
         return not _is_foreign(value)
-    return isinstance(value, (list, dict, set)) or not _may_change(value)
+    return isinstance(value, (list, dict, set, Tensor, np.ndarray)) or not _may_change(value)
 
 
 def _of_classes(owner: Any) -> dict[str, Any]:
@@ -125,10 +116,32 @@ def _outside_of_class(kind: type) -> Iterator[tuple[str, Any]]:
         yield from _from_outside(inspect.unwrap(plain) if inspect.isfunction(plain) else plain)
 
 
+def _attributes_assigned(kind: type) -> set[str]:
+    """Return the attributes to which the methods of a class assign, apart from those that make an object."""
+    methods = [named for one in kind.__mro__ if not _is_foreign(one) for named in vars(one).items()]
+    working = [method for name, method in methods if name not in ("__init__", "__new__", "__post_init__")]
+    codes = [code for one in working if isinstance(code := getattr(one, "__code__", None), CodeType)]
+    names = set[str]().union(*(_stored(code, "STORE_ATTR") for code in codes))
+    return names | {name.removeprefix("_") for name in names}
+
+
+def _stored(code: CodeType, operation: str) -> set[str]:
+    """Return the names to which a code, or that of a function within it, assigns by one of Python's operations."""
+    every = (instruction for one in _with_inner(code) for instruction in dis.get_instructions(one))
+    return {instruction.argval for instruction in every if instruction.opname == operation}
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    """Yield a code and those of the functions within it."""
+    yield code
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from _with_inner(one)
+
+
 def _names(code: CodeType) -> set[str]:
     """Return the names that a function's code, and that of functions within it, looks up."""
-    inner = [_names(one) for one in code.co_consts if isinstance(one, CodeType)]
-    return set(code.co_names).union(*inner)
+    return {name for one in _with_inner(code) for name in one.co_names}
 
 
 def _kept(owner: Any) -> dict[str, Any]:
@@ -150,48 +163,56 @@ def _may_change(value: Any) -> bool:
     return not (isinstance(value, _FIXED) or inspect.isroutine(value) or inspect.isclass(value))
 
 
-def _described(value: Any, within: tuple[int, ...] = ()) -> Any:
+def _described(value: Any, within: tuple[int, ...] = (), *, settled: bool = False) -> Any:
     """Return a value as JSON: plain values themselves, weights and pictures a digest, and of objects what they were made with.
 
     Args:
         within: the identities of the objects that the value is in.
+        settled: of what a reward may change while it works, give the type alone.
     """
     kind = type(value).__qualname__
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, enum.Enum):
         return f"{kind}.{value.name}"
-    if isinstance(value, np.generic):
-        return _described(value.item())
+    if isinstance(value, np.generic) and type(item := value.item()) in (bool, int, float, str):
+        return item
     if isinstance(value, bytes):
         return digests.of_bytes(value)
-    if isinstance(value, _PLAIN):
+    if isinstance(value, (*_PLAIN, np.generic)):
         return f"{kind} {value!r}"
+    if isinstance(value, re.Pattern):
+        return [kind, str(value.pattern), value.flags]
     if isinstance(value, Image.Image):
         return [kind, value.mode, value.size, digests.of_bytes(value.tobytes())]
-    if isinstance(value, _WEIGHTS):
-        tensors = dict(value.named_parameters()) | dict(value.named_buffers()) if isinstance(value, nn.Module) else {"": value}
-        return [kind, _weights(tensors)]
-    if id(value) in within or len(within) == _DEEPEST:
+    if isinstance(value, nn.Module):
+        return [kind, _weights(dict(value.named_parameters()) | ({} if settled else dict(value.named_buffers())))]
+    if (settled and _may_change(value)) or id(value) in within or len(within) == _DEEPEST:
         return kind
+    if isinstance(value, (Tensor, np.ndarray)):
+        return [kind, _weights({"": value})]
     within = (*within, id(value))
 
+    def each(values: Iterable[Any]) -> list[Any]:
+        return [_described(one, within, settled=settled) for one in values]
+
     def inside(values: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-        return {str(name): _described(one, within) for name, one in values}
+        return {str(name): _described(one, within, settled=settled) for name, one in values}
 
     if inspect.isroutine(value) or inspect.isclass(value):
         if _is_foreign(value):
             return value.__qualname__
         outside = _outside_of_class(value) if inspect.isclass(value) else _from_outside(value)
-        return [value.__qualname__, own_text(value), inside(outside)]
+        bound = getattr(value, "__self__", None)  # of a method, its object
+        return [value.__qualname__, own_text(value), inside(outside), *each([] if bound is None else [bound])]
     if isinstance(value, Mapping):
         return inside(sorted(value.items(), key=lambda one: str(one[0])))
     if isinstance(value, Set):
-        return sorted((_described(one, within) for one in value), key=repr)
+        return sorted(each(value), key=repr)
     if isinstance(value, (list, tuple)):
-        return [_described(one, within) for one in value]
+        return each(value)
     if isinstance(value, functools.partial):
-        return [_described(part, within) for part in (value.func, value.args, value.keywords)]
+        return each((value.func, value.args, value.keywords))
     if dataclasses.is_dataclass(value):
         return [kind, inside((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))]
     return kind if _is_foreign(type(value)) else [kind, inside(_kept(value).items())]

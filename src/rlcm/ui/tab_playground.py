@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from rlcm.pipelines.settings import STRONGEST
+from rlcm.pipelines.settings import SEEDS, STRONGEST
 from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
@@ -19,7 +19,6 @@ from rlcm.ui.playground import standing
 
 BASE = "the built-in model, untuned"
 IDEAS = ("a fox", "three frogs", "a yellow car", "a star left of an owl", "a red heart and a blue boat")
-SEEDS = 2**32
 
 
 def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:

@@ -5,8 +5,12 @@ import enum
 import functools
 import json
 import re
+import subprocess
+import sys
+import weakref
 from fractions import Fraction
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -66,7 +70,7 @@ def test_what_a_reward_counts_while_it_works_is_not_what_it_was_made_with():
         before = made_with(reward)
         reward(images, ["a", "b"])
         assert made_with(reward) == before
-    assert made_with(scored) is None
+    assert made_with(len) == (None, None)
     json.dumps([made_with(Keeps(torch.ones(2))), made_with(functools.partial(scored, scale=object()))])
 
 
@@ -163,9 +167,9 @@ def test_values_weights_and_objects_of_a_reward_are_told_apart(make):
     json.dumps(made_with(make(1.0)))
 
 
-@pytest.mark.parametrize("reward", [named, Named()])
-def test_what_a_reward_names_of_its_program_counts(reward):
-    assert with_level(1.0, reward) == with_level(1.0, reward) != with_level(0.5, reward)
+@pytest.mark.parametrize("make", [lambda: FunctionType(named.__code__, globals()), Named])
+def test_what_a_reward_names_of_its_program_counts(make):
+    assert with_level(1.0, make()) == with_level(1.0, make()) != with_level(0.5, make())
 
 
 def test_helpers_of_the_program_count_by_their_text_and_those_of_libraries_by_their_names(monkeypatch):
@@ -177,7 +181,7 @@ def test_helpers_of_the_program_count_by_their_text_and_those_of_libraries_by_th
 
     other.__qualname__ = helper.__qualname__
     assert made_with(inner(helper, [])) != made_with(inner(other, []))
-    assert made_with(inner(torch.nn.functional.relu, []))[0]["scale"] == "relu"
+    assert made_with(inner(torch.nn.functional.relu, [])).rest[0]["scale"] == "relu"
 
 
 @pytest.mark.parametrize(
@@ -279,6 +283,91 @@ def test_counters_means_and_caches_in_one_process_are_what_it_remembers(reward):
             reward.scale[0].scale.append(1)
         assert made_with(reward) == before
     assert made_with(CountsUp(0)) != made_with(CountsUp(1)), "what it began with counts"
+
+
+def times(factor):
+    def decorated(function):
+        @functools.wraps(function)
+        def wrapper(images, prompts):
+            return function(images, prompts) * factor
+
+        return wrapper
+
+    return decorated
+
+
+@functools.lru_cache
+def cached(value):
+    return value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda v: lambda images, prompts, k=v: images.mean((1, 2, 3)) * k,
+        lambda v: times(v)(scored),
+        lambda v: times(2.0)(times(v)(scored)),
+        lambda v: Keeps(np.full(60_000, v, np.float32)),
+        lambda v: Keeps(torch.full((700, 300), v).T),
+        lambda v: Keeps({scored: v}),
+        lambda v: type("Own", (Keeps,), {"factor": v, "__module__": __name__})(1),
+    ],
+)
+def test_defaults_decorators_large_arrays_and_class_values_are_told_apart(make):
+    assert made_with(make(1.1)) == made_with(make(1.1)) != made_with(make(1.2))
+
+
+def device(images, prompts):
+    return [cached(0) for _ in prompts] if images.LEVEL else images.device
+
+
+def test_attributes_are_no_names_of_the_module_and_a_device_has_no_number():
+    def made():
+        return FunctionType(device.__code__, globals())
+
+    assert with_level(1.0, made()) == with_level(0.5, made()), "images.LEVEL is not LEVEL"
+    assert made_with(Keeps("cuda:0")) == made_with(Keeps("cuda:1")) != made_with(Keeps("cpu"))
+    assert made_with(Keeps(torch.device("cuda:0"))) == made_with(Keeps(torch.device("cuda:1")))
+
+
+def test_it_is_the_same_in_another_process_and_takes_no_time_where_functions_call_one_another(tmp_path):
+    calls = "".join(f"def f{i}(x):\n    return {' + '.join(f'f{j}(x)' for j in range(9) if j != i)}\n\n" for i in range(9))
+    (tmp_path / "mine.py").write_text(
+        f"import numpy as np\n\n{calls}TABLE = {{f0: 1, f1: {{'a', 'b', 'c'}}, object(): 2}}\nROWS = np.array([f2, object()])\n\n"
+        "def reward(images, prompts):\n    return f0(images), TABLE, ROWS\n"
+    )
+    script = (
+        "from rlcm.rewards.made_with import made_with\nfrom rlcm.rewards.user import load_callable\n"
+        f"print(made_with(load_callable({str(tmp_path / 'mine.py') + ':reward'!r})))"
+    )
+    told = {subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(told) == 1
+    assert len(told.pop()) < 10_000
+
+
+class Raising:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def __call__(self, images, prompts):
+        return images.mean((1, 2, 3))
+
+
+def test_strange_objects_are_no_reason_to_fail():
+    picture = Image.new("RGB", (2, 2))
+    picture.close()
+    lazy, gone = torch.nn.LazyLinear(1), weakref.proxy(Keeps(1))
+    held = [
+        Raising(),
+        lazy,
+        gone,
+        picture,
+        10**5000,
+        torch.nn.Module.__new__(torch.nn.Module),
+        type("Has", (), {"a": Raising()})(),
+    ]
+    for one in [*held, *map(Keeps, held)]:
+        json.dumps(made_with(one))
 
 
 def test_circles_and_what_cannot_be_read_have_an_end():

@@ -340,7 +340,7 @@ def test_a_reward_that_was_passed_with_other_arguments_is_another(tmp_path):
         return functools.partial(brightness_times, scale=scale)
 
     run = trainer(tmp_path, functions=[begun(1.0)], run={"rounds": 1, "save_every": 1}).train()
-    with pytest.raises(ConfigError, match=r"rewards\.brightness_times: what it was made with"):
+    with pytest.raises(ConfigError, match=r"rewards\.brightness_times: its arguments and weights"):
         resume(run, changes=["run.rounds=2"], functions=[begun(-5.0)])
     resume(run, changes=["run.rounds=2"], functions=[begun(1.0)]).train()
     assert len(metrics_of(run)) == 2
@@ -360,7 +360,7 @@ class Weighted(torch.nn.Module):
 def test_a_network_that_was_passed_with_other_weights_is_another(tmp_path):
     first = Weighted([1.0, 0.0, 0.0])
     run = trainer(tmp_path, functions=[first], run={"rounds": 1, "save_every": 1}).train()
-    with pytest.raises(ConfigError, match=r"rewards\.Weighted: what it was made with"):
+    with pytest.raises(ConfigError, match=r"rewards\.Weighted: its arguments and weights"):
         resume(run, changes=["run.rounds=2"], functions=[Weighted([-5.0, 0.0, 9.0])])
     resume(run, changes=["run.rounds=2"], functions=[first]).train()
     resume(run, changes=["run.rounds=3"], functions=[Weighted([1.0, 0.0, 0.0])]).train()

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -103,14 +104,23 @@ def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return found.hexdigest()[:_DIGITS]
 
 
-def of_some_elements(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Return the digest of named tensors, as `of_tensors`, but of a large one by 65,536 elements spread over it."""
+def of_some_elements(arrays: Iterable[tuple[str, Tensor | np.ndarray]]) -> str:
+    """Return the digest of named tensors and arrays, as `of_tensors`, but of a large one by some 65,536 elements spread over it."""
 
-    def some(tensor: Tensor) -> Tensor:
-        step = -(-tensor.numel() // _ELEMENTS)
-        return tensor if step <= 1 else tensor.detach().reshape(-1)[::step]
+    def some(array: Any, count: int) -> Any:
+        step = -(-count // _ELEMENTS)
+        return array.reshape(-1)[::step] if step > 1 else array
 
-    return of_tensors((f"{name} {list(tensor.shape)}", some(tensor)) for name, tensor in tensors)
+    tensors = []
+    for name, array in arrays:
+        if isinstance(array, Tensor):
+            tensors.append((f"{name} {list(array.shape)}", some(array.detach(), array.numel())))
+        else:
+            held = np.ascontiguousarray(some(array, array.size)).tobytes()
+            tensors.append(
+                (f"{name} {array.shape} {array.dtype}", torch.frombuffer(bytearray(held or b" "), dtype=torch.uint8))
+            )
+    return of_tensors(tensors)
 
 
 def _plain(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -52,7 +52,7 @@ FREE = (
 """Settings, beside those of `run`, that change nothing of what was learnt or measured."""
 TABLES = ("settings", "contents", "surroundings")
 """Parts of what a checkpoint keeps of it."""
-_SERVER, _CODE, _MADE = ": its server", ": its code", ": what it was made with"
+_SERVER, _CODE, _MADE, _REST = ": its server", ": its code", ": its arguments and weights", ": what it is made of"
 
 
 def class_of(setting: str) -> Literal["free", "rounding", "content", "meaning"]:
@@ -146,8 +146,10 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         text = own_text(part.reward)
         if text is not None:
             found.contents[f"{key}{_CODE}"] = digests.of_value(text)
-        if part.label not in {entry.label for entry in entries} and (values := made_with(part.reward)):
-            found.contents[f"{key}{_MADE}"] = digests.of_value(values)
+        if part.label not in {entry.label for entry in entries}:
+            for table, values in zip((_MADE, _REST), made_with(part.reward), strict=True):
+                if values:
+                    found.contents[f"{key}{table}"] = digests.of_value(values)
     for entry in entries:
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
@@ -226,7 +228,8 @@ def agree(world: World, pins: Pins) -> None:
     """Refuse processes that differ in prompts, rewards, weights, settings or versions; errors as `require_same`."""
     versions = {key: pins.surroundings[key] for key in ("rlcm", *LIBRARIES)}
     remedy = "give all machines the same files, and the same versions of rlcm and its libraries."
-    require_same(world, pins.settings | pins.contents | versions, remedy)
+    contents = {key: value for key, value in pins.contents.items() if not key.endswith(_REST)}  # where processes may differ
+    require_same(world, pins.settings | contents | versions, remedy)
 
 
 def changes_of_meaning(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
@@ -268,7 +271,7 @@ def _is_object(digest: str) -> bool:
 
 def _names(keys: Sequence[str]) -> list[str]:
     """Return what to name: files rather than the whole that they belong to."""
-    files = [key for key in keys if ": " in key and not key.endswith((_CODE, _MADE))]
+    files = [key for key in keys if ": " in key and not key.endswith((_CODE, _MADE, _REST))]
     wholes = {file.partition(": ")[0] for file in files}
     kept = [key for key in keys if key in files or key.removesuffix(_CODE) not in wholes]
     return [key for key in kept if key != "evaluation.prompts" or "prompts" not in kept]

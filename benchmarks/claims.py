@@ -32,6 +32,7 @@ TASKS = {
     "jpeg_compressibility": "small JPEG files",
     "jpeg_incompressibility": "large JPEG files",
     "alignment": "text alignment",
+    "composition": "right or wrong",
 }
 DEFAULT = "branched-uniform"
 """The default's method, as the study calls it."""
@@ -188,10 +189,15 @@ def missed() -> list[str]:
         _not_first(),
         *_ddpo_missed(),
         _frontier_missed(),
-        "`composition` in the equally tuned study: not run. The policy gradient moves it too slowly for the budget of a try.",
+        *_tasks_missed(),
         f"[Learning from votes](voters.md): {of_votes(read(RESULTS / 'voters.json')['cells']).replace('**', '')}",
         "Speed and memory on a GPU, and published weights of large models: nobody has run these yet.",
     ]
+
+
+def _tasks_missed() -> list[str]:
+    run = read(RESULTS / "algorithms.json")["tasks"]
+    return [f"{words.capitalize()} in the equally tuned study: not run." for task, words in TASKS.items() if task not in run]
 
 
 def _ddpo_missed() -> list[str]:

@@ -46,8 +46,8 @@ TRIALS: dict[str, list[str]] = {
     **{f"{count} others": ["run.time_limit_minutes=null"] for count in (40, 120, 250)},
     **{f"250 others, {calls} calls": ["run.time_limit_minutes=null", f"algorithm.backprop_calls={calls}"] for calls in (3, 4)},
 }
-"""As changes of the demo. Of the last ones the prompts are others, too: of two things, of a place and of two colours so many of each
-that are not in `world`, so that the referee sees what carries over to unseen prompts."""
+"""As changes of the demo. Of "others" the prompts are others, too: of two things, of a place and of two colours so many of each that
+are not in `world`. Of these three kinds the referee sees what carries over to unseen prompts; of the others it sees trained ones."""
 LARGE = ("two_object", "position", "color_attr")
 """The kinds of which there are hundreds of prompts."""
 SEEDS = (10, 11)
@@ -65,7 +65,11 @@ def tried(name: str, seed: int, output: Path) -> dict[str, Any]:
         subprocess.run([sys.executable, "-m", "rlcm", "train", "demo", *changes], check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    return {"changes": TRIALS[name], "seconds": seconds, "reward": last["reward"]} | referee(folder, tuned=True)
+    return {
+        "changes": [*TRIALS[name], *(["prompts: see `_others`"] if others else [])],
+        "seconds": seconds,
+        "reward": last["reward"],
+    } | referee(folder, tuned=True)
 
 
 def _folder(name: str, seed: int, output: Path) -> Path:

@@ -55,13 +55,14 @@ def sooner() -> str:
         up("jpeg_compressibility", "branched-uniform"), up("alignment", "branched-uniform"), up("alignment", "reward_backprop")
     )  # fmt: skip
     large = up("jpeg_incompressibility", "branched-uniform")
+    for_large = f"{large:.1f} times" if large is not None else "not sooner"
     other = f"{words:.1f} times sooner" if words is not None else "not sooner"
     ddpo = tasks["jpeg_compressibility"]["ddpo"]
     as_ddpo = ddpo["methods"]["branched-uniform"]["to_gain"]["speed_up"]["median"]
     minutes = ddpo["variants"][ddpo["furthest"]]["spent"]["cpu"] / 60
     return (
         "with every method tuned by the same search, branched rollouts reach the published method's best reward "
-        f"{sizes:.1f} times sooner for small JPEG files and {large:.1f} times for large ones, and what DDPO gains on the small ones in "
+        f"{sizes:.1f} times sooner for small JPEG files and {for_large} for large ones, and what DDPO gains on the small ones in "
         f"{minutes:.0f} minutes {as_ddpo:.0f} times sooner. "
         f"For text alignment they are {other}; back-propagating the reward is, {gradient:.1f} times"
     )

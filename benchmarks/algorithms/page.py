@@ -18,7 +18,7 @@ from rlcm.settings import merge
 INTRODUCTION = """# Which algorithm
 
 Every algorithm of `rlcm` on the built-in model, from the same weights, with the same budget on a task: {budget} CPU seconds of training
-a run{longer}, seeds {seeds}. This page is written by `python -m benchmarks.algorithms`; nothing on it is typed in by hand.
+a run{longer}, seeds {seeds}. This page is written by `python -m benchmarks.algorithms` from the results' own files.
 
 ## In a minute
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.algorithms import design, measure, methods, run, summary
 from benchmarks.algorithms.measure import RunKey
 from benchmarks.algorithms.page import write_study
+from benchmarks.shared import training
 from rlcm.settings import merge
 from rlcm.training.config import TrainConfig, parse_settings
 
@@ -257,6 +258,35 @@ def test_a_tiny_run_on_the_built_in_model_leaves_a_whole_result(tmp_path: Path, 
     assert found["best"] in found["evaluations"]
     assert found["steps"]["4"]["reward"] == pytest.approx(found["best"]["reward"], rel=1e-5)
     assert found["steps"]["1"]["reward"] != found["steps"]["4"]["reward"]
+
+
+def test_a_task_that_asks_for_what_the_judge_looks_for_says_so_and_has_its_own_budget(study: Path, tmp_path: Path) -> None:
+    for method, rewards in ((methods.UNTRAINED, [0.5]), (methods.PLAIN, [0.5, 0.6, 0.7])):
+        made = result("composition", method, 0, rewards, [1.0] * len(rewards))
+        measure.write(RunKey("composition", method, 0).file(study), made)
+    write_study(study, tmp_path, BUDGET)
+    text = (tmp_path / "docs" / "algorithms" / "study.md").read_text()
+    assert "100 CPU seconds of training\na run (5 times as many on `composition`)" in text
+    assert "- `composition` asks for just what the judge looks for" in text
+    assert "A run trains on 94 prompts of six\n  kinds. Reward and judge are those of 270 pictures of unseen prompts." in text
+    assert "| `rlcm` | 0.700 (0.700 to 0.700) | 1 | 1 | 100.0% (100.0% to 100.0%) |" in text
+    trained, tried = (set(methods.half("world", for_search=one)) for one in (False, True))
+    assert (len(trained), len(tried), trained & tried) == (94, 93, set())
+
+
+def test_a_finished_training_of_other_settings_is_not_taken_for_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def run_alone(arguments: Any) -> None:
+        asked.append(arguments)
+        (tmp_path / "a-0" / "final").mkdir(parents=True)
+
+    monkeypatch.setattr(training, "run_alone", run_alone)
+    for _ in range(2):
+        assert training.train_once(tmp_path / "a-0", 0, ["run.rounds=2"]) == tmp_path / "a-0"
+    assert len(asked) == 1
+    with pytest.raises(SystemExit, match="was made with other settings"):
+        training.train_once(tmp_path / "a-0", 0, ["run.rounds=3"])
 
 
 def test_every_method_is_searched_over_the_same_balanced_eight() -> None:

@@ -15,7 +15,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from rlcm.errors import ConfigError, MissingFileError, WeightsError
-from rlcm.paths import existing
+from rlcm.paths import existing, shown
 from rlcm.pipelines.hub import HUB_ID, download, files_on_hub
 from rlcm.pipelines.settings import LoraSettings
 from rlcm.runs.weights import read_weights
@@ -49,6 +49,11 @@ def locate(lora: LoraSettings, setting: str, *, local_files_only: bool) -> tuple
     """
     place, absent = existing(lora.path, setting), f"{setting}={lora.path!r} has no file {lora.weight_name}"
     if place is not None and place.is_dir():
+        result = next((place / name for name in ("final", "best") if (place / name / LORA_FILE).is_file()), None)
+        if result is not None and not any(place.glob("*.safetensors")):
+            raise MissingFileError(
+                f"{setting}={lora.path!r} is the folder of a run; its LoRA is in {shown(result)}, so give that."
+            )
         file = place / (lora.weight_name or choose_file([file.name for file in place.iterdir()], setting, lora.path))
         if not file.is_file():
             raise MissingFileError(f"{absent}; correct weight_name or leave it out.")

@@ -149,9 +149,9 @@ class _Telling:
         finally:
             self.depth -= 1
 
-    def inside(self, values: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    def inside(self, values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         """Return named values."""
-        return {name if isinstance(name, str) else json.dumps(self.of(name)): self.of(one) for name, one in values}
+        return {name: self.of(one) for name, one in values}
 
     def _of(self, value: Any) -> Any:
         kind = type(value).__qualname__

@@ -95,6 +95,7 @@ def _of_module(
             counts = isinstance(value, known) or not (isinstance(value, ModuleType) or is_foreign(type(value)))
         if counts and may_change(value):
             if name not in first:
+                first[name] = type(value).__qualname__  # where it leads back to itself
                 first[name] = tell(value)
             value = first[name]
         if counts:

@@ -333,7 +333,8 @@ def test_attributes_are_no_names_of_the_module_and_a_device_has_no_number():
 def test_it_is_the_same_in_another_process_and_takes_no_time_where_functions_call_one_another(tmp_path):
     calls = "".join(f"def f{i}(x):\n    return {' + '.join(f'f{j}(x)' for j in range(9) if j != i)}\n\n" for i in range(9))
     (tmp_path / "mine.py").write_text(
-        f"import numpy as np\n\n{calls}def g(x):\n    return KNOWN\n\nKNOWN = [g, f3]\nTABLE = {{f0: 1, f1: {{'a', 'b', 'c'}}, object(): 2}}\nROWS = np.array([f2, object()])\n\n"
+        f"import numpy as np\n\n{calls}def g(x):\n    return KNOWN\n\nKNOWN = [g, f3]\n"
+        "TABLE = {f0: 1, f1: {'a', 'b', 'c'}, object(): 2}\nROWS = np.array([f2, object()])\n\n"
         "def reward(images, prompts):\n    return f0(images), TABLE, ROWS, KNOWN\n"
     )
     script = (

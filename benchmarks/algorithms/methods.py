@@ -91,6 +91,7 @@ TASKS: dict[str, Task] = {
         looked_at={"images": 270, "prompts": "world-unseen"},
         looked_at_in_tries={"images": 540, "prompts": None},
         times=5,
+        beside=4,
         asks=True,
     ),
 }

@@ -65,7 +65,7 @@ def from_outside(function: Any, tell: Callable[[Any], Any]) -> Iterator[tuple[st
         yield from ((f"{before}default {name}", value) for name, value in (layer.__kwdefaults__ or {}).items())
         stored = _names(code, "STORE_DEREF", "STORE_GLOBAL")
         for name, cell in zip(code.co_freevars, layer.__closure__ or (), strict=True):
-            if name not in stored and _is_full(cell) and getattr(cell.cell_contents, "__wrapped__", None) is not layer:
+            if name not in stored and _is_full(cell):
                 yield f"{before}{name}", cell.cell_contents
         names = sorted(_names(code, "LOAD_GLOBAL", "LOAD_NAME") - stored)
         space = layer.__globals__

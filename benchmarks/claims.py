@@ -215,7 +215,7 @@ def _tasks_missed() -> list[str]:
 def _ddpo_missed() -> list[str]:
     tasks = read(RESULTS / "algorithms.json")["tasks"]
     without = [TASKS[task] for task, one in tasks.items() if "ddpo" not in one]
-    told = [f"DDPO with equal tuning: not run on {' and '.join(without)}." if without else ""]
+    told = [f"DDPO with equal tuning: not run on {', '.join(without)}." if without else ""]
     for task, one in tasks.items():
         if "ddpo" not in one:
             continue

@@ -1,5 +1,6 @@
 """What a reward that is a Python object was made with: told apart by values, weights and helpers; not by what it remembers."""
 
+import argparse
 import dataclasses
 import enum
 import functools
@@ -8,9 +9,11 @@ import re
 import subprocess
 import sys
 import weakref
+from collections import deque
 from fractions import Fraction
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -315,6 +318,55 @@ def cached(value):
 )
 def test_defaults_decorators_large_arrays_and_class_values_are_told_apart(make):
     assert made_with(make(1.1)) == made_with(make(1.1)) != made_with(make(1.2))
+
+
+class Passes(Keeps):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+class Sets:
+    def __init__(self, **values):
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+class Hides:
+    def __init__(self, scale):
+        self.__scale = scale
+
+    @property
+    def scale(self):
+        return self.__scale
+
+
+class Pair(NamedTuple):
+    scale: float
+
+    def __call__(self, images, prompts):
+        return images.mean((1, 2, 3)) * self.scale
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Passes,
+        lambda v: Sets(scale=v),
+        Hides,
+        Pair,
+        lambda v: Keeps(SimpleNamespace(scale=v)),
+        lambda v: Keeps(argparse.Namespace(scale=v)),
+        lambda v: Keeps(torch.eye(3).mul(v).to_sparse()),
+        lambda v: Keeps(torch.nn.Dropout(v / 10)),
+        lambda v: torch.nn.Sequential(torch.nn.ReLU() if v == 1 else torch.nn.Tanh()),
+        lambda v: Keeps(slice(0, v)),
+        lambda v: Keeps(deque([v])),
+        lambda v: Keeps(bytearray([int(2 * v)])),
+    ],
+)
+def test_ways_to_keep_an_argument_are_told_apart(make):
+    assert made_with(make(1.0)) == made_with(make(1.0)) != made_with(make(0.5))
+    json.dumps(made_with(make(1.0)))
 
 
 def device(images, prompts):

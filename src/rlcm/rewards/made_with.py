@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import array
 import dataclasses
 import enum
 import functools
@@ -10,8 +12,9 @@ import json
 import os
 import re
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +29,7 @@ from rlcm.runs import digests
 
 _DEEPEST = 12
 _LARGEST = 2**63
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
 _DEVICE = re.compile(r"\b(cuda|xpu|npu|hip|mps):\d+")
 
 
@@ -133,7 +137,9 @@ class _Telling:
         if named:
             found.append(self.inside(named.items()))
         if isinstance(owner, nn.Module):
-            found.append(_weights(dict(owner.named_buffers())))
+            found.append([_layers(owner), _weights(dict(owner.named_buffers()))])
+        if isinstance(owner, (tuple, list, dict)):
+            found.append(self._held(owner, type(owner).__qualname__))
         return found or None
 
     def of(self, value: Any) -> Any:
@@ -165,8 +171,8 @@ class _Telling:
             return int(value) if abs(value) < _LARGEST else hex(value)
         if isinstance(value, (str, torch.device)):
             return _DEVICE.sub(r"\1", str(value))
-        if isinstance(value, bytes):
-            return digests.of_bytes(value)
+        if isinstance(value, (bytes, bytearray, memoryview, array.array)):
+            return digests.of_bytes(bytes(value))
         if isinstance(value, PLAIN):
             return f"{kind} {value!r}"
         if isinstance(value, re.Pattern):
@@ -178,7 +184,7 @@ class _Telling:
         if isinstance(value, (Tensor, np.ndarray)):
             return [kind, _weights({"": value})]
         if isinstance(value, nn.Module):
-            return [kind, _weights(_parameters(value) | dict(value.named_buffers()))]
+            return [kind, _layers(value), _weights(_parameters(value) | dict(value.named_buffers()))]
         if inspect.isroutine(value) or inspect.isclass(value) or hasattr(value, "__wrapped__"):
             return self._code(value)
         if value is os.environ or isinstance(value, ModuleType) or any(value is one for one in self.within):
@@ -195,8 +201,10 @@ class _Telling:
             return self.inside(sorted(((self._key(name), one) for name, one in value.items()), key=lambda entry: entry[0]))
         if isinstance(value, Set):
             return sorted((self.of(one) for one in value), key=json.dumps)
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, deque)):
             return [self.of(one) for one in value]
+        if isinstance(value, (SimpleNamespace, argparse.Namespace)):
+            return [kind, self.inside(vars(value).items())]
         if isinstance(value, functools.partial):
             return [self.of(part) for part in (value.func, value.args, value.keywords)]
         if dataclasses.is_dataclass(value):
@@ -225,15 +233,21 @@ def _afresh(value: Any) -> Any:
 
 
 def _kept(owner: Any) -> dict[str, Any]:
-    """Return the constructor arguments that an instance keeps under their names, with or without an underscore."""
-    names = getattr(signature_of(type(owner)), "parameters", {})
-    there = dict(vars(owner)) if hasattr(type(owner), "__dict__") and hasattr(owner, "__dict__") else {}
+    """Return the constructor arguments, of its class or of one that this inherits from, that an instance keeps under their names,
+    with or without underscores; of a class that takes any named arguments all that it keeps."""
+    kinds = [kind for kind in type(owner).__mro__ if kind is type(owner) or not is_foreign(kind)]
+    parameters = [one for kind in kinds for one in getattr(signature_of(kind), "parameters", {}).values()]
+    there = dict(vars(owner)) if hasattr(owner, "__dict__") else {}
     for kind in type(owner).__mro__:
         slots = vars(kind).get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
             if slot not in ("__dict__", "__weakref__") and hasattr(owner, slot):
                 there[slot] = getattr(owner, slot)
-    return {name: there[key] for name in names for key in (name, f"_{name}") if key in there}
+    own = {re.sub(rf"^_{kind.__name__.lstrip('_')}__", "__", key): value for kind in kinds for key, value in there.items()}
+    names = dict.fromkeys(one.name for one in parameters)
+    if any(one.kind is one.VAR_KEYWORD for one in parameters) and not isinstance(owner, nn.Module):
+        return {key.lstrip("_"): value for key, value in own.items()}
+    return {name: own[key] for name in names for key in (name, f"_{name}", f"__{name}") if key in own}
 
 
 def _is_plain(value: Any) -> bool:
@@ -243,6 +257,11 @@ def _is_plain(value: Any) -> bool:
 
 def _parameters(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.named_parameters())
+
+
+def _layers(module: nn.Module) -> str:
+    """Return the layers of a network and how they are set, without addresses in memory."""
+    return digests.of_bytes(_ADDRESS.sub("", repr(module)).encode())
 
 
 def _weights(tensors: Mapping[str, Tensor | np.ndarray]) -> str:

@@ -34,6 +34,7 @@ PLAIN = (
     enum.Enum,
     np.generic,
     range,
+    slice,
     PurePath,
     *_DATES,
     torch.dtype,
@@ -125,7 +126,7 @@ def attributes_assigned(kind: type) -> set[str]:
     methods = [named for one in kind.__mro__ if not is_foreign(one) for named in vars(one).items()]
     codes = [getattr(unwrapped(method)[-1], "__code__", None) for name, method in methods if name not in _MAKING]
     names = set[str]().union(*(_names(code, "STORE_ATTR") for code in codes if isinstance(code, CodeType)))
-    return names | {name.removeprefix("_") for name in names}
+    return names | {name.lstrip("_").rpartition("__")[2] for name in names}
 
 
 def _names(code: CodeType, *operations: str) -> set[str]:

@@ -113,7 +113,13 @@ def of_some_elements(arrays: Iterable[tuple[str, Tensor | np.ndarray]]) -> str:
 
     tensors = []
     for name, array in arrays:
-        if isinstance(array, Tensor):
+        if isinstance(array, Tensor) and array.layout is torch.sparse_coo:
+            held = array.detach().coalesce()
+            tensors += [
+                (f"{name} indices", some(held.indices(), held.indices().numel())),
+                (name, some(held.values(), held._nnz())),
+            ]
+        elif isinstance(array, Tensor):
             tensors.append((f"{name} {list(array.shape)}", some(array.detach(), array.numel())))
         else:
             held = np.ascontiguousarray(some(array, array.size)).tobytes()

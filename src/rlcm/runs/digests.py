@@ -114,11 +114,8 @@ def of_some_elements(arrays: Iterable[tuple[str, Tensor | np.ndarray]]) -> str:
     tensors = []
     for name, array in arrays:
         if isinstance(array, Tensor) and array.layout is torch.sparse_coo:
-            held = array.detach().coalesce()
-            tensors += [
-                (f"{name} indices", some(held.indices(), held.indices().numel())),
-                (name, some(held.values(), held._nnz())),
-            ]
+            sparse = array.detach().coalesce()
+            tensors += [(f"{name} indices", sparse.indices()), (name, sparse.values())]
         elif isinstance(array, Tensor):
             tensors.append((f"{name} {list(array.shape)}", some(array.detach(), array.numel())))
         else:

@@ -165,8 +165,9 @@ def test_train_resume_sample_and_report(config, model, tmp_path, monkeypatch):
     assert found.exit_code == 0, found.output
     assert "6 images of 2 prompts, seeds 0 to 2" in found.output
     assert Image.open("new/grid.png").size == (3 * 192 + 2 * 8 + 32, 2 * (192 + 26) + 8 + 32), "large enough to see"
-    found = rlcm("sample", model, "--prompt", "a cat", "-o", "one.jpg", "--seed", "7")
+    found = rlcm("sample", model, "--prompt", "a cat", "-o", "one.jpg", "--seed", str(2**32 + 7))
     assert found.exit_code == 0, found.output
+    assert "so seed 4294967303 draws what seed 7 draws" in " ".join(found.output.split())
     assert Image.open("one.jpg").width == 192 + 32
 
 

@@ -160,7 +160,7 @@ def test_an_option_that_is_refused_says_why(place, args, message):
 @pytest.mark.parametrize(
     "args",
     [
-        ["sample", "--steps", "50", "--guidance", "0", "--seed", str(2**31), "--n", "100"],
+        ["sample", "--steps", "50", "--guidance", "0", "--seed", str(2**40), "--n", "100"],
         ["sample", "--guidance", "1e2"],
         ["eval", "builtin", "--seed", "0", "--n", "1000", "--limit", "1000000"],
         ["reproduce", "--budget", "1e5", "--threads", "64"],

@@ -82,7 +82,7 @@ def test_numbers_are_checked_as_on_the_command_line(studio, seed, steps, strengt
 
 
 def test_whole_numbers_of_a_browser_are_taken(studio):
-    assert studio.draw("a red cat", 2.0**31, 1.0, 2)[0].about["seed"] == 2**31
+    assert studio.draw("a red cat", 2.0**53, 1.0, 2)[0].about["seed"] == 2**53
 
 
 def test_the_order_of_strengths_leaves_no_trace(studio, runs):

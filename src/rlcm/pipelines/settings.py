@@ -153,15 +153,11 @@ class SamplerSettings(Settings):
         return len(self.timesteps) - (self.scheduler == "scm")  # whose last angle is where it ends
 
 
-SEEDS = 2**32
-"""How many seeds there are: of a larger one torch takes the last 32 bits, so that it would draw a smaller one's picture."""
-
-
 class DrawSettings(Settings):
     """What is drawn of a prompt, beside the sampler."""
 
-    seed: int = Field(default=0, ge=0, lt=SEEDS)
-    """Seed of the first image; the second has the next one."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the first image; the second has the next one. Torch uses the last 32 bits of it: 2^32 draws what 0 draws."""
     count: int = Field(default=1, ge=1, le=10_000)
     """Images of the prompt."""
     strength: float = Field(default=1.0, ge=0, le=STRONGEST)

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from rlcm.errors import ConfigError
 from rlcm.pipelines import make_denoiser
-from rlcm.pipelines.settings import SEEDS, ModelSettings, SamplerSettings
+from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.rollout import decode_images, require_pictures, sample_latents
 from rlcm.processes.usual import usual_torch
 from rlcm.training.fitting import GRID, check_images
@@ -28,12 +27,7 @@ def draw_images(
     """Return [len(prompts) * count, 3, h, w] images; image j of every prompt has the seed `seed + j`.
 
     They are those that the plain pipeline draws with `generator=torch.Generator().manual_seed(seed + j)`.
-
-    Raises:
-        ConfigError: if there are not so many seeds from `seed` on, or memory holds fewer images.
     """
-    if seed + count > SEEDS:
-        raise ConfigError(f"seed={seed} has no {count} seeds from it on; use {SEEDS - count} or less.")
     denoiser = make_denoiser(pipeline, sampler, model)
     check_images(setting, count, denoiser, GRID * len(prompts))
     conditioning = denoiser.encode(prompts)

@@ -63,6 +63,8 @@ def sample(
             contact_sheet(pictures, texts, count).save(output)
     seeds = f"seeds {seed} to {seed + count - 1}" if count > 1 else f"seed {seed}"
     click.echo(f"{shown(output)}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
+    if (last := seed + count - 1) >= 2**32:
+        say(f"torch uses the last 32 bits of a seed, so seed {last} draws what seed {last % 2**32} draws")
     if base.model.path in BUILTIN and (odd := unknown_words(texts)):
         say(
             f"the built-in model does not know {', '.join(odd)}; it draws {', '.join(CLASSES)}, up to four, in {', '.join(COLOURS)}"

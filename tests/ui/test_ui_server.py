@@ -132,6 +132,25 @@ def test_other_sites_cannot_ask(page):
     assert page.post("/gradio_api/queue/join", headers={"origin": "http://127.0.0.1:7860"}, **join).status_code != 403
 
 
+def test_a_client_that_leaves_within_its_password_is_no_error_of_the_page(folder):
+    app = create_app(RunsFolder(folder), "0.0.0.0", "open sesame")
+    arriving = [{"type": "http.request", "body": b"passw", "more_body": True}, {"type": "http.disconnect"}]
+    sent = []
+
+    async def receive():
+        return arriving.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/login", "raw_path": b"/login", "query_string": b"", "scheme": "http",
+        "headers": [(b"host", b"192.0.2.7:7860")], "client": ("192.0.2.9", 1), "server": ("192.0.2.7", 7860), "http_version": "1.1",
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 400
+
+
 def test_a_password_guards_everything(folder, monkeypatch):
     monkeypatch.setattr(server, "PAUSE", 0.01)
     app = create_app(RunsFolder(folder), "0.0.0.0", "open sesame")

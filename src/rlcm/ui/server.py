@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from rlcm.addresses import open_port
@@ -159,10 +159,13 @@ class Guard:
         if request.method != "POST":
             return _login_page("", 200)
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LOGIN_LONGEST:
-                return _refusal(413, "That is too long for a password.")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > LOGIN_LONGEST:
+                    return _refusal(413, "That is too long for a password.")
+        except ClientDisconnect:  # nobody is there to be answered
+            return _refusal(400, "The connection was closed within the password.")
         client = request.client.host if request.client else ""
         if self._pending[client] >= PENDING:
             return _login_page("Too many tries at once; wait a second.", 429)

@@ -251,9 +251,10 @@ def test_files_that_are_no_lora_for_the_model(models, tmp_path):
 
 
 def test_the_folder_of_a_run_is_told_where_its_lora_is(models, tmp_path):
-    (tmp_path / "run" / "final").mkdir(parents=True)
-    (tmp_path / "run" / "final" / "pytorch_lora_weights.safetensors").touch()
+    wrote(tmp_path / "run" / "final", peft(models.lora, "unet."), "pytorch_lora_weights.safetensors")
     refused(models, tmp_path / "run", r"is the folder of a run; its LoRA is in .*run/final, so give that", MissingFileError)
+    named = tuned(models, "sd", tmp_path / "run", weight_name="final/pytorch_lora_weights.safetensors")
+    assert same(named, tuned(models, "sd", tmp_path / "run" / "final"))
 
 
 def test_files_that_cannot_be_read(models, tmp_path):

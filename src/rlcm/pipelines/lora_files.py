@@ -50,7 +50,7 @@ def locate(lora: LoraSettings, setting: str, *, local_files_only: bool) -> tuple
     place, absent = existing(lora.path, setting), f"{setting}={lora.path!r} has no file {lora.weight_name}"
     if place is not None and place.is_dir():
         result = next((place / name for name in ("final", "best") if (place / name / LORA_FILE).is_file()), None)
-        if result is not None and not any(place.glob("*.safetensors")):
+        if result is not None and lora.weight_name is None and not any(place.glob("*.safetensors")):
             raise MissingFileError(
                 f"{setting}={lora.path!r} is the folder of a run; its LoRA is in {shown(result)}, so give that."
             )

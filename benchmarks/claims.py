@@ -19,7 +19,7 @@ from benchmarks import demo_seeds
 from benchmarks.algorithms.methods import DDPO_SECOND
 from benchmarks.algorithms.methods import METHODS as STUDIED
 from benchmarks.algorithms.methods import TASKS as STUDIED_TASKS
-from benchmarks.algorithms.page import times_of
+from benchmarks.algorithms.page import MEDIAN_ONLY, always_sooner, overlaps, shares_of, times_of
 from benchmarks.fidelity import GRADED, METHODS, OWN, spread
 from benchmarks.leashes import verdict
 from benchmarks.mixed_rewards import alike
@@ -58,9 +58,7 @@ def _of_the_study() -> list[tuple[str, str, str, str]]:
         found.append(
             (
                 f"{TASKS[task]}: of {len(methods)} methods with the same search and the same time, `{best}` ends highest"
-                + (
-                    ", but its seeds overlap with published RLCM's" if best != "rlcm" and reward["low"] <= plain["high"] else ""
-                ),
+                + (", but its seeds overlap with published RLCM's" if overlaps(methods, best) else ""),
                 f"{one['untrained']['reward']:.3f} to {reward['mean']:.3f} ({reward['low']:.3f} to {reward['high']:.3f}); "
                 f"published RLCM to {plain['mean']:.3f} ({plain['low']:.3f} to {plain['high']:.3f})",
                 seeds,
@@ -68,16 +66,14 @@ def _of_the_study() -> list[tuple[str, str, str, str]]:
             )
         )
         if STUDIED_TASKS[task].asks:
-            judged = methods[best]["judge"]
             claim = f"{TASKS[task]}: what `{best}` gains so, on unseen prompts by the held-out judge"
-            told = f"{one['untrained']['judge']:.1%} to {judged['mean']:.1%} ({judged['low']:.1%} to {judged['high']:.1%})"
+            told = f"{one['untrained']['judge']:.1%} to {shares_of(methods[best]['judge'])}"
             found.append((claim, told, seeds, STUDY))
             continue
         up = methods[fastest]["to_plain"]["speed_up"]
         if fastest != "rlcm" and up["median"]:
-            surely = up["low"] is not None and up["low"] > 1
             claim = f"{TASKS[task]}: `{fastest}` is the first to reach published RLCM's best reward"
-            claim += "" if surely else ", in the median; not in every seed"
+            claim += "" if always_sooner(methods[fastest]) else MEDIAN_ONLY
             found.append((claim, f"{times_of(up)} times sooner", seeds, STUDY))
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.algorithms.methods import TASKS
-from benchmarks.algorithms.page import times_of
+from benchmarks.algorithms.page import shares_of, times_of
 from benchmarks.fidelity import OWN
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, put_between
@@ -80,12 +80,12 @@ def rounds() -> str:
     )
 
 
-def _right_after(task: str, found: Mapping[str, Any]) -> tuple[str, str, str]:
-    judged = {name: one["judge"] for name, one in found["methods"].items()}
-    order = sorted(judged, key=lambda name: -judged[name]["mean"])
-    told = [f"`{name}` {judged[name]['mean']:.1%} ({judged[name]['low']:.1%} to {judged[name]['high']:.1%})" for name in order]
+def _right_after(task: str, found: Mapping[str, Any], seeds: int) -> tuple[str, str, str]:
+    before = f"{found['untrained']['judge']:.1%}"
+    order = sorted(found["methods"].items(), key=lambda one: -one[1]["judge"]["mean"])
+    told = [f"`{name}` {shares_of(one['judge'])}" for name, one in order]
     return (
-        f"`{task}`, equally tuned, 3 seeds: right on unseen prompts by the held-out judge, {found['untrained']['judge']:.1%} before",
+        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the held-out judge, {before} before",
         ", ".join(told),
         "[docs/algorithms/study.md](docs/algorithms/study.md)",
     )
@@ -95,15 +95,15 @@ def equally_tuned() -> list[tuple[str, str, str]]:
     """Return how every method of the study compares with published RLCM, a row for each task."""
     rows = []
     for task, found in read(RESULTS / "algorithms.json")["tasks"].items():
+        seeds = max(len(one["seeds"]) for one in found["methods"].values())
         if TASKS[task].asks:  # where the order of methods is within the noise, the judge says more than a time
-            rows.append(_right_after(task, found))
+            rows.append(_right_after(task, found, seeds))
             continue
         ups = {name: one["to_plain"]["speed_up"] for name, one in found["methods"].items() if name != "rlcm"}
         there = sorted((name for name in ups if ups[name]["median"] is not None), key=lambda name: -ups[name]["median"])
         times = [f"`{name}` {times_of(ups[name])}" for name in there]
         if others := ", ".join(f"`{name}`" for name in ups if name not in there):
             times.append(f"not sooner: {others}")
-        seeds = max(len(one["seeds"]) for one in found["methods"].values())
         rows.append(
             (
                 f"`{task}`, equally tuned, {seeds} seeds: how many times sooner the published method's best reward is reached",

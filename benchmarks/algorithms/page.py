@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.algorithms.measure import STEPS
+from benchmarks.algorithms.measure import MOMENTS, STEPS
 from benchmarks.algorithms.methods import COMMON, DDPO, DDPO_SECOND, METHODS, PLAIN, TASKS, half
 from benchmarks.algorithms.plots import ddpo_picture, draw_all
 from benchmarks.algorithms.summary import read_runs, summarise
@@ -15,6 +16,8 @@ from benchmarks.shared.pages import table
 from rlcm.report.words import DIVERSITY
 from rlcm.settings import merge
 
+MEDIAN_ONLY = ", in the median; not in every seed"
+"""What is said of a method that is sooner in some seeds only."""
 INTRODUCTION = """# Which algorithm
 
 Every algorithm of `rlcm` on the built-in model, from the same weights, with the same budget on a task: {budget} CPU seconds of training
@@ -30,9 +33,7 @@ published algorithm, has at its best evaluation. The judge is a detector that no
 ## How it was measured
 
 - Tasks:
-{tasks}- Prompts: {prompts}.
-  Before training the judge finds {judge:.0%} of their pictures right. No reward on these prompts asks for that, so the judge
-  shows what a method breaks. Its confidence, the mean probability of all that was asked, is the finer measure.{asks}
+{tasks}- {prompts}{asks}
 - Time is CPU time of the run's process (one thread) spent in sampling, scoring and learning. Evaluations are not counted.
 - Reward and judge are those of {images} fixed pictures, with seeds apart from the run's and without exploration noise. Lines are means
   over the seeds; bands go from the lowest to the highest seed. Evaluations are more frequent for methods that
@@ -84,17 +85,12 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         sound=summary["sound"],
         tasks="".join(f"    - `{task}`: {TASKS[task].about}\n" for task in tasks),
         longer=_longer(tasks),
-        prompts=", ".join(half("world-objects", for_search=False)),
-        judge=min((found["untrained"]["judge"] for task, found in tasks.items() if not TASKS[task].asks), default=0),
+        prompts=_prompts([found["untrained"]["judge"] for task, found in tasks.items() if not TASKS[task].asks]),
         asks="".join(f"\n{_asks(task, found)}" for task, found in tasks.items() if TASKS[task].asks),
         images=COMMON["evaluation"]["images"],
         steps=COMMON["sampler"]["steps"],
         machines="; ".join(summary["machines"]),
-        beside="".join(
-            f"\n  On `{task}` up to {TASKS[task].beside} other processes shared its two threads, elsewhere one."
-            for task in tasks
-            if TASKS[task].beside > 1
-        ),
+        beside=_beside(tasks),
         untuned="".join(
             f" Not tuned on `{task}`: {_listed([f'`{name}`' for name in names])}." for task, names in summary["untuned"].items()
         ),
@@ -106,19 +102,37 @@ def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     return text + _settings(sorted(run, key=list(METHODS).index))
 
 
+def _prompts(judged: Sequence[float]) -> str:
+    """Return what the prompts are of the tasks that do not ask for what the judge looks for, of whose shares the lowest is told."""
+    objects = ", ".join(half("world-objects", for_search=False))
+    prompts = f"Prompts: {objects}."
+    if not judged:
+        return prompts
+    return f"""{prompts}
+  Before training the judge finds {min(judged):.0%} of their pictures right. No reward on these prompts asks for that, so the judge
+  shows what a method breaks. Its confidence, the mean probability of all that was asked, is the finer measure."""
+
+
 def _longer(tasks: Iterable[str]) -> str:
     """Return which tasks have a larger budget than the common one."""
     return "".join(f" ({TASKS[task].times} times as many on `{task}`)" for task in tasks if TASKS[task].times > 1)
 
 
+def _beside(tasks: Iterable[str]) -> str:
+    """Return on which tasks more processes shared the machine than on the others."""
+    crowded = [f"up to {TASKS[task].beside} on `{task}`" for task in tasks if TASKS[task].beside > 1]
+    return f"\n  Other processes that shared its two threads: one; {_listed(crowded)}." if crowded else ""
+
+
 def _asks(task: str, found: Mapping[str, Any]) -> str:
     """Return what is special where the reward asks for what the judge looks for."""
     prompts, images = len(half(TASKS[task].prompts, for_search=False)), TASKS[task].looked_at["images"]
-    before = f"{found['untrained']['judge']:.0%}"
+    share = found["untrained"]["judge"]
+    known, looks = 100 * 1.96 * math.sqrt(share * (1 - share) / images), len(MOMENTS) + 1
     return f"""- `{task}` asks for just what the judge looks for, by a detector of its own. A run trains on {prompts} prompts of six
-  kinds. Reward and judge are those of {images} pictures of unseen prompts. Before training the judge finds {before} right. What
+  kinds. Reward and judge are those of {images} pictures of unseen prompts. Before training the judge finds {share:.0%} right. What
   it finds afterwards is the result; the reward is what the training asked for itself. Of so many pictures a share is known to about
-  6 points (95 %), and a best evaluation is the highest of eleven. So methods whose brackets overlap are not told apart."""
+  {known:.0f} points (95 %), and a best evaluation is the highest of {looks}. So methods whose brackets overlap are not told apart."""
 
 
 def _variants(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -136,14 +150,13 @@ def _choice(summary: Mapping[str, Any]) -> str:
             measured = f"{_number(value, 1)} times as fast as plain RLCM{'' if task else ' (geometric mean)'}"
             measured = "no other method was sooner on all of them" if method == PLAIN and not task else measured
             if task and method != PLAIN:
-                low = summary["tasks"][task]["methods"][method]["to_plain"]["speed_up"]["low"]
-                measured += "" if low is not None and low > 1 else ", in the median; not in every seed"
+                measured += "" if always_sooner(summary["tasks"][task]["methods"][method]) else MEDIAN_ONLY
         elif row["what"] == "highest":
             found = summary["tasks"][task]
-            plain, own = found["methods"][PLAIN]["reward"], found["methods"][method]["reward"]
+            plain = found["methods"][PLAIN]["reward"]["mean"]
             wish = f"`{task}`, as much as the whole budget gives"
-            measured = f"{_number(found['untrained']['reward'])} to {_number(value)}; plain RLCM: to {_number(plain['mean'])}"
-            measured += "; their seeds overlap" if method != PLAIN and own["low"] <= plain["high"] else ""
+            measured = f"{_number(found['untrained']['reward'])} to {_number(value)}; plain RLCM: to {_number(plain)}"
+            measured += "; their seeds overlap" if overlaps(found["methods"], method) else ""
         else:
             wish = "one method for all of these tasks, and 2 steps afterwards"
             measured = f"in 2 steps at least {_number(value, 1)} times the gain that plain RLCM has in {steps}"
@@ -173,7 +186,7 @@ def _task(task: str, found: Mapping[str, Any], picture: str) -> str:
                 f"{_number(m['reward']['mean'])} ({_number(m['reward']['low'])} to {_number(m['reward']['high'])})",
                 "" if reach is None else times_of(reach["speed_up"]),
                 "" if reach is None else times_of(reach["fewer_queries"]),
-                f"{m['judge']['mean']:.1%}" + (f" ({m['judge']['low']:.1%} to {m['judge']['high']:.1%})" if asks else ""),
+                shares_of(m["judge"]) if asks else f"{m['judge']['mean']:.1%}",
                 f"{m['judge_confidence']:.3f}",
                 "" if reach is None or reach["judge"] is None else f"{reach['judge']:.1%}",
                 _number(_diversity(m["guard"])),
@@ -335,6 +348,22 @@ def times_of(spread: Mapping[str, float | None]) -> str:
     if high is None:
         return f"not reached ({under})"
     return f"{under if median is None else f'{median:.1f}'} ({under if low is None else f'{low:.1f}'} to {high:.1f})"
+
+
+def shares_of(spread: Mapping[str, float]) -> str:
+    """Return a mean share and its range over the seeds."""
+    return f"{spread['mean']:.1%} ({spread['low']:.1%} to {spread['high']:.1%})"
+
+
+def overlaps(methods: Mapping[str, Any], name: str) -> bool:
+    """Say whether the best rewards of a method's seeds are not all above those of plain RLCM's."""
+    return name != PLAIN and bool(methods[name]["reward"]["low"] <= methods[PLAIN]["reward"]["high"])
+
+
+def always_sooner(method: Mapping[str, Any]) -> bool:
+    """Say whether all seeds of a method were sooner than plain RLCM."""
+    low = method["to_plain"]["speed_up"]["low"]
+    return low is not None and low > 1
 
 
 def _number(value: float | None, digits: int = 3) -> str:

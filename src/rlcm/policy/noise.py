@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SEEDS = 2**32
+"""How many seeds draw pictures of their own: of a larger one torch uses the last 32 bits."""
+
 
 def image_seed(*identity: int | str) -> int:
     """Return a 63-bit seed for an image's identity, such as (run seed, round, index)."""

@@ -14,7 +14,7 @@ import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
-from types import FunctionType, ModuleType, SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rlcm.rewards.outside import PLAIN, attributes_assigned, from_outside, is_foreign, outside_of_class, unwrapped
+from rlcm.rewards.outside import PLAIN, OfModule, attributes_assigned, from_outside, is_foreign, outside_of_class, unwrapped
 from rlcm.rewards.sources import own_text
 from rlcm.rewards.user import signature_of
 from rlcm.runs import digests
@@ -44,6 +44,8 @@ class Made(NamedTuple):
 
 _FIRST_SEEN: dict[int, tuple[Callable[[], Any], dict[str, Any]]] = {}
 """By the identity of an object: how to get it if it is still there, and what of it was first seen."""
+_OF_MODULES: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}
+"""By the identity of a module's names: these names, and what stood in lists, dicts and objects when this process first looked."""
 
 
 def made_with(reward: Callable[..., Any]) -> Made:
@@ -63,29 +65,33 @@ def made_with(reward: Callable[..., Any]) -> Made:
         return Made(None, None)
 
 
-def _innermost(reward: Any) -> Any:
+def _parts(reward: Any) -> tuple[list[functools.partial[Any]], Any, Any]:
+    """Return the partials that a reward is made of, outermost first, what they call, and whose method that is, if it is one's."""
+    partials = []
     while isinstance(reward, functools.partial):
+        partials.append(reward)
         reward = reward.func
-    return reward
+    return partials, reward, getattr(reward, "__self__", reward)
+
+
+def _is_object(owner: Any) -> bool:
+    return not (inspect.isroutine(owner) or inspect.isclass(owner) or inspect.ismodule(owner))
 
 
 def _rest(reward: Any) -> Any:
-    inner = _innermost(reward)
-    place = getattr(inner, "__self__", inner) if inner is reward else reward
-    return _first_seen(place, getattr(inner, "__qualname__", ""), lambda: _Telling().reward(reward))
+    partials, inner, owner = _parts(reward)
+    return _first_seen(reward if partials else owner, getattr(inner, "__qualname__", ""), lambda: _Telling().reward(reward))
 
 
 def _arguments(reward: Any) -> dict[str, Any] | None:
     """Return plain arguments of a partial or a constructor, and the weights of a torch module."""
     told = _Telling()
     arguments: dict[str, Any] = {}
-    inner: Any = reward
-    while isinstance(inner, functools.partial):
-        plain = {str(place): value for place, value in enumerate(inner.args)} | inner.keywords
+    partials, _, owner = _parts(reward)
+    for one in partials:
+        plain = {str(place): value for place, value in enumerate(one.args)} | one.keywords
         arguments |= {f"partial {name}": told.of(value) for name, value in plain.items() if _is_plain(value)}
-        inner = inner.func
-    owner = getattr(inner, "__self__", inner)
-    if not isinstance(owner, (FunctionType, type, ModuleType)):
+    if _is_object(owner):
         assigned = attributes_assigned(type(owner))
         kept = {name: value for name, value in _kept(owner).items() if name not in assigned and _is_plain(value)}
         arguments |= {name: told.of(value) for name, value in kept.items()}
@@ -123,14 +129,10 @@ class _Telling:
 
     def reward(self, reward: Any) -> Any:
         """Return all that a reward was made with; None where there is nothing."""
-        found: list[Any] = []
-        while isinstance(reward, functools.partial):
-            found.append([self.of(reward.args), self.of(reward.keywords)])
-            reward = reward.func
-        owner = getattr(reward, "__self__", reward)
-        named = dict(from_outside(reward, _afresh))
-        is_object = not (inspect.isroutine(owner) or inspect.isclass(owner) or inspect.ismodule(owner))
-        if is_object:
+        partials, inner, owner = _parts(reward)
+        found: list[Any] = [[self.of(one.args), self.of(one.keywords)] for one in partials]
+        named = dict(from_outside(inner))
+        if _is_object(owner):
             layers = [type(layer) for layer in owner.modules()] if isinstance(owner, nn.Module) else []
             kinds = dict.fromkeys(kind for one in (type(owner), *layers) for kind in one.__mro__ if not is_foreign(kind))
             named |= _kept(owner) | {f"class {kind.__qualname__}": kind for kind in kinds}
@@ -160,6 +162,8 @@ class _Telling:
         return {name: self.of(one) for name, one in values}
 
     def _of(self, value: Any) -> Any:
+        if isinstance(value, OfModule):
+            return _first_of_module(value)
         kind = type(value).__qualname__
         if isinstance(value, enum.Enum):
             return f"{kind}.{value.name}"
@@ -223,13 +227,18 @@ class _Telling:
             return name
         self.known.add(value)
         bound = getattr(value, "__self__", None)  # of a method, its object
-        outside = outside_of_class(plain, _afresh) if inspect.isclass(plain) else from_outside(value, _afresh)
+        outside = outside_of_class(plain) if inspect.isclass(plain) else from_outside(value)
         told = [] if bound is None or inspect.ismodule(bound) else [self.of(bound)]
         return [name, own_text(plain), self.inside(outside), *told]
 
 
-def _afresh(value: Any) -> Any:
-    return _Telling().of(value)
+def _first_of_module(thing: OfModule) -> Any:
+    """Return what stood in a module's list, dict or object when this process first looked."""
+    first = _OF_MODULES.setdefault(id(thing.space), (thing.space, {}))[1]
+    if thing.name not in first:
+        first[thing.name] = type(thing.value).__qualname__  # where it leads back to itself
+        first[thing.name] = _Telling().of(thing.value)
+    return first[thing.name]
 
 
 def _kept(owner: Any) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import importlib.util
 import inspect
 import numbers
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from rlcm.runs import digests
 _DATES = (datetime.date, datetime.time, datetime.timedelta)
 PLAIN = (
     type(None),
-    bool,
     numbers.Number,
     str,
     bytes,
@@ -44,18 +43,22 @@ PLAIN = (
 _FIXED = (*PLAIN, re.Pattern, Image.Image, nn.Module)
 _MAKING = ("__init__", "__new__", "__post_init__")
 _LAYERS = 12
-_OF_MODULES: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}
-"""By the identity of a module's names: these names, and what stood in lists, dicts and objects when this process first looked."""
 
 
-def from_outside(function: Any, tell: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
+class OfModule(NamedTuple):
+    """A list, a dict or an object of a module: what it holds later, the reward may have put there itself."""
+
+    space: Mapping[str, Any]
+    """The module's names."""
+    name: str
+    value: Any
+
+
+def from_outside(function: Any) -> Iterator[tuple[str, Any]]:
     """Yield the names and values that a function has from outside: its defaults, what it has from an outer function, and what it names
     of its module and of modules of the user's. Of a decorated one, those of all its layers.
 
     Names that it assigns to itself are what it remembers.
-
-    Args:
-        tell: gives as JSON what is in a list, a dict or an object of a module.
     """
     for number, layer in enumerate(unwrapped(function)):
         code: Any = getattr(layer, "__code__", None)
@@ -70,21 +73,17 @@ def from_outside(function: Any, tell: Callable[[Any], Any]) -> Iterator[tuple[st
                 yield f"{before}{name}", cell.cell_contents
         names = sorted(_names(code, "LOAD_GLOBAL", "LOAD_NAME") - stored)
         space = layer.__globals__
-        yield from _of_module("global", space, names, tell)
+        yield from _of_module("global", space, names)
         for name in names:
             if isinstance(module := space.get(name), ModuleType) and not is_foreign(module):
-                yield from _of_module(name, vars(module), sorted(_names(code, "LOAD_ATTR", "LOAD_METHOD")), tell)
+                yield from _of_module(name, vars(module), sorted(_names(code, "LOAD_ATTR", "LOAD_METHOD")))
         for name in sorted(_names(code, "IMPORT_NAME")):
             if (file := _file_of(name)) is not None:
                 yield f"import {name}", digests.of_source(file)
 
 
-def _of_module(
-    label: str, space: Mapping[str, Any], names: Iterable[str], tell: Callable[[Any], Any]
-) -> Iterator[tuple[str, Any]]:
-    """Yield what a module has under these names and a reward may be made of. Lists, dicts and objects are told of once in a process:
-    what they hold later, the reward may have put there itself."""
-    first = _OF_MODULES.setdefault(id(space), (space, {}))[1]
+def _of_module(label: str, space: Mapping[str, Any], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Yield what a module has under these names and a reward may be made of."""
     for name in names:
         if name.startswith("__") or name not in space:
             continue
@@ -94,22 +93,17 @@ def _of_module(
         else:
             known = (*_FIXED, list, dict, set, Tensor, np.ndarray, functools.partial)
             counts = isinstance(value, known) or not (isinstance(value, ModuleType) or is_foreign(type(value)))
-        if counts and may_change(value):
-            if name not in first:
-                first[name] = type(value).__qualname__  # where it leads back to itself
-                first[name] = tell(value)
-            value = first[name]
         if counts:
-            yield f"{label} {name}", value
+            yield f"{label} {name}", OfModule(space, name, value) if may_change(value) else value
 
 
-def outside_of_class(kind: type, tell: Callable[[Any], Any]) -> Iterator[tuple[str, Any]]:
+def outside_of_class(kind: type) -> Iterator[tuple[str, Any]]:
     """Yield what the methods of a class have from outside, and its plain values."""
     for name, value in vars(kind).items():
         plain = getattr(value, "fget", None) or getattr(value, "__func__", value)  # of a property, a static method
         if isinstance(value, PLAIN) and not name.startswith("__"):
             yield name, value
-        yield from from_outside(plain, tell)
+        yield from from_outside(plain)
 
 
 def unwrapped(thing: Any) -> list[Any]:

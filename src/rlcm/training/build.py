@@ -222,7 +222,7 @@ def _with_guidance(config: TrainConfig, pipeline: Any) -> TrainConfig:
 def _check_before_loading(config: TrainConfig, *, acting: bool) -> None:
     """Refuse a sampler or an adapter that does not fit the model before its weights are read or downloaded."""
     table = preview_table(config.model, config.sampler)
-    looked_at = preview_table(config.model, _without_final_noise(config.sampler))
+    looked_at = preview_table(config.model, _without_final_noise(config.sampler)) if config.sampler.final_std else table
     require_noise_for_figures(config.evaluation, bool(looked_at.std.any()))
     if acting:
         _require_actions(table, config)

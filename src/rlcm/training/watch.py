@@ -105,7 +105,7 @@ def require_figures(
     known = {group: [part.label for part in mix.parts] if mix else [] for group, mix in labels.items()}
     known |= {"judge": list(judged), "guard": [*GUARD, *diversity]}
     alone = ["reward", *(["kl"] if settings.diversity_images else [])]
-    for setting, name in (("best", settings.best), *(("least", name) for name in settings.least)):
+    for setting, name in _named(settings):
         group, _, rest = name.removeprefix("-").partition(".")
         label = rest.partition("/")[0] if group in labels else rest
         if label not in known[group] if group in known else rest or group not in alone:
@@ -122,12 +122,17 @@ def require_noise_for_figures(settings: EvaluationSettings, noisy: bool) -> None
     Raises:
         ConfigError: if one does: without noise the divergence from the base model is not defined.
     """
-    for setting, name in (("best", settings.best), *(("least", name) for name in settings.least)):
+    for setting, name in _named(settings):
         if name.removeprefix("-") == "kl" and not noisy:
             raise ConfigError(
                 f"evaluation.{setting} names {name!r}, and no step of this sampler draws noise, so there is no such figure; name "
                 "another one, such as reward, or use more steps (sampler.steps=2)."
             )
+
+
+def _named(settings: EvaluationSettings) -> list[tuple[str, str]]:
+    """Return the figures that settings name, each after its setting."""
+    return [("best", settings.best), *(("least", name) for name in settings.least)]
 
 
 def metric_value(summary: Mapping[str, Any], name: str) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from rlcm.pipelines.settings import STRONGEST
+from rlcm.policy.noise import SEEDS
 from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
@@ -18,7 +19,6 @@ from rlcm.ui.desk import PICK, Desk, in_brief
 from rlcm.ui.playground import standing
 
 BASE = "the built-in model, untuned"
-SEEDS = 2**32
 IDEAS = ("a fox", "three frogs", "a yellow car", "a star left of an owl", "a red heart and a blue boat")
 
 

@@ -16,6 +16,7 @@ from rlcm.errors import ConfigError
 from rlcm.paths import shown
 from rlcm.pipelines import preview_table
 from rlcm.pipelines.settings import BUILTIN
+from rlcm.policy.noise import SEEDS
 from rlcm.report.sheet import contact_sheet
 from rlcm.report.words import counted
 from rlcm.rewards.image.pixels import to_uint8
@@ -63,8 +64,8 @@ def sample(
             contact_sheet(pictures, texts, count).save(output)
     seeds = f"seeds {seed} to {seed + count - 1}" if count > 1 else f"seed {seed}"
     click.echo(f"{shown(output)}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
-    if (last := seed + count - 1) >= 2**32:
-        say(f"torch uses the last 32 bits of a seed, so seed {last} draws what seed {last % 2**32} draws")
+    if (last := seed + count - 1) >= SEEDS:
+        say(f"torch uses the last 32 bits of a seed, so seed {last} draws what seed {last % SEEDS} draws")
     if base.model.path in BUILTIN and (odd := unknown_words(texts)):
         say(
             f"the built-in model does not know {', '.join(odd)}; it draws {', '.join(CLASSES)}, up to four, in {', '.join(COLOURS)}"

@@ -21,9 +21,10 @@ from PIL import Image
 from rlcm.errors import ConfigError, RewardError
 from rlcm.rewards import RewardMix, RewardPart, boundary, build_rewards
 from rlcm.rewards.boundary import Beside, UserCode, UserCodeError, result
+from rlcm.rewards.imported import load_callable
 from rlcm.rewards.settings import RewardSettings
 from rlcm.rewards.surroundings import TRAITS, Surroundings
-from rlcm.rewards.user import bind_arguments, load_callable
+from rlcm.rewards.user import bind_arguments
 
 
 class _Own(BaseException):
@@ -470,7 +471,7 @@ def test_a_module_that_is_being_imported_can_be_named(tmp_path, monkeypatch):
     (tmp_path / "script_that_trains.py").write_text(
         textwrap.dedent(
             """
-            from rlcm.rewards.user import load_callable
+            from rlcm.rewards.imported import load_callable
             def f(images, prompts): return [1.0] * len(prompts)
             found = load_callable("script_that_trains:f", 20)
             """

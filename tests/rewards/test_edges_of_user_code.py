@@ -15,8 +15,8 @@ from rlcm.errors import ConfigError, RewardError
 from rlcm.processes.signals import Ending
 from rlcm.rewards import RewardSettings, build_rewards
 from rlcm.rewards.given import mix_of
+from rlcm.rewards.imported import is_installed
 from rlcm.rewards.sources import own_files
-from rlcm.rewards.user import is_installed
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 

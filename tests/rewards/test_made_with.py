@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from rlcm.rewards.image import Brightness, Sharpness
+from rlcm.rewards.imported import load_callable
 from rlcm.rewards.made_with import made_with
-from rlcm.rewards.user import load_callable
 
 LEVEL, WEIGHTS = 1.0, torch.ones(3)
 
@@ -390,7 +390,7 @@ def test_it_is_the_same_in_another_process_and_takes_no_time_where_functions_cal
         "def reward(images, prompts):\n    return f0(images), TABLE, ROWS, KNOWN\n"
     )
     script = (
-        "from rlcm.rewards.made_with import made_with\nfrom rlcm.rewards.user import load_callable\n"
+        "from rlcm.rewards.made_with import made_with\nfrom rlcm.rewards.imported import load_callable\n"
         f"print(made_with(load_callable({str(tmp_path / 'mine.py') + ':reward'!r})))"
     )
     told = {subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout for _ in range(2)}

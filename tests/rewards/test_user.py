@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.rewards.user import bind_arguments, call_reward, load_callable, takes_metadata
+from rlcm.rewards.imported import load_callable
+from rlcm.rewards.user import bind_arguments, call_reward, takes_metadata
 
 
 @pytest.fixture

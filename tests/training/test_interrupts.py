@@ -5,10 +5,11 @@ import threading
 
 import pytest
 
+from rlcm.processes.signals import Ending
 from rlcm.training.interrupts import Interrupts
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_noted_and_the_second_acts(number):
     acted = []
     before = signal.signal(number, lambda *_: acted.append(number))
@@ -45,3 +46,24 @@ def test_in_other_threads_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [(False, signal.getsignal(signal.SIGINT))]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_schedulers_warning_is_a_wish_too(number):
+    with Ending(), Interrupts() as interrupts:  # as in a command
+        signal.raise_signal(number)
+        assert interrupts.wanted
+        assert interrupts.by == number
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_program_keeps_its_own_use_of_a_users_signal():
+    acted = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: acted.append(1))
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGUSR1)
+        assert not interrupts.wanted
+        assert acted == [1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)

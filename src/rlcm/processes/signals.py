@@ -1,4 +1,4 @@
-"""Signals that end a command: Ctrl-C, SIGTERM and a closed terminal, with a word, the usual exit code, and in bounded time."""
+"""Signals that end a command, with a word, the usual exit code, and in bounded time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+USERS = tuple(number for number in SIGNALS if number.name.startswith("SIGUSR"))
+"""Schedulers warn a job with them before its time is over; a program may have a use of its own for them."""
 GRACE_SECONDS = 5.0
 """How long a process that was told to end may take for it."""
 
@@ -68,6 +72,7 @@ class Handlers:
     """Within it, a function is called by the signals that end a process; then they do what they did before.
 
     A signal that is ignored stays ignored: `nohup` does that to SIGHUP, a shell to the SIGINT of what it puts in the background.
+    SIGUSR1 and SIGUSR2 stay with a program that handles them itself.
     Threads other than the main one cannot take signals; there it does nothing.
     """
 
@@ -79,10 +84,18 @@ class Handlers:
     def __enter__(self) -> Handlers:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: set by a program that is not Python
+                if self._is_free(number):
                     self.previous[number] = signal.signal(number, self._take)
             _installed.append(self)
         return self
+
+    @staticmethod
+    def _is_free(number: int) -> bool:
+        """Return whether a signal would end the process, or is taken by a handler that may be set aside."""
+        handler = signal.getsignal(number)
+        if number in USERS:
+            return handler == signal.SIG_DFL or handler in [one._take for one in _installed]
+        return handler not in (signal.SIG_IGN, None)  # None: set by a program that is not Python
 
     def __exit__(self, *_: object) -> None:
         with suppress(ValueError):

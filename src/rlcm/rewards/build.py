@@ -12,9 +12,10 @@ from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
 from rlcm.paths import existing, local
 from rlcm.rewards.composition import RewardMix, RewardPart
+from rlcm.rewards.imported import load_callable
 from rlcm.rewards.settings import RewardSettings
 from rlcm.rewards.sources import check_neighbours
-from rlcm.rewards.user import bind_arguments, load_callable, signature_of
+from rlcm.rewards.user import bind_arguments, signature_of
 
 
 class BuiltIn(NamedTuple):

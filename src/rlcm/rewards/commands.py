@@ -20,8 +20,9 @@ from rlcm.rewards.boundary import UserCode, UserCodeError
 from rlcm.rewards.build import BUILT_IN, build_reward, build_rewards, located, place_of
 from rlcm.rewards.composition import RawScores
 from rlcm.rewards.image.pixels import from_uint8, read_picture
+from rlcm.rewards.imported import load_callable
 from rlcm.rewards.settings import RewardList, RewardSettings, entry_of
-from rlcm.rewards.user import first_problems, load_callable, signature_of
+from rlcm.rewards.user import first_problems, signature_of
 from rlcm.settings import Settings
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rlcm.rewards.user import is_installed
+from rlcm.rewards.imported import is_installed
 from rlcm.runs import digests
 
 _DATES = (datetime.date, datetime.time, datetime.timedelta)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlcm.errors import ConfigError
 from rlcm.paths import local
-from rlcm.rewards.user import is_installed
+from rlcm.rewards.imported import is_installed
 
 
 def own_text(reward: Callable[..., Any]) -> str | None:

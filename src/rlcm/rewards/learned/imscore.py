@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlcm.rewards.imported import load_callable
 from rlcm.rewards.learned.clip import Lazy, Network
 from rlcm.rewards.learned.hub import Source
-from rlcm.rewards.user import load_callable
 
 IMSCORE = {
     "ImageReward": ("imscore.imreward.model:ImageReward", "RE-N-Y/ImageReward"),

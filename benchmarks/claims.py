@@ -19,7 +19,7 @@ from benchmarks import demo_seeds
 from benchmarks.algorithms.methods import DDPO_SECOND
 from benchmarks.algorithms.methods import METHODS as STUDIED
 from benchmarks.algorithms.methods import TASKS as STUDIED_TASKS
-from benchmarks.algorithms.page import MEDIAN_ONLY, always_sooner, overlaps, shares_of, times_of
+from benchmarks.algorithms.page import MEDIAN_ONLY, always_sooner, overlaps, seeds_of, shares_of, times_of
 from benchmarks.fidelity import GRADED, METHODS, OWN, spread
 from benchmarks.leashes import verdict
 from benchmarks.mixed_rewards import alike
@@ -54,7 +54,7 @@ def _of_the_study() -> list[tuple[str, str, str, str]]:
         best = _highest(methods)
         fastest = max(methods, key=lambda name: methods[name]["to_plain"]["speed_up"]["median"] or 0)
         reward, plain = methods[best]["reward"], methods["rlcm"]["reward"]
-        seeds = str(len(methods[best]["seeds"]))
+        seeds = seeds_of([methods[best], methods["rlcm"]])
         found.append(
             (
                 f"{TASKS[task]}: of {len(methods)} methods with the same search and the same time, `{best}` ends highest"
@@ -68,13 +68,13 @@ def _of_the_study() -> list[tuple[str, str, str, str]]:
         if STUDIED_TASKS[task].asks:
             claim = f"{TASKS[task]}: what `{best}` gains so, on unseen prompts by the held-out judge"
             told = f"{one['untrained']['judge']:.1%} to {shares_of(methods[best]['judge'])}"
-            found.append((claim, told, seeds, STUDY))
+            found.append((claim, told, seeds_of([methods[best]]), STUDY))
             continue
         up = methods[fastest]["to_plain"]["speed_up"]
         if fastest != "rlcm" and up["median"]:
             claim = f"{TASKS[task]}: `{fastest}` is the first to reach published RLCM's best reward"
             claim += "" if always_sooner(methods[fastest]) else MEDIAN_ONLY
-            found.append((claim, f"{times_of(up)} times sooner", seeds, STUDY))
+            found.append((claim, f"{times_of(up)} times sooner", seeds_of([methods[fastest], methods["rlcm"]]), STUDY))
     return found
 
 
@@ -85,13 +85,13 @@ def _of_ddpo() -> list[tuple[str, str, str, str]]:
             continue
         own = one["ddpo"]
         furthest, times = own["variants"][own["furthest"]], STUDIED[own["furthest"]].times
-        reward, seeds = furthest["reward"], str(len(furthest["seeds"]))
+        reward = furthest["reward"]
         found.append(
             (
                 f"{TASKS[task]}: DDPO, with {_tried(own['furthest'])} of the same search, and {times} times the time of the others",
                 f"{furthest['before']['reward']:.3f} to {reward['mean']:.3f} ({reward['low']:.3f} to {reward['high']:.3f}), "
                 f"after {furthest['spent']['cpu'] / 60:.0f} minutes",
-                seeds,
+                seeds_of([furthest]),
                 STUDY,
             )
         )
@@ -99,7 +99,7 @@ def _of_ddpo() -> list[tuple[str, str, str, str]]:
             if (there := own["methods"][name]["to_gain"]) is not None:
                 claim = f"{TASKS[task]}: {words} gains as much as DDPO"
                 told = f"{times_of(there['speed_up'])} times sooner, with {times_of(there['fewer_queries'])} times fewer images"
-                found.append((claim, told, seeds, STUDY))
+                found.append((claim, told, seeds_of([one["methods"][name], furthest]), STUDY))
     return found
 
 

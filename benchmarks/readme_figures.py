@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.algorithms.methods import TASKS
-from benchmarks.algorithms.page import shares_of, times_of
+from benchmarks.algorithms.page import seeds_of, shares_of, times_of
 from benchmarks.fidelity import OWN
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, put_between
@@ -80,7 +80,7 @@ def rounds() -> str:
     )
 
 
-def _right_after(task: str, found: Mapping[str, Any], seeds: int) -> tuple[str, str, str]:
+def _right_after(task: str, found: Mapping[str, Any], seeds: str) -> tuple[str, str, str]:
     before = f"{found['untrained']['judge']:.1%}"
     order = sorted(found["methods"].items(), key=lambda one: -one[1]["judge"]["mean"])
     told = [f"`{name}` {shares_of(one['judge'])}" for name, one in order]
@@ -95,7 +95,7 @@ def equally_tuned() -> list[tuple[str, str, str]]:
     """Return how every method of the study compares with published RLCM, a row for each task."""
     rows = []
     for task, found in read(RESULTS / "algorithms.json")["tasks"].items():
-        seeds = max(len(one["seeds"]) for one in found["methods"].values())
+        seeds = seeds_of(found["methods"].values())
         if TASKS[task].asks:  # where the order of methods is within the noise, the judge says more than a time
             rows.append(_right_after(task, found, seeds))
             continue

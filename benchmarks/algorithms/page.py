@@ -21,7 +21,7 @@ MEDIAN_ONLY = ", in the median; not in every seed"
 INTRODUCTION = """# Which algorithm
 
 Every algorithm of `rlcm` on the built-in model, from the same weights, with the same budget on a task: {budget} CPU seconds of training
-a run{longer}, seeds {seeds}. This page is written by `python -m benchmarks.algorithms` from the results' own files.
+a run{longer}, {seeds}. This page is written by `python -m benchmarks.algorithms` from the results' own files.
 
 ## In a minute
 
@@ -77,10 +77,9 @@ def write_study(results: Path, root: Path, budget: float) -> None:
 def text_of(summary: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     """Return the page."""
     tasks = summary["tasks"]
-    seeds = sorted({seed for found in tasks.values() for m in found["methods"].values() for seed in m["seeds"]})
     text = INTRODUCTION.format(
         budget=f"{summary['budget']:g}",
-        seeds=_listed([str(seed) for seed in seeds]),
+        seeds=_seeds(tasks),
         choice=_choice(summary),
         sound=summary["sound"],
         tasks="".join(f"    - `{task}`: {TASKS[task].about}\n" for task in tasks),
@@ -116,6 +115,19 @@ def _prompts(judged: Sequence[float]) -> str:
 def _longer(tasks: Iterable[str]) -> str:
     """Return which tasks have a larger budget than the common one."""
     return "".join(f" ({TASKS[task].times} times as many on `{task}`)" for task in tasks if TASKS[task].times > 1)
+
+
+def _seeds(tasks: Mapping[str, Any]) -> str:
+    """Return which seeds every method has, and which methods have more of them on a task."""
+    of = {(task, name): m["seeds"] for task, found in tasks.items() for name, m in found["methods"].items()}
+    common = sorted(set.intersection(*map(set, of.values())))
+    more: dict[str, dict[int, list[str]]] = {}
+    for (task, name), seeds in of.items():
+        if len(seeds) > len(common):
+            more.setdefault(task, {}).setdefault(len(seeds), []).append(f"`{name}`")
+    told = [f"{number} of {_listed(names)} on `{task}`" for task, some in more.items() for number, names in some.items()]
+    said = f"seeds {_listed([str(seed) for seed in common])}"
+    return f"{said} ({_listed(told)})" if told else said
 
 
 def _beside(tasks: Iterable[str]) -> str:
@@ -368,6 +380,12 @@ def always_sooner(method: Mapping[str, Any]) -> bool:
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}f}"
+
+
+def seeds_of(methods: Iterable[Mapping[str, Any]]) -> str:
+    """Return how many seeds methods have: a number, or the lowest and the highest."""
+    counts = sorted({len(method["seeds"]) for method in methods})
+    return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.algorithms import design, measure, methods, run, summary
 from benchmarks.algorithms.measure import RunKey
-from benchmarks.algorithms.page import write_study
+from benchmarks.algorithms.page import seeds_of, text_of, write_study
 from benchmarks.shared import training
 from rlcm.settings import merge
 from rlcm.training.config import TrainConfig, parse_settings
@@ -157,6 +157,22 @@ def test_a_seed_that_never_gets_there_is_censored(study: Path) -> None:
     assert found["speed_up"]["low"] is None
     assert found["speed_up"]["below"] == pytest.approx(1.0)
     assert found["speed_up"]["median"] == pytest.approx(2.0)
+
+
+def test_methods_with_more_seeds_than_others_are_named(study: Path) -> None:
+    def begins() -> tuple[str, str]:
+        found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)
+        methods_found = found["tasks"][TASK]["methods"]
+        return text_of(found, {TASK: "x.svg"}).partition(". This page")[0], seeds_of(methods_found.values())
+
+    said, counts = begins()
+    assert said.endswith("a run, seeds 0 and 1")
+    assert counts == "2"
+    for method in ("group", methods.PLAIN):
+        measure.write(RunKey(TASK, method, 2).file(study), result(TASK, method, 2, [0.0, 2.0, 3.0], [1.0, 1.0, 1.0]))
+    said, counts = begins()
+    assert said.endswith(f"a run, seeds 0 and 1 (3 of `{methods.PLAIN}` and `group` on `{TASK}`)")
+    assert counts == "2 to 3"
 
 
 def test_the_way_to_the_best_reward_of_any_run_is_told_in_shares(study: Path) -> None:

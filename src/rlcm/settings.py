@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -62,6 +62,8 @@ def as_declared(kind: Any, value: Any) -> Any:
         return value if any(map(is_group, kinds)) else meant(value)
     if isinstance(value, Iterable) and not isinstance(value, (Sized, BaseModel)):
         raise _refused("input should be a list: what is read one by one may have no end")
+    if isinstance(value, Set):
+        raise _refused("input should be a list: a set has no order")
     if isinstance(value, (list, tuple)):
         inners = next((_inner_kinds(one, len(value)) for one in kinds if get_origin(one) in (list, tuple)), None)
         return meant(list(value)) if inners is None else list(map(as_declared, inners, value))

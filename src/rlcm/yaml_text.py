@@ -125,6 +125,12 @@ class _Loader(yaml.SafeLoader):
         tagged = node.tag != self.resolve(yaml.ScalarNode, node.value, (True, False))
         return value if tagged else Written(node.value, value)
 
+    def refuse_set(self, node: yaml.Node) -> None:
+        raise ValueError(f"line {node.start_mark.line + 1} holds a set (!!set), which has no order; write a list: [a, b]")
+
+
+_Loader.add_constructor(_TAG + "set", _Loader.refuse_set)
+
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:

@@ -283,3 +283,10 @@ def test_one_image_a_round_will_do_where_the_gradient_is_the_rewards_own():
     load_config(
         None, ["rollout.batch_size=1", "rollout.branches=1", "algorithm.loss=reward_backprop", "algorithm.kl_target=null"]
     )
+
+
+@pytest.mark.parametrize("made", [set, frozenset, dict.fromkeys])
+def test_a_list_of_settings_has_an_order(made):
+    with pytest.raises(ConfigError, match=r"prompts=.*: input should be a list"):
+        TrainConfig(prompts=made(["a fox", "a car"]))
+    assert TrainConfig(prompts=("a fox", "a car")).prompts == ("a fox", "a car")

@@ -51,6 +51,7 @@ def test_what_others_guess_is_text(text):
     [
         ("a: 1\nb: 2\na: 3", "the key 'a' stands twice, in lines 1 and 3; keep one of them"),
         ("a:\n  b:\n    - c: 1\n      d: 2\n      c: 3", "the key 'c' stands twice, in lines 3 and 5"),
+        ("a:\n- b: !!set {c, d}", r"line 2 holds a set \(!!set\), which has no order; write a list: \[a, b\]"),
         ("a: {b: 1, 'b': 2}", "the key 'b' stands twice, in line 1"),
         ("1: a\n'1': b", "the key '1' stands twice, in lines 1 and 2"),
         ("a: &a [*a]", "the value in line 1 holds itself"),

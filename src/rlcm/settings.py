@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from pathlib import PurePath
 from types import NoneType, UnionType
@@ -16,6 +17,8 @@ from rlcm.yaml_text import Written, meant
 
 Changes = Mapping[str, Any]
 """Nested values of settings, by name; some of them or all."""
+_SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Of a normal number in single precision, in which models compute: a smaller one is 0 there, a larger one infinite."""
 
 
 class Settings(BaseModel):
@@ -137,6 +140,10 @@ def _check_scalar(kinds: list[Any], value: Any) -> None:
         raise _refused(f"input should be {numbers}, not true or false")
     elif numbers and isinstance(value, str):
         raise _refused(f"input should be {numbers}, written in digits and without quotes")
+    elif (
+        float in kinds and isinstance(value, (int, float)) and (0 < abs(value) < _SMALLEST or _LARGEST < abs(value) < math.inf)
+    ):
+        raise _refused(f"input should be 0, or from {_SMALLEST:.2g} to {_LARGEST:.2g} in size, as single precision has it")
 
 
 def _refused(message: str) -> PydanticCustomError:

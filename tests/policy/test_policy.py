@@ -65,6 +65,25 @@ def test_targets_that_match_nothing_are_refused_with_the_names_that_exist():
         tiny_policy(target_modules=("o_q",))  # the end of a name means whole parts of it
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("to_out", r"'to_out' of UNet2DConditionModel is of the kind ModuleList.*such as to_out\.0\.$"),
+        ("to_out.1", r"is of the kind Dropout, which no LoRA can change; leave it out\.$"),
+        ("attn1", r"is of the kind Attention.*such as attn1\.to_k, attn1\.to_out\.0, attn1\.to_q, attn1\.to_v\.$"),
+    ],
+)
+def test_what_no_lora_can_change_is_refused_beside_what_one_can(target, said):
+    with pytest.raises(ConfigError, match=said):
+        tiny_policy(target_modules=("to_q", target))
+
+
+def test_layers_get_an_adapter_and_others_of_the_same_name_none():
+    names = [name.split(".lora_")[0] for name in tiny_policy(target_modules=("0",)).named_parameters]
+    assert names
+    assert all(name.endswith(".0") for name in names)
+
+
 def test_convolutions_take_adapters_too():
     policy = tiny_policy(target_modules=("conv_in", "to_q"))
     assert any("conv_in.lora_A" in name for name in policy.named_parameters)

@@ -60,6 +60,9 @@ def test_unknown_keys_name_the_nearest(override, message):
         ("run.rounds=1.5", r"run\.rounds=1\.5"),
         ("optimizer.lr=-1", r"optimizer\.lr=-1"),
         ("optimizer.lr=.nan", r"optimizer\.lr=nan"),
+        ("optimizer.lr=1e-320", r"optimizer\.lr=1e-320: input should be 0, or from 1\.2e-38 to 3\.4e\+38 in size"),
+        ("rewards=[{name: sharpness, weight: 1e300}]", r"rewards\.0\.weight=1e300: input should be 0, or from"),
+        ("algorithm.importance_cap=0.5", r"algorithm\.importance_cap=0\.5: input should be greater than or equal to 1"),
         (
             "algorithm.loss=pppo",
             r"algorithm\.loss='pppo': input should be 'ppo_clip', 'divergence_ppo', 'reinforce', 'rebel', 'awm', ",

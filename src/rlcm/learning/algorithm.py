@@ -26,7 +26,7 @@ class AlgorithmSettings(Settings):
     """What computes the mean of the old policy, to which the ratio is taken. `sampling`: the pass that sampled. `learning`: the
     pass that learns, in its own batch shapes, so that the ratio begins at exactly 1 whatever the precision. `auto` is `sampling`
     in fp32 on a CPU, where the two differ by a last bit at most, and `learning` everywhere else."""
-    importance_cap: float | None = Field(default=None, gt=0, le=1_000_000)
+    importance_cap: float | None = Field(default=None, ge=1, le=1_000_000)
     """Where set, every action is weighed by the ratio of the policy that learns to the one that sampled, at most this (truncated
     importance sampling, on the scale of `log_prob_reduction`): what they differ by in rounding is then made up for."""
     clip_range: float = Field(default=1e-4, gt=0, le=1_000_000)

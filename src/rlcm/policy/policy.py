@@ -60,7 +60,7 @@ class Policy:
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
-            target_modules=list(settings.target_modules),
+            target_modules=list(targets(module, settings)),  # by their whole names: an ending may be that of other modules, too
             init_lora_weights="gaussian",
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -169,8 +169,11 @@ def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
     """Check that the adapter binds to something; a network without storage for its weights will do.
 
     Raises:
-        ConfigError: if no layer of the network matches `target_modules`, or the rank is beyond what any of those can have.
+        ConfigError: if no layer of the network matches `target_modules`, one of them names what no LoRA can change, or the rank is
+            beyond what any of the layers can have.
     """
+    for target in settings.target_modules:
+        _check_target(module, target)
     bound = targets(module, settings).values()
     if bound:
         most = max(map(_full_rank, bound))
@@ -185,6 +188,22 @@ def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
         f"lora.target_modules={list(settings.target_modules)} matches no layer of {type(module).__name__}, so nothing "
         f"would be trained; layers of this network end in {', '.join(kinds[:20])}."
     )
+
+
+def _check_target(module: nn.Module, target: str) -> None:
+    """Refuse the name of what is in the network, but no layer that a LoRA can change; what is not there may be another network's."""
+    layers = adaptable_layers(module)
+    if any(_ends(name, target) for name in layers):
+        return
+    kinds = sorted({type(part).__name__ for name, part in module.named_modules() if _ends(name, target)})
+    if kinds:
+        tails = {f".{name}".rpartition(f".{target}.")[2] for name in layers if f".{target}." in f".{name}"}
+        inside = sorted(f"{target}.{tail}" for tail in tails)
+        remedy = f"name layers within it, such as {', '.join(inside[:4])}." if inside else "leave it out."
+        raise ConfigError(
+            f"lora.target_modules: {target!r} of {type(module).__name__} is of the kind {', '.join(kinds)}, which no LoRA can change; "
+            f"{remedy}"
+        )
 
 
 def adaptable_layers(module: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:

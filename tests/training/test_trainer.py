@@ -80,6 +80,13 @@ def test_a_sampler_without_noise_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cap_of_importance_weights_that_has_no_effect_is_said(tmp_path):
+    for policy, said in (("auto", True), ("learning", False)):
+        listener = Listener()
+        trainer(tmp_path, watcher=listener, algorithm={"importance_cap": 2.0, "old_policy": policy})
+        assert any(note.startswith("algorithm.importance_cap=2 has no effect") for note in listener.notes) == said
+
+
 def test_it_learns(tmp_path):
     made = trainer(
         tmp_path,

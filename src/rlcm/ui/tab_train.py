@@ -233,10 +233,8 @@ def component(field: Field, value: Any, min_width: int) -> Any:
         )
     if field.is_written:
         return gr.Textbox(value=value, placeholder="left out", max_lines=1, **shared)
-    if field.kind == "whole":
-        return gr.Number(value=value, precision=0, **shared)
-    if field.kind == "number":
-        return gr.Number(value=value, **shared)
+    if field.kind in ("whole", "number"):
+        return gr.Number(value=value, **shared)  # nothing is rounded: what is no whole number is refused with everything else
     return gr.Textbox(value=value, max_lines=3, **shared)
 
 

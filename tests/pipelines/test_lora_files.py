@@ -202,6 +202,8 @@ def test_the_strength_that_peft_wrote_down_counts(models, tmp_path):
         ({"use_dora": "false"}, "use_dora='false' is neither true nor false", ConfigError),
         ({"use_rslora": 1}, "use_rslora=1 is neither true nor false", ConfigError),
         ({"lora_alpha": "much"}, "are no numbers", ConfigError),
+        ({"lora_alpha": 10**400}, "are no numbers that a LoRA has", ConfigError),
+        ({"alpha_pattern": {"to_q": float("nan")}}, "are no numbers that a LoRA has", ConfigError),
         ({"alpha_pattern": {"(": 1}}, "alpha_pattern has", ConfigError),
     ):
         with pytest.raises(error, match=match):

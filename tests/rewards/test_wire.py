@@ -147,6 +147,7 @@ def test_answer():
         (b'{"scores": {"a": [1]}}', "1 numbers for 2"),
         (b'{"scores": {"a": 1}}', "int for 2"),
         (b'{"scores": {"a": [1, NaN]}}', "nan for picture 1"),
+        (b'{"scores": {"a": [1, 1' + b"0" * 400 + b"]}}", "for picture 1, which is no finite number"),
         (b'{"scores": {"a": [Infinity, 1]}}', "inf for picture 0"),
         (b'{"scores": {"a": [1e999, 1]}}', "inf for picture 0"),
         (b'{"scores": {"a": [null, 1]}}', "None for picture 0"),

@@ -25,6 +25,7 @@ PEFT_FILE = "adapter_model.safetensors"
 """What diffusers and PEFT call a LoRA's file; one of them is taken where the settings name none."""
 PEFT_CONFIG = "adapter_config.json"
 _IN_METADATA = "lora_adapter_metadata"
+LARGEST_ALPHA = 1e6
 _ALTERING = ("pissa", "olora", "corda", "loftq")
 """What PEFT calls beginnings of a LoRA that are taken out of the model's own weights."""
 
@@ -212,8 +213,8 @@ def _strength(config: Mapping[str, Any], place: str) -> Strength:
         )
     alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
     numbers: list[Any] = [alpha, *patterns.values()] if isinstance(patterns, dict) else ["?"]
-    if not all(value is None or (type(value) in (int, float) and math.isfinite(value)) for value in numbers):
-        raise ConfigError(f"{place}: lora_alpha={alpha!r}, alpha_pattern={patterns!r} are no numbers; save the LoRA again.")
+    if not all(value is None or (type(value) in (int, float) and abs(value) <= LARGEST_ALPHA) for value in numbers):
+        raise ConfigError(f"{place}: lora_alpha={alpha!r}, alpha_pattern={patterns!r} are no numbers that a LoRA has; save it again.")
     try:
         for pattern in patterns:
             re.compile(pattern)

@@ -14,6 +14,7 @@ import binascii
 import io
 import json
 import math
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -172,8 +173,8 @@ def decode_answer(body: bytes, batch: int) -> dict[str, list[float]]:
             found = f"{len(values)} numbers" if isinstance(values, list) else type(values).__name__
             raise WireError(f"{label} has {found} for {batch} pictures.")
         for index, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise WireError(f"{label} has {value!r} for picture {index}, which is no finite number.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+                raise WireError(f"{label} has {str(value)[:40]} for picture {index}, which is no finite number.")
     return {str(label): [float(value) for value in values] for label, values in scores.items()}
 
 

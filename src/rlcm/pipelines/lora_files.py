@@ -214,7 +214,9 @@ def _strength(config: Mapping[str, Any], place: str) -> Strength:
     alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
     numbers: list[Any] = [alpha, *patterns.values()] if isinstance(patterns, dict) else ["?"]
     if not all(value is None or (type(value) in (int, float) and abs(value) <= LARGEST_ALPHA) for value in numbers):
-        raise ConfigError(f"{place}: lora_alpha={alpha!r}, alpha_pattern={patterns!r} are no numbers that a LoRA has; save it again.")
+        raise ConfigError(
+            f"{place}: lora_alpha={alpha!r}, alpha_pattern={patterns!r} are no numbers that a LoRA has; save it again."
+        )
     try:
         for pattern in patterns:
             re.compile(pattern)

@@ -16,7 +16,6 @@ from rlcm.report.templating import render
 from rlcm.training.final import WEIGHTS_NAME
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk, in_brief
-from rlcm.ui.inputs import Slider
 from rlcm.ui.playground import standing
 
 BASE = "the built-in model, untuned"
@@ -33,8 +32,8 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
             with gr.Row(equal_height=True):
                 seed = gr.Number(label="Seed", value=0, minimum=0, maximum=SEEDS - 1, min_width=110, elem_id="play-seed")
                 dice = gr.Button("Another seed", min_width=120, elem_id="play-dice")
-            steps = Slider(label="Steps", minimum=1, maximum=8, step=1, value=4, elem_id="play-steps")
-            strength = Slider(
+            steps = gr.Slider(label="Steps", minimum=1, maximum=8, step=1, value=4, elem_id="play-steps")
+            strength = gr.Slider(
                 label="Adapter strength",
                 info="0 is the base model, 1 what was trained, above 1 more of it",
                 minimum=0, maximum=STRONGEST, step=0.05, value=1.0, elem_id="play-strength",
@@ -60,11 +59,9 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
             return [gr.update(), fragments.no_pair("This model cannot be loaded", in_brief(error))]
         return [gr.update(value=own, maximum=max(8, own)), gr.update()]
 
-    def picture(name: str, prompt: str, seed: float | None, steps: float | None, strength: float | None) -> str:
+    def picture(name: str, prompt: str, seed: float | None, steps: float, strength: float) -> str:
         if not prompt.strip():
             return fragments.no_pair("No prompt", "Write what the picture should show.")
-        if steps is None or strength is None:
-            return fragments.no_pair("A number is missing", "Enter the steps and the adapter strength.")
         try:
             folder = _folder(desk, name)
             started = time.perf_counter()
@@ -73,11 +70,11 @@ def playground_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
             return fragments.no_pair("This could not be drawn", in_brief(error))
         return fragments.pair(drawn, metric, time.perf_counter() - started)
 
-    def stand(name: str, strength: float | None) -> str:
+    def stand(name: str, strength: float) -> str:
         """Return what was measured near a strength, where it was."""
         try:
             folder = _folder(desk, name)
-            text = "" if folder is None or strength is None else standing(folder, strength)
+            text = "" if folder is None else standing(folder, strength)
         except Exception:  # a run's files are anybody's, and this line is an extra
             text = ""
         return f'<div class="rl"><p class="quiet">{escape(text)}</p></div>' if text else ""

@@ -12,7 +12,6 @@ from rlcm.report.run import Run
 from rlcm.report.samples import Samples
 from rlcm.ui import fragments
 from rlcm.ui.desk import PICK, Desk, in_words, run_menu
-from rlcm.ui.inputs import Slider
 
 ALL = "all of them"
 
@@ -22,7 +21,9 @@ def samples_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
     with gr.Row(equal_height=True):
         run = gr.Dropdown(label="Run", choices=[], scale=1, min_width=200, elem_id="samples-run")
         cell = gr.Dropdown(label="Picture", choices=[(ALL, -1)], value=-1, scale=1, min_width=200, elem_id="samples-cell")
-        moment = Slider(label="Round", minimum=0, maximum=1, step=1, value=0, scale=2, min_width=260, elem_id="samples-round")
+        moment = gr.Slider(
+            label="Round", minimum=0, maximum=1, step=1, value=0, scale=2, min_width=260, elem_id="samples-round"
+        )
     view = gr.HTML(js_on_load=PICK, elem_id="samples-view")
 
     def choose(name: str | None, cell: int) -> list[Any]:
@@ -42,11 +43,10 @@ def samples_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
         return [gr.update(choices=pictures, value=cell), slider, show(name, last.round, cell)]
 
     @in_words
-    def show(name: str | None, moment: float | None, cell: int) -> str:
+    def show(name: str | None, moment: float, cell: int) -> str:
         found = desk.runs.read(name or "")
         if not found.samples:
             return fragments.nothing("No pictures yet", "They appear with the first look at the fixed prompts.")
-        moment = found.samples[-1].round if moment is None else moment
         if cell >= 0 and cell < len(found.samples[-1].prompts):
             return fragments.sample_film(found, cell, round(moment))
         return fragments.sample_sheet(found, at(found.samples, moment))
@@ -56,7 +56,7 @@ def samples_tab(desk: Desk, chosen: gr.State, tab: gr.Tab) -> None:
         name = chosen if chosen in names else next(iter(names), None)
         return [run_menu(names, name), *choose(name, cell)]
 
-    def pick(name: str, moment: float | None, event: gr.EventData) -> list[Any]:
+    def pick(name: str, moment: float, event: gr.EventData) -> list[Any]:
         cell = int(event.cell)
         return [cell, show(name, moment, cell)]
 

@@ -174,7 +174,7 @@ def decode_answer(body: bytes, batch: int) -> dict[str, list[float]]:
             raise WireError(f"{label} has {found} for {batch} pictures.")
         for index, value in enumerate(values):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-                raise WireError(f"{label} has {str(value)[:40]} for picture {index}, which is no finite number.")
+                raise WireError(f"{label} has {repr(value)[:40]} for picture {index}, which is no finite number.")
     return {str(label): [float(value) for value in values] for label, values in scores.items()}
 
 

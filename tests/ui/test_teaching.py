@@ -11,8 +11,10 @@ import torch
 from rlcm.errors import ConfigError, UsageError
 from rlcm.rewards.taste.votes import read_votes
 from rlcm.training.config import load_config, parse_settings
+from rlcm.training.prompts import load_prompts
 from rlcm.ui import teaching
 from rlcm.ui.jobs import Job
+from rlcm.ui.tab_teach import Teachings
 from rlcm.ui.teaching import KEPT, SHOWN, VOTES_A_TRAINING, Teaching
 
 PROMPTS = ("a fox", "a red car", "two cats")
@@ -194,3 +196,9 @@ def test_the_taste_asks_what_it_does_not_know(teaching_once):
     sets = [teaching_once._draw() for _ in range(3)]
     told = teaching_once._taste.information(torch.stack([one.features for one in sets]))
     assert (told >= -1e-9).all()
+
+
+@pytest.mark.parametrize(("typed", "prompts"), [(" [a boat, 'two cats'] ", ("a boat", "two cats")), ("world-objects", None)])
+def test_the_pages_prompts_are_read_like_the_setting(tmp_path, typed, prompts):
+    taught = Teachings(SimpleNamespace(jobs=Trainings(tmp_path))).of("mine", typed)
+    assert taught.prompts == (load_prompts("world-objects").prompts if prompts is None else prompts)

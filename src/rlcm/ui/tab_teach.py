@@ -9,7 +9,9 @@ import gradio as gr
 
 from rlcm.errors import RLCMError
 from rlcm.report.templating import render
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.prompts import BUILT_IN
+from rlcm.training.values import read_value
 from rlcm.ui import fragments
 from rlcm.ui.desk import Desk, in_brief
 from rlcm.ui.teaching import VOTES_A_TRAINING, Question, Teaching, votes_place
@@ -47,10 +49,15 @@ class Teachings:
         self._desk, self._known, self._lock = desk, dict[str, Teaching](), threading.Lock()
 
     def of(self, name: str, source: str) -> Teaching:
-        """Return the teaching of a name; errors as `Teaching`."""
+        """Return the teaching of a name; errors as `Teaching`.
+
+        Args:
+            source: prompts as they are typed for a setting: a set, a file, or a list in brackets.
+        """
         with self._lock:
             if name not in self._known:
-                self._known[name] = Teaching(self._desk.jobs, name, source)
+                prompts = parse_settings(TrainConfig, {"prompts": read_value(TrainConfig, "prompts", source.strip())}).prompts
+                self._known[name] = Teaching(self._desk.jobs, name, prompts)
             return self._known[name]
 
 
@@ -63,8 +70,8 @@ def teach_tab(desk: Desk, timer: gr.Timer, shown: gr.State) -> None:
                 label="Name", info="Of the run. A new name starts over.", value=NAME, max_lines=1, elem_id="teach-name"
             )
             source = gr.Dropdown(
-                label="Prompts", info="A set, or a file of your own.", choices=list(BUILT_IN), value="world",
-                allow_custom_value=True, elem_id="teach-prompts",
+                label="Prompts", info="A set, a file of your own, or a list in brackets: [a fox, a boat].",
+                choices=list(BUILT_IN), value="world", allow_custom_value=True, elem_id="teach-prompts",
             )  # fmt: skip
             begin = gr.Button("Begin, or go on", variant="primary", elem_id="teach-begin")
             standing = gr.HTML(elem_id="teach-standing")

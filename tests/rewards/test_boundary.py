@@ -3,9 +3,11 @@
 import asyncio
 import functools
 import io
+import locale
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -231,6 +233,21 @@ def test_an_answer_that_the_reward_changes_later_stays_what_it_was(images, promp
     assert raw.parts["mine"].tolist() == found.parts["mine"].tolist() == found.total.tolist() == [1.0] * 5
 
 
+def every_hook():
+    """Register a hook of every kind that all modules run, as somebody does who wants to see a network at work."""
+    nothing = lambda *_: None  # noqa: E731
+    found = torch.nn.modules.module
+    for register in (
+        found.register_module_forward_hook,
+        found.register_module_forward_pre_hook,
+        found.register_module_full_backward_hook,
+        found.register_module_full_backward_pre_hook,
+        found.register_module_parameter_registration_hook,
+        sys.modules["torch.optim.optimizer"].register_optimizer_step_pre_hook,
+    ):
+        register(nothing)
+
+
 MEDDLING = {
     "the working folder": lambda: os.chdir("/"),
     "torch's default dtype": lambda: torch.set_default_dtype(torch.float64),
@@ -244,6 +261,10 @@ MEDDLING = {
     ),
     "torch's kernels of attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "torch's anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
+    "hooks of all of torch's modules or optimisers": lambda: every_hook(),
+    "an alarm that would end the process": lambda: signal.alarm(1000),
+    "the locale": lambda: locale.setlocale(locale.LC_ALL, "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C"),
+    "the default timeout of sockets": lambda: socket.setdefaulttimeout(1.5),
     "sys.stdout": lambda: setattr(sys, "stdout", io.StringIO()),
     "sys.stderr": lambda: setattr(sys, "stderr", io.StringIO()),
     "logging.disable": lambda: logging.disable(logging.CRITICAL),
@@ -277,6 +298,23 @@ def test_the_state_of_the_process_is_put_back_and_the_reward_named_once(images, 
     assert not [trait.name for trait, was in zip(TRAITS, before, strict=True) if trait.is_harmed(was, trait.read())]
     assert caplog.text.count(f"reward mine changed {what}, which belongs to the whole process; it was put back") == 1
     assert not mix.may_run_beside
+
+
+def test_hooks_of_the_program_itself_stay_and_a_rewards_change_no_model(images, prompts):
+    layer, seen = torch.nn.Linear(2, 2), []
+    own = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(1))
+    try:
+
+        def reward(images, prompts):
+            torch.nn.modules.module.register_module_forward_hook(lambda module, given, answer: answer * 0)
+            return mean(images, prompts)
+
+        RewardMix([("mine", reward)])(images, prompts)
+        assert layer(torch.ones(1, 2)).abs().sum() > 0
+        assert seen == [1]
+    finally:
+        own.remove()
+    assert not torch.nn.modules.module._global_forward_hooks
 
 
 def test_tf32_set_in_the_new_way_is_put_back(images, prompts):

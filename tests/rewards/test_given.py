@@ -98,3 +98,10 @@ def test_pictures_alone_and_values_with_more_to_say(images, prompts):
     assert mix_of(pair)(images, prompts).total.allclose(3 * means)
     two = mix_of(lambda images, prompts: (0.5, 0.25))(images[:2], prompts[:2])  # two numbers are two pictures' values
     assert two.total.tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("passed", [{dark: 0}, {dark: 0.0, alone: 0}, [{"name": "sharpness", "weight": 0}]])
+def test_weights_that_are_all_0_teach_nothing(passed):
+    with pytest.raises(ConfigError, match="all weights are 0, so there is nothing to learn"):
+        mix_of(passed)
+    assert len(mix_of({dark: 0, alone: 1}).parts) == 2

@@ -36,6 +36,7 @@ def test_nothing_is_said_of_what_is_shipped(file):
         ("algorithm.consistency_schedule=linear", "algorithm.consistency_coefficient=0.1"),
         ("rollout.branch_schedule=last", "rollout.branches=2"),
         ("evaluation.patience=1", "evaluation.every=1"),
+        ("evaluation.least={right: 0.9}", "evaluation.every=1"),
     ],
 )
 def test_what_has_no_effect_is_said_until_it_has_one(idle, needed):
@@ -43,9 +44,16 @@ def test_what_has_no_effect_is_said_until_it_has_one(idle, needed):
     plain += ["rewards=[alignment]", "algorithm.loss=reward_backprop"] if needed == "algorithm.loss=ppo_clip" else []
     said = idle_settings(load_config(None, [*plain, idle]))
     assert len(said) == 1
-    assert said[0].startswith(f"{idle} has no effect: it is for ")
+    assert said[0].replace("'", "").startswith(f"{idle} has no effect: it is for ")
     assert idle_settings(load_config(None, [*plain, idle, needed])) == []
     assert said[0] in checked(load_config(None, [*plain, idle])).notes
+
+
+@pytest.mark.parametrize("loss", ["nft", "awm", "reward_backprop"])
+def test_a_loss_without_actions_has_no_old_policy_to_choose(loss):
+    settings = ["rollout.branches=1", "rewards=[alignment]", f"algorithm.loss={loss}", "algorithm.kl_coefficient=0"]
+    (said,) = idle_settings(load_config(None, [*settings, "rollout.images_per_prompt=2", "algorithm.old_policy=learning"]))
+    assert said.startswith("algorithm.old_policy=learning has no effect")
 
 
 def test_every_rule_names_settings():

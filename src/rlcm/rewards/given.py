@@ -69,12 +69,15 @@ def given(rewards: Any) -> list[Given]:
 
 def mix_of(rewards: Any) -> RewardMix:
     """Return the mix of the rewards that were passed; see `given`."""
+    passed = given(rewards)
+    if not any(settings.weight for settings, _ in passed):
+        raise ConfigError("rewards: all weights are 0, so there is nothing to learn; give one of them a weight, such as 1.")
     return RewardMix(
         [
             RewardPart(
                 s.label, build_reward(s) if reward is None else reward, s.weight, s.normalise, s.on_failure, s.timeout_seconds
             )
-            for s, reward in given(rewards)
+            for s, reward in passed
         ]
     )
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import logging
 import operator
 import os
+import signal
+import socket
 import sys
 import threading
 import warnings
@@ -75,6 +78,34 @@ def _set_attention(flags: tuple[bool, bool, bool]) -> None:
         switch(flag)
 
 
+def _tables_of_hooks() -> list[dict[Any, Any]]:
+    """Return torch's own tables of hooks that every module or optimiser of the process runs, those of models included."""
+    places = ("torch.nn.modules.module", "torch.optim.optimizer")  # torch takes the second one's name away
+    named = [(name, value) for place in places for name, value in vars(sys.modules[place]).items()]
+    return [value for name, value in named if name.startswith("_global_") and isinstance(value, dict)]
+
+
+def _hooks() -> list[dict[Any, Any]]:
+    return [dict(table) for table in _tables_of_hooks()]
+
+
+def _set_hooks(before: list[dict[Any, Any]]) -> None:
+    for table, hooks in zip(_tables_of_hooks(), before, strict=True):
+        table.clear()
+        table.update(hooks)
+    if not torch.nn.modules.module._global_backward_hooks:
+        torch.nn.modules.module._global_is_full_backward_hook = None  # of which kind all of them must be
+
+
+def _are_others(before: list[dict[Any, Any]], after: list[dict[Any, Any]]) -> bool:
+    """Return whether hooks were added or taken away; they are compared as objects."""
+    return [[*map(id, table.values())] for table in before] != [[*map(id, table.values())] for table in after]
+
+
+def _alarm() -> float:
+    return signal.getitimer(signal.ITIMER_REAL)[0] if hasattr(signal, "getitimer") else 0.0
+
+
 def _set_warnings(filters: list[Any]) -> None:
     warnings.resetwarnings()
     warnings.filters.extend(filters)  # type: ignore[attr-defined]
@@ -110,6 +141,15 @@ TRAITS = (
     Trait("torch's reduced precision in matrix products", _reduced, _set_reduced),
     Trait("torch's kernels of attention", _attention, _set_attention),
     Trait("torch's anomaly detection", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    Trait("hooks of all of torch's modules or optimisers", _hooks, _set_hooks, _are_others),
+    Trait(
+        "an alarm that would end the process",
+        _alarm,
+        lambda _: signal.setitimer(signal.ITIMER_REAL, 0),
+        lambda before, after: not before and bool(after),
+    ),
+    Trait("the locale", lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
+    Trait("the default timeout of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout),
     Trait("sys.stdout", lambda: sys.stdout, lambda stream: setattr(sys, "stdout", stream), operator.is_not),
     Trait("sys.stderr", lambda: sys.stderr, lambda stream: setattr(sys, "stderr", stream), operator.is_not),
     Trait("logging.disable", lambda: logging.root.manager.disable, logging.disable),

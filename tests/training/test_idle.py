@@ -36,7 +36,7 @@ def test_nothing_is_said_of_what_is_shipped(file):
         ("algorithm.consistency_schedule=linear", "algorithm.consistency_coefficient=0.1"),
         ("rollout.branch_schedule=last", "rollout.branches=2"),
         ("evaluation.patience=1", "evaluation.every=1"),
-        ("evaluation.least={right: 0.9}", "evaluation.every=1"),
+        ("evaluation.least={judge.right: 0.9}", "evaluation.every=1"),
     ],
 )
 def test_what_has_no_effect_is_said_until_it_has_one(idle, needed):

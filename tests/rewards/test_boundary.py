@@ -562,3 +562,26 @@ def test_the_process_ends_with_an_error_where_a_reward_hangs_in_a_thread_of_its_
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "error: reward f was not done within 0.3 s" in ended.stderr
+
+
+@pytest.mark.parametrize("left", ["pool.submit(time.sleep, 300)", "fork.Process(target=time.sleep, args=(300,)).start()"])
+def test_a_command_ends_although_a_reward_left_work_in_a_pool_or_a_process(tmp_path, left):
+    """Python itself would wait for it, after the command has said all that it has to say."""
+    source = f"""
+        import time, multiprocessing
+        from concurrent.futures import ThreadPoolExecutor
+
+        pool, fork = ThreadPoolExecutor(1), multiprocessing.get_context("fork")
+
+        def f(images, prompts):
+            {left}
+            return images.mean((1, 2, 3))
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(source))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    command = "from rlcm.cli import kinds, main; kinds.GRACE_SECONDS = 0.5; main(prog_name='rlcm')"
+    words = [sys.executable, "-c", command, "rewards", "try", "mine.py:f", "--images", "a.png"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0
+    assert "a.png" in ended.stdout
+    assert "something that a reward left running was not done within 0.5 s of the end; it was left" in ended.stderr

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import multiprocessing
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +21,9 @@ from rlcm.cli.dashes import refuse_dashes
 from rlcm.cli.streams import PatientStreams
 from rlcm.errors import RLCMError
 from rlcm.processes.signals import Ending
+
+GRACE_SECONDS = 20.0
+"""How long Python's own end may take after a command in which user code ran."""
 
 
 class WithExample(click.Command):
@@ -66,12 +72,14 @@ class Group(WithExample, click.Group):
             return super().__call__(*args, **kwargs)
         except SystemExit as end:
             boundary = sys.modules.get("rlcm.rewards.boundary")  # light commands do not load it
-            if boundary is None or not boundary.is_left_running():
+            if boundary is None:
                 raise
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError):
-                    stream.flush()
-            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if boundary.is_left_running():
+                _end_at_once(code)
+            # Python waits for what a pool of threads or processes still has to do, whoever left it.
+            threading.Thread(target=_end_later, args=(code,), name="end", daemon=True).start()
+            raise
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command that was typed; with --debug an error shows where it came from."""
@@ -103,6 +111,23 @@ class Group(WithExample, click.Group):
         if code is not None:
             sys.exit(code)
         return answer
+
+
+def _end_later(code: int) -> None:
+    time.sleep(GRACE_SECONDS)
+    for child in multiprocessing.active_children():
+        child.kill()
+    click.echo(
+        f"something that a reward left running was not done within {GRACE_SECONDS:g} s of the end; it was left", err=True
+    )
+    _end_at_once(code)
+
+
+def _end_at_once(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _say_error(text: str) -> None:

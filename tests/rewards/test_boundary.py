@@ -262,7 +262,7 @@ MEDDLING = {
     "torch's kernels of attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "torch's anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
     "hooks of all of torch's modules or optimisers": lambda: every_hook(),
-    "an alarm that would end the process": lambda: signal.alarm(1000),
+    "an alarm that would end the process": lambda: [signal.alarm(1000), signal.setitimer(signal.ITIMER_VIRTUAL, 1000)],
     "the locale": lambda: locale.setlocale(locale.LC_ALL, "C.UTF-8" if locale.setlocale(locale.LC_ALL) == "C" else "C"),
     "the default timeout of sockets": lambda: socket.setdefaulttimeout(1.5),
     "sys.stdout": lambda: setattr(sys, "stdout", io.StringIO()),

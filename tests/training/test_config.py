@@ -293,3 +293,9 @@ def test_a_list_of_settings_has_an_order(made):
     with pytest.raises(ConfigError, match=r"prompts=.*: input should be a list"):
         TrainConfig(prompts=made(["a fox", "a car"]))
     assert TrainConfig(prompts=("a fox", "a car")).prompts == ("a fox", "a car")
+
+
+@pytest.mark.parametrize("path", [{"run": {"rounds": 3}}, 5, [], b"my.yaml"])
+def test_a_configuration_is_a_path(path):
+    with pytest.raises(ConfigError, match=r"config=.* is a (dict|int|list|bytes); give a path, and settings as changes"):
+        load_config(path)

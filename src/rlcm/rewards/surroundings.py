@@ -102,8 +102,17 @@ def _are_others(before: list[dict[Any, Any]], after: list[dict[Any, Any]]) -> bo
     return [[*map(id, table.values())] for table in before] != [[*map(id, table.values())] for table in after]
 
 
-def _alarm() -> float:
-    return signal.getitimer(signal.ITIMER_REAL)[0] if hasattr(signal, "getitimer") else 0.0
+_TIMERS = [getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF") if hasattr(signal, name)]
+
+
+def _alarms() -> list[bool]:
+    return [signal.getitimer(timer)[0] > 0 for timer in _TIMERS]
+
+
+def _set_alarms(before: list[bool]) -> None:
+    for timer, was in zip(_TIMERS, before, strict=True):
+        if not was:
+            signal.setitimer(timer, 0)
 
 
 def _set_warnings(filters: list[Any]) -> None:
@@ -144,9 +153,9 @@ TRAITS = (
     Trait("hooks of all of torch's modules or optimisers", _hooks, _set_hooks, _are_others),
     Trait(
         "an alarm that would end the process",
-        _alarm,
-        lambda _: signal.setitimer(signal.ITIMER_REAL, 0),
-        lambda before, after: not before and bool(after),
+        _alarms,
+        _set_alarms,
+        lambda before, after: any(now and not was for was, now in zip(before, after, strict=True)),
     ),
     Trait("the locale", lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
     Trait("the default timeout of sockets", socket.getdefaulttimeout, socket.setdefaulttimeout),

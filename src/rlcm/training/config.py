@@ -297,6 +297,10 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
 def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Settings] = TrainConfig) -> dict[str, Any]:
     """Return the nested mapping of a YAML file with the changes applied, as settings of some kind take it; errors as `load_config`."""
+    if not (path is None or isinstance(path, (str, Path))):
+        raise ConfigError(
+            f"config={path!r} is a {type(path).__name__}; give a path, and settings as changes: ['run.rounds=3']."
+        )
     file = None if path is None else local(path, "config")
     values = {} if file is None else read_file(file, kind)
     if file is not None and is_of_run(file):

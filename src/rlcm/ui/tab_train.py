@@ -241,7 +241,7 @@ def component(field: Field, value: Any, min_width: int) -> Any:
 def _config_of(desk: Desk, start: str) -> TrainConfig:
     if start == OWN:
         return own_reward(desk.runs.path)
-    return start_from(start, {name: desk.runs.run_path(name) for name in desk.runs.names()})
+    return start_from(start, {} if start in STARTS else {start: desk.runs.run_path(start)})
 
 
 def _starts(names: list[str]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -65,7 +65,7 @@ def as_declared(kind: Any, value: Any) -> Any:
         return value if any(map(is_group, kinds)) else meant(value)
     if isinstance(value, Iterable) and not isinstance(value, (Sized, BaseModel)):
         raise _refused("input should be a list: what is read one by one may have no end")
-    if isinstance(value, Set):
+    if isinstance(value, (set, frozenset)):
         raise _refused("input should be a list: a set has no order")
     if isinstance(value, (list, tuple)):
         inners = next((_inner_kinds(one, len(value)) for one in kinds if get_origin(one) in (list, tuple)), None)

@@ -69,7 +69,7 @@ def test_targets_that_match_nothing_are_refused_with_the_names_that_exist():
     ("target", "said"),
     [
         ("to_out", r"'to_out' of UNet2DConditionModel is of the kind ModuleList.*such as to_out\.0\.$"),
-        ("to_out.1", r"is of the kind Dropout, which no LoRA can change; leave it out\.$"),
+        ("to_out.1", r"is of the kind Dropout, which rlcm gives no LoRA; leave it out\.$"),
         ("attn1", r"is of the kind Attention.*such as attn1\.to_k, attn1\.to_out\.0, attn1\.to_q, attn1\.to_v\.$"),
     ],
 )

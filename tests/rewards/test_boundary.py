@@ -123,6 +123,7 @@ def test_an_exit_can_be_skipped_like_any_failure(images, prompts):
         ("import asyncio; raise asyncio.CancelledError", "CancelledError"),
         ("def f(*_): f()\nf()", "RecursionError"),
         ("import time; time.sleep(60)", "not done within 0.2 s"),
+        ("def f(:", "SyntaxError"),
         ("def __getattr__(name): raise SystemExit(name)", "SystemExit: f"),
     ],
 )
@@ -131,8 +132,9 @@ def test_whatever_an_import_does_is_an_error_of_the_file(tmp_path, source, text)
     path.write_text(source)
     limit = 0.2 if "sleep" in source else 60
     for _ in range(2):  # and half a module is not left behind for the next
-        with pytest.raises(ConfigError, match=f"mine.py could not be imported: it .*{text}"):
+        with pytest.raises(ConfigError, match=f"mine.py could not be imported: it .*{text}") as found:
             load_callable(f"{path}:f", limit)
+        assert "imported.py" not in str(found.value), "no place in the product is named"
 
 
 @pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), OSError("no weights"), _Own()], ids=repr)

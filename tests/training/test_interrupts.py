@@ -1,6 +1,8 @@
 """Interrupts: the first signal is a wish, the second acts, and afterwards everything is as before."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -67,3 +69,15 @@ def test_a_program_keeps_its_own_use_of_a_users_signal():
         assert acted == [1]
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_handler_that_python_does_not_know_of_stays():
+    script = (
+        "import faulthandler, signal\nfrom rlcm.training.interrupts import Interrupts\n"
+        "faulthandler.register(signal.SIGUSR1)\n"
+        "with Interrupts() as found:\n    signal.raise_signal(signal.SIGUSR1)\nassert not found.wanted\n"
+        "signal.raise_signal(signal.SIGUSR1)\nprint('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "goes on"), done.stderr
+    assert done.stderr.count("most recent call first") == 2

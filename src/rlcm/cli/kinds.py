@@ -115,11 +115,12 @@ class Group(WithExample, click.Group):
 
 def _end_later(code: int) -> None:
     time.sleep(GRACE_SECONDS)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
+        click.echo(
+            f"something that a reward left running was not done within {GRACE_SECONDS:g} s of the end; it was left", err=True
+        )
     for child in multiprocessing.active_children():
         child.kill()
-    click.echo(
-        f"something that a reward left running was not done within {GRACE_SECONDS:g} s of the end; it was left", err=True
-    )
     _end_at_once(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ class Policy:
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
-            target_modules=list(targets(module, settings)),  # by their whole names: an ending may be that of other modules, too
+            # A pattern is matched with whole names: as an ending a name may be that of other modules, too.
+            target_modules="|".join(map(re.escape, targets(module, settings))),
             init_lora_weights="gaussian",
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -201,7 +203,7 @@ def _check_target(module: nn.Module, target: str) -> None:
         inside = sorted(f"{target}.{tail}" for tail in tails)
         remedy = f"name layers within it, such as {', '.join(inside[:4])}." if inside else "leave it out."
         raise ConfigError(
-            f"lora.target_modules: {target!r} of {type(module).__name__} is of the kind {', '.join(kinds)}, which no LoRA can change; "
+            f"lora.target_modules: {target!r} of {type(module).__name__} is of the kind {', '.join(kinds)}, which rlcm gives no LoRA; "
             f"{remedy}"
         )
 

@@ -68,6 +68,16 @@ def describe(number: int) -> str:
     return {"SIGINT": "Ctrl-C", "SIGHUP": "the closing of the terminal (SIGHUP)"}.get(name, name)
 
 
+def _is_caught_in_c(number: int) -> bool:
+    """Return whether a library has set a handler that Python does not know of, as `faulthandler.register` does; known on Linux only."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt:"))
+    except (OSError, StopIteration, ValueError):
+        return False
+    return bool(caught >> (number - 1) & 1)
+
+
 class Handlers:
     """Within it, a function is called by the signals that end a process; then they do what they did before.
 
@@ -94,7 +104,7 @@ class Handlers:
         """Return whether a signal would end the process, or is taken by a handler that may be set aside."""
         handler = signal.getsignal(number)
         if number in USERS:
-            return handler == signal.SIG_DFL or handler in [one._take for one in _installed]
+            return (handler == signal.SIG_DFL and not _is_caught_in_c(number)) or handler in [one._take for one in _installed]
         return handler not in (signal.SIG_IGN, None)  # None: set by a program that is not Python
 
     def __exit__(self, *_: object) -> None:
@@ -165,8 +175,8 @@ class Ending:
         if self.ended is not None:
             _exit(number)
         term = signal.getsignal(signal.SIGTERM)
-        if number == getattr(signal, "SIGHUP", None) and term != self._take and callable(term):
-            term(signal.SIGTERM, frame)  # a server that ends in order at SIGTERM does so for a closed terminal, too
+        if number in (getattr(signal, "SIGHUP", None), *USERS) and term != self._take and callable(term):
+            term(signal.SIGTERM, frame)  # a server that ends in order at SIGTERM does so for the others, too
             return
         self.ended = Ended(number)
         self._mouth.send(b"\0")

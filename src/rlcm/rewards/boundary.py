@@ -40,7 +40,10 @@ _surroundings = Surroundings()
 _told: set[tuple[str, str]] = set()
 _was_given_up = threading.Event()
 _NOT_THEIRS = (
-    *(str(Path(__file__).with_name(name)) for name in ("boundary.py", "user.py", "coroutines.py", "composition")),
+    *(
+        str(Path(__file__).with_name(name))
+        for name in ("boundary.py", "user.py", "imported.py", "coroutines.py", "composition")
+    ),
     sysconfig.get_path("stdlib"),
     "<frozen",
 )

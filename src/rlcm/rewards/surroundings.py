@@ -102,15 +102,20 @@ def _are_others(before: list[dict[Any, Any]], after: list[dict[Any, Any]]) -> bo
     return [[*map(id, table.values())] for table in before] != [[*map(id, table.values())] for table in after]
 
 
-_TIMERS = [getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF") if hasattr(signal, name)]
+_TIMERS = [
+    (getattr(signal, timer), getattr(signal, sent))
+    for timer, sent in (("ITIMER_REAL", "SIGALRM"), ("ITIMER_VIRTUAL", "SIGVTALRM"), ("ITIMER_PROF", "SIGPROF"))
+    if hasattr(signal, timer)
+]
+"""The process's timers, and what each sends, which ends the process unless something handles it."""
 
 
 def _alarms() -> list[bool]:
-    return [signal.getitimer(timer)[0] > 0 for timer in _TIMERS]
+    return [signal.getitimer(timer)[0] > 0 and signal.getsignal(sent) == signal.SIG_DFL for timer, sent in _TIMERS]
 
 
 def _set_alarms(before: list[bool]) -> None:
-    for timer, was in zip(_TIMERS, before, strict=True):
+    for (timer, _), was in zip(_TIMERS, before, strict=True):
         if not was:
             signal.setitimer(timer, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
@@ -297,7 +298,7 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
 
 def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Settings] = TrainConfig) -> dict[str, Any]:
     """Return the nested mapping of a YAML file with the changes applied, as settings of some kind take it; errors as `load_config`."""
-    if not (path is None or isinstance(path, (str, Path))):
+    if not (path is None or (isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str))):
         raise ConfigError(
             f"config={path!r} is a {type(path).__name__}; give a path, and settings as changes: ['run.rounds=3']."
         )

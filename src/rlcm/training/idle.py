@@ -38,7 +38,7 @@ _RULES: tuple[_Rule, ...] = (
         lambda config: config.algorithm.consistency_coefficient,
     ),
     ("rollout.branches above 1", ("rollout.branch_schedule",), lambda config: config.rollout.branches > 1),
-    ("evaluation.every above 0", ("evaluation.patience", "evaluation.least"), lambda config: config.evaluation.every),
+    ("evaluation.every above 0", ("evaluation.patience",), lambda config: config.evaluation.every),
     (
         "a loss of actions, such as algorithm.loss=ppo_clip",
         ("algorithm.old_policy",),
@@ -56,6 +56,6 @@ def idle_settings(config: TrainConfig) -> list[str]:
         for name in names if not is_there(config) else ():
             group, _, leaf = name.partition(".")
             value = getattr(getattr(config, group), leaf)
-            if value != fields[name].get_default(call_default_factory=True):
+            if value != fields[name].default:
                 found.append(f"{assignment(name, value)} has no effect: it is for {purpose}")
     return found

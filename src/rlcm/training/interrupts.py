@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a wish: the first is taken note of, the second saves what is whole and ends."""
+"""Signals that would end a run as a wish: the first is taken note of, the second saves what is whole and ends."""
 
 from __future__ import annotations
 

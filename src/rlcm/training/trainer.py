@@ -182,7 +182,7 @@ class Trainer:
     def train(self) -> Path:
         """Run all rounds that are left and return the run's folder, with the tuned LoRA in `final/`.
 
-        An interrupt (Ctrl-C, SIGTERM, a closed terminal) ends it after the present round with a checkpoint, and is left in
+        An interrupt (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or 2) ends it after the present round with a checkpoint, and is left in
         `interrupted_by`: a program that trains several times looks there before it goes on. A second one keeps the last whole
         round, and then does what it did before `train`: Ctrl-C raises KeyboardInterrupt, and SIGTERM ends the process.
 

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,12 @@ def draw(pipeline: Any, config: TrainConfig, prompts: list[str], steps: int) -> 
     """Return one picture for each prompt, the same noise for the same place: [B, 3, h, w] in [0, 1]."""
     denoiser = make_denoiser(pipeline, sampler_at(config.sampler, steps), config.model)
     return pictures_of(denoiser, prompts, [image_seed("demo", place) for place in range(len(prompts))], BATCH)
+
+
+def gone_by_kinds(judged: Mapping[str, Any]) -> float:
+    """Return the net share of wrong pictures that are gone, where every kind of prompts counts alike."""
+    before, after = (judged[whose]["right"]["overall"] for whose in ("base", "tuned"))
+    return float((after - before) / (1 - before))
 
 
 def bars(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, bool]]:

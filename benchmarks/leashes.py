@@ -68,22 +68,44 @@ def judged(runs: Sequence[Path]) -> list[float]:
     return [mean(e["judge"]["right"]["mean"] for e in together) for together in zip(*found, strict=True)]
 
 
+def readings(found: Mapping[str, Any]) -> list[tuple[str, float, str]]:
+    """Return what the bar can mean, with the largest share of diversity that some evaluation then has, and which one that is."""
+    measure, base = found["frontier"]["measure"], found["frontier"]["best"]["base"]
+    points = [
+        (
+            point["reward"] - base,
+            point["shares"][measure],
+            track["name"],
+            point["about"],
+            share >= SOUND * found["judge"][track["name"]][0],
+        )
+        for track in found["frontier"]["tracks"]
+        if not track["free"]
+        for point, share in zip(track["points"], found["judge"][track["name"]], strict=True)
+    ]
+    sound = [point for point in points if point[-1]]
+    rows = []
+    for what, candidates, largest in (
+        ("of the largest sound gain without a leash", sound, [point for point in sound if point[2] == FREE.replace(" ", "-")]),
+        ("of the largest sound gain of all", sound, sound),
+        ("of the largest gain of all, sound or not", points, points),
+    ):
+        enough = OF_GAIN * max(largest)[0]
+        _, share, name, about, _ = max((one for one in candidates if one[0] >= enough), key=lambda one: one[1])
+        rows.append((what, share, f"{name} at {about}"))
+    return rows
+
+
 def verdict(found: Mapping[str, Any]) -> str:
-    """Return in a sentence whether the bar is reached: by evaluations that are sound, as the judge finds nearly as many right."""
-    measure, sound = found["frontier"]["measure"], []
-    for track in found["frontier"]["tracks"]:
-        if not track["free"]:
-            judge = found["judge"][track["name"]]
-            sound += [
-                (point["reward"], point["shares"][measure], track["name"], point["about"])
-                for point, share in zip(track["points"], judge, strict=True)
-                if share >= SOUND * judge[0]
-            ]
-    base = found["frontier"]["best"]["base"]
-    enough = base + OF_GAIN * (max(sound)[0] - base)
-    _, share, name, about = max((one for one in sound if one[0] >= enough), key=lambda one: one[1])
-    bar = f"at least {BAR:.0%} of the base model's diversity at {OF_GAIN:.0%} of the largest gain that is sound"
-    return f"The bar, {bar}, is {'reached' if share >= BAR else 'missed'}: {share:.0%}, by {name} at {about}."
+    """Return whether the bar is reached, by each of its readings."""
+    told = [
+        f"{'reached' if share >= BAR else 'missed'}, {share:.0%}, at {OF_GAIN:.0%} {what} ({where})"
+        for what, share, where in readings(found)
+    ]
+    return (
+        f"The bar, at least {BAR:.0%} of the base model's diversity at {OF_GAIN:.0%} of the unleashed sound reward, can be read in "
+        f"three ways: {'; '.join(told)}. Each is the evaluation that suits it best, a mean of the seeds."
+    )
 
 
 def text(found: Mapping[str, Any], shown: Mapping[str, Any], rounds: int) -> str:

@@ -17,6 +17,7 @@ RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 IMAGES = (32, 64)
 UPDATES = (1, 2)
 LEASHES = (0.0, 0.1)
+"""Weights of a plain penalty on the divergence. A target for it, and a pace that follows one, would change the rate as well."""
 DESIGN = ((0, 0, 0, 0), (0, 1, 1, 1), (1, 0, 0, 1), (1, 1, 1, 0), (2, 0, 1, 0), (2, 1, 0, 1), (3, 0, 1, 1), (3, 1, 0, 0))
 """Eight of the 32 combinations of rate, images, updates and leash, as an orthogonal array: of any two of them, every pair of values
 comes equally often."""
@@ -29,7 +30,10 @@ def tries_of(method: str) -> list[Changes]:
         count = 1 if METHODS[method].one_update else UPDATES[updates]
         weight = LEASHES[leash]
         algorithm: dict[str, Any] = {"minibatches": count, "kl_coefficient": weight}
-        found.append({"optimizer": {"lr": RATES[rate]}, "rollout": {"batch_size": IMAGES[images]}, "algorithm": algorithm})
+        optimizer: dict[str, Any] = {"lr": RATES[rate]}
+        if weight:
+            algorithm["kl_target"], optimizer["max_pace"] = None, 1.0
+        found.append({"optimizer": optimizer, "rollout": {"batch_size": IMAGES[images]}, "algorithm": algorithm})
     return found
 
 

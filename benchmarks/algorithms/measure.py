@@ -40,7 +40,7 @@ from rlcm.training.config import parse_settings
 MOMENTS = (0.02, 0.05, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0)
 """Shares of the budget at which the model is looked at, and before it; close together at first, where fast methods win."""
 FINE_MOMENTS = (0.01, 0.02, 0.03, 0.045, 0.06, 0.08, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0)
-"""The same for runs that are over in a tenth of the budget: a look that is too late sees broken pictures only."""
+"""The same where some methods are over in a tenth of the budget: a look that is too late sees broken pictures only."""
 STEPS = (1, 2, 4, 8)
 """Denoising steps with which the trained model is looked at in the end."""
 SOUND, BROKEN = 0.95, 0.5
@@ -76,9 +76,8 @@ class RunKey:
         """When the model is looked at."""
         if self.number is not None:
             return (0.5, 1.0)
-        if self.method == UNTRAINED:
-            return MOMENTS
-        return FINE_MOMENTS if self.task in METHODS[self.method].finely_looked_at_on else MOMENTS
+        few = self.method in (UNTRAINED, *MANY_STEP) or not TASKS[self.task].finely_looked_at
+        return MOMENTS if few else FINE_MOMENTS
 
     @property
     def steps(self) -> tuple[int, ...]:

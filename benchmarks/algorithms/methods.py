@@ -11,6 +11,8 @@ from typing import Any
 from rlcm.builtin.prompts import prompt_set
 from rlcm.settings import Changes, merge
 
+BESIDE = 4
+"""Other processes that shared the machine's two threads with a run while it was measured, at most."""
 PLAIN = "rlcm"
 """The method that the others are held against."""
 UNTRAINED = "untrained"
@@ -46,10 +48,10 @@ class Task:
     looked_at_in_tries: Changes = field(default_factory=dict)
     times: int = 1
     """How many times the budget of other tasks a run gets."""
-    beside: int = 1
-    """Other processes that shared the machine's two threads with a run while it was measured."""
     asks: bool = False
     """The reward asks for what the judge looks for."""
+    finely_looked_at: bool = True
+    """Some methods are so fast that looks must lie closer together, for all of them alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,13 @@ class Method:
     """Only for tasks whose reward is differentiable."""
     times: int = 1
     """How many times the budget of the others it gets, in a search and for a result."""
-    finely_looked_at_on: tuple[str, ...] = ()
-    """Tasks on which it is so fast that looks must lie closer together."""
     colour: str = "#6a727c"
     """In the plots. One hue a family: plain trajectories are blue to green, branched ones red to yellow."""
 
 
 TASKS: dict[str, Task] = {
     "jpeg_compressibility": Task("minus the size as a JPEG file: plain pictures", {"rewards": ["jpeg_compressibility"]}, "kB"),
-    "jpeg_incompressibility": Task(
-        "the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB", beside=5
-    ),
+    "jpeg_incompressibility": Task("the size as a JPEG file: busy pictures", {"rewards": ["jpeg_incompressibility"]}, "kB"),
     "alignment": Task(
         "fit of picture and prompt by the small CLIP",
         {"rewards": ["alignment"], "optimizer": {"lr": 1e-3}},
@@ -91,8 +89,8 @@ TASKS: dict[str, Task] = {
         looked_at={"images": 270, "prompts": "world-unseen"},
         looked_at_in_tries={"images": 540, "prompts": None},
         times=5,
-        beside=4,
         asks=True,
+        finely_looked_at=False,
     ),
 }
 
@@ -134,37 +132,31 @@ METHODS: dict[str, Method] = {
     "branched-last": Method(
         "eight branches of one state, at the last noisy step",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "last"}}),
-        finely_looked_at_on=("jpeg_compressibility",),
         colour="#c1272d",
     ),
     "branched-uniform": Method(
         "eight branches of one state, at any noisy step",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}),
-        finely_looked_at_on=("jpeg_compressibility",),
         colour="#e8791e",
     ),
     "branched+consistency": Method(
         "branched-uniform with the consistency loss",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}}, _CONSISTENCY),
-        finely_looked_at_on=("jpeg_compressibility",),
         colour="#8c4a1f",
     ),
     "final-step": Method(
         "eight noises on the final prediction",
         merge(_BRANCHED, {"rollout": {"branch_schedule": "last"}, "sampler": {"final_std": 0.1}}),
-        finely_looked_at_on=("jpeg_compressibility",),
         colour="#8e44ad",
     ),
     "divergence-ppo": Method(
         "branched-last, two updates a round, the trust region in the divergence",
         merge(_LAST, {"algorithm": {"loss": "divergence_ppo", "inner_epochs": 2}}),
-        finely_looked_at_on=("jpeg_compressibility",),
         colour="#b8860b",
     ),
     "normalised-ratio": Method(
         "branched-last, two updates a round, the clip on normalised ratios",
         merge(_LAST, {"algorithm": {"normalise_ratio": True, "inner_epochs": 2}}),
-        finely_looked_at_on=("jpeg_compressibility",),
         colour="#d4a017",
     ),
     "awm": Method(
@@ -179,7 +171,7 @@ METHODS: dict[str, Method] = {
     ),
     "hybrid": Method(
         "branched-uniform, and the reward's gradient through the last call",
-        merge(_BRANCHED, {"algorithm": {"last_call_weight": 0.5}}),
+        merge(_BRANCHED, {"rollout": {"branch_schedule": "uniform"}, "algorithm": {"last_call_weight": 0.5}}),
         needs_gradient=True,
         one_update=True,
         colour="#8a9a00",

@@ -1,8 +1,10 @@
-"""From the runs' files to the study's numbers: means over seeds, time to plain RLCM's reward, reward at fewer steps."""
+"""From the runs' files to the study's numbers: means over seeds, time to plain RLCM's reward, reward at fewer steps.
+
+A run is where a reward is from the first look on at which it has it and is sound: that is measured, and the same for all methods.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import statistics
@@ -62,21 +64,21 @@ def summarise(found: Mapping[str, Mapping[str, Sequence[Run]]], budget: float) -
 def _task(task: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     untrained = runs[UNTRAINED][0]
     start = untrained["evaluations"][0]
-    target = _mean(run["best"]["reward"] for run in runs[PLAIN])
-    spent = {axis: _mean(run["best"][axis] for run in runs[PLAIN]) for axis in ("cpu", "reward_queries")}
+    least = SOUND * start["judge"]
+    target = _middle(run["best"]["reward"] for run in runs[PLAIN])
+    spent = _spent(runs[PLAIN], target, least)
     base = {n: {k: untrained["steps"][n][k] for k in ("reward", "judge")} for n in map(str, STEPS)}
     methods = {}
     for method in methods_of(task):
         if method in runs and method not in MANY_STEP:
             reachable = target if target > start["reward"] else None
-            methods[method] = _method(runs[method], base, reachable, spent, SOUND * start["judge"], method == PLAIN)
+            methods[method] = _method(runs[method], base, reachable, spent, least)
     top = max(run["best"]["reward"] for method in methods for run in runs[method])
     for method, found in methods.items():
         found["on_the_way"] = {
-            f"{share:g}": _when(runs[method], start["reward"] + share * (top - start["reward"]), SOUND * start["judge"])
-            for share in SHARES
+            f"{share:g}": _when(runs[method], start["reward"] + share * (top - start["reward"]), least) for share in SHARES
         }
-    summary = {"untrained": {**_last(start), "steps": base}, "target": target, "best": top, "methods": methods}
+    summary = {"untrained": {**_last(start), "steps": base}, "target": target, "spent": spent, "best": top, "methods": methods}
     if baselines := {name: runs[name] for name in MANY_STEP if name in runs}:
         summary[DDPO] = _against_ddpo(baselines, {name: runs[name] for name in methods}, start)
     return summary
@@ -91,8 +93,8 @@ def _against_ddpo(
     the same reward. So there are two questions: when a method is where DDPO ended, and when it has gained as much as DDPO did.
     """
     variants = {name: _baseline(own) for name, own in baselines.items()}
-    furthest = max(variants, key=lambda name: variants[name]["reward"]["mean"])
-    best, spent = variants[furthest]["reward"]["mean"], variants[furthest]["spent"]
+    furthest = max(variants, key=lambda name: variants[name]["middle"])
+    best, spent = variants[furthest]["middle"], variants[furthest]["spent"]
     gain = best - variants[furthest]["before"]["reward"]
     least = SOUND * start["judge"]
 
@@ -108,6 +110,7 @@ def _against_ddpo(
 
 
 def _baseline(runs: Sequence[Run]) -> dict[str, Any]:
+    target = _middle(run["best"]["reward"] for run in runs)
     return {
         "seeds": [run["seed"] for run in runs],
         "budget": runs[0]["budget"],
@@ -115,17 +118,17 @@ def _baseline(runs: Sequence[Run]) -> dict[str, Any]:
         "before": _last(runs[0]["evaluations"][0]),
         "reward": _spread([run["best"]["reward"] for run in runs]),
         "judge": _spread([run["best"]["judge"] for run in runs]),
-        "spent": {axis: _mean(run["best"][axis] for run in runs) for axis in ("cpu", "reward_queries")},
+        "middle": target,
+        "spent": _spent(runs, target, SOUND * runs[0]["evaluations"][0]["judge"]),
         # Cut short: the best evaluation is the last one.
         "rising": sum(run["best"]["cpu"] == run["evaluations"][-1]["cpu"] for run in runs),
-        # Over: its pictures were broken twice in a row.
-        "broken": sum(run["totals"]["cpu"] < 0.95 * run["budget"] for run in runs),
+        "broken": sum(map(_is_broken, runs)),
         "curve": _curve(runs, "cpu", "reward"),
     }
 
 
 def _method(
-    runs: Sequence[Run], base: Mapping[str, Any], target: float | None, spent: Mapping[str, float], least: float, plain: bool
+    runs: Sequence[Run], base: Mapping[str, Any], target: float | None, spent: Mapping[str, float], least: float
 ) -> dict[str, Any]:
     last = [run["best"] for run in runs]
     steps = {
@@ -144,7 +147,10 @@ def _method(
         "guard": {key: _mean(e["guard"][key] for e in last) for key in last[0]["guard"]},
         "totals": totals,
         "images_per_cpu_second": totals["reward_queries"] / totals["cpu"],
-        "to_plain": None if target is None else _plainly(runs) if plain else _reach(runs, target, spent, least),
+        "best_after": _spread([e["cpu"] for e in last]),
+        "end": {name: _spread([run["evaluations"][-1][name] for run in runs]) for name in ("reward", "judge")},
+        "broken": sum(map(_is_broken, runs)),
+        "to_plain": None if target is None else _reach(runs, target, spent, least),
         "steps": steps,
         "kept": {n: gain / gains[own] if gains[own] > 0 else None for n, gain in gains.items()},
         "curves": {
@@ -155,16 +161,26 @@ def _method(
     }
 
 
-def _plainly(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what plain RLCM takes to its own best sound reward."""
-    one = _censored([1.0], None)
-    judge = _mean(run["best"]["judge"] for run in runs)
-    return {"reached": len(runs), "speed_up": one, "fewer_queries": one, "judge": judge}
+def _is_broken(run: Run) -> bool:
+    """Say whether a run was over before its time, as its pictures were broken twice in a row."""
+    return bool(run["totals"]["cpu"] < 0.95 * run["budget"])
+
+
+def _spent(runs: Sequence[Run], target: float, least: float) -> dict[str, float]:
+    """Return what the median seed spent until a reward; one that never got there, all that it had.
+
+    Of an even number of seeds it is the later one of the middle two.
+    """
+    looks = [_first(run["evaluations"], target, least) for run in runs]
+    rows = [
+        (look is None, look or run["totals"]) for look, run in zip(looks, runs, strict=True)
+    ]  # who never was there comes last
+    return {axis: sorted((late, row[axis]) for late, row in rows)[len(rows) // 2][1] for axis in AXES}
 
 
 def _reach(runs: Sequence[Run], target: float, spent: Mapping[str, float], least: float) -> dict[str, Any]:
     """Return how many times less than `spent` every seed takes to a reward, with a model that is sound itself."""
-    crossed = [_crossing(run["evaluations"], target, least) for run in runs]
+    crossed = [_first(run["evaluations"], target, least) for run in runs]
     found = [c for c in crossed if c is not None]
     answer: dict[str, Any] = {"reached": len(found)}
     for name, axis in (("speed_up", "cpu"), ("fewer_queries", "reward_queries")):
@@ -183,7 +199,7 @@ def _when(runs: Sequence[Run], target: float, least: float) -> dict[str, Any]:
     A seed that did not get there is censored: it takes longer than its run, by nobody knows how much, and counts as None. The median
     of an even number is the later one of the middle two.
     """
-    crossed = [_crossing(run["evaluations"], target, least) for run in runs]
+    crossed = [_first(run["evaluations"], target, least) for run in runs]
     answer: dict[str, Any] = {"reached": sum(c is not None for c in crossed)}
     for axis in AXES:
         order = sorted(math.inf if c is None else c[axis] for c in crossed)
@@ -193,20 +209,9 @@ def _when(runs: Sequence[Run], target: float, least: float) -> dict[str, Any]:
     return answer
 
 
-def _crossing(evaluations: Sequence[Mapping[str, Any]], target: float, least: float) -> dict[str, float] | None:
-    """Return clock, counters and judge where the reward first reaches a target with the judge at `least` or above.
-
-    Between looks both run on straight lines.
-    """
-    for before, after in itertools.pairwise(evaluations):
-        if after["reward"] >= target:
-            share = 0.0 if before["reward"] >= target else (target - before["reward"]) / (after["reward"] - before["reward"])
-            found = {k: before[k] + share * (after[k] - before[k]) for k in (*AXES, "judge")}
-            if found["judge"] >= least:
-                return found
-            if after["judge"] >= least:  # it is sound again, and still there
-                return {k: after[k] for k in (*AXES, "judge")}
-    return None
+def _first(evaluations: Sequence[Mapping[str, Any]], target: float, least: float) -> Mapping[str, float] | None:
+    """Return the first look at which the reward is at a target and the judge at `least`, or above."""
+    return next((e for e in evaluations[1:] if e["reward"] >= target and e["judge"] >= least), None)
 
 
 def _curve(runs: Sequence[Run], axis: str, value: str) -> dict[str, list[float]]:
@@ -220,6 +225,19 @@ def _curve(runs: Sequence[Run], axis: str, value: str) -> dict[str, list[float]]
     return {name: [float(f"{v:.5g}") for v in column] for name, column in columns.items()}
 
 
+def overlaps(methods: Mapping[str, Any], name: str, other: str = PLAIN) -> bool:
+    """Say whether the best rewards of a method's seeds are not all above those of another one's."""
+    return name != other and bool(methods[name]["reward"]["low"] <= methods[other]["reward"]["high"])
+
+
+def always_sooner(methods: Mapping[str, Any], name: str, other: str = PLAIN) -> bool:
+    """Say whether all seeds of a method were sooner at plain RLCM's reward than all of another one's."""
+    if methods[name]["to_plain"] is None:
+        return False
+    slowest, fastest = (methods[of]["to_plain"]["speed_up"][end] for of, end in ((name, "low"), (other, "high")))
+    return slowest is not None and slowest > (fastest or 0.0)
+
+
 def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the winners: the fastest and the best of every task, of all tasks together, and where steps are few."""
     rows = []
@@ -227,9 +245,10 @@ def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
         methods = found["methods"]
         fast = {name: m["to_plain"]["speed_up"]["median"] or 0.0 for name, m in methods.items() if m["to_plain"]}
         best = {name: m["reward"]["mean"] for name, m in methods.items()}
-        rows.append({"task": task, "what": "fastest", **_highest(fast)})
-        rows.append({"task": task, "what": "highest", **_highest(best)})
-    everywhere = [name for name in METHODS if all(name in found["methods"] for found in tasks.values())]
+        above = {name: mean for name, mean in best.items() if name != PLAIN and not overlaps(methods, name)}
+        rows.append({"task": task, "what": "fastest", **_highest(_apart(fast, [found]) or fast)})
+        rows.append({"task": task, "what": "highest", **_highest(above or best)})
+    everywhere = [name for name in METHODS if name != PLAIN and all(name in found["methods"] for found in tasks.values())]
     overall, few = {}, {}
     for name in everywhere:
         ups, gains = [], []
@@ -243,9 +262,14 @@ def _choice(tasks: Mapping[str, Any]) -> list[dict[str, Any]]:
             overall[name] = math.prod(ups) ** (1 / len(ups))
         if min(gains, default=0) > 0:
             few[name] = min(gains)
-    rows.append({"task": None, "what": "fastest", **_highest(overall)})
+    rows.append({"task": None, "what": "fastest", **_highest(_apart(overall, tasks.values()) or overall)})
     rows.append({"task": None, "what": "few_steps", **_highest(few)})
     return rows
+
+
+def _apart(values: Mapping[str, float], tasks: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return those of which all seeds are sooner than all of plain RLCM's, on each of some tasks."""
+    return {name: v for name, v in values.items() if v and all(always_sooner(found["methods"], name) for found in tasks)}
 
 
 def _highest(values: Mapping[str, float]) -> dict[str, Any]:
@@ -261,6 +285,11 @@ def _last(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(values)
+
+
+def _middle(values: Iterable[float]) -> float:
+    """Return the median; of an even number the lower one of the middle two, so that at least half of them are there."""
+    return statistics.median_low(values)
 
 
 def _censored(values: Sequence[float | None], below: float | None) -> dict[str, float | None]:

@@ -162,6 +162,14 @@ def test_a_seed_that_never_gets_there_is_censored(study: Path) -> None:
     assert found["speed_up"]["median"] == pytest.approx(2.0)
 
 
+def test_a_seed_that_broke_before_it_got_there_is_no_early_one(study: Path) -> None:
+    for seed, rewards in enumerate(([0.0, 2.0, 2.0], [0.0, 1.0, 2.0], [0.0, 0.5])):
+        run = result(TASK, methods.PLAIN, seed, rewards, [1.0] * len(rewards))
+        measure.write(RunKey(TASK, methods.PLAIN, seed).file(study), run)
+    found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)["tasks"][TASK]
+    assert (found["target"], found["spent"]["cpu"]) == (2.0, 100.0), "there at 50, there at 100, and over at 50 without"
+
+
 def test_methods_with_more_seeds_than_others_are_named(study: Path) -> None:
     def begins() -> tuple[str, str]:
         found = summary.summarise(summary.read_runs(study, BUDGET), BUDGET)

@@ -89,7 +89,8 @@ def _right_after(task: str, found: Mapping[str, Any], seeds: str) -> tuple[str, 
     order = sorted(found["methods"].items(), key=lambda one: -one[1]["judge"]["mean"])
     told = [f"`{name}` {shares_of(one['judge'])}, in the end {one['end']['judge']['mean']:.1%}" for name, one in order]
     return (
-        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the held-out judge, at the best evaluation; {before} before",
+        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the held-out judge, at the best evaluation; "
+        f"{before} before",
         "; ".join(told),
         "[docs/algorithms/study.md](docs/algorithms/study.md)",
     )

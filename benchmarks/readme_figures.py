@@ -68,8 +68,7 @@ def sooner() -> str:
         "with every method tuned by the same search, branched rollouts have the published method's best sound reward "
         f"{small} for small JPEG files and {large} for large ones. What DDPO gains on the small ones in {minutes:.0f} minutes of "
         f"computing, still rising, they gain {as_ddpo:.0f} times sooner, without the default's leash. "
-        f"For text alignment they are {words}; back-propagating the "
-        f"reward is {gradient}"
+        f"For text alignment they are {words}; back-propagating the reward is {gradient}"
     )
 
 
@@ -79,8 +78,8 @@ def rounds() -> str:
     bare, published = (speed[key]["median"] for key in ("round_over_bare", "published_over_round"))
     return (
         f"A round of plain RLCM takes {bare:.2f} times as long as its network and decoder calls alone. A loop in the style of the "
-        "published code "
-        f"takes {published:.1f} times as long as that round (`python benchmarks/speed.py`). Machine: {speed['machine']}."
+        f"published code takes {published:.1f} times as long as that round (`python benchmarks/speed.py`). "
+        f"Machine: {speed['machine']}."
     )
 
 
@@ -101,7 +100,7 @@ def equally_tuned() -> list[tuple[str, str, str]]:
     rows = []
     for task, found in read(RESULTS / "algorithms.json")["tasks"].items():
         seeds = seeds_of(found["methods"].values())
-        if TASKS[task].asks:  # where the order of methods is within the noise, the judge says more than a time
+        if TASKS[task].asks:  # there the judge says more than a time
             rows.append(_right_after(task, found, seeds))
             continue
         ups = {name: one["to_plain"]["speed_up"] for name, one in found["methods"].items() if name != "rlcm"}

@@ -25,7 +25,8 @@ PEFT_FILE = "adapter_model.safetensors"
 """What diffusers and PEFT call a LoRA's file; one of them is taken where the settings name none."""
 PEFT_CONFIG = "adapter_config.json"
 _IN_METADATA = "lora_adapter_metadata"
-LARGEST_ALPHA = 1e6
+_LARGEST_ALPHA = 1e6
+"""Beyond it a LoRA is broken, and not strong."""
 _ALTERING = ("pissa", "olora", "corda", "loftq")
 """What PEFT calls beginnings of a LoRA that are taken out of the model's own weights."""
 
@@ -213,7 +214,7 @@ def _strength(config: Mapping[str, Any], place: str) -> Strength:
         )
     alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
     numbers: list[Any] = [alpha, *patterns.values()] if isinstance(patterns, dict) else ["?"]
-    if not all(value is None or (type(value) in (int, float) and abs(value) <= LARGEST_ALPHA) for value in numbers):
+    if not all(value is None or (type(value) in (int, float) and abs(value) <= _LARGEST_ALPHA) for value in numbers):
         raise ConfigError(
             f"{place}: lora_alpha={alpha!r}, alpha_pattern={patterns!r} are no numbers that a LoRA has; save it again."
         )

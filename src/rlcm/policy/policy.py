@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -174,8 +174,9 @@ def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
         ConfigError: if no layer of the network matches `target_modules`, one of them names what no LoRA can change, or the rank is
             beyond what any of the layers can have.
     """
+    layers = adaptable_layers(module)
     for target in settings.target_modules:
-        _check_target(module, target)
+        _check_target(module, layers, target)
     bound = targets(module, settings).values()
     if bound:
         most = max(map(_full_rank, bound))
@@ -185,16 +186,15 @@ def check_targets(module: nn.Module, settings: AdapterSettings) -> None:
                 f"1 .. {most}, such as 16."
             )
         return
-    kinds = sorted({name.rsplit(".", 1)[-1] for name in adaptable_layers(module) if not name.rsplit(".", 1)[-1].isdigit()})
+    kinds = sorted({name.rsplit(".", 1)[-1] for name in layers if not name.rsplit(".", 1)[-1].isdigit()})
     raise ConfigError(
         f"lora.target_modules={list(settings.target_modules)} matches no layer of {type(module).__name__}, so nothing "
         f"would be trained; layers of this network end in {', '.join(kinds[:20])}."
     )
 
 
-def _check_target(module: nn.Module, target: str) -> None:
+def _check_target(module: nn.Module, layers: Iterable[str], target: str) -> None:
     """Refuse the name of what is in the network, but no layer that a LoRA can change; what is not there may be another network's."""
-    layers = adaptable_layers(module)
     if any(_ends(name, target) for name in layers):
         return
     kinds = sorted({type(part).__name__ for name, part in module.named_modules() if _ends(name, target)})

@@ -91,12 +91,12 @@ class Learner:
         self._batch_sizes = (self.sampling, (self.backprop if backprop else self.update).micro_batch)
         for size in self._batch_sizes:
             size.told = note
-        # The comparable images: a trajectory's branches, or the trajectories of one prompt, dealt side by side.
         if (cap := config.algorithm.importance_cap) is not None and not self.update.is_recomputed:
             note(
                 f"algorithm.importance_cap={cap:g} has no effect: on this device the pass that samples and the one that learns compute "
                 "the same; algorithm.old_policy=learning would use it"
             )
+        # The comparable images: a trajectory's branches, or the trajectories of one prompt, dealt side by side.
         branches, same_prompt = config.rollout.branches, config.rollout.images_per_prompt
         self.credit = Credit(config.algorithm, branches if branches > 1 else same_prompt)
 

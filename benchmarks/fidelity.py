@@ -59,14 +59,7 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     ),
     "nft": (
         "DiffusionNFT's loss with the default's leash, a rate of 0.003 and 64 images a round, which a search on small JPEG files chose",
-        [
-            PLAIN,
-            "algorithm.loss=nft",
-            "rollout.branches=1",
-            "rollout.images_per_prompt=4",
-            "rollout.batch_size=64",
-            "optimizer.lr=3e-3",
-        ],
+        [PLAIN, "algorithm.loss=nft"],
     ),
     "back-propagation": (
         "the demo: the gradient of the reward's graded form through the last two calls, no leash",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlcm.errors import CheckpointError, ConfigError, RewardError
-from rlcm.rewards import RawScores, RewardMix
+from rlcm.rewards import RawScores, RewardMix, Scores
 
 
 def red(images, prompts):
@@ -53,6 +53,22 @@ def test_batches_join_into_a_round(images, prompts):
     scores = mix.mix(raw)
     assert scores.valid.tolist() == [True] * 5 + [False] * 5
     assert scores.parts["flaky"].shape == scores.parts["red"].shape == (10,)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([0.0, 1, 1], [1.0, 0, 0], True),
+        ([1.0, 1, 1], [1.0, 1, 1], True),
+        ([0.0, 1, 0.5], [1.0, 0, 0], False),
+        ([0.0, 1, 1], [2.0, 0, 0], False),
+        ([0.0, 1, float("nan")], [1.0, 0, 0], True),  # the third is not learnt from
+    ],
+)
+def test_rewards_that_are_only_right_or_wrong(first, second, expected):
+    parts = {"a": torch.tensor(first), "b": torch.tensor(second)}
+    valid = ~torch.isnan(parts["a"])
+    assert Scores(parts["a"] + 3 * parts["b"], parts, valid, []).is_right_or_wrong is expected
 
 
 def test_components_that_come_and_go_are_noticed():

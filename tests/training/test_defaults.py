@@ -86,8 +86,30 @@ def test_what_follows_from_plain_trajectories():
         load_config(None, ["algorithm.dense_every=1", "rollout.branches=4"])
 
 
+@pytest.mark.parametrize("loss", ["awm", "nft"])
+def test_what_follows_from_a_loss_of_finished_images(loss):
+    def found(*changes):
+        config = load_config(None, [f"algorithm.loss={loss}", *changes])
+        rollout = config.rollout
+        return config.optimizer.lr, rollout.batch_size, rollout.branches, rollout.images_per_prompt
+
+    assert found() == (3e-3, 64, 1, 4)
+    assert found("optimizer.lr=1e-4", "rollout.batch_size=16") == (1e-4, 16, 1, 4)
+    assert found("rollout.branches=8") == (3e-3, 64, 8, 1)
+    assert found("rollout.branches=1") == (3e-3, 64, 1, 1), "one that is given settles both"
+    assert load_config(None, [f"algorithm.loss={loss}", "algorithm.kl_coefficient=0"]).optimizer.max_pace == 1
+    assert TrainConfig(lr=1e-4, algorithm={"loss": loss}).optimizer.lr == 1e-4
+    assert TrainConfig(optimizer=TrainConfig(lr=1e-4).optimizer, algorithm={"loss": loss}).optimizer.lr == 1e-4
+
+
 def test_what_was_written_is_read_as_it_was(tmp_path):
-    for number, config in enumerate((TrainConfig(), TrainConfig(leash=0), TrainConfig.published(), TrainConfig(rounds=2))):
+    forward = (
+        TrainConfig(algorithm={"loss": "nft"}),
+        TrainConfig(lr=6.5e-4, batch_size=128, branches=8, algorithm={"loss": "nft"}),
+    )
+    for number, config in enumerate(
+        (TrainConfig(), TrainConfig(leash=0), TrainConfig.published(), TrainConfig(rounds=2), *forward)
+    ):
         (tmp_path / f"{number}.yaml").write_text(config.dump())
         assert load_config(tmp_path / f"{number}.yaml") == config
 

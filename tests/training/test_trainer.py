@@ -30,6 +30,21 @@ def test_images_that_could_not_be_scored_drop_out(tmp_path):
     assert found["skipped_updates"] == 0
 
 
+@pytest.mark.parametrize(
+    ("loss", "reward", "expected"),
+    [
+        ("ppo_clip", lambda images, prompts: [float(i % 2) for i in range(len(images))], True),
+        ("ppo_clip", brightness, False),
+        ("nft", lambda images, prompts: [float(i % 2) for i in range(len(images))], False),
+    ],
+)
+def test_a_run_on_right_or_wrong_says_what_learns_more_from_it(tmp_path, loss, reward, expected):
+    listener = Listener()
+    trainer(tmp_path, functions=[reward], watcher=listener, algorithm={"loss": loss}, run={"rounds": 2}).train()
+    said = [note for note in listener.notes if "algorithm.loss=nft learns more" in note]
+    assert len(said) == expected, listener.notes
+
+
 def test_train_does_not_go_on_from_rounds_of_the_callers_own(tmp_path):
     """They are in no file, and the base model was not measured before them."""
     made = trainer(tmp_path)

@@ -141,13 +141,17 @@ def test_what_follows_from_other_fields_follows_them():
     assert read_form(values_of(TrainConfig.published())) == TrainConfig.published()
     with pytest.raises(ConfigError, match="needs a weight to start from"):
         read_form(shown | {"algorithm.kl_coefficient": 0, "algorithm.kl_target": 0.2})
+    branched = TrainConfig(lr=6.5e-4, batch_size=128, branches=8, algorithm={"loss": "nft"})
+    for config in (branched, TrainConfig(algorithm={"loss": "nft"})):
+        assert read_form(values_of(config)) == config, "a loss of finished images is taken with the numbers that are shown"
 
 
 def test_starts(tmp_path):
     assert start_from("*default", {}) == TrainConfig()
     assert start_from("*demo", {}) == load_config(DEMO)
     assert start_from("*published", {}) == TrainConfig.published()
-    assert list(STARTS) == ["*default", "*demo", "*published"]
+    assert start_from("*nft", {}) == TrainConfig(algorithm={"loss": "nft"})
+    assert list(STARTS) == ["*default", "*nft", "*demo", "*published"]
     (tmp_path / "config.yaml").write_text(TrainConfig(name="mine", seed=7).dump())
     assert start_from("mine", {"mine": tmp_path}) == TrainConfig(seed=7)
 

@@ -13,6 +13,9 @@ from rlcm.policy.gaussian import Reduction
 from rlcm.settings import Settings
 from rlcm.yaml_text import meant
 
+FORWARD = ("awm", "nft")
+"""Losses that learn from finished images, noised again, in place of actions."""
+
 
 class AlgorithmSettings(Settings):
     """How rewards become a change of the weights."""
@@ -20,7 +23,8 @@ class AlgorithmSettings(Settings):
     loss: Literal["ppo_clip", "divergence_ppo", "reinforce", "rebel", "awm", "nft", "reward_backprop"] = "ppo_clip"
     """`ppo_clip`: PPO's clipped surrogate. `divergence_ppo`: a trust region in the KL divergence in place of the clip. `reinforce`:
     the plain score function, for one update a round. `rebel`: regression of relative rewards on pairs of images of one prompt.
-    `awm` and `nft`: the finished images, noised again and weighed by their advantages. `reward_backprop`: the gradient of the
+    `awm` and `nft`: the finished images, noised again and weighed by their advantages; where left open, `optimizer.lr` is then
+    0.003, `rollout.batch_size` 64, `rollout.branches` 1 and `rollout.images_per_prompt` 4. `reward_backprop`: the gradient of the
     reward itself, for rewards that have one."""
     old_policy: Literal["auto", "sampling", "learning"] = "auto"
     """What computes the mean of the old policy, to which the ratio is taken. `sampling`: the pass that sampled. `learning`: the
@@ -166,7 +170,7 @@ class AlgorithmSettings(Settings):
     @property
     def is_forward(self) -> bool:
         """Whether finished images are learnt from, noised again, in place of actions."""
-        return self.loss in ("awm", "nft")
+        return self.loss in FORWARD
 
     @property
     def follows_reward(self) -> bool:
@@ -189,8 +193,7 @@ _WITHOUT_ACTIONS = {
         "follows the reward's own gradient in one update a round",
         ("minibatches", "inner_epochs", "stop_kl", "multi_reward", "last_call_weight", *_OF_ACTIONS),
     ),
-    "awm": ("learns from finished images and not from actions", _OF_ACTIONS),
-    "nft": ("learns from finished images and not from actions", _OF_ACTIONS),
+    **dict.fromkeys(FORWARD, ("learns from finished images and not from actions", _OF_ACTIONS)),
 }
 """Settings that a loss has no use for, and why."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlcm.errors import ConfigError
+from rlcm.learning.algorithm import FORWARD
 from rlcm.settings import Settings, merge
 from rlcm.yaml_text import meant
 
@@ -32,7 +33,8 @@ def following(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a run with those added that others ask for, where they were left open.
 
     Without a leash (`algorithm.kl_coefficient` 0, or `algorithm.kl_target` null) there is no target to follow, and no pace that
-    follows it. Rewards of single actions and the gradient of the reward take plain trajectories.
+    follows it. Rewards of single actions and the gradient of the reward take plain trajectories. Losses of finished images take
+    what a search chose for them: a higher rate, and rounds of 64 images, four of each prompt.
     """
     found = dict(values)
     algorithm, rollout, optimizer = (_open(found.get(name, {})) for name in ("algorithm", "rollout", "optimizer"))
@@ -41,9 +43,16 @@ def following(values: Mapping[str, Any]) -> dict[str, Any]:
     unleashed = meant(algorithm.get("kl_coefficient", 1)) == 0 or meant(algorithm.get("kl_target", 1)) is None
     if unleashed and optimizer is not None and "max_pace" not in optimizer:
         found["optimizer"] = {**optimizer, "max_pace": 1.0}
-    plain = meant(algorithm.get("loss")) == "reward_backprop" or meant(algorithm.get("dense_every", 0)) not in (0, None)
+    loss = meant(algorithm.get("loss"))
+    plain = loss == "reward_backprop" or meant(algorithm.get("dense_every", 0)) not in (0, None)
     if plain and rollout is not None and "branches" not in rollout:
         found["rollout"] = {**rollout, "branches": 1}
+    if loss in FORWARD:
+        if rollout is not None:
+            alike = {} if {"branches", "images_per_prompt"} & set(rollout) else {"branches": 1, "images_per_prompt": 4}
+            found["rollout"] = {"batch_size": 64} | alike | rollout
+        if optimizer is not None:
+            found["optimizer"] = {"lr": 3e-3} | _open(found.get("optimizer", {}))
     return found
 
 

@@ -341,6 +341,11 @@ class Learner:
             f"checked: ratio off 1 by {found['ratio_deviation']:.1e}{mismatch}; gradients reach "
             f"{where} of the LoRA; reward {scores.total[scores.valid].mean():.4g} +- {scores.total[scores.valid].std():.2g}"
         )
+        if isinstance(self.update, PolicyGradient) and scores.is_right_or_wrong:
+            self._note(
+                "every reward is 0 or 1, right or wrong: from such rewards algorithm.loss=nft learns more on the built-in model "
+                "(docs/algorithms/forward-process.md)"
+            )
 
     def _warn_of_mismatch(self, metrics: Mapping[str, float]) -> None:
         """Tell the user, once, where the policy that learns is noticeably another than the one that sampled."""

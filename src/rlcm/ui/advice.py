@@ -185,12 +185,14 @@ def _rounds(run: Run) -> list[Advice]:
             )
         )
     if (idle := mean("idle_groups")) is not None and idle > 0.5:
+        tried = mapping(run.config.get("algorithm")).get("loss") == "nft"
+        finer = "" if tried else "; if it is only right or wrong, algorithm.loss=nft learns more from it"
         found.append(
             Advice(
                 "warning",
                 "Much of the sampling teaches nothing",
                 f"In {percent(idle)} of the groups all pictures get the same reward, so none is better than another. A finer reward, "
-                "or larger groups, would help.",
+                f"or larger groups, would help{finer}.",
                 "learning",
             )
         )

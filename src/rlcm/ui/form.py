@@ -60,6 +60,7 @@ HIDDEN = ("output",)
 """Settings that the page itself decides."""
 STARTS = {
     "*default": "The default: a policy gradient, for any reward",
+    "*nft": "For a reward that is only right or wrong: DiffusionNFT",
     "*demo": "The demo: draw what was asked, in three to five minutes",
     "*published": "RLCM as published, with the paper's settings",
 }
@@ -211,7 +212,9 @@ def start_from(start: str, runs: Mapping[str, Path]) -> TrainConfig:
     """
     if start in runs:
         return run_config(runs[start]).model_copy(update={"name": ""})
-    return load_config({"*default": None, "*demo": DEMO, "*published": PUBLISHED}[start]).model_copy(update={"name": ""})
+    changes = ["algorithm.loss=nft"] if start == "*nft" else []
+    own = {"*demo": DEMO, "*published": PUBLISHED}.get(start)
+    return load_config(own, changes).model_copy(update={"name": ""})
 
 
 def plan(config: TrainConfig) -> str:

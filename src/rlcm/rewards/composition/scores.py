@@ -75,3 +75,8 @@ class Scores:
     """[B] bool: samples to learn from; the others drop out of the round."""
     failures: list[str]
     """What went wrong where samples were dropped."""
+
+    @property
+    def is_right_or_wrong(self) -> bool:
+        """Whether every reward of every sample to learn from is 0 or 1."""
+        return all(bool(((part == 0) | (part == 1))[self.valid].all()) for part in self.parts.values())

@@ -16,6 +16,7 @@ import time
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -564,6 +565,26 @@ def test_the_process_ends_with_an_error_where_a_reward_hangs_in_a_thread_of_its_
     ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "error: reward f was not done within 0.3 s" in ended.stderr
+
+
+def test_nothing_is_left_of_the_processes_of_a_reward_that_was_given_up(tmp_path):
+    source = """
+        import time, multiprocessing
+
+        def f(images, prompts):
+            left = multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,))
+            left.start()
+            open("pid", "w").write(str(left.pid))
+            left.join()
+    """
+    (tmp_path / "mine.py").write_text(textwrap.dedent(source))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    words = [sys.executable, "-m", "rlcm", "rewards", "try", "{name: mine.py:f, timeout_seconds: 2}", "--images", "a.png"]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert "was not done within 2 s" in ended.stderr
+    left = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("left", ["pool.submit(time.sleep, 300)", "fork.Process(target=time.sleep, args=(300,)).start()"])

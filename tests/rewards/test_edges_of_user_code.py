@@ -44,6 +44,22 @@ def test_a_pool_of_a_reward_ends_and_tells_nobody_of_a_signal(images, prompts, r
     assert not multiprocessing.active_children()
 
 
+def test_a_process_that_a_reward_starts_anew_finds_the_rewards_file_and_its_neighbours(tmp_path, images, prompts):
+    """As pools do on macOS and Windows. A worker that cannot read its task is replaced for good, and nobody gets an answer."""
+    (tmp_path / "pooled_beside.py").write_text("def darkness_of(picture):\n    return -float(picture.mean())\n")
+    (tmp_path / "pooled.py").write_text(
+        "import multiprocessing, pooled_beside\n"
+        "def work(picture):\n    return pooled_beside.darkness_of(picture)\n"
+        "def pooled(images, prompts):\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        return pool.map(work, list(images.numpy()))\n"
+    )
+    mix = build_rewards([RewardSettings(name=f"{tmp_path / 'pooled.py'}:pooled", timeout_seconds=120)])
+    torch.testing.assert_close(mix(images, prompts).total, -images.mean((1, 2, 3)))
+    found = [Path(folder) for folder in sys.path if "rlcm-rewards-" in folder]
+    assert len(found) == 1, "one folder for all rewards of a process"
+
+
 @fork
 def test_a_worker_does_with_signals_what_it_would_do_without_us():
     with Ending() as ending:

@@ -119,12 +119,12 @@ def _end_later(code: int) -> None:
         click.echo(
             f"something that a reward left running was not done within {GRACE_SECONDS:g} s of the end; it was left", err=True
         )
-    for child in multiprocessing.active_children():
-        child.kill()
     _end_at_once(code)
 
 
 def _end_at_once(code: int) -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -112,6 +113,8 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     home = str(path.absolute().parent)
+    with contextlib.suppress(OSError):  # of little use to most
+        _let_processes_find(name, path.absolute())
     beside = home not in sys.path
     if beside:
         sys.path.insert(0, home)  # as for a script: its neighbours come first
@@ -129,6 +132,25 @@ def _import_file(path: Path) -> ModuleType:
             sys.path.remove(home)
             sys.path.append(home)  # for what it imports later, where it hides nothing that is installed
     return module
+
+
+@functools.cache
+def _for_processes() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder at the end of Python's path, which processes that are started anew (`spawn`) get with it."""
+    folder = tempfile.TemporaryDirectory(prefix="rlcm-rewards-", ignore_cleanup_errors=True)
+    sys.path.append(folder.name)
+    return folder
+
+
+def _let_processes_find(name: str, path: Path) -> None:
+    """Let the processes that a reward starts find the module of its file by its name, as unpickling its functions does."""
+    text = f"""import importlib.util, sys
+sys.path.insert(0, {str(path.parent)!r})
+spec = importlib.util.spec_from_file_location({name!r}, {str(path)!r})
+module = sys.modules[{name!r}] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+"""
+    (Path(_for_processes().name) / f"{name}.py").write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 _READ: dict[str, tuple[str, str]] = {}

@@ -42,7 +42,7 @@ def following(values: Mapping[str, Any]) -> dict[str, Any]:
         return found
     unleashed = meant(algorithm.get("kl_coefficient", 1)) == 0 or meant(algorithm.get("kl_target", 1)) is None
     if unleashed and optimizer is not None and "max_pace" not in optimizer:
-        found["optimizer"] = {**optimizer, "max_pace": 1.0}
+        found["optimizer"] = optimizer = {**optimizer, "max_pace": 1.0}
     loss = meant(algorithm.get("loss"))
     plain = loss == "reward_backprop" or meant(algorithm.get("dense_every", 0)) not in (0, None)
     if plain and rollout is not None and "branches" not in rollout:
@@ -52,7 +52,7 @@ def following(values: Mapping[str, Any]) -> dict[str, Any]:
             alike = {} if {"branches", "images_per_prompt"} & set(rollout) else {"branches": 1, "images_per_prompt": 4}
             found["rollout"] = {"batch_size": 64} | alike | rollout
         if optimizer is not None:
-            found["optimizer"] = {"lr": 3e-3} | _open(found.get("optimizer", {}))
+            found["optimizer"] = {"lr": 3e-3} | optimizer
     return found
 
 

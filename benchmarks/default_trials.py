@@ -23,21 +23,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from benchmarks.demo_trials import referee
-from benchmarks.fidelity import METHODS
 from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
 from benchmarks.shared.places import RESULTS, ROOT
 from benchmarks.shared.training import train_once
 from rlcm.processes.machine import describe_machine
 
-_NFT = METHODS["nft"][1]
+_NFT = ["algorithm.loss=nft"]
 _FOUR = ["rollout.branches=1", "rollout.images_per_prompt=4", "rollout.batch_size=64", "algorithm.advantage=group"]
+_GRADED = "rewards=[{name: composition, args: {graded: true}}]"
 TRIALS: dict[str, list[str]] = {
     "default": [],
     "target 0.1": ["algorithm.kl_target=0.1"],
     "no leash": ["algorithm.kl_coefficient=0"],
     "four a prompt, rate 3e-3": [*_FOUR, "optimizer.lr=3e-3"],
     "nft": _NFT,
+    "graded": [_GRADED],
+    "nft, graded": [*_NFT, _GRADED],
+    "nft, eight branches": ["algorithm.loss=nft", "optimizer.lr=3e-3", "rollout.batch_size=128"],
 }
 """As changes of the default."""
 FILE = RESULTS / "default_trials.json"
@@ -51,7 +54,8 @@ def tried(name: str, seed: int, minutes: float, output: Path) -> dict[str, Any]:
     """Train, and return what the referee says of the result."""
     limit = ["run.rounds=1000000", f"run.time_limit_minutes={minutes}", "run.clock=cpu", "run.save_every=0"]
     short = ["evaluation.images=60", "evaluation.every=0", "optimizer.schedule=linear"]
-    changes = ["rewards=[composition]", "prompts=world", *TRIALS[name], *limit, *short]
+    reward = [] if _GRADED in TRIALS[name] else ["rewards=[composition]"]
+    changes = [*reward, "prompts=world", *TRIALS[name], *limit, *short]
     folder = train_once(output / f"{_folder(name)}-{seed}", seed, changes)
     last = files.read(folder / "eval.json")["evaluations"][-1]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

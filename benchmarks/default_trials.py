@@ -40,7 +40,7 @@ TRIALS: dict[str, list[str]] = {
     "nft": _NFT,
     "graded": [_GRADED],
     "nft, graded": [*_NFT, _GRADED],
-    "nft, eight branches": ["algorithm.loss=nft", "optimizer.lr=3e-3", "rollout.batch_size=128"],
+    "nft, eight branches": [*_NFT, "rollout.branches=8", "rollout.batch_size=128"],
 }
 """As changes of the default."""
 FILE = RESULTS / "default_trials.json"

@@ -1,5 +1,7 @@
 """Exported results: each format, read by its tool's own rules, draws what the tuned policy draws, at full strength."""
 
+from pathlib import Path
+
 import diffusers
 import pytest
 import torch
@@ -16,12 +18,12 @@ from exported_runs import (
     patched,
     save_run,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import flux, pixart, pixel, sana
 from tiny_runs import largest_difference, stir, tiny_config
 
-from rlcm.errors import MissingFileError, UsageError
+from rlcm.errors import MissingFileError, RunDirectoryError, UsageError
 from rlcm.pipelines import FAMILIES, load_pipeline, make_denoiser
 from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, tensors_of
 from rlcm.policy.adapter import Factors, read_lora
@@ -277,10 +279,34 @@ def test_an_export_replaces_neither_a_run_nor_another_lora(tmp_path):
         export_run(run.path, "kohya", tmp_path / "a.bin")
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_of_a_pipeline_that_a_full_disk_refuses_nothing_stays(tmp_path, monkeypatch, there):
+    """safetensors has an error of its own for what the operating system says."""
+    run = finished_run(tmp_path, *SD, 4, 4)
+    folder = tmp_path / "merged"
+    if there:
+        folder.mkdir()
+
+    def full(self, path, **_):
+        (Path(path) / "vae").mkdir(parents=True)
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(diffusers.DiffusionPipeline, "save_pretrained", full)
+        with pytest.raises(RunDirectoryError, match=r"cannot write .*merged: No space left on device.* free some space"):
+            export_run(run.path, "merged", folder)
+    assert folder.is_dir() == there
+    assert not there or not list(folder.iterdir())
+    assert (export_run(run.path, "merged", folder) / "model_index.json").is_file()
+
+
 def test_what_cannot_be_exported_says_why(tmp_path):
     run = finished_run(tmp_path, *SD, 4, 4)
     with pytest.raises(UsageError, match=r"a merged pipeline is a folder"):
         export_run(run.path, "merged", tmp_path / "x.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(UsageError, match=r"is a folder; a name that ends in \.safetensors is to be that of a file"):
+        export_run(run.path, "kohya", tmp_path / "folder.safetensors")
     with pytest.raises(UsageError, match=r"holds something already"):
         export_run(run.path, "merged", run.path)
     with pytest.raises(MissingFileError, match=r"holds no run"):

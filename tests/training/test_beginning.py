@@ -285,6 +285,22 @@ def test_fewer_rounds_than_were_done_end_the_run_as_it_is(tmp_path):
     assert any("after round 2 of 3" in text for text in _notes_of(run, "run.rounds=3"))
 
 
+def test_a_run_that_is_over_says_what_holds_it(tmp_path):
+    timed = trainer(tmp_path / "timed", run={"rounds": 9, "time_limit_minutes": 1e-6}).train()
+    said = _notes_of(timed, "run.rounds=20")
+    assert (
+        "run.time_limit_minutes=1e-06 is used up; with a larger one, or null, it would go on: the run ends as it is after "
+        in said[-1]
+    )
+    assert _notes_of(timed, "run.time_limit_minutes=null")[-1] == "going on after round 1 of 20"
+    worse = {"images": 5, "every": 1, "patience": 1, "best": "-reward"}
+    impatient = trainer(tmp_path / "impatient", evaluation=worse, optimizer={"lr": 1e-30}, run={"rounds": 9}).train()
+    said = _notes_of(impatient, "run.rounds=20")
+    assert said[-1].startswith("1 evaluation brought no better -reward than"), said
+    assert "with a larger evaluation.patience, or null, it would go on: the run ends as it is after round 1" in said[-1]
+    assert _notes_of(impatient, "evaluation.patience=2")[-1] == "going on after round 1 of 20"
+
+
 def _notes_of(run, *changes):
     listener = Listener()
     resume(run, changes=changes, watcher=listener)

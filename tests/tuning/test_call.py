@@ -336,6 +336,50 @@ def test_a_callback_that_cannot_be_called_is_told_at_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_callback_does_to_its_metrics_is_its_own(tmp_path, capsys):
+    seen = []
+
+    def callback(metrics):
+        seen.append(metrics.pop("round"))
+        metrics.clear()
+
+    given = {"rewards": [brightness], "prompts": PROMPTS, "steps": 3, "guidance": 3.0, "output": str(tmp_path)}
+    rlcm.train(model=lcm_pipeline(), callback=callback, progress=True, **given, **SMALL)
+    assert seen == [1, 2]
+    assert "round 2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("group", "update", "said"),
+    [
+        (None, {"seed": -5}, "seed=-5: input should be greater than or equal to 0"),
+        (None, {"seed": "7"}, "seed='7': input should be a valid integer"),
+        (None, {"name": "../elsewhere"}, "name="),
+        (None, {"output": None}, "output="),
+        (None, {"rouds": 5}, "rouds is not a setting; did you mean"),
+        (None, {"rewards": []}, "rewards"),
+        ("run", {"rounds": -1}, "run.rounds=-1: input should be greater than or equal to 1"),
+        ("optimizer", {"lr": float("nan")}, "optimizer.lr=nan"),
+        ("optimizer", {"schedule": "cosine"}, "optimizer.schedule='cosine'"),
+        ("rollout", {"batch_size": 3.5}, "rollout.batch_size=3.5"),
+        ("algorithm", {"kl_coefficient": 0}, "algorithm.kl_target=0.005 needs a weight to start from"),
+        ("evaluation", {"final": "bst"}, "evaluation.final='bst'"),
+    ],
+)
+def test_what_was_put_into_a_copy_of_a_configuration_is_checked(tmp_path, group, update, said):
+    """pydantic does not look at what `model_copy` is given."""
+    config = rlcm.TrainConfig(name="copied", output=str(tmp_path / "runs"), rounds=1)
+    update = {group: getattr(config, group).model_copy(update=update)} if group else update
+    changed = config.model_copy(update=update)
+    for entry in (rlcm.train, Trainer, diagnose):
+        with pytest.raises(ConfigError) as refused:
+            entry(changed)
+        assert said in str(refused.value), entry
+    assert not list(tmp_path.iterdir())
+    fine = config.model_copy(update={"run": {"rounds": 3}})
+    assert Trainer(fine).config.run.rounds == 3
+
+
 async def postponed(metrics):
     raise AssertionError
 

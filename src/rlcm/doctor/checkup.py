@@ -16,7 +16,7 @@ from rlcm.doctor.first_round import first_round, small
 from rlcm.doctor.machine import LESS_MEMORY, folder, machine, memory, versions
 from rlcm.doctor.model import adapter, licences, prompts, sampler
 from rlcm.errors import PreflightError, RewardError, RLCMError, SamplerError, UsageError
-from rlcm.training.config import TrainConfig, require_config
+from rlcm.training.config import TrainConfig, checked
 from rlcm.training.trainer import Trainer
 
 
@@ -38,7 +38,7 @@ def diagnose(config: TrainConfig, *, told: Callable[[Finding], None] | None = No
             if told is not None:
                 told(finding)
 
-    require_config(config)
+    config = checked(config)
     add(versions(), *folder(config))
     try:
         add(*machine(config))

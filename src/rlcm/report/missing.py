@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from rlcm.report.run import WEIGHTS, Run
+from rlcm.report.run import BEST, WEIGHTS, Run
 from rlcm.report.values import finite, mapping
 
 
@@ -23,6 +23,11 @@ def what_is_missing(run: Run) -> Iterator[str]:
             f"The LoRA of round {run.last_round}: final/ has that of round {run.final_round}, and before and after are told of it. The "
             "run has not ended; it goes on with rlcm train --resume and the path of this folder, and "
             f"run.rounds={run.last_round} behind that ends it there."
+        )
+    elif run.wants_best and run.final_round == run.last_round and not os.path.isfile(run.path / BEST):
+        yield (
+            "Weights that an evaluation found better than the base model: there were none, so that evaluation.final=best had no "
+            "effect, and final/ has the LoRA of the last round."
         )
     if not run.evaluations:
         yield "Evaluations (eval.json): the numbers on fixed prompts and seeds, before and after."

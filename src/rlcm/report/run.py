@@ -11,7 +11,7 @@ from rlcm.report.metric import Metric
 from rlcm.report.samples import Pair, Samples, Shot
 from rlcm.report.values import finite, mapping
 
-WEIGHTS = "final/pytorch_lora_weights.safetensors"
+WEIGHTS, BEST = (f"{folder}/pytorch_lora_weights.safetensors" for folder in ("final", "best"))
 DEPENDS_ON = "depends_on.json"
 """What the run depends on, as digests, and where it went on with something else."""
 STUDY = "evaluation/eval.json"
@@ -56,8 +56,13 @@ class Run:
     @property
     def goes_on(self) -> bool:
         """Whether rounds came after the weights in final/ that have not led to new ones: a run made longer, and stopped."""
-        chosen = mapping(self.config.get("evaluation")).get("final") == "best"  # which leaves rounds behind it, too
-        return self.final_round is not None and not chosen and self.last_round > self.final_round
+        # The best weights leave rounds behind them, too.
+        return self.final_round is not None and not self.wants_best and self.last_round > self.final_round
+
+    @property
+    def wants_best(self) -> bool:
+        """Whether the best weights that an evaluation found are to be in final/."""
+        return mapping(self.config.get("evaluation")).get("final") == "best"
 
     def up_to_final(self) -> Run:
         """Return the run without the rounds that its weights in final/ have nothing of; one that does not go on as it is."""

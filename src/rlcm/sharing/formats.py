@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,6 +149,8 @@ def _place(output: Path, name: str) -> tuple[Path, OwnFolder | None]:
     if output.suffix == ".safetensors":
         if not is_run(output.parent.resolve()):  # in its first level a run has no weights
             refuse_runs(output.parent, "rlcm export")
+        if output.is_dir():
+            raise UsageError(f"-o {str(output)!r} is a folder; a name that ends in .safetensors is to be that of a file.")
         if os.path.lexists(output) and not _is_ours(output):
             raise UsageError(
                 f"-o {str(output)!r} would replace a file that `rlcm export` did not write; delete it, or give another name."
@@ -180,6 +183,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> Path:
+    """Write a pipeline into a folder that is not there, or empty; of what fails, nothing stays."""
+    was_there = folder.is_dir()
     with disk_errors(folder):
-        pipeline.save_pretrained(folder, safe_serialization=True)
+        try:
+            pipeline.save_pretrained(folder, safe_serialization=True)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            if was_there:
+                folder.mkdir(exist_ok=True)
+            raise
     return folder

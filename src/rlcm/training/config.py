@@ -273,16 +273,25 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
         return write_yaml(values) + last_line(values)
 
 
-def require_config(config: object) -> None:
-    """Do nothing if it is a configuration.
+def checked(config: object) -> TrainConfig:
+    """Return a configuration as it is, with what was put into a copy of it by `model_copy`, which pydantic does not look at.
 
     Raises:
-        ConfigError: if it is anything else, such as the path of a file.
+        ConfigError: if it is anything else, such as the path of a file, or a value of it is wrong.
     """
     if not isinstance(config, TrainConfig):
         raise ConfigError(
             f"config={config!r} is a {type(config).__name__}; give a TrainConfig, such as load_config(FILE) returns."
         )
+    found = parse_settings(TrainConfig, _entered(config))
+    return config if found == config else found  # which settings were given, and which follow, is known of the first
+
+
+def _entered(value: Any) -> Any:
+    """Return settings as nested mappings of all that is in them, also under names that they do not have."""
+    if isinstance(value, Settings):
+        return {name: _entered(one) for name, one in vars(value).items()}
+    return [_entered(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from rlcm.errors import ConfigError
 from rlcm.pipelines.precision import resolve
 from rlcm.rewards.given import Rewards, given
-from rlcm.training.config import TrainConfig, require_config
+from rlcm.training.config import TrainConfig, checked
 from rlcm.training.final import OF_RUN
 
 
@@ -23,8 +23,7 @@ def passed(config: TrainConfig | None, model: Any, rewards: Rewards | None) -> t
     Raises:
         ConfigError: if one of them is something else.
     """
-    config = TrainConfig() if config is None else config
-    require_config(config)
+    config = TrainConfig() if config is None else checked(config)
     model = getattr(model, OF_RUN, model)  # a result's pipeline stays as it is, and its run can be found again
     if isinstance(model, (str, Path)):
         config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})})

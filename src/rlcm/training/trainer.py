@@ -171,12 +171,18 @@ class Trainer:
         self._kept.depends_on(self._pins.state(), self.altered)
         for text in stopped.damaged:
             self._note(f"{text}; going on from checkpoint-{number:06d} instead")
-        planned = self.config.run.rounds
+        planned, limit = self.config.run.rounds, self.config.run.time_limit_minutes
         after = f"after round {number} of {planned}" if checkpoint else "from the beginning: no checkpoint yet"
-        over = (
-            f"{number} rounds are done, and run.rounds={planned} asks for no more: the run ends as it is after round {number}"
-        )
-        self._note(over if number > planned else f"going on {after}")
+        over = ""
+        if number > planned:
+            over = f"{number} rounds are done, and run.rounds={planned} asks for no more"
+        elif self.stop_reason is not None:
+            over = self.stop_reason
+            if over == self.watch.impatience():
+                over += "; with a larger evaluation.patience, or null, it would go on"
+        elif self._is_over() and number < planned:
+            over = f"run.time_limit_minutes={limit:g} is used up; with a larger one, or null, it would go on"
+        self._note(f"{over}: the run ends as it is after round {number}" if over else f"going on {after}")
 
     @usual_torch()
     def train(self) -> Path:
@@ -222,6 +228,9 @@ class Trainer:
                 interrupts.keep()
                 raise
             if finished:
+                if self.config.evaluation.final == "best" and not self.watch.best["round"]:
+                    best = f"no evaluation had a better {self.watch.metric} than the base model"
+                    self._note(f"evaluation.final=best has no effect: {best}, so final/ has the last weights")
                 self._kept.checkpoint(self._state)
                 self._kept.result(directory, self.final_round, self.evaluations, self.altered)
             self.interrupted_by = int(self.world.largest(interrupts.by))

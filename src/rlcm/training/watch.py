@@ -72,7 +72,7 @@ class Watch:
         if self.patience is None or self.waited < self.patience:
             return None
         return (
-            f"{self.waited} evaluations brought no better {self.metric} than {self.best['value']:.4g} of round "
+            f"{self.waited} evaluation{'s' * (self.waited > 1)} brought no better {self.metric} than {self.best['value']:.4g} of round "
             f"{self.best['round']:.0f}"
         )
 

@@ -16,7 +16,7 @@ from rlcm.rewards.boundary import UserCode
 from rlcm.rewards.given import Rewards
 from rlcm.rewards.user import signature_of
 from rlcm.training.beginning import require_free_name
-from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.config import TrainConfig, checked, load_config, parse_settings
 from rlcm.training.defaults import changed
 from rlcm.training.trainer import Trainer, Watcher
 from rlcm.tuning.progress import ConsoleProgress
@@ -92,7 +92,7 @@ def _hand_on(trainer: Trainer) -> None:
 
 def _read(config: TrainConfig | Path | str | None) -> TrainConfig:
     if isinstance(config, TrainConfig):
-        return config
+        return checked(config)
     if config is not None and not isinstance(config, (str, Path)):
         raise ConfigError(
             f"config={config!r} is a {type(config).__name__}; give a TrainConfig, the path of a YAML file, 'demo' or 'published'."
@@ -166,4 +166,4 @@ class _Both:
 
     def round(self, metrics: dict[str, float], rounds: int) -> None:
         for watcher in self.watchers:
-            watcher.round(metrics, rounds)
+            watcher.round(dict(metrics), rounds)  # its own: what one of them does to it, the next does not see

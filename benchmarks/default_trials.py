@@ -3,8 +3,8 @@
     python benchmarks/default_trials.py [--trials default nft ...] [--seeds 10 11] [--minutes 4] [--jobs 1]
 
 `benchmarks/referee.py` must have made the referee before. Each trial is a run of `composition` on the training prompts, for the same
-minutes of computing on one thread. The held-out judge is not asked. Writes benchmarks/results/default_trials.json; what is in it is not
-tried again.
+minutes of computing on one thread. The held-out judge is not asked. Writes benchmarks/results/default_trials.json; what is in it with
+the same changes is not tried again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{FILE} has trials of {found['minutes']:g} minutes; move it away for others")
     found["machine"] = describe_machine()
     keys = {f"{name}, {seed}": (name, seed) for seed in given.seeds for name in given.trials}
-    missing = [key for key in keys if key not in found["trials"]]
+    missing = [key for key, (name, _) in keys.items() if found["trials"].get(key, {}).get("changes") != TRIALS[name]]
     with ThreadPoolExecutor(given.jobs) as pool:
         for key, one in zip(missing, pool.map(lambda k: tried(*keys[k], given.minutes, given.keep), missing), strict=True):
             if "base" not in found:

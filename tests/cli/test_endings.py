@@ -1,5 +1,6 @@
 """How commands end: by signals at any moment, with readers that leave, on full disks, in terminals that know few characters."""
 
+import errno
 import os
 import re
 import signal
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import rlcm
+from rlcm.cli.work.sample import write_each
 
 COMMAND = """
 import signal, sys, threading, time
@@ -201,3 +204,18 @@ def test_a_working_directory_that_is_gone_is_told_so(tmp_path, made_anew):
     assert "Traceback" not in said
     assert found.stdout.split("\n")[0] == "code 2"
     assert f"version {rlcm.__version__}" in found.stdout
+
+
+def test_pictures_of_before_outlive_a_full_disk(tmp_path, monkeypatch):
+    picture = Image.new("RGB", (8, 8), "red")
+    write_each([picture], ["a fox"], 0, 1, tmp_path)
+    before = (tmp_path / "a-fox-seed-0.png").read_bytes()
+
+    def full(self, path, *_, **__):
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        write_each([picture, picture], ["a fox", "an owl"], 0, 1, tmp_path)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a-fox-seed-0.png", before)]

@@ -1,6 +1,8 @@
 """The loop of the recipe and the distiller: it fits, averages, and goes on bit for bit after a stop."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 
 from rlcm.distillation import fit as module
 from rlcm.distillation.fit import Fit, Muon, fit
-from rlcm.errors import CheckpointError, TrainingError
+from rlcm.errors import CheckpointError, RunDirectoryError, TrainingError
 from rlcm.runs.serialization import load_state, save_state
 
 
@@ -109,6 +111,20 @@ def test_muon_steps_are_of_one_size_in_every_direction():
     sizes = torch.linalg.svdvals(parameter.detach()) / (12 / 8) ** 0.5
     assert 0.5 < sizes.min() <= sizes.max() < 1.5
     assert (parameter.detach() * parameter.grad).sum() < 0
+
+
+def test_a_full_disk_is_said_and_the_work_goes_on(tmp_path, monkeypatch):
+    def full(path, state):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fit("stage", Model(), task(Model())[0], Fit(updates=2), tmp_path, seed=1)
+    with monkeypatch.context() as disk:
+        disk.setattr(module, "save_state", full)
+        said = r"cannot write .*stage\.safetensors: No space left on device.*then give the same command again: it goes on"
+        with pytest.raises(RunDirectoryError, match=said):
+            fit("stage", Model(), task(Model())[0], Fit(updates=4), tmp_path, seed=1)
+    fit("stage", Model(), task(Model())[0], Fit(updates=4), tmp_path, seed=1)
+    assert load_state(tmp_path / "stage.safetensors")["updates"] == 4
 
 
 @pytest.mark.parametrize("what", ["shape", "number", "missing", "no state"])

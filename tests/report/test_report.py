@@ -253,7 +253,7 @@ def test_nothing_is_an_error(tmp_path: Path) -> None:
 
 def test_page_that_cannot_be_written_is_an_error(run: Path) -> None:
     (run / "report.html").mkdir()
-    with pytest.raises(RunDirectoryError, match=r"report\.html"):
+    with pytest.raises(RunDirectoryError, match=r"report\.html is in the way; move it, or .*, then run `rlcm report "):
         write_report(run)
 
 
@@ -315,8 +315,10 @@ def test_columns_out_of_range(run: Path, tmp_path: Path, columns: int) -> None:
 
 
 def test_picture_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunDirectoryError, match="choose another path"):
-        before_after_picture(run, tmp_path / "no folder" / "picture.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"file \(it is a file\) is in the way; move it, or choose another path"):
+        before_after_picture(run, tmp_path / "file" / "picture.png")
+    assert before_after_picture(run, tmp_path / "new folder" / "picture.png").is_file()
 
 
 def test_held_out_rewards_are_in_the_numbers_and_among_the_guards(run: Path) -> None:

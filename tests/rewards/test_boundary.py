@@ -1,6 +1,7 @@
 """User code shares neither its pictures nor its ends with the run: one boundary takes what it raises, changes, or never returns."""
 
 import asyncio
+import contextlib
 import functools
 import io
 import locale
@@ -567,6 +568,7 @@ def test_the_process_ends_with_an_error_where_a_reward_hangs_in_a_thread_of_its_
     assert "error: reward f was not done within 0.3 s" in ended.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_nothing_is_left_of_the_processes_of_a_reward_that_was_given_up(tmp_path):
     source = """
         import time, multiprocessing
@@ -580,11 +582,15 @@ def test_nothing_is_left_of_the_processes_of_a_reward_that_was_given_up(tmp_path
     (tmp_path / "mine.py").write_text(textwrap.dedent(source))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     words = [sys.executable, "-m", "rlcm", "rewards", "try", "{name: mine.py:f, timeout_seconds: 2}", "--images", "a.png"]
-    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    (tmp_path / "temporary").mkdir()
+    around = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    ended = subprocess.run(words, cwd=tmp_path, env=around, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert "was not done within 2 s" in ended.stderr
-    left = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+    assert "f.timeout_seconds = 4)" in ended.stderr
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert not psutil.wait_procs([psutil.Process(int((tmp_path / "pid").read_text()))], timeout=20)[1]
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.parametrize("left", ["pool.submit(time.sleep, 300)", "fork.Process(target=time.sleep, args=(300,)).start()"])

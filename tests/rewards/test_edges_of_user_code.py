@@ -15,7 +15,7 @@ from rlcm.errors import ConfigError, RewardError
 from rlcm.processes.signals import Ending
 from rlcm.rewards import RewardSettings, build_rewards
 from rlcm.rewards.given import mix_of
-from rlcm.rewards.imported import is_installed
+from rlcm.rewards.imported import clean_up, is_installed
 from rlcm.rewards.sources import own_files
 
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -58,6 +58,11 @@ def test_a_process_that_a_reward_starts_anew_finds_the_rewards_file_and_its_neig
     torch.testing.assert_close(mix(images, prompts).total, -images.mean((1, 2, 3)))
     found = [Path(folder) for folder in sys.path if "rlcm-rewards-" in folder]
     assert len(found) == 1, "one folder for all rewards of a process"
+    if (copy := getattr(os, "fork", lambda: 1)()) == 0:
+        clean_up()  # as at the end of a copy of this process
+        os._exit(0)
+    os.waitpid(copy, 0)
+    assert found[0].is_dir()
 
 
 @fork

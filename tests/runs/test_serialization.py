@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlcm.errors import CheckpointError
-from rlcm.runs.serialization import load_state, save_state, write_bytes, write_json
+from rlcm.runs.serialization import load_state, replacing, save_state, write_bytes, write_json
 
 
 def assert_same(found, wanted):
@@ -111,3 +111,19 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch, cal
         write_bytes(file, b"new")
     assert file.read_text() == '{\n  "old": 1\n}\n'
     assert [f.name for f in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_file_that_a_library_writes_is_replaced_whole_or_not_at_all(tmp_path, there):
+    path = tmp_path / "picture.png"
+    if there:
+        path.write_text("old")
+    with pytest.raises(OSError, match="No space"), replacing(path) as temporary:  # noqa: PT012 (what is inside is what fails)
+        assert temporary.suffix == ".png"
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"] * there
+    assert not there or path.read_text() == "old"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("picture.png", "new")]

@@ -299,6 +299,8 @@ def test_a_run_that_is_over_says_what_holds_it(tmp_path):
     assert said[-1].startswith("1 evaluation brought no better -reward than"), said
     assert "with a larger evaluation.patience, or null, it would go on: the run ends as it is after round 1" in said[-1]
     assert _notes_of(impatient, "evaluation.patience=2")[-1] == "going on after round 1 of 20"
+    whole = trainer(tmp_path / "whole", evaluation=worse, optimizer={"lr": 1e-30}, run={"rounds": 1}).train()
+    assert "would go on" not in _notes_of(whole)[-1], "its rounds are over, too"
 
 
 def _notes_of(run, *changes):

@@ -8,7 +8,8 @@ from rlcm.errors import ConfigError
 from rlcm.learning.algorithm import AlgorithmSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.settings import declared, leaves
-from rlcm.training.defaults import SHORT
+from rlcm.training.config import checked, parse_settings
+from rlcm.training.defaults import SHORT, changed
 from rlcm.training.explaining import names_of
 
 
@@ -96,10 +97,30 @@ def test_what_follows_from_a_loss_of_finished_images(loss):
     assert found() == (3e-3, 64, 1, 4)
     assert found("optimizer.lr=1e-4", "rollout.batch_size=16") == (1e-4, 16, 1, 4)
     assert found("rollout.branches=8") == (3e-3, 64, 8, 1)
-    assert found("rollout.branches=1") == (3e-3, 64, 1, 1), "one that is given settles both"
+    assert found("rollout.branches=1") == found("rollout.images_per_prompt=4") == found()
+    assert found("rollout.images_per_prompt=16") == (3e-3, 64, 1, 16)
+    assert found("rollout.branches=8", "rollout.images_per_prompt=2") == (3e-3, 64, 8, 2)
     assert load_config(None, [f"algorithm.loss={loss}", "algorithm.kl_coefficient=0"]).optimizer.max_pace == 1
     assert TrainConfig(lr=1e-4, algorithm={"loss": loss}).optimizer.lr == 1e-4
     assert TrainConfig(optimizer=TrainConfig(lr=1e-4).optimizer, algorithm={"loss": loss}).optimizer.lr == 1e-4
+
+
+def test_what_follows_was_not_given():
+    """Another change of such a configuration may change it again."""
+    forward, unleashed = TrainConfig(algorithm={"loss": "nft"}), TrainConfig(leash=0)
+    for config, other in (
+        (forward, {"algorithm": {"loss": "ppo_clip"}}),
+        (forward, {"branches": 8}),
+        (unleashed, {"leash": 0.1}),
+    ):
+        given = config.model_dump(exclude_unset=True)
+        assert "lr" not in given.get("optimizer", {})
+        assert "max_pace" not in given.get("optimizer", {})
+        again = checked(config)
+        assert (again, again.model_dump(exclude_unset=True)) == (config, given)
+        anew = parse_settings(TrainConfig, changed(given, other))
+        first = {} if "algorithm" in other or config is unleashed else {"algorithm": {"loss": "nft"}}
+        assert anew == TrainConfig(**first, **other)
 
 
 def test_what_was_written_is_read_as_it_was(tmp_path):

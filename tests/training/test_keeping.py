@@ -187,14 +187,17 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
     assert (tmp_path / WEIGHTS_NAME).read_bytes() == (run / "best" / WEIGHTS_NAME).read_bytes()
 
 
-@pytest.mark.parametrize(("means", "expected"), [([3.0, 2.0, 1.0], True), ([3.0, 2.0, 4.0], False)])
-def test_a_run_that_was_to_keep_its_best_and_had_none_says_so(tmp_path, means, expected):
+@pytest.mark.parametrize(
+    ("means", "least", "expected"), [([3.0, 2.0, 1.0], {}, 1), ([3.0, 2.0, 4.0], {}, 0), ([3.0, 4.0], {"reward": 2}, 1)]
+)
+def test_a_run_that_was_to_keep_its_best_and_had_none_says_so(tmp_path, means, least, expected):
     listener = Listener()
-    keep = {"images": 5, "every": 1, "final": "best"}
+    keep = {"images": 5, "every": 1, "final": "best", "least": least}
     run = trainer(tmp_path, functions=[Scripted(means)], watcher=listener, evaluation=keep, run={"rounds": 2}).train()
     said = [note for note in listener.notes if note.startswith("evaluation.final=best has no effect")]
     missing = [text for text in read_run(run).missing if "evaluation.final=best had no effect" in text]
     assert (len(said), len(missing)) == (expected, expected)
+    assert all(("within evaluation.least" in text) == bool(least) for text in said)
 
 
 def test_a_figure_below_its_floor_ends_the_run(tmp_path):

@@ -18,7 +18,7 @@ from rlcm.doctor.machine import folder
 from rlcm.errors import ConfigError, MissingFileError, RewardError, RunDirectoryError
 from rlcm.runs.checkpoint import newest_checkpoint
 from rlcm.sharing.formats import export_run
-from rlcm.training.config import load_config
+from rlcm.training.config import checked, load_config
 from rlcm.training.trainer import Trainer
 
 SMALL = {"batch_size": 16, "images": 4, "rounds": 2, "evaluation": {"every": 0}, "lr": 3e-3}
@@ -354,15 +354,16 @@ def test_what_a_callback_does_to_its_metrics_is_its_own(tmp_path, capsys):
     [
         (None, {"seed": -5}, "seed=-5: input should be greater than or equal to 0"),
         (None, {"seed": "7"}, "seed='7': input should be a valid integer"),
-        (None, {"name": "../elsewhere"}, "name="),
-        (None, {"output": None}, "output="),
+        (None, {"seed": 7.5}, "seed=7.5: input should be a valid integer"),
+        (None, {"name": "../elsewhere"}, "name='../elsewhere'"),
+        (None, {"output": None}, "output=None: input should be a valid string"),
         (None, {"rouds": 5}, "rouds is not a setting; did you mean"),
-        (None, {"rewards": []}, "rewards"),
+        (None, {"rewards": []}, "rewards=[]"),
         ("run", {"rounds": -1}, "run.rounds=-1: input should be greater than or equal to 1"),
         ("optimizer", {"lr": float("nan")}, "optimizer.lr=nan"),
         ("optimizer", {"schedule": "cosine"}, "optimizer.schedule='cosine'"),
         ("rollout", {"batch_size": 3.5}, "rollout.batch_size=3.5"),
-        ("algorithm", {"kl_coefficient": 0}, "algorithm.kl_target=0.005 needs a weight to start from"),
+        ("algorithm", {"kl_coefficient": -1}, "algorithm.kl_coefficient=-1: input should be greater than or equal to 0"),
         ("evaluation", {"final": "bst"}, "evaluation.final='bst'"),
     ],
 )
@@ -376,8 +377,18 @@ def test_what_was_put_into_a_copy_of_a_configuration_is_checked(tmp_path, group,
             entry(changed)
         assert said in str(refused.value), entry
     assert not list(tmp_path.iterdir())
-    fine = config.model_copy(update={"run": {"rounds": 3}})
-    assert Trainer(fine).config.run.rounds == 3
+
+
+def test_what_was_put_into_a_copy_of_a_configuration_is_taken_as_if_it_had_been_given():
+    plain = rlcm.TrainConfig(rounds=1)
+    fine = plain.model_copy(
+        update={"run": {"rounds": 3}, "seed": 7.0, "rollout": plain.rollout.model_copy(update={"batch_size": 16.0})}
+    )
+    found = checked(fine)
+    assert [found.run.rounds, found.seed, found.rollout.batch_size] == [3, 7, 16]
+    assert {type(value) for value in (found.seed, found.rollout.batch_size)} == {int}
+    unleashed = plain.model_copy(update={"algorithm": plain.algorithm.model_copy(update={"kl_coefficient": 0})})
+    assert checked(unleashed) == rlcm.TrainConfig(rounds=1, leash=0)
 
 
 async def postponed(metrics):

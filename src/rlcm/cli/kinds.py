@@ -123,8 +123,11 @@ def _end_later(code: int) -> None:
 
 
 def _end_at_once(code: int) -> None:
-    for child in multiprocessing.active_children():
-        child.kill()
+    with contextlib.suppress(OSError, ValueError):  # one may have ended by now
+        for child in multiprocessing.active_children():
+            child.kill()
+    if (imported := sys.modules.get("rlcm.rewards.imported")) is not None:
+        imported.clean_up()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rlcm.errors import CheckpointError, TrainingError
+from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import load_state, save_state
 
 Loss = Callable[[torch.Generator, float], dict[str, torch.Tensor]]
@@ -21,6 +22,7 @@ Loss = Callable[[torch.Generator, float], dict[str, torch.Tensor]]
 
 
 SAVE_EVERY_SECONDS = 60.0
+AGAIN = ", then give the same command again: it goes on with what was saved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +98,16 @@ def fit(
     kept = done
 
     def save() -> None:
-        save_state(
-            file,
-            {
-                "updates": done,
-                "seconds": seconds,
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                "weights": [p.data for p in parameters],
-                "average": average,
-                "companion": [p.data for p in copy],
-            },
-        )
+        state = {
+            "updates": done,
+            "seconds": seconds,
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+            "weights": [p.data for p in parameters],
+            "average": average,
+            "companion": [p.data for p in copy],
+        }
+        with disk_errors(file, then=AGAIN):
+            save_state(file, state)
 
     started = saved = time.monotonic()
     began_with = seconds
@@ -141,7 +142,7 @@ def fit(
             line = {"update": done, "seconds": round(seconds, 1)} | {k: round(v / summed, 5) for k, v in sums.items()}
             sums.clear()
             summed = 0
-            with open(log, "a") as out:
+            with disk_errors(log, then=AGAIN), open(log, "a") as out:
                 out.write(json.dumps(line) + "\n")
             print(f"{name} {line}", flush=True)
         if now - saved > SAVE_EVERY_SECONDS or done == settings.updates:

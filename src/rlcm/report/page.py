@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from rlcm.errors import RunDirectoryError
 from rlcm.paths import command, local
 from rlcm.report.drawing import ACCENT, INK, LINE, MUTED, curves, guards, round_charts
 from rlcm.report.encoding import data_uris
@@ -23,6 +22,7 @@ from rlcm.report.templating import render
 from rlcm.report.values import finite
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.runs.files import below, printable, stamp, why_no_file
+from rlcm.runs.rundir import disk_errors
 from rlcm.runs.serialization import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,8 @@ def write_report(run_dir: Path) -> Path:
     if run.config_damaged:
         logger.warning("%s: %s; what the page says of settings may be wrong.", run.path / "config.yaml", run.config_damaged)
     page = render_page("report/templates/report.html.jinja", _page(run))
-    try:
+    with disk_errors(path, "move the run's folder to another disk", f", then run `{command('rlcm', 'report', run.path)}`"):
         write_bytes(path, page.encode())
-    except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write {path}: {error.strerror or error}; free some space or make the folder writable, then run "
-            f"`{command('rlcm', 'report', run.path)}`."
-        ) from error
     return path
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,8 @@ from rlcm.report.reading import read_run
 from rlcm.report.run import Run
 from rlcm.report.samples import Pair, Shot
 from rlcm.report.words import decimals, headline, with_unit
+from rlcm.runs.rundir import disk_errors
+from rlcm.runs.serialization import replacing
 
 RIGHT, WRONG = "#1a7f37", "#b3261e"
 
@@ -46,10 +49,8 @@ def before_after_picture(run_dir: Path, out: Path, columns: int = 6) -> Path:
             f"{run.path / 'samples'} has no pictures of the same prompts from two rounds, so there is no before and after; "
             "let the run go on to its next evaluation (`rlcm train --resume`)."
         )
-    try:
-        _draw_rows(run, pairs, rule).save(out, format="PNG", optimize=True)
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
+    with _written(out) as temporary:
+        _draw_rows(run, pairs, rule).save(temporary, format="PNG", optimize=True)
     return out
 
 
@@ -84,11 +85,18 @@ def curve_picture(run: Run, out: Path) -> bool:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=LARGE, layout="constrained")
         draw_chart(figure.add_subplot(), lines, x_label, y_label)
-        try:
-            figure.savefig(out, dpi=160, facecolor="white")
-        except OSError as error:
-            raise RunDirectoryError(f"cannot write {out}: {error.strerror or error}; choose another path.") from error
+        with _written(out) as temporary:
+            figure.savefig(temporary, dpi=160, facecolor="white")
     return True
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[Path]:
+    """Yield where to write a picture that takes the place of `out` once it is whole; its folder is made."""
+    with disk_errors(out, "choose another path"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as temporary:
+            yield temporary
 
 
 def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:

@@ -14,6 +14,7 @@ from rlcm.report.drawing import LARGE, MUTED, PALETTE, STYLE, Line, draw_chart, 
 from rlcm.report.encoding import data_uris
 from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.report.words import asked, written
+from rlcm.runs.serialization import replacing
 
 SPEED = "images per second, sampling and decoding"
 
@@ -106,7 +107,8 @@ def write_plots(study: Mapping[str, Any], folder: Path) -> list[Path]:
                 draw_chart(axes, lines, x_label, y_label(reward) if axes is left else "", log_x=True, ticks=ticks)
             figure.suptitle(f"{reward['title']}, with 95 % intervals{held_out_note(reward, ', ')}", color=MUTED, fontsize=11)
             path = folder / f"reward-{place + 1}.png"
-            figure.savefig(path, dpi=110)
+            with replacing(path) as temporary:
+                figure.savefig(temporary, dpi=110)
         paths.append(path)
     return paths
 

@@ -148,8 +148,8 @@ class UserCode:
             if took >= self.timeout_seconds:
                 raise UserCodeError(
                     f"was not done within {self.timeout_seconds:g} s and was given up; if it needs longer, set timeout_seconds beside "
-                    f"its name under rewards:, such as timeout_seconds: {2 * self.timeout_seconds:g} (in "
-                    "Python, an attribute of the function)"
+                    f"its name under rewards:, such as timeout_seconds: {2 * self.timeout_seconds:g} (for "
+                    f"a function that Python passes, as its attribute: f.timeout_seconds = {2 * self.timeout_seconds:g})"
                 )
             here = threading.current_thread()
             if isinstance(here, _BesideThread) and here.is_left:

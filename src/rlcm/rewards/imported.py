@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import functools
@@ -9,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -113,7 +115,7 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     home = str(path.absolute().parent)
-    with contextlib.suppress(OSError):  # of little use to most
+    with contextlib.suppress(OSError):  # most rewards start no processes
         _let_processes_find(name, path.absolute())
     beside = home not in sys.path
     if beside:
@@ -135,11 +137,20 @@ def _import_file(path: Path) -> ModuleType:
 
 
 @functools.cache
-def _for_processes() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder at the end of Python's path, which processes that are started anew (`spawn`) get with it."""
-    folder = tempfile.TemporaryDirectory(prefix="rlcm-rewards-", ignore_cleanup_errors=True)
-    sys.path.append(folder.name)
-    return folder
+def _for_processes() -> tuple[Path, int]:
+    """Return a folder at the end of Python's path, which processes that are started anew (`spawn`) get with it, and its process."""
+    folder = tempfile.mkdtemp(prefix="rlcm-rewards-")
+    sys.path.append(folder)
+    atexit.register(clean_up)
+    return Path(folder), os.getpid()
+
+
+def clean_up() -> None:
+    """Delete the folder that this process has made for those that its rewards start."""
+    if _for_processes.cache_info().currsize:
+        folder, owner = _for_processes()
+        if owner == os.getpid():  # and not a copy of it
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _let_processes_find(name: str, path: Path) -> None:
@@ -149,8 +160,9 @@ sys.path.insert(0, {str(path.parent)!r})
 spec = importlib.util.spec_from_file_location({name!r}, {str(path)!r})
 module = sys.modules[{name!r}] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
+sys.path.append(sys.path.pop(0))
 """
-    (Path(_for_processes().name) / f"{name}.py").write_text(text, encoding="utf-8", errors="surrogateescape")
+    (_for_processes()[0] / f"{name}.py").write_text(text, encoding="utf-8")
 
 
 _READ: dict[str, tuple[str, str]] = {}

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from filelock import BaseFileLock
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from rlcm.errors import RunDirectoryError, UnreadableFileError
@@ -31,7 +30,7 @@ from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
 _OF_SYSTEM = re.compile(r"\(os error (\d+)\)")
-"""The number of an operating system's error in that of a library of Rust."""
+"""How libraries that are written in Rust give the number of an operating system's error."""
 _OF_NOTHING = re.compile(r"checkpoint-0+")
 EXTREMES = 64
 """Prompts whose best, median and worst image are kept."""
@@ -42,7 +41,9 @@ _ROUND = re.compile(r"round-([0-9]{1,15})")
 
 @contextmanager
 def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str = "") -> Iterator[None]:
-    """Turn an operating system's refusal to write, also in safetensors' form, into a RunDirectoryError that says what to do.
+    """Turn an operating system's refusal to write into a RunDirectoryError that says what to do.
+
+    Libraries written in Rust (safetensors, tokenizers) have it as an error of their own.
 
     Args:
         path: what is written.
@@ -51,9 +52,11 @@ def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str 
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
         number = _OF_SYSTEM.search(str(error))
-        refused = OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
+        refused = (
+            error if number is None or isinstance(error, OSError) else OSError(int(number[1]), os.strerror(int(number[1])))
+        )
         if not isinstance(refused, OSError):
             raise
         raise RunDirectoryError(f"cannot write {path}: {in_words(refused, path, elsewhere, then)}.") from error

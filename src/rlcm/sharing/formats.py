@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,7 +151,7 @@ def _place(output: Path, name: str) -> tuple[Path, OwnFolder | None]:
         if not is_run(output.parent.resolve()):  # in its first level a run has no weights
             refuse_runs(output.parent, "rlcm export")
         if output.is_dir():
-            raise UsageError(f"-o {str(output)!r} is a folder; a name that ends in .safetensors is to be that of a file.")
+            raise UsageError(f"-o {str(output)!r} is a folder; a name that ends in .safetensors must be a file's.")
         if os.path.lexists(output) and not _is_ours(output):
             raise UsageError(
                 f"-o {str(output)!r} would replace a file that `rlcm export` did not write; delete it, or give another name."
@@ -183,14 +184,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> Path:
-    """Write a pipeline into a folder that is not there, or empty; of what fails, nothing stays."""
-    was_there = folder.is_dir()
+    """Write a pipeline into a folder that is not there, or empty; where that fails, it is empty."""
     with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
         try:
-            pipeline.save_pretrained(folder, safe_serialization=True)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            if was_there:
-                folder.mkdir(exist_ok=True)
-            raise
+            pipeline.save_pretrained(partial, safe_serialization=True)
+            for part in list(partial.iterdir()):
+                os.rename(part, folder / part.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder

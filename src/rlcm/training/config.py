@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from rlcm.addresses import without_secrets
 from rlcm.builtin import PUBLISHED
@@ -26,7 +26,7 @@ from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
 from rlcm.runs.whole_config import last_line
 from rlcm.settings import Changes, Settings
-from rlcm.training.defaults import SHORT, changed, following, spelt_out
+from rlcm.training.defaults import SHORT, added, changed, following, spelt_out
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.explaining import in_words, names_of
 from rlcm.training.translation import in_a_file, unfolded
@@ -193,10 +193,17 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
         """Return RLCM as published, with the paper's settings for compressibility, on the built-in model; changes as for the class."""
         return parse_settings(cls, changed(meant(read_file(PUBLISHED, cls)), changes))
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _follows(cls, values: Any) -> Any:
-        return following(values) if isinstance(values, Mapping) else values
+    def _follows(cls, values: Any, handler: ModelWrapValidatorHandler[TrainConfig]) -> TrainConfig:
+        if not isinstance(values, Mapping):
+            return handler(values)
+        found = following(values)
+        config = handler(found)
+        for name in found.keys() & {"rollout", "optimizer"}:  # what follows was not given: other changes may change it
+            group: Settings = getattr(config, name)
+            group.model_fields_set.difference_update(added(values.get(name, {}), found[name]))
+        return config
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
@@ -274,7 +281,7 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
 
 
 def checked(config: object) -> TrainConfig:
-    """Return a configuration as it is, with what was put into a copy of it by `model_copy`, which pydantic does not look at.
+    """Return a configuration whose values are all checked, also those that `model_copy(update=...)` put into it unchecked.
 
     Raises:
         ConfigError: if it is anything else, such as the path of a file, or a value of it is wrong.
@@ -283,15 +290,15 @@ def checked(config: object) -> TrainConfig:
         raise ConfigError(
             f"config={config!r} is a {type(config).__name__}; give a TrainConfig, such as load_config(FILE) returns."
         )
-    found = parse_settings(TrainConfig, _entered(config))
-    return config if found == config else found  # which settings were given, and which follow, is known of the first
+    return parse_settings(TrainConfig, _given(config))
 
 
-def _entered(value: Any) -> Any:
-    """Return settings as nested mappings of all that is in them, also under names that they do not have."""
+def _given(value: Any) -> Any:
+    """Return settings as nested mappings of what was given, also under names that are no settings; the rest is left open."""
     if isinstance(value, Settings):
-        return {name: _entered(one) for name, one in vars(value).items()}
-    return [_entered(one) for one in value] if isinstance(value, (list, tuple)) else value
+        named = value.model_fields_set | (vars(value).keys() - type(value).model_fields.keys())
+        return {name: _given(one) for name, one in vars(value).items() if name in named}
+    return [_given(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -26,7 +26,7 @@ SHORT = {
 
 
 FOLLOWING = ("rollout.branches", "algorithm.kl_target", "optimizer.max_pace")
-"""Settings whose default follows from others; see `following`."""
+"""Settings that the page's form leaves open where they are at their default, so that they follow from others; see `following`."""
 
 
 def following(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,11 +49,17 @@ def following(values: Mapping[str, Any]) -> dict[str, Any]:
         found["rollout"] = {**rollout, "branches": 1}
     if loss in FORWARD:
         if rollout is not None:
-            alike = {} if {"branches", "images_per_prompt"} & set(rollout) else {"branches": 1, "images_per_prompt": 4}
-            found["rollout"] = {"batch_size": 64} | alike | rollout
+            branched = meant(rollout.get("branches", 1)) != 1
+            found["rollout"] = {"batch_size": 64, **({} if branched else {"branches": 1, "images_per_prompt": 4}), **rollout}
         if optimizer is not None:
             found["optimizer"] = {"lr": 3e-3} | optimizer
     return found
+
+
+def added(given: Any, found: Any) -> set[str]:
+    """Return the names of what `following` has added to a group of settings."""
+    before = _open(given)
+    return set(found) - set(before) if before is not None and isinstance(found, Mapping) else set()
 
 
 def spelt_out(values: Mapping[str, Any]) -> dict[str, Any]:

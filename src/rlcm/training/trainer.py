@@ -178,7 +178,7 @@ class Trainer:
             over = f"{number} rounds are done, and run.rounds={planned} asks for no more"
         elif self.stop_reason is not None:
             over = self.stop_reason
-            if over == self.watch.impatience():
+            if over == self.watch.impatience() and self.progress < 1:
                 over += "; with a larger evaluation.patience, or null, it would go on"
         elif self._is_over() and number < planned:
             over = f"run.time_limit_minutes={limit:g} is used up; with a larger one, or null, it would go on"
@@ -229,8 +229,9 @@ class Trainer:
                 raise
             if finished:
                 if self.config.evaluation.final == "best" and not self.watch.best["round"]:
-                    best = f"no evaluation had a better {self.watch.metric} than the base model"
-                    self._note(f"evaluation.final=best has no effect: {best}, so final/ has the last weights")
+                    floors = " within evaluation.least" if self.watch.least else ""
+                    found = f"no evaluation{floors} had a better {self.watch.metric} than the base model"
+                    self._note(f"evaluation.final=best has no effect: {found}, so final/ has the last weights")
                 self._kept.checkpoint(self._state)
                 self._kept.result(directory, self.final_round, self.evaluations, self.altered)
             self.interrupted_by = int(self.world.largest(interrupts.by))

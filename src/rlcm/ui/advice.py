@@ -186,7 +186,7 @@ def _rounds(run: Run) -> list[Advice]:
         )
     if (idle := mean("idle_groups")) is not None and idle > 0.5:
         tried = mapping(run.config.get("algorithm")).get("loss") == "nft"
-        finer = "" if tried else "; if it is only right or wrong, algorithm.loss=nft learns more from it"
+        finer = "" if tried else "; if the reward is only right or wrong, try algorithm.loss=nft"
         found.append(
             Advice(
                 "warning",

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from rlcm.addresses import is_address
 from rlcm.builtin import DEMO, PUBLISHED
 from rlcm.errors import ConfigError
+from rlcm.learning.algorithm import FORWARD
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.report.values import finite, mapping
 from rlcm.rewards import RewardSettings
@@ -182,7 +183,8 @@ def read_form(entered: Mapping[str, Any]) -> TrainConfig:
         value = field.read(entered[field.key])
         if value is None and not field.optional:
             continue  # left empty: the default
-        if field.key in FOLLOWING and value == _at(defaults, field.key):
+        is_open = field.key in FOLLOWING and value == _at(defaults, field.key)
+        if is_open and not (field.key == "rollout.branches" and entered.get("algorithm.loss") in FORWARD):
             continue  # as it was: it follows what else is set
         *groups, last = field.key.split(".")
         place = values

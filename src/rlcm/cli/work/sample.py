@@ -22,6 +22,7 @@ from rlcm.report.words import counted
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.runs.own_folder import is_run, refuse_runs
 from rlcm.runs.rundir import disk_errors
+from rlcm.runs.serialization import replacing
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.prompts import load_prompts
 from rlcm.tuning.drawing import draw_images
@@ -61,7 +62,8 @@ def sample(
             write_each(pictures, texts, seed, count, output)
         else:
             output.parent.mkdir(parents=True, exist_ok=True)
-            contact_sheet(pictures, texts, count).save(output)
+            with replacing(output) as temporary:
+                contact_sheet(pictures, texts, count).save(temporary)
     seeds = f"seeds {seed} to {seed + count - 1}" if count > 1 else f"seed {seed}"
     click.echo(f"{shown(output)}: {counted(len(images), 'image')} of {counted(len(texts), 'prompt')}, {seeds}")
     if (last := seed + count - 1) >= SEEDS:
@@ -79,4 +81,5 @@ def write_each(pictures: Sequence[Image.Image], prompts: Sequence[str], seed: in
     for number, name in enumerate(names):
         own = f"{name}-{number + 1}" if names.count(name) > 1 else name
         for j in range(count):
-            pictures[number * count + j].save(folder / f"{own}-seed-{seed + j}.png")
+            with replacing(folder / f"{own}-seed-{seed + j}.png") as temporary:
+                pictures[number * count + j].save(temporary)

@@ -24,6 +24,7 @@ from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.files import read_json
 from rlcm.runs.own_folder import OwnFolder
 from rlcm.runs.rundir import RunDirectory, disk_errors, grid
+from rlcm.runs.serialization import replacing
 from rlcm.settings import Settings
 from rlcm.sharing import tuned_lora, tuned_pipeline
 from rlcm.studies.evaluation.draw import Drawn, draw_set
@@ -247,8 +248,8 @@ def _write_pictures(
     unscored = torch.full((len(parts[0].prompts),), math.nan)
     labels = dict.fromkeys(label for part in parts for label in part.rewards)
     file = f"pictures/{model}-{place + 1}.png"
-    with disk_errors(directory.path / file):
-        grid(images, len(parts[0].prompts)).save(directory.path / file)
+    with disk_errors(directory.path / file), replacing(directory.path / file) as temporary:
+        grid(images, len(parts[0].prompts)).save(temporary)
     return {
         "file": file,
         "model": model,

@@ -16,7 +16,7 @@ from rlcm.report.drawing import LARGE, PALETTE, STYLE, Line, draw_chart, svg_cha
 from rlcm.report.page import render_page
 from rlcm.report.words import counted, titled, with_unit, written
 from rlcm.runs.rundir import disk_errors
-from rlcm.runs.serialization import write_bytes, write_json
+from rlcm.runs.serialization import replacing, write_bytes, write_json
 from rlcm.studies.compare.page import require_place
 from rlcm.studies.frontier.points import KEPT, OF_GAIN, Frontier, Point, Track, best_at, most_diverse_at, not_dominated
 
@@ -211,4 +211,5 @@ def _draw(panels: Sequence[Panel], file: Path) -> None:
             panel.draw(axes)
             if panel is not panels[0] and (legend := axes.get_legend()):
                 legend.remove()  # the lines are those of the first
-        figure.savefig(file, format="png", metadata={"Software": None})
+        with replacing(file) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,3 +128,24 @@ def test_a_file_that_a_library_writes_is_replaced_whole_or_not_at_all(tmp_path, 
     with replacing(path) as temporary:
         temporary.write_text("new")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("picture.png", "new")]
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no devices here")
+def test_a_device_is_written_to_and_not_replaced(tmp_path, monkeypatch):
+    """Root could: /dev/null would be a file from then on."""
+
+    def never(*_):
+        raise AssertionError("a device was to be replaced")
+
+    monkeypatch.setattr(os, "replace", never)
+    (tmp_path / "link").symlink_to("/dev/null")
+    with open(tmp_path / "out", "wb") as out:
+        for path in (Path("/dev/null"), Path(f"/dev/fd/{out.fileno()}"), tmp_path / "link"):
+            write_bytes(path, b"some")
+            with replacing(path) as there:
+                assert there == path
+    assert (tmp_path / "out").read_bytes() == b"some"
+    assert Path("/dev/null").is_char_device()
+    if Path("/dev/full").is_char_device():
+        with pytest.raises(OSError, match="No space"):
+            write_bytes(Path("/dev/full"), b"some")

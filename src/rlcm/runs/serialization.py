@@ -53,6 +53,9 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that after a crash the old file, the new one, or none is there, but no mixture."""
+    if _is_device(path):
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.unlink(missing_ok=True)  # what a crash left, or anybody put there
@@ -66,9 +69,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def _is_device(path: Path) -> bool:
+    """Return whether a path is the machine's, such as /dev/stdout, and not to be replaced by a file: root may do that."""
+    folder = path.absolute().parent.resolve()
+    return path.is_char_device() or path.is_block_device() or folder == Path("/dev") or Path("/proc") in folder.parents
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield where to write a file that takes the place of `path` once it is whole; where writing fails, the old one stays."""
+    if _is_device(path):
+        yield path
+        return
     temporary = path.with_name(f".partial-{path.name}")  # libraries go by the ending
     try:
         temporary.unlink(missing_ok=True)

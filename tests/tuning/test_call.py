@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import signal
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -22,6 +23,10 @@ from rlcm.training.config import checked, load_config
 from rlcm.training.trainer import Trainer
 
 SMALL = {"batch_size": 16, "images": 4, "rounds": 2, "evaluation": {"every": 0}, "lr": 3e-3}
+
+
+class Told(BaseException):
+    """What the program's own handler of SIGTERM raises."""
 
 
 def darkness(images, prompts):
@@ -391,6 +396,14 @@ def test_what_was_put_into_a_copy_of_a_configuration_is_taken_as_if_it_had_been_
     assert checked(unleashed) == rlcm.TrainConfig(rounds=1, leash=0)
 
 
+@pytest.mark.parametrize("watcher", [print, 3, Told, SimpleNamespace(note=print), SimpleNamespace(note=print, round=3)])
+def test_a_watcher_that_cannot_be_told_is_refused_at_once(tmp_path, result, watcher):
+    with pytest.raises(ConfigError, match=r"is not an object with the methods `note` and `round`"):
+        Trainer(rlcm.TrainConfig(name="x", output=str(tmp_path)), watcher=watcher)
+    with pytest.raises(ConfigError, match=r"is not an object with the methods `note` and `round`"):
+        Trainer.resume(result, None, watcher=watcher)
+
+
 async def postponed(metrics):
     raise AssertionError
 
@@ -418,10 +431,6 @@ def test_a_callback_that_would_never_run_is_refused(tmp_path, callback):
         rlcm.train(callback=callback, output=str(tmp_path), progress=False)
     with pytest.raises(ConfigError, match="cannot be called with the metrics of a round"):
         rlcm.train(callback=Postponed, output=str(tmp_path), progress=False)  # a class
-
-
-class Told(BaseException):
-    """What the program's own handler of SIGTERM raises."""
 
 
 @pytest.mark.parametrize(

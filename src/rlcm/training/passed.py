@@ -41,6 +41,20 @@ def passed(config: TrainConfig | None, model: Any, rewards: Rewards | None) -> t
     return config, model, rewards
 
 
+def require_watcher(watcher: Any) -> None:
+    """Do nothing if it can be told of a training, or there is none.
+
+    Raises:
+        ConfigError: if it has not the methods of a `rlcm.training.trainer.Watcher`.
+    """
+    methods = (getattr(watcher, name, None) for name in ("note", "round"))
+    if watcher is not None and (isinstance(watcher, type) or not all(map(callable, methods))):
+        raise ConfigError(
+            f"watcher={watcher!r} is not an object with the methods `note` and `round`. A function of the metrics can be the "
+            "callback of rlcm.train(callback=...)."
+        )
+
+
 def require_clock(config: TrainConfig, pipeline: Any, processes: int) -> None:
     """Do nothing if the run's clock can count its time.
 

@@ -25,7 +25,7 @@ from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
 from rlcm.training.locations import located
-from rlcm.training.passed import passed, require_clock
+from rlcm.training.passed import passed, require_clock, require_watcher
 from rlcm.training.pins import Pins, agree, flat, require_same
 from rlcm.training.watch import Watch, flat_summary
 
@@ -77,6 +77,7 @@ class Trainer:
         watcher: Watcher | None = None,
         stopped: Stopped | None = None,
     ) -> None:
+        require_watcher(watcher)
         config, model, rewards = passed(config, model, rewards)
         require_tracker(config.run.tracker)
         self.watcher = watcher
@@ -130,7 +131,7 @@ class Trainer:
         self._whole: Whole | None = None  # kept while what is in memory may be half of a round
 
     @classmethod
-    def resume(cls, run: Any, changes: Sequence[str] = (), *, force: bool = False, **objects: Any) -> Trainer:
+    def resume(cls, run: Any, changes: Sequence[str] | None = None, *, force: bool = False, **objects: Any) -> Trainer:
         """Return the trainer of a run, as it was at its newest whole checkpoint.
 
         Args:
@@ -150,7 +151,7 @@ class Trainer:
             raise ConfigError(f"Trainer.resume takes no {unknown[0]}; settings are changes, such as ['run.rounds=200'].")
         if not isinstance(force, bool):
             raise ConfigError(f"force={force!r} is neither True nor False.")
-        changes = [changes] if isinstance(changes, str) else changes
+        changes = [changes] if isinstance(changes, str) else () if changes is None else changes
         config, stopped = stopped_run(given_folder(run).absolute(), changes, force=force)
         return cls(config, stopped=stopped, **objects)
 

@@ -55,7 +55,7 @@ def sooner() -> str:
     def told(task: str, method: str) -> str:
         methods = tasks[task]["methods"]
         up = methods[method]["to_plain"]["speed_up"]["median"]
-        if up is None or up <= 1:
+        if up is None or round(up, 1) <= 1:
             return "not sooner"
         return f"{up:.1f} times sooner{'' if always_sooner(methods, method) else ' in the median'}"
 

@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
 import rlcm
+from rlcm.cli.kinds import Group, WithExample
 from rlcm.cli.work.sample import write_each
 
 COMMAND = """
@@ -219,3 +221,24 @@ def test_pictures_of_before_outlive_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_each([picture, picture], ["a fox", "an owl"], 0, 1, tmp_path)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a-fox-seed-0.png", before)]
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path, monkeypatch, capsys):
+    shut = tmp_path / "shut"
+    shut.mkdir()
+
+    @click.command(cls=WithExample)
+    def look():
+        """Look.
+
+        Example:  rlcm look
+        """
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(shut / "a.png"))
+
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut and allowed(path, mode))
+    with pytest.raises(SystemExit) as ended:
+        Group("main", help="A program.\n\nExample:  rlcm x", commands={"look": look}).main(["look"])
+    assert ended.value.code == 1
+    said = f"error: {shut / 'a.png'}: Permission denied; the folder {shut} may not be entered by you; let its owner allow it, or choose"
+    assert said in capsys.readouterr().err

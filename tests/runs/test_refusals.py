@@ -11,7 +11,7 @@ from junk_runs import place
 
 from rlcm.errors import RunDirectoryError
 from rlcm.runs.refusals import in_words
-from rlcm.runs.rundir import RunDirectory, disk_errors
+from rlcm.runs.rundir import RunDirectory, disk_errors, require_writable
 
 SHORT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -97,3 +97,37 @@ def test_space_is_asked_for_where_it_is_short_alone(tmp_path_factory, number, na
     message = in_words(error, tmp_path_factory.getbasetemp() / "x", "choose another folder", ", then try again")
     assert ("free some space" in message) == (number in SHORT_OF_SPACE)
     assert not message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "said"),
+    [
+        ("folder", os.W_OK, "make {folder} writable for you"),
+        ("folder", os.X_OK, "the folder {folder} may not be entered by you; let its owner allow it"),
+        (None, 0, "make {file} writable for you"),
+    ],
+)
+def test_what_has_to_be_allowed_is_named(tmp_path, monkeypatch, closed, mode, said):
+    """A file that may be written is replaced by a new one, and for that the folder counts."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.png").write_text("old")
+    allowed = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, asked: not (closed and path == folder and asked & mode) and allowed(path, asked)
+    )
+    found = in_words(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), folder / "a.png", "choose another folder")
+    assert said.format(folder=folder, file=folder / "a.png") + ", or choose another folder" in found
+
+
+def test_a_place_is_tried_before_the_work(tmp_path):
+    require_writable(tmp_path / "not" / "there" / "yet")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    for folder, said in (
+        ("file/x", r"file \(it is a file\) is in the way"),
+        ("link/x", "link is a link to nowhere, which is not there"),
+    ):
+        with pytest.raises(RunDirectoryError, match=said):
+            require_writable(tmp_path / folder)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ from rlcm.addresses import without_secrets
 from rlcm.cli.completion import meaning_of
 from rlcm.cli.dashes import refuse_dashes
 from rlcm.cli.streams import PatientStreams
-from rlcm.errors import RLCMError
+from rlcm.errors import RLCMError, RunDirectoryError
 from rlcm.processes.signals import Ending
 
 GRACE_SECONDS = 20.0
@@ -95,6 +96,15 @@ class Group(WithExample, click.Group):
                 if ending.ended is None:
                     _say_error(str(error))
                 code = error.exit_code
+            except PermissionError as error:
+                if "--debug" in sys.argv or error.filename is None:
+                    raise
+                from rlcm.runs.refusals import no_entry
+
+                place = Path(os.fsdecode(error.filename))
+                what = no_entry(place) or "let its owner allow it"
+                _say_error(f"{place}: {error.strerror}; {what}, or choose another place.")
+                code = RunDirectoryError.exit_code
             except BaseException:  # of whatever kind: a library may have made another error of it
                 if ending.ended is None:
                     raise

@@ -36,7 +36,7 @@ def _reason(error: OSError, place: Path, elsewhere: str) -> str:
     if error.errno in _FULL:
         return f"{kept}free some space or {elsewhere}"
     if error.errno in _FORBIDDEN:
-        return f"{kept}make {_lowest(place)} writable for you, or {elsewhere}"
+        return f"{kept}{_allowed(place)}, or {elsewhere}"
     if error.errno == errno.EROFS:
         return f"{kept}{elsewhere}, on a file system that can be written"
     if error.errno in _LOST:
@@ -75,9 +75,24 @@ def _gone(place: Path, elsewhere: str, then: str) -> str:
     )
 
 
-def _lowest(place: Path) -> Path:
+def no_entry(place: Path) -> str | None:
+    """Return that a folder above a place may not be entered, and what to do, without a full stop at its end; None where all may."""
+    shut = next(
+        (part for part in reversed(place.absolute().parents) if os.path.isdir(part) and not os.access(part, os.X_OK)), None
+    )
+    return f"the folder {shut} may not be entered by you; let its owner allow it" if shut else None
+
+
+def lowest(place: Path) -> Path:
     """Return the nearest folder above a place that is there, or the place itself where it is."""
     return next((part for part in (place, *place.parents) if os.path.lexists(part)), place)
+
+
+def _allowed(place: Path) -> str:
+    """Return what has to be allowed for a file: new ones are written beside the old ones, which takes the folder."""
+    folder = lowest(place.parent)
+    is_open = os.access(folder, os.W_OK | os.X_OK) and os.path.lexists(place)
+    return no_entry(place) or f"make {place if is_open else folder} writable for you"
 
 
 def _obstacle(place: Path) -> str:

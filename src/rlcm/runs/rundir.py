@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -25,7 +26,7 @@ from rlcm.runs.again import going_on
 from rlcm.runs.files import is_there, open_file
 from rlcm.runs.locks import is_held, take_lock
 from rlcm.runs.metrics import Damage, read_metrics, rows
-from rlcm.runs.refusals import in_words
+from rlcm.runs.refusals import in_words, lowest
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
@@ -60,6 +61,16 @@ def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str 
         if not isinstance(refused, OSError):
             raise
         raise RunDirectoryError(f"cannot write {path}: {in_words(refused, path, elsewhere, then)}.") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Do nothing if a file can be made in a folder, or in the nearest one above it that is there.
+
+    Raises:
+        RunDirectoryError: if the operating system refuses it.
+    """
+    with disk_errors(folder), tempfile.TemporaryFile(dir=lowest(folder)):
+        pass
 
 
 def run_errors(path: Path) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.policy.adapter import Factors, add_lora
 from rlcm.runs.own_folder import OwnFolder, is_run, refuse_runs
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.rundir import disk_errors, require_writable
 from rlcm.runs.serialization import write_bytes
 from rlcm.runs.weights import read_weights
 from rlcm.sharing.tuned import tuned_lora
@@ -181,6 +181,7 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(f"-o {str(folder)!r}: a merged pipeline is a folder, not a file; leave .safetensors out.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} holds something already; delete it, or choose another folder with -o.")
+    require_writable(folder)
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> Path:

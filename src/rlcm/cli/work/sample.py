@@ -21,7 +21,7 @@ from rlcm.report.sheet import contact_sheet
 from rlcm.report.words import counted
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.runs.own_folder import is_run, refuse_runs
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.rundir import disk_errors, require_writable
 from rlcm.runs.serialization import replacing
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.prompts import load_prompts
@@ -46,6 +46,7 @@ def sample(
     folder = output if output.is_dir() or not output.suffix else output.parent
     if folder == output or not is_run(folder.resolve()):  # in its first level a run has no pictures
         refuse_runs(folder, "rlcm sample")
+    require_writable(folder)  # before hours of drawing
     texts = list(prompts)
     if file:
         texts += load_prompts(file, "--prompts", f"A prompt of your own is --prompt {shlex.quote(file)}.").prompts

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from junk_runs import place
 
-from rlcm.errors import RunDirectoryError
+from rlcm.errors import RewardError, RunDirectoryError
 from rlcm.runs.refusals import in_words
 from rlcm.runs.rundir import RunDirectory, disk_errors, require_writable
 
@@ -131,3 +131,11 @@ def test_a_place_is_tried_before_the_work(tmp_path):
     ):
         with pytest.raises(RunDirectoryError, match=said):
             require_writable(tmp_path / folder)
+
+
+def test_the_systems_number_is_read_where_an_error_has_none(tmp_path):
+    for error in (OSError("No space left on device (os error 28)"), ValueError("(os error 28)")):
+        with pytest.raises(RunDirectoryError, match=r"No space left on device.*free some space"), disk_errors(tmp_path):
+            raise error
+    with pytest.raises(RewardError, match="111"), disk_errors(tmp_path):
+        raise RewardError("Connection refused (os error 111)")

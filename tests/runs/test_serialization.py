@@ -130,6 +130,17 @@ def test_a_file_that_a_library_writes_is_replaced_whole_or_not_at_all(tmp_path, 
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("picture.png", "new")]
 
 
+def test_a_link_stays_one_and_long_names_fit(tmp_path):
+    (tmp_path / "link.png").symlink_to("real.png")
+    with replacing(tmp_path / "link.png") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real.png").read_text() == "new"
+    with replacing(tmp_path / f"{'a' * 250}.png") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / f"{'a' * 250}.png").read_text() == "new"
+
+
 @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no devices here")
 def test_a_device_is_written_to_and_not_replaced(tmp_path, monkeypatch):
     """Root could: /dev/null would be a file from then on."""

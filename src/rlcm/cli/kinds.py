@@ -96,19 +96,18 @@ class Group(WithExample, click.Group):
                 if ending.ended is None:
                     _say_error(str(error))
                 code = error.exit_code
-            except PermissionError as error:
-                if "--debug" in sys.argv or error.filename is None:
+            except BaseException as error:  # of whatever kind: a library may have made another error of it
+                if ending.ended is not None:
+                    code = ending.ended.exit_code
+                elif (
+                    isinstance(error, PermissionError)
+                    and isinstance(error.filename, (str, bytes))
+                    and "--debug" not in sys.argv
+                ):
+                    _say_error(_forbidden(Path(os.fsdecode(error.filename)), error))
+                    code = RunDirectoryError.exit_code
+                else:
                     raise
-                from rlcm.runs.refusals import no_entry
-
-                place = Path(os.fsdecode(error.filename))
-                what = no_entry(place) or "let its owner allow it"
-                _say_error(f"{place}: {error.strerror}; {what}, or choose another place.")
-                code = RunDirectoryError.exit_code
-            except BaseException:  # of whatever kind: a library may have made another error of it
-                if ending.ended is None:
-                    raise
-                code = ending.ended.exit_code
             if ending.ended is not None and code:
                 click.echo(str(ending.ended), err=True)
                 code = ending.ended.exit_code
@@ -123,6 +122,13 @@ class Group(WithExample, click.Group):
         return answer
 
 
+def _forbidden(place: Path, error: OSError) -> str:
+    """Return what a person may not look at, and what to do."""
+    from rlcm.runs.refusals import no_entry
+
+    return f"{place}: {error.strerror}; {no_entry(place) or 'let its owner allow it'}, or choose another place."
+
+
 def _end_later(code: int) -> None:
     time.sleep(GRACE_SECONDS)
     with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
@@ -133,8 +139,8 @@ def _end_later(code: int) -> None:
 
 
 def _end_at_once(code: int) -> None:
-    with contextlib.suppress(OSError, ValueError):  # one may have ended by now
-        for child in multiprocessing.active_children():
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(OSError, ValueError):  # it may have ended by now
             child.kill()
     if (imported := sys.modules.get("rlcm.rewards.imported")) is not None:
         imported.clean_up()

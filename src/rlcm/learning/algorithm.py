@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from pydantic import Field, model_validator
 
 from rlcm.learning import losses
 from rlcm.policy.gaussian import Reduction
@@ -24,8 +24,8 @@ class AlgorithmSettings(Settings):
     """`ppo_clip`: PPO's clipped surrogate. `divergence_ppo`: a trust region in the KL divergence in place of the clip. `reinforce`:
     the plain score function, for one update a round. `rebel`: regression of relative rewards on pairs of images of one prompt.
     `awm` and `nft`: the finished images, noised again and weighed by their advantages; where left open, `optimizer.lr` is then
-    0.003, `rollout.batch_size` 64 and, unless there are branches, `rollout.images_per_prompt` 4. `reward_backprop`: the gradient of the
-    reward itself, for rewards that have one."""
+    0.003, `rollout.batch_size` 64, `rollout.branches` 1 and `rollout.images_per_prompt` 4 (1 with branches).
+    `reward_backprop`: the gradient of the reward itself, for rewards that have one."""
     old_policy: Literal["auto", "sampling", "learning"] = "auto"
     """What computes the mean of the old policy, to which the ratio is taken. `sampling`: the pass that sampled. `learning`: the
     pass that learns, in its own batch shapes, so that the ratio begins at exactly 1 whatever the precision. `auto` is `sampling`
@@ -99,15 +99,12 @@ class AlgorithmSettings(Settings):
     consistency_schedule: Literal["constant", "linear"] = "constant"
     """`linear` rises from 0 to the full weight over the run."""
 
-    @model_validator(mode="wrap")
+    @model_validator(mode="before")
     @classmethod
-    def _without_a_leash(cls, values: Any, handler: ModelWrapValidatorHandler[AlgorithmSettings]) -> AlgorithmSettings:
-        """Leave out the target of a leash that there is none of; it was not given, and another change may bring it back."""
+    def _without_a_leash(cls, values: Any) -> Any:
+        """Leave out the target of a leash that there is none of."""
         off = isinstance(values, Mapping) and "kl_target" not in values and meant(values.get("kl_coefficient", 1)) == 0
-        found = handler({**values, "kl_target": None} if off else values)
-        if off:
-            found.model_fields_set.discard("kl_target")
-        return found
+        return {**values, "kl_target": None} if off else values
 
     @model_validator(mode="after")
     def _fits(self) -> AlgorithmSettings:

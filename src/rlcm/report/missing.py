@@ -26,8 +26,8 @@ def what_is_missing(run: Run) -> Iterator[str]:
         )
     elif run.wants_best and run.final_round == run.last_round and not os.path.isfile(run.path / BEST):
         yield (
-            "Best weights (best/): no evaluation chose any over the base model, so evaluation.final=best had no effect, and final/ has "
-            "the LoRA of the last round."
+            "Best weights (best/): no evaluation that counts was better than the base model, so evaluation.final=best had no effect, "
+            "and final/ has the LoRA of the last round."
         )
     if not run.evaluations:
         yield "Evaluations (eval.json): the numbers on fixed prompts and seeds, before and after."

@@ -159,8 +159,11 @@ def _let_processes_find(name: str, path: Path) -> None:
 sys.path.insert(0, {str(path.parent)!r})
 spec = importlib.util.spec_from_file_location({name!r}, {str(path)!r})
 module = sys.modules[{name!r}] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-sys.path.append(sys.path.pop(0))
+try:
+    spec.loader.exec_module(module)
+finally:
+    sys.path.remove({str(path.parent)!r})
+    sys.path.append({str(path.parent)!r})
 """
     (_for_processes()[0] / f"{name}.py").write_text(text, encoding="utf-8")
 

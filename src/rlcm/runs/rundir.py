@@ -21,7 +21,7 @@ from filelock import BaseFileLock
 from PIL import Image
 from torch import Tensor
 
-from rlcm.errors import RunDirectoryError, UnreadableFileError
+from rlcm.errors import RLCMError, RunDirectoryError, UnreadableFileError
 from rlcm.runs.again import going_on
 from rlcm.runs.files import is_there, open_file
 from rlcm.runs.locks import is_held, take_lock
@@ -53,11 +53,11 @@ def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str 
     """
     try:
         yield
+    except RLCMError:
+        raise
     except Exception as error:
-        number = _OF_SYSTEM.search(str(error))
-        refused = (
-            error if number is None or isinstance(error, OSError) else OSError(int(number[1]), os.strerror(int(number[1])))
-        )
+        number = None if isinstance(error, OSError) and error.errno else _OF_SYSTEM.search(str(error))
+        refused = error if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
         if not isinstance(refused, OSError):
             raise
         raise RunDirectoryError(f"cannot write {path}: {in_words(refused, path, elsewhere, then)}.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,10 +79,11 @@ def _is_device(path: Path) -> bool:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield where to write a file that takes the place of `path` once it is whole; where writing fails, the old one stays."""
-    if _is_device(path):
+    if _is_device(path) or path.is_fifo():
         yield path
         return
-    temporary = path.with_name(f".partial-{path.name}")  # libraries go by the ending
+    path = Path(os.path.realpath(path))  # a link stays one
+    temporary = path.with_name(f".partial-{threading.get_native_id()}{path.suffix}")  # libraries go by the ending
     try:
         temporary.unlink(missing_ok=True)
         yield temporary

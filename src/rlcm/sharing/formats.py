@@ -185,13 +185,15 @@ def _check_folder(folder: Path) -> None:
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> Path:
-    """Write a pipeline into a folder that is not there, or empty; where that fails, it is empty."""
+    """Write a pipeline into a folder that is not there, or empty; where it cannot be written, it is empty."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
         try:
             pipeline.save_pretrained(partial, safe_serialization=True)
-            for part in list(partial.iterdir()):
+            for part in sorted(
+                partial.iterdir(), key=lambda part: part.name == "model_index.json"
+            ):  # what makes it one comes last
                 os.rename(part, folder / part.name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from rlcm.addresses import without_secrets
 from rlcm.builtin import PUBLISHED
@@ -26,7 +26,7 @@ from rlcm.rewards.settings import RewardList, RewardSettings
 from rlcm.runs.trackers import TrackerName
 from rlcm.runs.whole_config import last_line
 from rlcm.settings import Changes, Settings
-from rlcm.training.defaults import SHORT, added, changed, following, spelt_out
+from rlcm.training.defaults import SHORT, changed, following, spelt_out
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.explaining import in_words, names_of
 from rlcm.training.translation import in_a_file, unfolded
@@ -193,17 +193,10 @@ class TrainConfig(Settings, metaclass=_CalledFromPython):
         """Return RLCM as published, with the paper's settings for compressibility, on the built-in model; changes as for the class."""
         return parse_settings(cls, changed(meant(read_file(PUBLISHED, cls)), changes))
 
-    @model_validator(mode="wrap")
+    @model_validator(mode="before")
     @classmethod
-    def _follows(cls, values: Any, handler: ModelWrapValidatorHandler[TrainConfig]) -> TrainConfig:
-        if not isinstance(values, Mapping):
-            return handler(values)
-        found = following(values)
-        config = handler(found)
-        for name in found.keys() & {"rollout", "optimizer"}:  # what follows was not given: other changes may change it
-            group: Settings = getattr(config, name)
-            group.model_fields_set.difference_update(added(values.get(name, {}), found[name]))
-        return config
+    def _follows(cls, values: Any) -> Any:
+        return following(values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:

@@ -56,10 +56,29 @@ def following(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def added(given: Any, found: Any) -> set[str]:
-    """Return the names of what `following` has added to a group of settings."""
-    before = _open(given)
-    return set(found) - set(before) if before is not None and isinstance(found, Mapping) else set()
+def without_following(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values without those that would follow from the others, so that other changes may change them."""
+    found = {name: dict(group) if isinstance(group, Mapping) else group for name, group in given.items()}
+    for name, key in _FOLLOWING:
+        if key in found.get(name, {}):
+            rest = {other: value for other, value in given[name].items() if other != key}
+            follows = following({**given, name: rest})[name]
+            if key in follows and follows[key] == given[name][key]:
+                del found[name][key]
+    algorithm = found.get("algorithm", {})
+    if "kl_coefficient" in algorithm and not algorithm["kl_coefficient"] and algorithm.get("kl_target", 1) is None:
+        del algorithm["kl_target"]
+    return found
+
+
+_FOLLOWING = (
+    ("rollout", "branches"),
+    ("rollout", "images_per_prompt"),
+    ("rollout", "batch_size"),
+    ("optimizer", "lr"),
+    ("optimizer", "max_pace"),
+)
+"""What `following` may add."""
 
 
 def spelt_out(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rlcm.rewards.given import Rewards
 from rlcm.rewards.user import signature_of
 from rlcm.training.beginning import require_free_name
 from rlcm.training.config import TrainConfig, checked, load_config, parse_settings
-from rlcm.training.defaults import changed
+from rlcm.training.defaults import changed, without_following
 from rlcm.training.trainer import Trainer, Watcher
 from rlcm.tuning.progress import ConsoleProgress
 from rlcm.tuning.result import Result
@@ -104,7 +104,7 @@ def _changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     """Return a configuration with changes in the form of `TrainConfig(...)`."""
     if not changes:
         return config
-    return parse_settings(TrainConfig, changed(config.model_dump(exclude_unset=True), changes))
+    return parse_settings(TrainConfig, changed(without_following(config.model_dump(exclude_unset=True)), changes))
 
 
 def _watcher(callback: Any) -> Watcher:

@@ -98,6 +98,7 @@ def test_what_follows_from_a_loss_of_finished_images(loss):
     assert found("optimizer.lr=1e-4", "rollout.batch_size=16") == (1e-4, 16, 1, 4)
     assert found("rollout.branches=8") == (3e-3, 64, 8, 1)
     assert found("rollout.branches=1") == found("rollout.images_per_prompt=4") == found()
+    assert found("rollout.batch_size=6") == (3e-3, 6, 1, 1)
     assert found("rollout.images_per_prompt=16") == (3e-3, 64, 1, 16)
     assert found("rollout.branches=8", "rollout.images_per_prompt=2") == (3e-3, 64, 8, 2)
     assert load_config(None, [f"algorithm.loss={loss}", "algorithm.kl_coefficient=0"]).optimizer.max_pace == 1

@@ -125,6 +125,9 @@ def test_a_figure_that_turns_out_to_be_missing_is_no_reason_to_go_on(tmp_path):
         def note(self, text):
             self.notes.append(text)
 
+        def round(self, metrics, rounds):
+            pass
+
     with pytest.raises(ConfigError, match=r"no metric 'rewards\.brightness/part'"):
         trainer(tmp_path, watcher=Noting(), evaluation={"best": "rewards.brightness/part"}).train()
     assert not any("go on with" in note and "kept" in note for note in Noting.notes)

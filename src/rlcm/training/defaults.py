@@ -49,8 +49,9 @@ def following(values: Mapping[str, Any]) -> dict[str, Any]:
         found["rollout"] = {**rollout, "branches": 1}
     if loss in FORWARD:
         if rollout is not None:
-            branched = meant(rollout.get("branches", 1)) != 1
-            found["rollout"] = {"batch_size": 64, **({} if branched else {"branches": 1, "images_per_prompt": 4}), **rollout}
+            size = meant(rollout.get("batch_size", 64))
+            several = isinstance(size, int) and size % 4 == 0 and meant(rollout.get("branches", 1)) == 1
+            found["rollout"] = {"batch_size": 64, **({"images_per_prompt": 4} if several else {}), "branches": 1, **rollout}
         if optimizer is not None:
             found["optimizer"] = {"lr": 3e-3} | optimizer
     return found

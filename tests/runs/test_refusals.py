@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from junk_runs import place
 
 from rlcm.errors import RewardError, RunDirectoryError
-from rlcm.runs.refusals import in_words
-from rlcm.runs.rundir import RunDirectory, disk_errors, require_writable
+from rlcm.runs.refusals import disk_errors, in_words, require_writable
+from rlcm.runs.rundir import RunDirectory
 
 SHORT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 

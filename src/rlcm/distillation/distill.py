@@ -27,7 +27,7 @@ from rlcm.rewards.image.pixels import read_picture
 from rlcm.runs import digests
 from rlcm.runs.files import read_json
 from rlcm.runs.own_folder import OwnFolder
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_json
 from rlcm.settings import Settings
 from rlcm.text_files import lines_of, read_text

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from rlcm.errors import CheckpointError, TrainingError
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import load_state, save_state
 
 Loss = Callable[[torch.Generator, float], dict[str, torch.Tensor]]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rlcm.errors import WeightsError
 from rlcm.paths import command
 from rlcm.policy.policy import ADAPTER, AdapterSettings, Policy, targets
-from rlcm.runs.rundir import run_errors
+from rlcm.runs.refusals import run_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.runs.weights import listed, read_weights, require_floats
 

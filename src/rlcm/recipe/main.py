@@ -21,7 +21,7 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.recipe import autoencoder, clip, data, detectors, hard, latents, pack, student, teacher
 from rlcm.recipe import stages as plan
 from rlcm.recipe import words as text
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 
 
 def train_all(work: Path, weights: Path | None, font: Path | None, stages: Sequence[str], threads: int | None) -> None:

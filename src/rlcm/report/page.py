@@ -22,7 +22,7 @@ from rlcm.report.templating import render
 from rlcm.report.values import finite
 from rlcm.report.words import byte_size, comparison, decimals, duration, headline, summary, with_unit
 from rlcm.runs.files import below, printable, stamp, why_no_file
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_bytes
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from rlcm.report.reading import read_run
 from rlcm.report.run import Run
 from rlcm.report.samples import Pair, Shot
 from rlcm.report.words import decimals, headline, with_unit
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import replacing
 
 RIGHT, WRONG = "#1a7f37", "#b3261e"

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlcm.errors import CheckpointError
 from rlcm.runs import digests
-from rlcm.runs.rundir import run_errors
+from rlcm.runs.refusals import run_errors
 from rlcm.runs.serialization import load_state, save_state, write_json
 
 _NAME = re.compile(r"checkpoint-([0-9]{6,12})")

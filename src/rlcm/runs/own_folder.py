@@ -11,7 +11,7 @@ from typing import Any
 from rlcm.errors import UnreadableFileError, UsageError
 from rlcm.runs import digests
 from rlcm.runs.files import read_json
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_json
 
 MARK = ".rlcm-wrote.json"

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from rlcm.errors import RLCMError, RunDirectoryError
 from rlcm.runs.files import why_no_file
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -13,6 +18,50 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM)
 _LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ELOOP)
 _MANY = (errno.EMFILE, errno.ENFILE)
+_OF_SYSTEM = re.compile(r"\(os error (\d+)\)")
+"""How libraries that are written in Rust give the number of an operating system's error."""
+
+
+@contextmanager
+def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str = "") -> Iterator[None]:
+    """Turn an operating system's refusal to write into a RunDirectoryError that says what to do.
+
+    Libraries written in Rust (safetensors, tokenizers) have it as an error of their own.
+
+    Args:
+        path: what is written.
+        elsewhere: how another place is chosen.
+        then: what to do after that.
+    """
+    try:
+        yield
+    except RLCMError:
+        raise
+    except Exception as error:
+        number = None if isinstance(error, OSError) and error.errno else _OF_SYSTEM.search(str(error))
+        refused = error if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
+        if not isinstance(refused, OSError):
+            raise
+        raise RunDirectoryError(f"cannot write {path}: {in_words(refused, path, elsewhere, then)}.") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Do nothing if a file can be made in a folder, or in the nearest one above it that is there.
+
+    Raises:
+        RunDirectoryError: if the operating system refuses it.
+    """
+    with disk_errors(folder), tempfile.TemporaryFile(dir=_lowest(folder)):
+        pass
+
+
+def run_errors(path: Path) -> AbstractContextManager[None]:
+    """`disk_errors` for what a training writes, which can go on."""
+    return disk_errors(
+        path,
+        "choose another folder with output=... (if the run has begun, move its folder there)",
+        ", then go on with `rlcm train --resume RUN`",
+    )
 
 
 def in_words(error: OSError, path: Path, elsewhere: str, then: str = "") -> str:
@@ -83,14 +132,14 @@ def no_entry(place: Path) -> str | None:
     return f"the folder {shut} may not be entered by you; let its owner allow it" if shut else None
 
 
-def lowest(place: Path) -> Path:
+def _lowest(place: Path) -> Path:
     """Return the nearest folder above a place that is there, or the place itself where it is."""
     return next((part for part in (place, *place.parents) if os.path.lexists(part)), place)
 
 
 def _allowed(place: Path) -> str:
     """Return what has to be allowed for a file: new ones are written beside the old ones, which takes the folder."""
-    folder = lowest(place.parent)
+    folder = _lowest(place.parent)
     is_open = os.access(folder, os.W_OK | os.X_OK) and os.path.lexists(place)
     return no_entry(place) or f"make {place if is_open else folder} writable for you"
 

@@ -8,9 +8,7 @@ import math
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,65 +19,21 @@ from filelock import BaseFileLock
 from PIL import Image
 from torch import Tensor
 
-from rlcm.errors import RLCMError, RunDirectoryError, UnreadableFileError
+from rlcm.errors import RunDirectoryError, UnreadableFileError
 from rlcm.runs.again import going_on
 from rlcm.runs.files import is_there, open_file
 from rlcm.runs.locks import is_held, take_lock
 from rlcm.runs.metrics import Damage, read_metrics, rows
-from rlcm.runs.refusals import in_words, lowest
+from rlcm.runs.refusals import run_errors
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.types import Drawn
 
-_OF_SYSTEM = re.compile(r"\(os error (\d+)\)")
-"""How libraries that are written in Rust give the number of an operating system's error."""
 _OF_NOTHING = re.compile(r"checkpoint-0+")
 EXTREMES = 64
 """Prompts whose best, median and worst image are kept."""
 THUMBNAIL = 192
 """Longest side of such an image, in pixels."""
 _ROUND = re.compile(r"round-([0-9]{1,15})")
-
-
-@contextmanager
-def disk_errors(path: Path, elsewhere: str = "choose another folder", then: str = "") -> Iterator[None]:
-    """Turn an operating system's refusal to write into a RunDirectoryError that says what to do.
-
-    Libraries written in Rust (safetensors, tokenizers) have it as an error of their own.
-
-    Args:
-        path: what is written.
-        elsewhere: how another place is chosen.
-        then: what to do after that.
-    """
-    try:
-        yield
-    except RLCMError:
-        raise
-    except Exception as error:
-        number = None if isinstance(error, OSError) and error.errno else _OF_SYSTEM.search(str(error))
-        refused = error if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
-        if not isinstance(refused, OSError):
-            raise
-        raise RunDirectoryError(f"cannot write {path}: {in_words(refused, path, elsewhere, then)}.") from error
-
-
-def require_writable(folder: Path) -> None:
-    """Do nothing if a file can be made in a folder, or in the nearest one above it that is there.
-
-    Raises:
-        RunDirectoryError: if the operating system refuses it.
-    """
-    with disk_errors(folder), tempfile.TemporaryFile(dir=lowest(folder)):
-        pass
-
-
-def run_errors(path: Path) -> AbstractContextManager[None]:
-    """`disk_errors` for what a training writes, which can go on."""
-    return disk_errors(
-        path,
-        "choose another folder with output=... (if the run has begun, move its folder there)",
-        ", then go on with `rlcm train --resume RUN`",
-    )
 
 
 def default_name(reward: str) -> str:

@@ -21,7 +21,7 @@ from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.policy.adapter import Factors, add_lora
 from rlcm.runs.own_folder import OwnFolder, is_run, refuse_runs
-from rlcm.runs.rundir import disk_errors, require_writable
+from rlcm.runs.refusals import disk_errors, require_writable
 from rlcm.runs.serialization import write_bytes
 from rlcm.runs.weights import read_weights
 from rlcm.sharing.tuned import tuned_lora
@@ -191,9 +191,10 @@ def _save_pipeline(pipeline: Any, folder: Path) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
         try:
             pipeline.save_pretrained(partial, safe_serialization=True)
-            for part in sorted(
+            parts = sorted(
                 partial.iterdir(), key=lambda part: part.name == "model_index.json"
-            ):  # what makes it one comes last
+            )  # what makes it a pipeline comes last
+            for part in parts:
                 os.rename(part, folder / part.name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

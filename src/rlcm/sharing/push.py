@@ -23,7 +23,7 @@ from rlcm.report import before_after_picture, curve_picture, read_run
 from rlcm.report.run import STUDY
 from rlcm.runs.files import read_json
 from rlcm.runs.own_folder import OwnFolder
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.sharing.hub_card import card
 from rlcm.sharing.tuned import tuned_lora

@@ -25,10 +25,6 @@ SHORT = {
 """What `rlcm.TrainConfig(rounds=20)` and `rlcm.train(rounds=20)` call by one word."""
 
 
-FOLLOWING = ("rollout.branches", "algorithm.kl_target", "optimizer.max_pace")
-"""Settings that the page's form leaves open where they are at their default, so that they follow from others; see `following`."""
-
-
 def following(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a run with those added that others ask for, where they were left open.
 

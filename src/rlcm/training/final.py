@@ -20,7 +20,8 @@ from rlcm.runs.again import going_on
 from rlcm.runs.checkpoint import rounds_kept
 from rlcm.runs.files import read_json
 from rlcm.runs.locks import is_held
-from rlcm.runs.rundir import RunDirectory, run_errors
+from rlcm.runs.refusals import run_errors
+from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.serialization import write_bytes
 from rlcm.training.config import TrainConfig
 from rlcm.training.run_config import run_config

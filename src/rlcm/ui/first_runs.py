@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlcm.builtin import DEMO
 from rlcm.runs.files import is_there
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_bytes
 from rlcm.training.config import TrainConfig, load_config, parse_settings
 

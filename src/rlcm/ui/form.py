@@ -24,7 +24,6 @@ from rlcm.rewards.settings import entry_of
 from rlcm.settings import alternatives, leaves
 from rlcm.text_files import lines_of
 from rlcm.training.config import TrainConfig, load_config, parse_settings
-from rlcm.training.defaults import FOLLOWING
 from rlcm.training.prompts import BUILT_IN as PROMPT_SETS
 from rlcm.training.prompts import load_prompts
 from rlcm.training.run_config import run_config
@@ -59,6 +58,8 @@ SUGGESTED: dict[str, Mapping[str, str]] = {
 """Values to choose from where others are allowed too."""
 HIDDEN = ("output",)
 """Settings that the page itself decides."""
+FOLLOWING = ("rollout.branches", "algorithm.kl_target", "optimizer.max_pace")
+"""Settings that are left open where they are at their default, so that they follow from others; see `rlcm.training.defaults`."""
 STARTS = {
     "*default": "The default: a policy gradient, for any reward",
     "*nft": "For a reward that is only right or wrong: DiffusionNFT",

@@ -28,7 +28,8 @@ from rlcm.errors import RunDirectoryError, UsageError
 from rlcm.report.values import mapping
 from rlcm.runs.files import MEGABYTE, is_there, printable, read_end, read_json, stamp, why_no_file
 from rlcm.runs.locks import take_lock
-from rlcm.runs.rundir import RunDirectory, default_name, disk_errors
+from rlcm.runs.refusals import disk_errors
+from rlcm.runs.rundir import RunDirectory, default_name
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.training.config import TrainConfig
 from rlcm.ui.processes import created, same_process, started_as

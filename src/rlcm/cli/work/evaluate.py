@@ -19,7 +19,7 @@ from rlcm.report.steps import step_tables, write_plots
 from rlcm.rewards import RewardSettings
 from rlcm.rewards.commands import parse_rewards
 from rlcm.runs.again import is_object
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.studies.evaluation import StudySettings, check_steps, default_rewards, own_folder, prompt_sets, study
 from rlcm.training.config import TrainConfig
 from rlcm.training.fitting import sampled_at_once

@@ -21,7 +21,7 @@ from rlcm.report.sheet import contact_sheet
 from rlcm.report.words import counted
 from rlcm.rewards.image.pixels import to_uint8
 from rlcm.runs.own_folder import is_run, refuse_runs
-from rlcm.runs.rundir import disk_errors, require_writable
+from rlcm.runs.refusals import disk_errors, require_writable
 from rlcm.runs.serialization import replacing
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.prompts import load_prompts

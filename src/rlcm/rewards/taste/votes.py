@@ -33,7 +33,7 @@ from rlcm.rewards.image.pixels import to_png, to_uint8
 from rlcm.runs import digests
 from rlcm.runs.files import read_bytes
 from rlcm.runs.locks import take_lock
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_bytes
 
 MOST_PICTURES = 9

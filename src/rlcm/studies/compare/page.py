@@ -18,7 +18,7 @@ from rlcm.report.samples import Samples
 from rlcm.report.values import finite
 from rlcm.report.words import asked, counted, decimals, duration, meaning_of, titled, with_unit, written
 from rlcm.runs.files import read_json
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_bytes, write_json
 from rlcm.studies.compare.methods import Method, measured_alike, reward_sign
 from rlcm.studies.compare.speedup import AXES, mean_curve

@@ -23,7 +23,8 @@ from rlcm.report.words import counted
 from rlcm.rewards import RewardMix, RewardSettings, build_rewards
 from rlcm.runs.files import read_json
 from rlcm.runs.own_folder import OwnFolder
-from rlcm.runs.rundir import RunDirectory, disk_errors, grid
+from rlcm.runs.refusals import disk_errors
+from rlcm.runs.rundir import RunDirectory, grid
 from rlcm.runs.serialization import replacing
 from rlcm.settings import Settings
 from rlcm.sharing import tuned_lora, tuned_pipeline

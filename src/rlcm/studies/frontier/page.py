@@ -15,7 +15,7 @@ from rich.text import Text
 from rlcm.report.drawing import LARGE, PALETTE, STYLE, Line, draw_chart, svg_chart
 from rlcm.report.page import render_page
 from rlcm.report.words import counted, titled, with_unit, written
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import replacing, write_bytes, write_json
 from rlcm.studies.compare.page import require_place
 from rlcm.studies.frontier.points import KEPT, OF_GAIN, Frontier, Point, Track, best_at, most_diverse_at, not_dominated

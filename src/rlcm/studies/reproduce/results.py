@@ -16,7 +16,7 @@ from rlcm.report import read_run
 from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.runs.files import read_json
 from rlcm.runs.own_folder import OwnFolder
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_json
 from rlcm.studies.compare import Method, at, compare, curve_of, read_methods, write_comparison
 from rlcm.studies.intervals import mean_over_seeds

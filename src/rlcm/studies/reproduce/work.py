@@ -16,7 +16,7 @@ import torch
 from rlcm.errors import RewardError, RunDirectoryError, TrainingError
 from rlcm.rewards import RewardSettings
 from rlcm.runs.locks import take_lock
-from rlcm.runs.rundir import disk_errors
+from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_json
 from rlcm.settings import merge
 from rlcm.studies.evaluation import StudySettings, prompt_sets, study

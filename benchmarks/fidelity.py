@@ -1,12 +1,14 @@
 """Does tuning blur a few-step model? Long runs, looked at in every number of steps, before and after.
 
-    python benchmarks/fidelity.py [--methods default published nft back-propagation] [--seeds 0 1 2] [--minutes 4] [--jobs 2]
+    python benchmarks/fidelity.py [--methods default published nft ...] [--seeds 0 1 2] [--minutes 4] [--jobs 2]
 
-The reward is right or wrong (`composition`), on the training prompts of the built-in world; for back-propagation its graded form. Every
-run computes for the same minutes, on one thread. Before and after, in 1, 2, 4, 8 and 16 steps, 270 pictures of unseen prompts from the
-same noise: right by the held-out judge and by the rewards' detector, sharpness, and the Fréchet distance to renders and to what the
-teacher draws in 50 steps. Writes benchmarks/results/fidelity.json, docs/fidelity.md and docs/images/fidelity.png. A run or measurement
-that is there is not made again.
+Results of methods that are not named stay as they are.
+
+The reward is right or wrong (`composition`), on the training prompts of the built-in world; for methods that follow its gradient,
+its graded form. Every run computes for the same minutes, on one thread. Before and after, in 1, 2, 4, 8 and 16 steps, 270 pictures of
+unseen prompts from the same noise: right by the held-out judge and by the rewards' detector, sharpness, and the Fréchet distance to
+renders and to what the teacher draws in 50 steps. Writes benchmarks/results/fidelity.json, docs/fidelity.md and
+docs/images/fidelity.png. A run or measurement that is there is not made again.
 """
 
 from __future__ import annotations
@@ -61,9 +63,29 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         "DiffusionNFT's loss with the default's leash, a rate of 0.003 and 64 images a round, which a search on small JPEG files chose",
         [PLAIN, "algorithm.loss=nft"],
     ),
+    "awm": (
+        "Advantage Weighted Matching, with the same rate, images and leash as `nft`",
+        [PLAIN, "algorithm.loss=awm"],
+    ),
+    "hybrid": (
+        "the default, and beside it the gradient of the reward's graded form through the last call",
+        [GRADED, "algorithm.last_call_weight=0.5"],
+    ),
     "back-propagation": (
         "the demo: the gradient of the reward's graded form through the last two calls, no leash",
         ["demo", GRADED],
+    ),
+    "nft-hybrid": (
+        "the demo's layers and rate, no leash: DiffusionNFT's loss, and beside it the gradient of the reward's graded form "
+        "through the last call",
+        [
+            "demo",
+            GRADED,
+            "algorithm.loss=nft",
+            "algorithm.last_call_weight=0.5",
+            "algorithm.backprop_calls=1",
+            "rollout.images_per_prompt=4",
+        ],
     ),
 }
 STEPS = (1, 2, 4, 8, 16)
@@ -73,7 +95,15 @@ EACH, BATCH = 2, 60
 TEACHER_STEPS, GUIDANCE = 50, 3.0
 KL_PICTURES = 2
 """Of a run's own evaluations, which are kept short."""
-COLOURS = {"default": "#c1272d", "published": "#1d2126", "nft": "#7b3fa0", "back-propagation": "#1f7a4d"}
+COLOURS = {
+    "default": "#c1272d",
+    "published": "#1d2126",
+    "nft": "#7b3fa0",
+    "awm": "#b08ad0",
+    "hybrid": "#e8791e",
+    "back-propagation": "#1f7a4d",
+    "nft-hybrid": "#1f5fbf",
+}
 
 
 def wanted() -> list[dict[str, Any]]:
@@ -219,6 +249,10 @@ def page(found: Mapping[str, Any]) -> str:
         f"sharpness in {OWN}, of the base's",
         f"distance to renders in {OWN}, times the base's",
     ]
+    shown = "".join(
+        f"![The same prompts and noise before training and by {', '.join(together)}](images/{_picture(together)})\n\n"
+        for together in found["shown"]
+    )
     return f"""# Does tuning blur a few-step model?
 
 It is often said that reinforcement learning on a distilled model blurs it. This page measures it on the built-in model:
@@ -245,8 +279,7 @@ run, so it is rough.
 
 The first unseen prompt of each kind, the same noise in every row, in {OWN} steps, by the models of the first seed.
 
-![The same prompts and noise before training and by each method](images/fidelity-pictures.png)
-
+{shown}
 ## How it was measured
 
 - {found["pictures"]} pictures, {EACH} of each prompt of `world-unseen`, from the same noise before and after. No run trains on
@@ -260,6 +293,11 @@ The first unseen prompt of each kind, the same noise in every row, in {OWN} step
 
 Machine: {found["machine"]}. Command: `python benchmarks/fidelity.py`; all figures are in `benchmarks/results/fidelity.json`.
 """
+
+
+def _picture(together: Sequence[str]) -> str:
+    """Return the name of the file of pictures by methods that were made together."""
+    return f"fidelity-pictures-{together[0]}.png"
 
 
 def _verdict(method: str, base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -317,7 +355,7 @@ def show(folders: Mapping[str, Path]) -> None:
         config = load_config(folder / "config.yaml")
         pipeline = tuned_pipeline(config, None if method == "before" else folder)
         rows[method] = pictures_of(make_denoiser(pipeline, config.sampler, config.model), prompts, seeds, BATCH)
-    with figure(IMAGES / "fidelity-pictures.png", 1.5 * len(prompts), 1.5 * len(rows) + 0.3) as drawn:
+    with figure(IMAGES / _picture(list(folders)), 1.5 * len(prompts), 1.5 * len(rows) + 0.3) as drawn:
         grid = drawn.subplots(len(rows), len(prompts))
         for cells, (method, images) in zip(grid, rows.items(), strict=True):
             for axes, image in zip(cells, images, strict=True):
@@ -354,6 +392,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rest = {name: last[name] for name in ("round", "seconds", "reward_queries") if name in last}
         rest["kl"] = json.loads((folder / "eval.json").read_text())["evaluations"][-1]["kl"]["mean"]
         runs.setdefault(method, []).append({"seed": seed, **rest, "steps": own})
+    kept = files.read_if_there(RESULTS / "fidelity.json")
+    if kept and kept["minutes"] != given.minutes and set(kept["runs"]) - set(given.methods):
+        raise SystemExit(
+            f"fidelity.json has other methods with {kept['minutes']:g} minutes a run; name all of them, or use as many."
+        )
+    together = [methods for methods in kept.get("shown", []) if not set(methods) & set(given.methods)]
+    all_runs = kept.get("runs", {}) | runs
     found = {
         "machine": describe_machine(),
         "minutes": given.minutes,
@@ -361,7 +406,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "features": int(known["real"].shape[1]),
         "references": known["figures"],
         "base": base.result(),
-        "runs": runs,
+        "runs": {method: all_runs[method] for method in METHODS if method in all_runs},
+        "shown": [*together, given.methods],
     }
     files.write(RESULTS / "fidelity.json", found)
     draw(found)

@@ -22,7 +22,7 @@ def read_text(path: Path) -> str:
         ValueError: if it is no text; the message says why and what to do.
     """
     data = path.read_bytes()
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    encoding = marked(data) or "utf-8-sig"
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -31,6 +31,11 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         raise ValueError("it is not a text file, since it holds NUL bytes; if it is text, save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def marked(data: bytes) -> str | None:
+    """Return the encoding other than UTF-8 that the mark at the beginning of a text says; None where there is none."""
+    return next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
 
 
 def lines_of(text: str) -> list[str]:

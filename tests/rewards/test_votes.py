@@ -74,6 +74,13 @@ def test_what_a_crash_left_is_passed_over_and_the_next_vote_is_whole(file):
     assert file.path.with_name("votes.jsonl.torn").read_bytes() == b'{"id": "half", "prom\n', "it is put aside, and not lost"
 
 
+def test_another_encoding_is_named(file):
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    file.path.write_text('{"undo": "nobody"}\n', encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"is in UTF-16; save it as UTF-8"):
+        read_votes(file.path)
+
+
 def test_a_last_line_that_is_whole_is_no_crash(file):
     for name in ("a", "b", "c"):
         file.add(name, FOUR, [1])

@@ -101,9 +101,11 @@ def test_wrong_archives(body, message):
         decode_request(body, NPZ, LIMITS)
 
 
-def png(width=4, height=4, file_format="PNG"):
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height)).save(buffer, file_format)
+def png(width=4, height=4, file_format="PNG", text=0):
+    buffer, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    if text:
+        info.add_text("t", "x" * text, zip=True)
+    Image.new("RGB", (width, height)).save(buffer, file_format, pnginfo=info)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -112,6 +114,8 @@ def png(width=4, height=4, file_format="PNG"):
     [
         ({"prompts": ["a"], "images": ["%%%"]}, "images.0 is not a PNG"),
         ({"prompts": ["a"], "images": [png(file_format="JPEG")]}, "images.0 is not a PNG"),
+        ({"prompts": ["a"], "images": [f"data:image/png;base64,{png()}"]}, "send what follows its comma"),
+        ({"prompts": ["a"], "images": [png(text=2**21)]}, "a long text beside its pixels"),
         ({"prompts": ["a"], "images": [base64.b64encode(base64.b64decode(png())[:45]).decode()]}, "damaged PNG"),
         ({"prompts": ["a", "b"], "images": [png(), png(5)]}, "one size"),
         ({"prompts": ["a"], "images": [png(65, 1)]}, "65 x 1"),

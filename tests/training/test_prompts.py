@@ -128,7 +128,18 @@ def test_lines_end_at_line_feeds_alone(tmp_path, inside):
 
 
 def test_texts_that_only_look_like_something_else_are_prompts(tmp_path):
-    texts = ["[draft] a fox", "{a fox}", '"a fox"', "a fox, 4k # best", "a fox: red", "- a fox", "1e5", "null"]
+    texts = [
+        "[draft] a fox",
+        "{a fox}",
+        '"a fox"',
+        "a fox, 4k # best",
+        "a fox: red",
+        "- a fox",
+        "1e5",
+        "null",
+        "<3 a fox",
+        "prompt, fast",
+    ]
     (tmp_path / "p.txt").write_text("\n".join(texts))
     assert load_prompts(str(tmp_path / "p.txt")).prompts == tuple(texts)
 
@@ -148,6 +159,11 @@ def test_texts_that_only_look_like_something_else_are_prompts(tmp_path):
         ("p.txt", b'a fox\n{"prompt": "b",}', "holds JSON"),
         ("p.txt", b"['a fox', 'a dog']", "holds JSON"),
         ("p.txt", b'"a fox",\n"a dog"', "holds JSON"),
+        ("p.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "pointer of Git LFS.*`git lfs pull`"),
+        ("p.txt", b"<!DOCTYPE html>\n<html>\n<p>a fox", "web page or XML; save its text"),
+        ("p.txt", b"{\\rtf1\\ansi a fox}", r"word processor \(RTF\)"),
+        ("p", b"prompt,count\na fox,1\nthree frogs,3\n", "table with the columns prompt, count. Save its column"),
+        ("p.txt", b"a fox\n<<<<<<< HEAD\na dog\n=======\na cat\n>>>>>>> other\n", "both sides of a conflict of Git"),
         ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r"line 2: .*is not like"),
         ("p.jsonl", b'{"prompt": 3}', r"line 1: .*must be a text"),
         ("p.jsonl", b"[1]", "line 1"),

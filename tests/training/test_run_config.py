@@ -78,6 +78,11 @@ def test_one_that_is_cut_anywhere_is_refused_or_has_lost_nothing_that_counts(run
     assert found.run.model_copy(update={"timeout_seconds": 600}) == CONFIG.run.model_copy(update={"timeout_seconds": 600})
 
 
+def test_one_that_is_cut_within_a_line_says_where_a_whole_one_is(run):
+    (run / "config.yaml").write_text(TEXT[: TEXT.index("sampler:") + 3])
+    assert message_of(run).endswith("A run wrote this file whole; put it back from a copy.")
+
+
 @pytest.mark.parametrize("setting", ["seed", "rollout.branches", "evaluation.least", "run.timeout_seconds"])
 def test_a_line_that_was_taken_out_is_named(run, setting):
     name = setting.rpartition(".")[2]

@@ -31,7 +31,7 @@ from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.explaining import in_words, names_of
 from rlcm.training.translation import in_a_file, unfolded
 from rlcm.training.values import apply, read_file
-from rlcm.training.whole import is_of_run, require_whole
+from rlcm.training.whole import is_of_run, read_whole
 from rlcm.yaml_text import meant, write_yaml
 
 if TYPE_CHECKING:
@@ -312,9 +312,9 @@ def read_values(path: Path | str | None, overrides: Sequence[str], kind: type[Se
             f"config={path!r} is a {type(path).__name__}; give a path, and settings as changes: ['run.rounds=3']."
         )
     file = None if path is None else local(path, "config")
-    values = {} if file is None else read_file(file, kind)
-    if file is not None and is_of_run(file):
-        require_whole(file, values, names_of(TrainConfig))
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = read_whole(file, kind, names_of(TrainConfig)) if is_of_run(file) else read_file(file, kind)
     apply(values, overrides, kind)
     return values
 

@@ -224,6 +224,8 @@ def _built_in(name: str) -> list[Row]:
 
 def _read_lines(text: str) -> list[Row]:
     lines = [line for _, line in _numbered(text)]
+    if foreign := _foreign(lines):
+        raise ValueError(f"which is read as one prompt a line, {foreign}")
     if lines and (_is_json(text, (list, dict)) or _is_nearly_json(lines)):
         raise ValueError(
             "which is read as one prompt a line, holds JSON; let its name end in .json, or in .jsonl for one object a line"
@@ -282,6 +284,22 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _foreign(lines: list[str]) -> str:
+    """Return what lines are, and what to do, where programs wrote them for programs; nothing where they may be prompts."""
+    if not lines:
+        return ""
+    for beginning, what in _BEGINNINGS.items():
+        if lines[0].lower().startswith(beginning):
+            return what
+    conflict = [line for line in lines if line.startswith(("<<<<<<< ", ">>>>>>> "))]
+    if len(conflict) > 1:
+        return f"holds both sides of a conflict of Git ({conflict[0][:40]!r}); keep one of them"
+    heads = [cell.strip(" \"'").lower() for cell in re.split("[,;\t]", lines[0])]
+    if len(heads) > 1 and "prompt" in heads and len(lines) > 1 and all(re.search("[,;\t]", line) for line in lines):
+        return f"is a table with the columns {', '.join(heads)}. {_COLUMN[:-1]}"
+    return ""
+
+
 def _is_nearly_json(lines: list[str]) -> bool:
     """Return whether lines were meant as JSON, or as a list of a program: objects, brackets alone, or texts with commas after them."""
     if any(re.match(r'\{\s*"', line) for line in lines) or re.match(r"""\[\s*(["'{]|$)""", lines[0]):
@@ -323,6 +341,13 @@ READERS: dict[str, Callable[[str], list[Row]]] = {
     ".json": _read_json,
 }  # fmt: skip
 """How files are read, by their ending in small letters."""
+_BEGINNINGS = {
+    "version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for; fetch that with `git lfs pull`",
+    **dict.fromkeys(("<!doctype", "<html", "<?xml"), "is a web page or XML; save its text alone, one prompt a line"),
+    "{\\rtf": "is a document of a word processor (RTF); save it as plain text, one prompt a line",
+    "%pdf-": "is a PDF; save its text alone, one prompt a line",
+}
+"""What files that are no prompts begin with, in small letters, and what to do then."""
 _COLUMN = "Save its column of prompts as a .txt file, or its rows as .jsonl."
 _WHOLE = "Write its list into the configuration itself, under `prompts:`, or save it as .json."
 OTHERS = {

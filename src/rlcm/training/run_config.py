@@ -13,8 +13,8 @@ from rlcm.runs.files import read_json, read_text
 from rlcm.runs.whole_config import written_by
 from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.explaining import names_of
-from rlcm.training.values import apply, read_file
-from rlcm.training.whole import FILE, require_whole
+from rlcm.training.values import apply
+from rlcm.training.whole import FILE, read_whole
 
 
 def run_config(run: Path, changes: Sequence[str] = ()) -> TrainConfig:
@@ -30,8 +30,7 @@ def run_config(run: Path, changes: Sequence[str] = ()) -> TrainConfig:
     file = run / FILE
     if not file.is_file():
         raise MissingFileError(f"{run} holds no run (there is no {FILE}); give the folder that `rlcm train` printed.")
-    values = read_file(local(file, "config"), TrainConfig)
-    require_whole(file, values, names_of(TrainConfig))
+    values = read_whole(local(file, "config"), TrainConfig, names_of(TrainConfig))
     try:
         found = parse_settings(TrainConfig, values)
     except ConfigError as error:

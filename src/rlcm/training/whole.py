@@ -11,7 +11,9 @@ from rlcm.paths import shown
 from rlcm.runs.own_folder import is_run
 from rlcm.runs.weights import listed
 from rlcm.runs.whole_config import is_cut
+from rlcm.settings import Settings
 from rlcm.text_files import read_text
+from rlcm.training.values import read_file
 
 FILE = "config.yaml"
 
@@ -21,18 +23,22 @@ def is_of_run(file: Path) -> bool:
     return file.name == FILE and is_run(file.parent)
 
 
-def require_whole(file: Path, values: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Do nothing if the configuration of a run has all that was written into it.
+def read_whole(file: Path, kind: type[Settings], names: Sequence[str]) -> dict[str, Any]:
+    """Return the nested values of the configuration of a run, if it has all that was written into it; as `read_file`.
 
     Args:
-        values: that the file holds.
         names: of all settings.
 
     Raises:
-        ConfigError: if it was cut short, or lines were taken out of it.
+        MissingFileError: if the file is not there.
+        ConfigError: if it is damaged, was cut short, or lines were taken out of it.
     """
+    try:
+        values = read_file(file, kind)
+    except ConfigError as error:
+        raise ConfigError(f"{error} A run wrote this file whole; put it back from a copy.") from None
     if not is_cut(read_text(file), values):
-        return
+        return values
     missing = [name for name in names if not _has(values, name.split("."))]
     what = listed(missing, 3) if missing else "some that this version of rlcm does not know"
     own = (

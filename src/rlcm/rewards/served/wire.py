@@ -10,7 +10,6 @@ and the answer is {"scores": {label: [B numbers]}}. `metadata` and `rewards` may
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import math
@@ -201,10 +200,18 @@ def _from_png(texts: Sequence[str], limits: Limits) -> Tensor:
 def _open_png(index: int, text: str) -> Image.Image:
     try:
         data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        more = ": it begins as an address, data:...; send what follows its comma" if text.startswith("data:") else ""
+        raise WireError(f"images.{index} is not a PNG file in base64{more}.") from error
+    try:
         return Image.open(io.BytesIO(_checked(index, data)), formats=["PNG"])
     except WireError:
         raise
-    except (binascii.Error, ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise WireError(f"images.{index} has more pixels than are accepted; send a smaller picture.") from error
+    except ValueError as error:  # Pillow's limit on texts beside the pixels
+        raise WireError(f"images.{index} holds a long text beside its pixels; save it again without that.") from error
+    except (OSError, SyntaxError) as error:
         raise WireError(f"images.{index} is not a PNG file in base64 ({type(error).__name__}).") from error
 
 

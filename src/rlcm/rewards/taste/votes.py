@@ -35,6 +35,7 @@ from rlcm.runs.files import read_bytes
 from rlcm.runs.locks import take_lock
 from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import write_bytes
+from rlcm.text_files import marked
 
 MOST_PICTURES = 9
 PICTURES = "pictures"
@@ -105,9 +106,12 @@ def read_votes(*files: Path) -> list[Vote]:
                 f"votes={str(file)!r} is not there; give the votes.jsonl that `rlcm ui` or VotesFile has written."
             )
         try:
-            lines = read_bytes(file).split(b"\n")
+            data = read_bytes(file)
         except UnreadableFileError as error:
-            raise ConfigError(f"votes={str(file)!r}: {error}.") from error
+            raise ConfigError(f"votes={str(file)!r}: {str(error).rstrip('.')}.") from error
+        if encoding := marked(data):
+            raise ConfigError(f"votes={str(file)!r} is in {encoding.upper()}; save it as UTF-8.")
+        lines = data.split(b"\n")
         for number, line in enumerate(lines, 1):
             place = f"{file}, line {number}"
             found = _parse(line, place, is_last=number == len(lines))

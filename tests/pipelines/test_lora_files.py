@@ -58,7 +58,7 @@ def wrote(folder, tensors, name="lora.safetensors", metadata=None):
 @pytest.fixture
 def _known_networks(models, monkeypatch):
     """In place of networks made anew from their configuration for every file."""
-    monkeypatch.setattr(loading, "_bare", lambda given, part: getattr(models.pipelines[Path(given.path).name], part, None))
+    monkeypatch.setattr(loading, "bare_part", lambda given, part: getattr(models.pipelines[Path(given.path).name], part, None))
 
 
 def tuned(models, name, path, component="unet", **lora):

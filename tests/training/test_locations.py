@@ -10,7 +10,7 @@ from tiny_runs import lcm_pipeline, tiny_config
 
 from rlcm.cli import main
 from rlcm.errors import ConfigError, MissingFileError
-from rlcm.pipelines.loading import pipeline_class
+from rlcm.pipelines.described import pipeline_class
 from rlcm.pipelines.settings import ModelSettings
 from rlcm.rewards import build_rewards
 from rlcm.rewards.build import located as located_reward

@@ -15,7 +15,7 @@ from tiny_runs import PROMPTS, STEPS, Listener, brightness, largest_difference, 
 from rlcm.errors import ConfigError, PreflightError, RunDirectoryError, SamplerError
 from rlcm.rewards import RewardMix, RewardPart
 from rlcm.training import trainer as module
-from rlcm.training.config import RunSettings
+from rlcm.training.run_settings import RunSettings
 from rlcm.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("_no_report")

@@ -20,7 +20,7 @@ from rlcm.errors import ConfigError, MissingFileError, UnreadableFileError
 from rlcm.paths import local
 from rlcm.pipelines import load_pipeline, make_denoiser
 from rlcm.pipelines.contents import model_contents
-from rlcm.pipelines.loading import INDEX
+from rlcm.pipelines.described import INDEX
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.processes.usual import usual_torch
 from rlcm.rewards.image.pixels import read_picture

@@ -10,9 +10,10 @@ from typing import Any
 
 from rlcm.errors import ConfigError
 from rlcm.pipelines.base import PipelineDenoiser
+from rlcm.pipelines.described import bare_network, unpinned
 from rlcm.pipelines.families import FAMILIES
 from rlcm.pipelines.licences import restrictions
-from rlcm.pipelines.loading import bare_network, load_pipeline, unpinned
+from rlcm.pipelines.loading import load_pipeline
 from rlcm.pipelines.memory import MemoryEstimate, estimate
 from rlcm.pipelines.scheduling import build, preview_table
 from rlcm.pipelines.settings import LoraSettings, ModelSettings, SamplerSettings

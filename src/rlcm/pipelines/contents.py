@@ -13,8 +13,8 @@ from huggingface_hub.file_download import repo_folder_name
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from rlcm.paths import existing
+from rlcm.pipelines.described import INDEX, NOT_NEEDED, local_folder
 from rlcm.pipelines.hub import is_commit
-from rlcm.pipelines.loading import INDEX, NOT_NEEDED, local_folder
 from rlcm.pipelines.lora_files import LORA_FILE
 from rlcm.pipelines.settings import LoraSettings, ModelSettings
 from rlcm.policy.policy import ADAPTER

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rlcm.builtin import is_part
+from rlcm.pipelines.described import configuration, local_folder, pipeline_class
 from rlcm.pipelines.families import FAMILIES
-from rlcm.pipelines.loading import configuration, local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN_GUIDANCE, ModelSettings
 
 

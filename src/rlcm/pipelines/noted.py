@@ -8,7 +8,7 @@ from typing import Any
 
 from rlcm.paths import existing
 from rlcm.pipelines.contents import commit_of, weight_files
-from rlcm.pipelines.loading import INDEX, local_folder
+from rlcm.pipelines.described import INDEX, local_folder
 from rlcm.pipelines.lora_files import LORA_FILE
 from rlcm.pipelines.settings import LoraSettings, ModelSettings
 from rlcm.runs import digests

@@ -8,8 +8,8 @@ import diffusers
 
 from rlcm.errors import ConfigError, SamplerError
 from rlcm.pipelines.base import PipelineDenoiser
+from rlcm.pipelines.described import bare_scheduler, configuration, pipeline_class
 from rlcm.pipelines.families import FAMILIES
-from rlcm.pipelines.loading import bare_scheduler, configuration, pipeline_class
 from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.samplers import BUILDERS, NOT_TABLES, build_table, check_replay
 from rlcm.policy.window import with_window

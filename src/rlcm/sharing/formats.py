@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlcm.errors import UsageError
 from rlcm.pipelines import FAMILIES, bare_network, load_pipeline, make_denoiser
-from rlcm.pipelines.loading import pipeline_class
+from rlcm.pipelines.described import pipeline_class
 from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, kohya_unet, tensors_of
 from rlcm.pipelines.precision import DTYPES
 from rlcm.pipelines.settings import ModelSettings

@@ -16,7 +16,7 @@ from rlcm._version import __version__
 from rlcm.addresses import without_secrets
 from rlcm.errors import MissingFileError, RLCMError, UnreadableFileError, UsageError
 from rlcm.paths import command
-from rlcm.pipelines.loading import local_folder, pipeline_class
+from rlcm.pipelines.described import local_folder, pipeline_class
 from rlcm.pipelines.settings import BUILTIN
 from rlcm.policy.adapter import read_lora
 from rlcm.report import before_after_picture, curve_picture, read_run

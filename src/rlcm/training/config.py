@@ -6,10 +6,9 @@ import difflib
 import json
 import os
 import textwrap
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -23,12 +22,12 @@ from rlcm.pipelines.settings import ModelSettings, SamplerSettings
 from rlcm.policy.policy import AdapterSettings
 from rlcm.policy.rollout import RolloutSettings
 from rlcm.rewards.settings import RewardList, RewardSettings
-from rlcm.runs.trackers import TrackerName
 from rlcm.runs.whole_config import last_line
 from rlcm.settings import Changes, Settings
 from rlcm.training.defaults import SHORT, changed, following, spelt_out
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.explaining import in_words, names_of
+from rlcm.training.run_settings import RunSettings
 from rlcm.training.translation import in_a_file, unfolded
 from rlcm.training.values import apply, read_file
 from rlcm.training.whole import is_of_run, read_whole
@@ -38,55 +37,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 S = TypeVar("S", bound=Settings)
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""What counts the seconds of a run, by `run.clock`."""
-
-
-class RunSettings(Settings):
-    """How long a run goes on, what it keeps, and what fits into memory."""
-
-    rounds: int = Field(default=75, ge=1, le=1_000_000_000)
-    """Rounds of sampling and learning."""
-    time_limit_minutes: float | None = Field(default=None, gt=0, le=100_000_000)
-    """Stop, as after the last round, once this much time has gone into sampling and learning. What rises or falls over the run
-    follows the rounds or the time, whichever is nearer to its end."""
-    clock: Literal["wall", "cpu"] = "wall"
-    """What `seconds` and the time limit count: the time that passes, or the computing time of the process over all its threads,
-    which other programs on the machine hardly lengthen. `cpu` is for comparing methods on one CPU, each with one thread."""
-    micro_batch_size: int = Field(default=64, ge=1, le=1_000_000)
-    """States in one forward and backward pass. Smaller needs less memory; the result is the same."""
-    save_every: int = Field(default=20, ge=0, le=1_000_000_000)
-    """Rounds between checkpoints; 0 writes one at the end only."""
-    keep_last: int = Field(default=2, ge=1, le=1_000_000_000)
-    """Checkpoints kept."""
-    tracker: TrackerName = "tensorboard"
-    """Where metrics go besides metrics.jsonl: `tensorboard`, `wandb`, `trackio`, `swanlab` or `none`. One that fails never stops
-    a run."""
-    tracker_project: str = Field(default="rlcm", min_length=1)
-    """The project under which `wandb`, `trackio` and `swanlab` file the run."""
-    sharding: Literal["none", "fsdp2"] = "none"
-    """`fsdp2`: the frozen weights of the denoiser are shared out between the processes, for networks that are too large for
-    one; `none`: every process holds all of them. The adapter is always whole. Results are the same."""
-    timeout_seconds: float = Field(default=600, gt=0, le=100_000_000)
-    """How long a process of several waits for the others before the run ends with an error."""
-
-    def progress(self, rounds: int, seconds: float) -> float:
-        """Return the share of the run that is over, 0 .. 1, after so many rounds and seconds; see `progress`."""
-        return progress(rounds, seconds, self.rounds, self.time_limit_minutes)
-
-
-def progress(rounds: float, seconds: float, planned: float | None, minutes: float | None) -> float:
-    """Return the share of a run that is over, 0 .. 1: of its rounds or of its time, whichever is the larger.
-
-    Args:
-        rounds: done so far.
-        seconds: that these took, by the clock of the run's time limit.
-        planned: rounds of the whole run; None where that is not known.
-        minutes: of the whole run; None where it has no time limit.
-    """
-    shares = (rounds / planned if planned else 0.0, seconds / (60 * minutes) if minutes else 0.0)
-    return min(1.0, max(0.0, *shares))
 
 
 class Values(TypedDict, total=False):

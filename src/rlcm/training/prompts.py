@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.lookalikes import unquoted
 from rlcm.paths import existing
 from rlcm.runs.files import is_there, why_no_file
-from rlcm.text_files import lines_of, read_text
+from rlcm.text_files import read_text
+from rlcm.training.prompt_files import FORMS, OTHERS, READERS, Row, row
 from rlcm.training.values import SAVE_IT, assignment
 
 # fmt: off
@@ -41,16 +40,6 @@ BUILT_IN: dict[str, str] = SETS | {
 """The sets of prompts that have a name, and what is in them."""
 LARGEST = 2**28
 """Bytes of a file of prompts."""
-LIKE = '{"prompt": "a fox"}'
-"""An entry of a file, as errors show it."""
-FORMS = (
-    "Files of prompts are .txt (one a line; a file without an ending is read so, too), .jsonl (one object a line, "
-    f"{LIKE}) or .json (a list of texts or of such objects)"
-)
-"""What can be read, as errors say it."""
-
-Row = tuple[str, dict[str, Any]]
-"""A prompt and what stood beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,101 +207,8 @@ def _is_folder(path: Path) -> bool:
 
 def _built_in(name: str) -> list[Row]:
     if name in SETS:
-        return [_row(entry, name) for entry in prompt_set(name)]
+        return [row(entry, name) for entry in prompt_set(name)]
     return [(article(animal) if name == "animals" else animal, {}) for animal in ANIMALS]
-
-
-def _read_lines(text: str) -> list[Row]:
-    lines = [line for _, line in _numbered(text)]
-    if foreign := _foreign(lines):
-        raise ValueError(f"which is read as one prompt a line, {foreign}")
-    if lines and (_is_json(text, (list, dict)) or _is_nearly_json(lines)):
-        raise ValueError(
-            "which is read as one prompt a line, holds JSON; let its name end in .json, or in .jsonl for one object a line"
-        )
-    return [(line, {}) for line in lines]
-
-
-def _read_json_lines(text: str) -> list[Row]:
-    rows = []
-    for number, line in _numbered(text):
-        try:
-            entry = json.loads(line, object_pairs_hook=_without_doubles)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number}: {line[:80]!r} is not like {LIKE} ({_why(error)}); mend the line") from error
-        rows.append(_row(entry, f"line {number}"))
-    return rows
-
-
-def _read_json(text: str) -> list[Row]:
-    try:
-        found = json.loads(text, object_pairs_hook=_without_doubles)
-    except (ValueError, RecursionError) as error:
-        if _is_json(next((line for _, line in _numbered(text)), ""), dict):
-            raise ValueError("which has one object a line, is JSON lines; let its name end in .jsonl") from error
-        raise ValueError(f"which must hold a list such as [{LIKE}], is no JSON ({_why(error)}); mend it") from error
-    if not isinstance(found, list):
-        what = f"an object with {', '.join(list(found)[:5])}" if isinstance(found, dict) else f"a {type(found).__name__}"
-        raise ValueError(f"which must hold a list such as [{LIKE}], holds {what}; put the list alone into it")
-    return [_row(entry, f"entry {n}") for n, entry in enumerate(found, 1)]
-
-
-def _numbered(text: str) -> list[tuple[int, str]]:
-    """Return the lines that are not empty, with their numbers."""
-    # Where files were joined, the mark of the second stands before one of its lines.
-    lines = [line.strip().removeprefix("\ufeff").strip() for line in lines_of(text)]
-    return [(number, line) for number, line in enumerate(lines, 1) if line]
-
-
-def _why(error: Exception) -> str:
-    return "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-
-
-def _row(entry: Any, place: str) -> Row:
-    if isinstance(entry, str):
-        return entry.strip(), {}
-    if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
-        raise ValueError(f"{place}: {json.dumps(entry)[:80]} is not like {LIKE}: its `prompt` must be a text")
-    return entry["prompt"].strip(), {key: value for key, value in entry.items() if key != "prompt"}
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return found
-
-
-def _foreign(lines: list[str]) -> str:
-    """Return what lines are, and what to do, where programs wrote them for programs; nothing where they may be prompts."""
-    if not lines:
-        return ""
-    for beginning, what in _BEGINNINGS.items():
-        if lines[0].lower().startswith(beginning):
-            return what
-    conflict = [line for line in lines if line.startswith(("<<<<<<< ", ">>>>>>> "))]
-    if len(conflict) > 1:
-        return f"holds both sides of a conflict of Git ({conflict[0][:40]!r}); keep one of them"
-    heads = [cell.strip(" \"'").lower() for cell in re.split("[,;\t]", lines[0])]
-    if len(heads) > 1 and "prompt" in heads and len(lines) > 1 and all(re.search("[,;\t]", line) for line in lines):
-        return f"is a table with the columns {', '.join(heads)}. {_COLUMN[:-1]}"
-    return ""
-
-
-def _is_nearly_json(lines: list[str]) -> bool:
-    """Return whether lines were meant as JSON, or as a list of a program: objects, brackets alone, or texts with commas after them."""
-    if any(re.match(r'\{\s*"', line) for line in lines) or re.match(r"""\[\s*(["'{]|$)""", lines[0]):
-        return True
-    quoted = [re.fullmatch(r"""(["']).*\1,?""", line) for line in lines]
-    return all(quoted) and any(line.endswith(",") for line in lines)
-
-
-def _is_json(text: str, kinds: type | tuple[type, ...]) -> bool:
-    try:
-        return isinstance(json.loads(text), kinds)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _instead_of(path: Path) -> str:
@@ -334,28 +230,3 @@ def _checked(rows: Sequence[Row], setting: str, source: str) -> PromptSet:
     if not rows:
         raise ConfigError(f"{setting}: {source} has no prompts; give at least one.")
     return PromptSet(tuple(prompt for prompt, _ in rows), tuple(metadata for _, metadata in rows))
-
-
-READERS: dict[str, Callable[[str], list[Row]]] = {
-    "": _read_lines, ".txt": _read_lines, ".text": _read_lines, ".jsonl": _read_json_lines, ".ndjson": _read_json_lines,
-    ".json": _read_json,
-}  # fmt: skip
-"""How files are read, by their ending in small letters."""
-_BEGINNINGS = {
-    "version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for; fetch that with `git lfs pull`",
-    **dict.fromkeys(("<!doctype", "<html", "<?xml"), "is a web page or XML; save its text alone, one prompt a line"),
-    "{\\rtf": "is a document of a word processor (RTF); save it as plain text, one prompt a line",
-    "%pdf-": "is a PDF; save its text alone, one prompt a line",
-}
-"""What files that are no prompts begin with, in small letters, and what to do then."""
-_COLUMN = "Save its column of prompts as a .txt file, or its rows as .jsonl."
-_WHOLE = "Write its list into the configuration itself, under `prompts:`, or save it as .json."
-OTHERS = {
-    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".arrow", ".feather", ".db", ".sqlite"), _COLUMN),
-    **dict.fromkeys((".yaml", ".yml", ".toml", ".xml", ".ini"), _WHOLE),
-    **dict.fromkeys((".gz", ".zip", ".xz", ".bz2", ".zst", ".tar", ".tgz", ".7z"), "Unpack it first."),
-    **dict.fromkeys(
-        (".doc", ".docx", ".odt", ".rtf", ".pdf", ".html", ".htm"), "Save its text as a .txt file, one prompt a line."
-    ),
-}
-"""What to do about other kinds of files."""

@@ -20,13 +20,14 @@ from rlcm.runs.rundir import RunDirectory
 from rlcm.runs.trackers import TrackedRun, make_tracker, require_tracker
 from rlcm.training.beginning import Stopped, resolved, stopped_run
 from rlcm.training.build import Parts, build
-from rlcm.training.config import CLOCKS, TrainConfig
+from rlcm.training.config import TrainConfig
 from rlcm.training.interrupts import Interrupts
 from rlcm.training.keeping import Keeper, up_to
 from rlcm.training.learner import Learner
 from rlcm.training.locations import located
 from rlcm.training.passed import passed, require_clock, require_watcher
 from rlcm.training.pins import Pins, agree, flat, require_same
+from rlcm.training.run_settings import CLOCKS
 from rlcm.training.watch import Watch, flat_summary
 
 

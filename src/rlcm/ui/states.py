@@ -9,7 +9,7 @@ from typing import Literal
 from rlcm.report.run import WEIGHTS, Run
 from rlcm.report.values import finite, mapping
 from rlcm.report.words import decimals, duration, with_unit, written
-from rlcm.training.config import progress
+from rlcm.training.run_settings import progress
 from rlcm.ui.advice import advice_on
 from rlcm.ui.jobs import Job
 from rlcm.ui.tiles import clear_change, ends_of

@@ -31,9 +31,10 @@ from rlcm.sharing import tuned_lora, tuned_pipeline
 from rlcm.studies.evaluation.draw import Drawn, draw_set
 from rlcm.studies.evaluation.sets import Group
 from rlcm.training.build import features_of, judge_of
-from rlcm.training.config import CLOCKS, TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.final import tuned_weights
 from rlcm.training.fitting import check_images
+from rlcm.training.run_settings import CLOCKS
 from rlcm.training.usage import own_name
 from rlcm.training.values import read_value
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlcm.settings import Changes, merge
-from rlcm.training.config import RunSettings, TrainConfig, parse_settings
+from rlcm.training.config import TrainConfig, parse_settings
 from rlcm.training.prompts import load_prompts
+from rlcm.training.run_settings import RunSettings
 
 EXPERIMENTS: dict[str, str] = {
     "curves": "reward over time, reward queries and network calls, of DDPO, RLCM as published and this package's default",

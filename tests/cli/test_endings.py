@@ -44,6 +44,10 @@ def do(what):
         print("stderr", file=sys.stderr)
     if what == "short":
         print("\\u2192 \\udcff", flush=True)
+    if what == "closed":  # by a reward of the user's
+        with sys.stdout:
+            print("theirs")
+        print("ours")
     if what == "fails":
         from rlcm.errors import ConfigError
         raise ConfigError("lr=0 cannot be")
@@ -158,6 +162,10 @@ def test_a_reader_that_leaves_is_no_error():
     process.stdout = None
     code, _, error = ended(process)
     assert (code, error) == (0, "stderr\n")
+
+
+def test_what_a_users_code_closes_is_still_written_to():
+    assert ended(start("do", "closed")) == (0, "theirs\nours\n", "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

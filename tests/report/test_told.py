@@ -50,3 +50,9 @@ def test_a_judge_that_was_not_asked_that_before_tells_the_later_share_only():
         lines = list(before_and_after(evaluation(0.6, {"a": 0.6}, judge=judge), after))
         assert lines[-1] == "held-out judge, right, of a number: 60.0%"
     assert on_the_way(evaluation(0.6, {"a": 0.6}), after).endswith("; judge, right pictures: 70.0%")
+
+
+def test_an_evaluation_that_no_reward_scored_says_so():
+    before, after = evaluation(0.8, {"late": 0.8}), evaluation(float("nan"), {}, number=2)
+    assert list(before_and_after(before, after)) == ["reward 0.8 -> not scored on 180 fixed images"]
+    assert on_the_way(before, after) == "after round 2, on 180 fixed images: reward 0.8 -> not scored"

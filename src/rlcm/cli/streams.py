@@ -35,6 +35,13 @@ class _Patient(io.FileIO):
         return size
 
 
+class _Open(io.TextIOWrapper):
+    """A text stream that a user's code cannot close: what a command prints afterwards is still to come."""
+
+    def close(self) -> None:
+        self.flush()
+
+
 class PatientStreams:
     """Within it, standard output and error take every character and never raise; what they cannot show is written as `\\u2026`.
 
@@ -84,9 +91,9 @@ def _is_own(stream: TextIO | None, number: int) -> bool:
 
 def _text(raw: io.FileIO, like: TextIO | None) -> TextIO:
     if not isinstance(like, io.TextIOWrapper):
-        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
+        return _Open(io.BufferedWriter(raw), "utf-8", "backslashreplace")
     unbuffered = like.write_through
-    return io.TextIOWrapper(
+    return _Open(
         raw if unbuffered else io.BufferedWriter(raw),
         like.encoding,
         "backslashreplace",

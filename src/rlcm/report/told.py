@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ def before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
     if len(parts) == 1:
         yield f"{parts[0]} {_change(before['reward'], after['reward'])} on {after['images']} fixed images"
     else:
-        yield f"reward {_change(before['reward'], after['reward'])} on {after['images']} fixed images, made of"
+        made_of = ", made of" if parts else ""
+        yield f"reward {_change(before['reward'], after['reward'])} on {after['images']} fixed images{made_of}"
         yield from (f"    {label} {_change(before['rewards'].get(label), after['rewards'][label])}" for label in parts)
     for label, value in after["held_out"].items():
         yield f"held out, {label}: {_change(before['held_out'].get(label), value)}"
@@ -33,7 +35,11 @@ def on_the_way(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _change(before: Mapping[str, float] | None, after: Mapping[str, float]) -> str:
-    return f"{after['mean']:.4g}" if before is None else f"{before['mean']:.4g} -> {after['mean']:.4g}"
+    return _number(after) if before is None else f"{_number(before)} -> {_number(after)}"
+
+
+def _number(found: Mapping[str, float]) -> str:
+    return "not scored" if math.isnan(found["mean"]) else f"{found['mean']:.4g}"
 
 
 def _judged(before: Mapping[str, Any], question: str, after: Mapping[str, float]) -> str:

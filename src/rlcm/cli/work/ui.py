@@ -28,6 +28,10 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(f"the page needs the package {error.name}; install it with: {to_install('ui')}") from error
     password = os.environ.get(password_env) or None
+    if password is not None and not password.strip():
+        raise UsageError(
+            f"the password in the environment variable {password_env} is blank; set it to one that has signs in it."
+        )
     if password is None and password_env != PASSWORD:
         raise UsageError(
             f"--password-env={password_env!r}: there is no such environment variable, or it is empty; set it first."

@@ -276,7 +276,7 @@ class RewardMix:
         return [part.label for part in self.parts if not attribute(part, "differentiable")]
 
     def _skip(self, raw: RawScores, label: str, text: str, count: int) -> None:
-        logger.warning("reward %s: %d samples drop out of the round: %s", label, count, text)
+        logger.warning("reward %s: %d samples drop out: %s", label, count, text)
         raw.failures.append(text)
 
 

@@ -249,8 +249,8 @@ def page(found: Mapping[str, Any]) -> str:
         f"sharpness in {OWN}, of the base's",
         f"distance to renders in {OWN}, times the base's",
     ]
-    shown = "".join(
-        f"![The same prompts and noise before training and by {', '.join(together)}](images/{_picture(together)})\n\n"
+    shown = "\n\n".join(
+        f"![The same prompts and noise before training and by {', '.join(together)}](images/{_picture(together)})"
         for together in found["shown"]
     )
     return f"""# Does tuning blur a few-step model?
@@ -297,7 +297,7 @@ Machine: {found["machine"]}. Command: `python benchmarks/fidelity.py`; all figur
 
 def _picture(together: Sequence[str]) -> str:
     """Return the name of the file of pictures by methods that were made together."""
-    return f"fidelity-pictures-{together[0]}.png"
+    return f"fidelity-pictures-{'-'.join(together)}.png"
 
 
 def _verdict(method: str, base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -318,6 +318,13 @@ def _verdict(method: str, base: Mapping[str, Any], runs: Sequence[Mapping[str, A
 
 def _kept(base: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], steps: int) -> str:
     return spread([100 * (run["steps"][str(steps)]["right"] - base[str(steps)]["right"]) for run in runs], "+.1f")
+
+
+def merged(before: Mapping[str, Any], runs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the runs of all methods, those made now in place of earlier ones, and which were made together, for their pictures."""
+    every_run = {**before.get("runs", {}), **runs}
+    kept = [together for together in before.get("shown", []) if not set(together) <= set(runs)]
+    return {"runs": {method: every_run[method] for method in METHODS if method in every_run}, "shown": [*kept, list(runs)]}
 
 
 def draw(found: Mapping[str, Any]) -> None:
@@ -378,6 +385,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--jobs", type=int, default=2, help="runs side by side, a thread each")
     options.add_argument("--keep", type=Path, default=ROOT / "runs" / "fidelity", help="where runs and measurements are kept")
     given = options.parse_args(arguments)
+    before = files.read_if_there(RESULTS / "fidelity.json")
+    others = [row["seed"] for name, rows in before.get("runs", {}).items() if name not in given.methods for row in rows]
+    if others and (before["minutes"] != given.minutes or set(others) != set(given.seeds)):
+        raise SystemExit(
+            f"fidelity.json has other methods with {before['minutes']:g} minutes and the seeds {sorted(set(others))}; "
+            "give the same, or name all methods."
+        )
     keys = [(method, seed) for seed in given.seeds for method in given.methods]
     with ThreadPoolExecutor(given.jobs) as pool:
         folders = list(pool.map(lambda key: train(key[0], key[1], given.minutes, given.keep), keys))
@@ -392,13 +406,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rest = {name: last[name] for name in ("round", "seconds", "reward_queries") if name in last}
         rest["kl"] = json.loads((folder / "eval.json").read_text())["evaluations"][-1]["kl"]["mean"]
         runs.setdefault(method, []).append({"seed": seed, **rest, "steps": own})
-    kept = files.read_if_there(RESULTS / "fidelity.json")
-    if kept and kept["minutes"] != given.minutes and set(kept["runs"]) - set(given.methods):
-        raise SystemExit(
-            f"fidelity.json has other methods with {kept['minutes']:g} minutes a run; name all of them, or use as many."
-        )
-    together = [methods for methods in kept.get("shown", []) if not set(methods) & set(given.methods)]
-    all_runs = kept.get("runs", {}) | runs
     found = {
         "machine": describe_machine(),
         "minutes": given.minutes,
@@ -406,9 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "features": int(known["real"].shape[1]),
         "references": known["figures"],
         "base": base.result(),
-        "runs": {method: all_runs[method] for method in METHODS if method in all_runs},
-        "shown": [*together, given.methods],
-    }
+    } | merged(before, runs)
     files.write(RESULTS / "fidelity.json", found)
     draw(found)
     show({method: given.keep / f"{method}-{given.seeds[0]}" for method in given.methods})

@@ -200,7 +200,7 @@ import torch
 from torch import Tensor
 
 from rlcm import TrainConfig, Trainer, load_config
-from rlcm.training.config import RunSettings
+from rlcm.training.run_settings import RunSettings
 from rlcm.doctor import Diagnosis, diagnose
 from rlcm.errors import RLCMError
 from rlcm.learning.losses import ppo_clip

@@ -1,6 +1,6 @@
 """Evaluations in lines of text."""
 
-from rlcm.report.told import before_and_after, on_the_way
+from rlcm.report.told import before_alone, before_and_after, on_the_way
 
 
 def evaluation(reward, rewards, *, held_out=None, judge=None, number=0):
@@ -56,3 +56,10 @@ def test_an_evaluation_that_no_reward_scored_says_so():
     before, after = evaluation(0.8, {"late": 0.8}), evaluation(float("nan"), {}, number=2)
     assert list(before_and_after(before, after)) == ["reward 0.8 -> not scored on 180 fixed images"]
     assert on_the_way(before, after) == "after round 2, on 180 fixed images: reward 0.8 -> not scored"
+    assert before_alone(after) == "reward not scored on 180 fixed images, before the training; none since"
+    assert before_alone(before) == "late 0.8 on 180 fixed images, before the training; none since"
+
+
+def test_a_sum_is_not_told_under_the_name_of_the_one_part_that_is_left():
+    before, after = evaluation(0.8, {"a": 0.5, "b": 0.3}), evaluation(0.4, {"a": 0.4}, number=2)
+    assert list(before_and_after(before, after)) == ["reward 0.8 -> 0.4 on 180 fixed images, made of", "    a 0.5 -> 0.4"]

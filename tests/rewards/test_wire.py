@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import struct
 import tracemalloc
 import warnings
 import zipfile
@@ -109,10 +110,23 @@ def png(width=4, height=4, file_format="PNG", text=0):
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+SHORT_HEADER = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\4IHDR\0\0\0\4" + zlib.crc32(b"IHDR\0\0\0\4").to_bytes(4, "big")
+
+
+def huge_header():
+    """A PNG that says that it has 60000 x 60000 pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    whole = base64.b64decode(png())
+    return whole[:8] + b"\0\0\0\x0d" + head + zlib.crc32(head).to_bytes(4, "big") + whole[33:]
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"prompts": ["a"], "images": ["%%%"]}, "images.0 is not a PNG"),
+        ({"prompts": ["a"], "images": ["%%%"]}, "images.0 is not in base64"),
+        ({"prompts": ["a"], "images": [base64.encodebytes(base64.b64decode(png())).decode()]}, "leave out line breaks"),
+        ({"prompts": ["a"], "images": [base64.b64encode(SHORT_HEADER).decode()]}, "or a damaged one"),
+        ({"prompts": ["a"], "images": [base64.b64encode(huge_header()).decode()]}, "more pixels than are accepted"),
         ({"prompts": ["a"], "images": [png(file_format="JPEG")]}, "images.0 is not a PNG"),
         ({"prompts": ["a"], "images": [f"data:image/png;base64,{png()}"]}, "send what follows its comma"),
         ({"prompts": ["a"], "images": [png(text=2**21)]}, "a long text beside its pixels"),

@@ -142,6 +142,9 @@ def test_texts_that_only_look_like_something_else_are_prompts(tmp_path):
     ]
     (tmp_path / "p.txt").write_text("\n".join(texts))
     assert load_prompts(str(tmp_path / "p.txt")).prompts == tuple(texts)
+    tags = ["a comic, prompt, pencil", "a fox, red, pencil"]
+    (tmp_path / "p.txt").write_text("\n".join(tags))
+    assert load_prompts(str(tmp_path / "p.txt")).prompts == tuple(tags)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +166,12 @@ def test_texts_that_only_look_like_something_else_are_prompts(tmp_path):
         ("p.txt", b"<!DOCTYPE html>\n<html>\n<p>a fox", "web page or XML; save its text"),
         ("p.txt", b"{\\rtf1\\ansi a fox}", r"word processor \(RTF\)"),
         ("p", b"prompt,count\na fox,1\nthree frogs,3\n", "table with the columns prompt, count. Save its column"),
+        ("p.txt", b"prompt\tseed\na fox\t\nb\t1\n", "table with the columns prompt, seed"),
+        ("p.txt", b"id;caption\n1;a fox, red\n", "table with the columns id, caption"),
+        ("p.txt", b'<?xml version="1.0"?>\n<a/>', "web page or XML"),
+        ("p.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "pointer of Git LFS"),
+        ("p.json", b"<!DOCTYPE html>\n<html>", "web page or XML"),
+        ("p.jsonl", b'{"prompt": "a"}\n<<<<<<< HEAD\n{"prompt": "b"}\n=======\n>>>>>>> x\n', "conflict of Git"),
         ("p.txt", b"a fox\n<<<<<<< HEAD\na dog\n=======\na cat\n>>>>>>> other\n", "both sides of a conflict of Git"),
         ("p.jsonl", b'{"prompt": "a"}\n{"text": "b"}', r"line 2: .*is not like"),
         ("p.jsonl", b'{"prompt": 3}', r"line 1: .*must be a text"),

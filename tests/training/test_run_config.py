@@ -80,7 +80,12 @@ def test_one_that_is_cut_anywhere_is_refused_or_has_lost_nothing_that_counts(run
 
 def test_one_that_is_cut_within_a_line_says_where_a_whole_one_is(run):
     (run / "config.yaml").write_text(TEXT[: TEXT.index("sampler:") + 3])
-    assert message_of(run).endswith("A run wrote this file whole; put it back from a copy.")
+    assert message_of(run).endswith("\nA run wrote this file whole; put it back from a copy.")
+
+
+def test_one_of_a_users_own_folder_is_no_runs(tmp_path):
+    (tmp_path / "config.yaml").write_text("run.rounds: [3")
+    assert "A run wrote" not in message_of(tmp_path)
 
 
 @pytest.mark.parametrize("setting", ["seed", "rollout.branches", "evaluation.least", "run.timeout_seconds"])

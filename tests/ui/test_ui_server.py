@@ -234,7 +234,7 @@ def test_other_hosts_need_a_password(tmp_path):
     assert found.exit_code == 2
     assert "set the environment variable RLCM_UI_PASSWORD" in found.output
     found = CliRunner().invoke(cli.main, ["ui", str(tmp_path), "--host", "0.0.0.0"], env={"RLCM_UI_PASSWORD": "  "})
-    assert (found.exit_code, "RLCM_UI_PASSWORD is blank; set it" in found.output) == (2, True)
+    assert (found.exit_code, "RLCM_UI_PASSWORD holds nothing but spaces; set another" in found.output) == (2, True)
     check_host("0.0.0.0", "secret", "X")
     check_host("127.0.0.1", None, "X")
 

@@ -7,6 +7,7 @@ import io
 import os
 import select
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -36,7 +37,7 @@ class _Patient(io.FileIO):
 
 
 class _Open(io.TextIOWrapper):
-    """A text stream that a user's code cannot close: what a command prints afterwards is still to come."""
+    """A text stream on which `close()` does nothing: what a command prints after a user's code is still to come."""
 
     def close(self) -> None:
         self.flush()
@@ -64,7 +65,8 @@ class PatientStreams:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for stream, before in zip((sys.stdout, sys.stderr), self._before, strict=True):
             if stream is not None and stream is not before:
-                stream.flush()
+                with suppress(ValueError):  # its buffer was closed
+                    stream.flush()
         failure = self._raw.failure if self._raw is not None else None
         if failure is not None and failure.errno not in _NOBODY_READS:
             self.refused = failure

@@ -12,7 +12,7 @@ from rlcm.report.words import asked
 def before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     """Yield what became of every figure from one evaluation to a later one of the same run: rewards, held-out rewards, the judge."""
     parts = list(after["rewards"])
-    if len(parts) == 1:
+    if len(parts) == 1 and parts == list(before["rewards"]):
         yield f"{parts[0]} {_change(before['reward'], after['reward'])} on {after['images']} fixed images"
     else:
         made_of = ", made of" if parts else ""
@@ -22,6 +22,12 @@ def before_and_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Ite
         yield f"held out, {label}: {_change(before['held_out'].get(label), value)}"
     for question, value in (after["judge"] or {}).items():
         yield f"held-out judge, {asked(question)}: {_judged(before, question, value)}"
+
+
+def before_alone(before: Mapping[str, Any]) -> str:
+    """Return in a line what the evaluation before the training found, where there is no other."""
+    name = next(iter(before["rewards"])) if len(before["rewards"]) == 1 else "reward"
+    return f"{name} {_number(before['reward'])} on {before['images']} fixed images, before the training; none since"
 
 
 def on_the_way(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

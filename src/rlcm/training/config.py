@@ -27,7 +27,7 @@ from rlcm.settings import Changes, Settings
 from rlcm.training.defaults import SHORT, changed, following, spelt_out
 from rlcm.training.evaluate import EvaluationSettings
 from rlcm.training.explaining import in_words, names_of
-from rlcm.training.run_settings import RunSettings
+from rlcm.training.run_settings import RunSettings as RunSettings  # its former place
 from rlcm.training.translation import in_a_file, unfolded
 from rlcm.training.values import apply, read_file
 from rlcm.training.whole import is_of_run, read_whole

@@ -333,15 +333,16 @@ class Learner:
             return
         reached, total = round(found["parameters_with_gradient"]), len(self.parts.policy.named_parameters)
         # A new LoRA begins with one of its two matrices at zero, so that only that one has a gradient at first.
-        where = "gradients reach " + ("every layer" if reached in (total, total / 2) else f"{reached} of {total} tensors")
+        where = "every layer" if reached in (total, total / 2) else f"{reached} of {total} tensors"
+        gradients = f"gradients reach {where} of the LoRA"
         if not reached:
-            where = "the images that are compared are worth the same, so no gradient shows yet whether it reaches any layer"
+            gradients = "the first images compared are worth the same, so it does not show yet whether gradients reach the LoRA"
         mismatch = ""
         if "mismatch_kl" in found:
             mismatch = f", sampling and learning apart by a KL of {found['mismatch_kl']:.1e} an action"
         self._note(
-            f"checked: ratio off 1 by {found['ratio_deviation']:.1e}{mismatch}; "
-            f"{where} of the LoRA; reward {scores.total[scores.valid].mean():.4g} +- {scores.total[scores.valid].std():.2g}"
+            f"checked: ratio off 1 by {found['ratio_deviation']:.1e}{mismatch}; {gradients}; "
+            f"reward {scores.total[scores.valid].mean():.4g} +- {scores.total[scores.valid].std():.2g}"
         )
         if isinstance(self.update, PolicyGradient) and scores.is_right_or_wrong:
             self._note(

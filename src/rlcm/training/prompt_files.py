@@ -24,11 +24,13 @@ Row = tuple[str, dict[str, Any]]
 def _read_lines(text: str) -> list[Row]:
     lines = [line for _, line in _numbered(text)]
     if foreign := _foreign(lines):
-        raise ValueError(f"which is read as one prompt a line, {foreign}")
+        raise ValueError(foreign)
     if lines and (_is_json(text, (list, dict)) or _is_nearly_json(lines)):
         raise ValueError(
             "which is read as one prompt a line, holds JSON; let its name end in .json, or in .jsonl for one object a line"
         )
+    if columns := _columns(text):
+        raise ValueError(f"which is read as one prompt a line, is a table with the columns {', '.join(columns[:5])}. {_COLUMN}")
     return [(line, {}) for line in lines]
 
 
@@ -38,6 +40,8 @@ def _read_json_lines(text: str) -> list[Row]:
         try:
             entry = json.loads(line, object_pairs_hook=_without_doubles)
         except (ValueError, RecursionError) as error:
+            if foreign := _foreign([line for _, line in _numbered(text)]):
+                raise ValueError(foreign) from error
             raise ValueError(f"line {number}: {line[:80]!r} is not like {LIKE} ({_why(error)}); mend the line") from error
         rows.append(row(entry, f"line {number}"))
     return rows
@@ -47,6 +51,8 @@ def _read_json(text: str) -> list[Row]:
     try:
         found = json.loads(text, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
+        if foreign := _foreign([line for _, line in _numbered(text)]):
+            raise ValueError(foreign) from error
         if _is_json(next((line for _, line in _numbered(text)), ""), dict):
             raise ValueError("which has one object a line, is JSON lines; let its name end in .jsonl") from error
         raise ValueError(f"which must hold a list such as [{LIKE}], is no JSON ({_why(error)}); mend it") from error
@@ -89,19 +95,24 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _foreign(lines: list[str]) -> str:
-    """Return what lines are, and what to do, where programs wrote them for programs; nothing where they may be prompts."""
-    if not lines:
-        return ""
+    """Return what lines are, and what to do, where a program wrote them that was asked for a file of prompts; else nothing."""
     for beginning, what in _BEGINNINGS.items():
-        if lines[0].lower().startswith(beginning):
-            return what
-    conflict = [line for line in lines if line.startswith(("<<<<<<< ", ">>>>>>> "))]
-    if len(conflict) > 1:
-        return f"holds both sides of a conflict of Git ({conflict[0][:40]!r}); keep one of them"
-    heads = [cell.strip(" \"'").lower() for cell in re.split("[,;\t]", lines[0])]
-    if len(heads) > 1 and "prompt" in heads and len(lines) > 1 and all(re.search("[,;\t]", line) for line in lines):
-        return f"is a table with the columns {', '.join(heads)}. {_COLUMN[:-1]}"
+        if lines and lines[0].lower().startswith(beginning):
+            return f"which should hold prompts, {what}"
+    if all(any(line.startswith(mark) for line in lines) for mark in ("<<<<<<< ", ">>>>>>> ")):
+        return "which should hold prompts, holds both sides of a conflict of Git (<<<<<<< and >>>>>>>); keep one of them"
     return ""
+
+
+def _columns(text: str) -> list[str]:
+    """Return the columns of a table of comma- or tab-separated values that has one of prompts; nothing for lines of prompts."""
+    lines = [line for line in lines_of(text.removeprefix("\ufeff")) if line.strip()]
+    for mark in (",", ";", "\t"):
+        heads = [cell.strip("\"'") for cell in lines[0].split(mark)] if lines else []
+        names = all(re.fullmatch(r"[A-Za-z_][\w.-]*", head) for head in heads)  # after a comma of a prompt comes a space
+        if len(heads) > 1 and names and {head.lower() for head in heads} & {"prompt", "prompts", "caption"}:
+            return heads if len(lines) > 1 and all(line.count(mark) >= len(heads) - 1 for line in lines) else []
+    return []
 
 
 def _is_nearly_json(lines: list[str]) -> bool:
@@ -126,15 +137,19 @@ READERS: dict[str, Callable[[str], list[Row]]] = {
 """How files are read, by their ending in small letters."""
 _BEGINNINGS = {
     "version https://git-lfs": "is a pointer of Git LFS, not the file that it stands for; fetch that with `git lfs pull`",
-    **dict.fromkeys(("<!doctype", "<html", "<?xml"), "is a web page or XML; save its text alone, one prompt a line"),
+    **dict.fromkeys(
+        ("<!doctype ", "<html>", "<html ", "<?xml "), "is a web page or XML; save its text alone, one prompt a line"
+    ),
     "{\\rtf": "is a document of a word processor (RTF); save it as plain text, one prompt a line",
-    "%pdf-": "is a PDF; save its text alone, one prompt a line",
 }
 """What files that are no prompts begin with, in small letters, and what to do then."""
-_COLUMN = "Save its column of prompts as a .txt file, or its rows as .jsonl."
+_COLUMN = "Save its column of prompts as a .txt file, or its rows as .jsonl"
 _WHOLE = "Write its list into the configuration itself, under `prompts:`, or save it as .json."
 OTHERS = {
-    **dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".arrow", ".feather", ".db", ".sqlite"), _COLUMN),
+    **dict.fromkeys(
+        (".csv", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".arrow", ".feather", ".db", ".sqlite"),
+        f"{_COLUMN}.",
+    ),
     **dict.fromkeys((".yaml", ".yml", ".toml", ".xml", ".ini"), _WHOLE),
     **dict.fromkeys((".gz", ".zip", ".xz", ".bz2", ".zst", ".tar", ".tgz", ".7z"), "Unpack it first."),
     **dict.fromkeys(

@@ -36,7 +36,9 @@ def read_whole(file: Path, kind: type[Settings], names: Sequence[str]) -> dict[s
     try:
         values = read_file(file, kind)
     except ConfigError as error:
-        raise ConfigError(f"{error} A run wrote this file whole; put it back from a copy.") from None
+        if not is_run(file.parent):
+            raise
+        raise ConfigError(f"{error}\nA run wrote this file whole; put it back from a copy.") from None
     if not is_cut(read_text(file), values):
         return values
     missing = [name for name in names if not _has(values, name.split("."))]

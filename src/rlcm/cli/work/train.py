@@ -14,7 +14,7 @@ from rlcm.errors import CheckpointError
 from rlcm.paths import command, shown
 from rlcm.pipelines import load_pipeline
 from rlcm.processes.distributed import is_main_process
-from rlcm.report.told import before_and_after
+from rlcm.report.told import before_alone, before_and_after
 from rlcm.report.values import alteration
 from rlcm.runs.files import stamp
 from rlcm.runs.listing import runs_in
@@ -58,8 +58,7 @@ def train(config: str | None, changes: Sequence[str], resume: str | None, *, for
         return
     before, after = trainer.evaluations[0], trainer.evaluations_to_final[-1]
     if len(trainer.evaluations) == 1:  # stopped before another one
-        name = next(iter(before["rewards"])) if len(before["rewards"]) == 1 else "reward"
-        click.echo(f"{name} {before['reward']['mean']:.4g} on {before['images']} fixed images, before the training; none since")
+        click.echo(before_alone(before))
         return
     for line in before_and_after(before, after):
         click.echo(line)

@@ -30,7 +30,7 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     password = os.environ.get(password_env) or None
     if password is not None and not password.strip():
         raise UsageError(
-            f"the password in the environment variable {password_env} is blank; set it to one that has signs in it."
+            f"the password in the environment variable {password_env} holds nothing but spaces; set another one, or unset it."
         )
     if password is None and password_env != PASSWORD:
         raise UsageError(

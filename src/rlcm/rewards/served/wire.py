@@ -201,18 +201,23 @@ def _open_png(index: int, text: str) -> Image.Image:
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:
-        more = ": it begins as an address, data:...; send what follows its comma" if text.startswith("data:") else ""
-        raise WireError(f"images.{index} is not a PNG file in base64{more}.") from error
+        raise WireError(f"images.{index} is not in base64{_why_not(text)}.") from error
     try:
         return Image.open(io.BytesIO(_checked(index, data)), formats=["PNG"])
     except WireError:
         raise
     except Image.DecompressionBombError as error:
         raise WireError(f"images.{index} has more pixels than are accepted; send a smaller picture.") from error
-    except ValueError as error:  # Pillow's limit on texts beside the pixels
-        raise WireError(f"images.{index} holds a long text beside its pixels; save it again without that.") from error
-    except (OSError, SyntaxError) as error:
-        raise WireError(f"images.{index} is not a PNG file in base64 ({type(error).__name__}).") from error
+    except (ValueError, OSError, SyntaxError) as error:
+        if "TEXT_CHUNK" in str(error):  # Pillow's limit
+            raise WireError(f"images.{index} holds a long text beside its pixels; save it again without that.") from error
+        raise WireError(f"images.{index} is not a PNG file, or a damaged one ({type(error).__name__}).") from error
+
+
+def _why_not(text: str) -> str:
+    if text.lstrip().lower().startswith("data:"):
+        return ": it begins as an address, data:...; send what follows its comma"
+    return "; leave out line breaks and spaces" if text != "".join(text.split()) else ""
 
 
 def _checked(index: int, data: bytes) -> bytes:

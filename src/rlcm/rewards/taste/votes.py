@@ -108,7 +108,7 @@ def read_votes(*files: Path) -> list[Vote]:
         try:
             data = read_bytes(file)
         except UnreadableFileError as error:
-            raise ConfigError(f"votes={str(file)!r}: {str(error).rstrip('.')}.") from error
+            raise ConfigError(f"votes={str(file)!r} cannot be read: {error.reason}.") from error
         if encoding := marked(data):
             raise ConfigError(f"votes={str(file)!r} is in {encoding.upper()}; save it as UTF-8.")
         lines = data.split(b"\n")

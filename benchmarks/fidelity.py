@@ -280,6 +280,7 @@ run, so it is rough.
 The first unseen prompt of each kind, the same noise in every row, in {OWN} steps, by the models of the first seed.
 
 {shown}
+
 ## How it was measured
 
 - {found["pictures"]} pictures, {EACH} of each prompt of `world-unseen`, from the same noise before and after. No run trains on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import PurePath
 from types import NoneType, UnionType
@@ -138,6 +139,8 @@ def _check_scalar(kinds: list[Any], value: Any) -> None:
             raise _refused("input should be true or false")
     elif numbers and isinstance(value, bool):
         raise _refused(f"input should be {numbers}, not true or false")
+    elif numbers and isinstance(value, str) and re.fullmatch(r"[-+]?0[0-9_]*[0-9]", value):
+        raise _refused(f"input should be {numbers}, without a zero in front, which some programs read as octal")
     elif numbers and isinstance(value, str):
         raise _refused(f"input should be {numbers}, written in digits and without quotes")
     elif (

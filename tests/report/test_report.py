@@ -221,6 +221,13 @@ def test_damaged_files_are_named_and_the_rest_is_shown(run: Path) -> None:
     assert page.headline.startswith("Jpeg rose")  # from the rewards of the rounds, as they are
 
 
+def test_a_configuration_that_is_no_text_is_not_called_cut_short(run: Path) -> None:
+    (run / "config.yaml").write_bytes(b"\xff\xfe\x00name: x\n")
+    text = Page(write_report(run)).text
+    assert "config.yaml: it cannot be read" in text
+    assert "cut short" not in text
+
+
 def test_values_that_are_no_numbers_are_left_out(run: Path) -> None:
     (run / "metrics.jsonl").write_text(
         '{"round": 1, "reward": NaN, "seconds": null}\n{"round": 2, "reward": "x", "kl": Infinity}\n'

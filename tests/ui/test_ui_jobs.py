@@ -129,6 +129,8 @@ def test_resuming_writes_on_in_the_same_log(folder):
     wait(lambda: "began" in jobs.log("mine"))
     jobs.stop("mine")
     wait(lambda: not jobs.state("mine").alive)
+    with pytest.raises(UsageError, match="mine has ended, so there is nothing to stop"):
+        jobs.stop("mine")
     jobs.resume("mine")
     wait(lambda: f"began train --resume {folder}/mine" in jobs.log("mine"))
     assert "stopped after round 3" in jobs.log("mine")

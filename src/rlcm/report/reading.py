@@ -106,11 +106,14 @@ def _with_weights(study: dict[str, Any], config: Mapping[str, Any]) -> dict[str,
 
 
 def _read_config(run: Run) -> tuple[dict[str, Any], str]:
+    known = len(run.missing)
     text = read_text(run, run.path / "config.yaml", MOST_YAML)
     values = {}
     try:
         values = mapping(parse_yaml(text))
-        if os.path.isfile(run.path / "config.yaml") and is_cut(text, values):
+        if len(run.missing) > known:
+            run.config_damaged = "it cannot be read"
+        elif os.path.isfile(run.path / "config.yaml") and is_cut(text, values):
             run.config_damaged = "it was cut short, or lines were taken out of it"
     except ValueError:
         run.config_damaged = "it is no valid YAML"

@@ -116,7 +116,7 @@ def headline(run: Run) -> tuple[str, str, str]:
         ends = (fmean(values[:few]), fmean(values[-few:])) if len(values) > 1 else None
         first, last = ((ends[0], 0.0), (ends[1], 0.0)) if ends else (None, None)
     if first is None or last is None:
-        done = f"{run.last_round} rounds" if run.last_round else "no finished round yet"
+        done = counted(run.last_round, "round") if run.last_round else "no finished round yet"
         return "This run has ", done, f"{took}, and no two measurements to compare."
     (before, wide), (after, narrow) = first, last
     half = half_of_change(run.outcome if compared else {}, metric.name, wide, narrow)

@@ -231,7 +231,7 @@ def plan(config: TrainConfig) -> str:
             f"evaluations of {config.evaluation.images} fixed pictures before, after and on the way."
         )
     return (
-        f"{rounds:,} rounds of {size:,} pictures, rewarded for {rewards}: {rounds * size:,} pictures scored, and "
+        f"{rounds:,} round{'s' * (rounds != 1)} of {size:,} pictures, rewarded for {rewards}: {rounds * size:,} pictures scored, and "
         f"{evaluations} evaluations of {config.evaluation.images} fixed ones."
     )
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rlcm.report.run import WEIGHTS, Run
 from rlcm.report.values import finite, mapping
-from rlcm.report.words import decimals, duration, with_unit, written
+from rlcm.report.words import counted, decimals, duration, with_unit, written
 from rlcm.training.run_settings import progress
 from rlcm.ui.advice import advice_on
 from rlcm.ui.jobs import Job
@@ -88,9 +88,9 @@ def card(name: str, run: Run, job: Job, failure: str = "") -> Card:
         progress_of(run),
         standing(run)
         if state in LIVE
-        else f"{done:.0f} of {planned} rounds"
+        else f"{done:.0f} of {counted(planned, 'round')}"
         if planned and planned >= done
-        else f"{done:.0f} rounds",
+        else counted(done, "round"),
         result(run),
         sparkline([value for row in run.rounds if (value := run.metric.of_round(row)) is not None]),
         sum(one.kind == "warning" for one in advice_on(run)),

@@ -35,6 +35,20 @@ from rlcm.processes.machine import describe_machine
 from rlcm.sharing import tuned_pipeline
 from rlcm.training.config import load_config
 
+NFT_AND_GRADIENT = [
+    "algorithm.loss=nft",
+    "algorithm.last_call_weight=0.5",
+    "algorithm.backprop_calls=1",
+    "rollout.images_per_prompt=4",
+]
+"""DiffusionNFT's loss, and beside it the reward's own gradient through the last call."""
+
+
+def _minutes(minutes: int) -> list[str]:
+    """Return the changes by which a trial has so many minutes of computing."""
+    return ["run.rounds=100000", "run.clock=cpu", f"run.time_limit_minutes={minutes}"]
+
+
 TRIALS: dict[str, list[str]] = {
     "plain": ["run.rounds=60", "run.time_limit_minutes=null"],
     "long": ["run.rounds=120", "run.time_limit_minutes=null"],
@@ -45,6 +59,10 @@ TRIALS: dict[str, list[str]] = {
     ],
     **{f"{count} others": ["run.time_limit_minutes=null"] for count in (40, 120, 250)},
     "250 others, 4 calls": ["run.time_limit_minutes=null", "algorithm.backprop_calls=4"],
+    "nft and gradient": [*NFT_AND_GRADIENT, *_minutes(4)],
+    "nft and gradient, weight 2": [*NFT_AND_GRADIENT, "algorithm.last_call_weight=2", *_minutes(4)],
+    "nft and gradient, 20 minutes": [*NFT_AND_GRADIENT, *_minutes(20)],
+    "20 minutes": _minutes(20),
 }
 """As changes of the demo. Of "others" the prompts are others, too: of two things, of a place and of two colours so many of each that
 are not in `world`. Of these three kinds the referee sees what carries over to unseen prompts; of the others it sees trained ones."""

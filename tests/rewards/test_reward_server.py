@@ -180,6 +180,9 @@ def test_before_anything_is_drawn_a_server_is_asked_what_it_has(server, monkeypa
     with pytest.raises(RewardError, match=r"has no reward blue; it serves jpeg_incompressibility, red"):
         client(server.url, rewards=["red", "blue"]).check_prompts([], [])
     monkeypatch.setenv("RLCM_REWARD_TOKEN", "wrong")
+    with pytest.raises(RewardError, match="does not take the token in the environment variable RLCM_REWARD_TOKEN"):
+        client(server.url).check_prompts([], [])
+    monkeypatch.delenv("RLCM_REWARD_TOKEN")
     with pytest.raises(RewardError, match="wants a token; set the environment variable RLCM_REWARD_TOKEN"):
         client(server.url).check_prompts([], [])
     with pytest.raises(RewardError, match=r"127\.0\.0\.1:9: .*Start it with `rlcm rewards serve`"):

@@ -48,6 +48,15 @@ def test_what_has_no_effect_is_said_until_it_has_one(idle, needed):
     assert said[0] in checked(load_config(None, [*plain, idle])).notes
 
 
+def test_floors_without_an_evaluation_on_the_way_have_no_effect():
+    given = ["evaluation.every=0", "evaluation.least={judge.right: 0.9}"]
+    assert idle_settings(load_config(None, given)) == [
+        "evaluation.least='{judge.right: 0.9}' has no effect: it is for evaluation.every above 0, or evaluation.final=best"
+    ]
+    for needed in ("evaluation.every=5", "evaluation.final=best"):
+        assert idle_settings(load_config(None, [*given, needed])) == []
+
+
 @pytest.mark.parametrize("loss", ["nft", "awm", "reward_backprop"])
 def test_a_loss_without_actions_has_no_old_policy_to_choose(loss):
     settings = ["rollout.branches=1", "rewards=[alignment]", f"algorithm.loss={loss}", "algorithm.kl_coefficient=0"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlcm.errors import ConfigError, UsageError
+from rlcm.errors import ConfigError, MissingFileError, UsageError
 from rlcm.rewards.taste.votes import read_votes
 from rlcm.training.config import load_config, parse_settings
 from rlcm.training.prompts import load_prompts
@@ -202,3 +202,20 @@ def test_the_taste_asks_what_it_does_not_know(teaching_once):
 def test_the_pages_prompts_are_read_like_the_setting(tmp_path, typed, prompts):
     taught = Teachings(SimpleNamespace(jobs=Trainings(tmp_path))).of("mine", typed)
     assert taught.prompts == (load_prompts("world-objects").prompts if prompts is None else prompts)
+
+
+def test_other_prompts_are_taken_until_there_is_an_answer_and_then_refused_in_words(tmp_path):
+    teachings = Teachings(SimpleNamespace(jobs=Trainings(tmp_path)))
+    assert teachings.begin("own", "[a fox]")[1] == ""
+    taught, said = teachings.begin("own", "[a boat, a fox]")
+    assert (taught.prompts, said) == (("a boat", "a fox"), "")
+    assert teachings.of("own", "world") is taught
+    taught.vote(taught.ask().id, [0])
+    again, said = teachings.begin("own", "[a zebra]")
+    assert again is taught
+    assert said == "It goes on with the prompts that it began with, such as 'a boat'. For others choose another name."
+    assert teachings.begin("own", "[a boat, a fox]") == (taught, "")
+    with pytest.raises(ConfigError, match="is empty"):
+        teachings.begin("own", "['']")
+    with pytest.raises(MissingFileError, match=r"Write prompts of your own in brackets: \[a fox, a boat\]"):
+        teachings.begin("own", "a fox")

@@ -212,6 +212,8 @@ class CaptionedPictures:
 
     def __init__(self, folder: Path) -> None:
         index = folder / "metadata.jsonl"
+        if not folder.is_dir():
+            raise MissingFileError(f"data={str(folder)!r} is no folder; give one of pictures with a metadata.jsonl.")
         if not index.is_file():
             raise MissingFileError(
                 f'data={str(folder)!r} has no metadata.jsonl; write one with a line {{"file_name": "a.png", "text": "a fox"}} '

@@ -40,6 +40,11 @@ _RULES: tuple[_Rule, ...] = (
     ("rollout.branches above 1", ("rollout.branch_schedule",), lambda config: config.rollout.branches > 1),
     ("evaluation.every above 0", ("evaluation.patience",), lambda config: config.evaluation.every),
     (
+        "evaluation.every above 0, or evaluation.final=best",
+        ("evaluation.least",),
+        lambda config: config.evaluation.every or config.evaluation.final == "best",
+    ),
+    (
         "a loss of actions, such as algorithm.loss=ppo_clip",
         ("algorithm.old_policy",),
         lambda config: not (config.algorithm.is_forward or config.algorithm.loss == "reward_backprop"),
@@ -56,6 +61,6 @@ def idle_settings(config: TrainConfig) -> list[str]:
         for name in names if not is_there(config) else ():
             group, _, leaf = name.partition(".")
             value = getattr(getattr(config, group), leaf)
-            if value != fields[name].default:
+            if value != fields[name].get_default(call_default_factory=True):
                 found.append(f"{assignment(name, value)} has no effect: it is for {purpose}")
     return found

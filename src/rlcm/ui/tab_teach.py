@@ -10,7 +10,7 @@ import gradio as gr
 from rlcm.errors import RLCMError
 from rlcm.report.templating import render
 from rlcm.training.config import TrainConfig, parse_settings
-from rlcm.training.prompts import BUILT_IN
+from rlcm.training.prompts import BUILT_IN, load_prompts
 from rlcm.training.values import read_value
 from rlcm.ui import fragments
 from rlcm.ui.desk import Desk, in_brief
@@ -48,17 +48,29 @@ class Teachings:
     def __init__(self, desk: Desk) -> None:
         self._desk, self._known, self._lock = desk, dict[str, Teaching](), threading.Lock()
 
-    def of(self, name: str, source: str) -> Teaching:
-        """Return the teaching of a name; errors as `Teaching`.
+    def begin(self, name: str, source: str) -> tuple[Teaching, str]:
+        """Return the teaching of a name, and what to say where it has prompts of its own; errors as `Teaching`.
+
+        One that nobody has answered yet takes these prompts.
 
         Args:
             source: prompts as they are typed for a setting: a set, a file, or a list in brackets.
         """
+        prompts = parse_settings(TrainConfig, {"prompts": read_value(TrainConfig, "prompts", source.strip())}).prompts
+        asked = load_prompts(prompts, own="Write prompts of your own in brackets: [a fox, a boat].").prompts
         with self._lock:
-            if name not in self._known:
-                prompts = parse_settings(TrainConfig, {"prompts": read_value(TrainConfig, "prompts", source.strip())}).prompts
-                self._known[name] = Teaching(self._desk.jobs, name, prompts)
-            return self._known[name]
+            known = self._known.get(name)
+            if known is None or (known.is_new and known.prompts != asked):
+                self._known[name] = known = Teaching(self._desk.jobs, name, prompts)
+        own = f"It goes on with the prompts that it began with, such as {known.prompts[0]!r}. For others choose another name."
+        return known, "" if known.prompts == asked else own
+
+    def of(self, name: str, source: str) -> Teaching:
+        """Return the teaching of a name, with the prompts that it began with; else as `begin`."""
+        with self._lock:
+            if name in self._known:
+                return self._known[name]
+        return self.begin(name, source)[0]
 
 
 def teach_tab(desk: Desk, timer: gr.Timer, shown: gr.State) -> None:
@@ -85,8 +97,8 @@ def teach_tab(desk: Desk, timer: gr.Timer, shown: gr.State) -> None:
 
     def start(name: str, source: str) -> list[Any]:
         try:
-            teaching = teachings.of(name.strip() or NAME, source)
-            return [_asked(teaching.ask()), _told(teaching), teaching.name]
+            teaching, said = teachings.begin(name.strip() or NAME, source)
+            return [_asked(teaching.ask(), said, f"{teaching.name} has prompts of its own"), _told(teaching), teaching.name]
         except Exception as error:  # a run's files are anybody's
             return [_nothing("This cannot be taught", in_brief(error)), "", None]
 
@@ -136,10 +148,10 @@ def _nothing(title: str, text: str) -> str:
     return render("ui/templates/teach.html.jinja", question=None, title=title, text=text)
 
 
-def _asked(question: Question, said: str = "") -> str:
+def _asked(question: Question, said: str = "", title: str = "That vote did not count") -> str:
     uris = [fragments.png(picture) for picture in question.pictures()]
     about = {"id": question.id, "prompt": question.prompt, "uris": uris}
-    return render("ui/templates/teach.html.jinja", question=about, said=said)
+    return render("ui/templates/teach.html.jinja", question=about, said=said, title=title)
 
 
 def _told(teaching: Teaching) -> str:

@@ -146,6 +146,11 @@ class Teaching:
         self._base = make_denoiser(tuned_pipeline(self.config, None), self.config.sampler, self.config.model)
         self._learn()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was answered or trained yet, so that nothing depends on its prompts."""
+        return not self._ballots and not (self.run / "config.yaml").is_file() and not self.jobs.state(self.name).alive
+
     def ask(self) -> Question:
         """Return the next question: drawn by the model as it is now, and of several the one whose answer tells most."""
         with self._lock:

@@ -186,8 +186,9 @@ This is the demo with four times as many rounds:
 
     rlcm train demo {" ".join(LONG)}
 
-{counted(len(results), "seed")}, one thread each, beside other processes, so the time says little. The teacher's share is from [fidelity](fidelity.md). What is gained in the
-trained number of steps is paid for in one step, where fewer pictures are right than before.
+{counted(len(results), "seed")}, one thread each, beside other processes, so the time says little. The teacher's share is
+from [fidelity](fidelity.md). What is gained in the trained number of steps is paid for in one step, where fewer pictures are right
+than before.
 
 The judge counts things, colours and places. It does not see all that the eye sees: the grounds have become much alike, a pale green,
 and some things are only half themselves, such as the monkey here. So a run of this length wants a leash, or a second reward that looks

@@ -51,7 +51,7 @@ def test_a_command_calls_its_own_script(script: Script) -> None:
 
 def test_the_table_has_every_file_of_results() -> None:
     there = {f"results/{file.name}" for file in (FOLDER / "results").glob("*.json")}
-    assert set(re.findall(r"\((results/[\w.]+\.json)\)", TABLE)) == there
+    assert set(re.findall(r"\((results/[\w.-]+\.json)\)", TABLE)) == there
 
 
 def test_what_it_links_is_there() -> None:

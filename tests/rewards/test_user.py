@@ -100,6 +100,31 @@ def test_arguments_reach_functions_and_classes(file, images, prompts):
     assert call_reward(judge, images, prompts) == [1.0] * 5
 
 
+def test_a_function_of_the_images_alone_may_be_named(tmp_path, images, prompts):
+    (tmp_path / "one.py").write_text(
+        "def plain(images): return images.mean((1, 2, 3))\n"
+        "def scaled(images, scale=2.0): return scale * plain(images)\n"
+        "def keyword(images, *, scale): return scale * plain(images)\n"
+        "def told(images, metadata): return plain(images)\n"
+    )
+    mean = images.mean((1, 2, 3))
+    for name, args, expected in (("plain", {}, mean), ("scaled", {"scale": 3}, 3 * mean), ("keyword", {"scale": 3}, 3 * mean),
+                                 ("told", {}, mean)):  # fmt: skip
+        reward = bind_arguments("r", load_callable(f"{tmp_path / 'one.py'}:{name}"), args)
+        torch.testing.assert_close(call_reward(reward, images, prompts), expected)
+    with pytest.raises(ConfigError, match="missing a required argument: 'scale'"):
+        bind_arguments("r", load_callable(f"{tmp_path / 'one.py'}:keyword"), {})
+
+
+@pytest.mark.parametrize("source", ["def f(): return lambda images, prompts: 0", "def f(**kw): return 0"])
+def test_what_takes_no_pictures_is_told_how_to_be_written(tmp_path, source):
+    (tmp_path / "f.py").write_text(source)
+    with pytest.raises(
+        ConfigError, match=r"rewards\.r: f\(.*\) cannot be called with pictures and prompts; write it as def f\("
+    ):
+        bind_arguments("r", load_callable(f"{tmp_path / 'f.py'}:f"), {})
+
+
 def test_bound_functions_stay_differentiable(images):
     def mean(images, prompts, power):
         return (images**power).mean((1, 2, 3))

@@ -5,6 +5,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from click.testing import CliRunner
 from exported_runs import (
     LCM,
     SD,
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import flux, pixart, pixel, sana
 from tiny_runs import largest_difference, stir, tiny_config
 
+from rlcm import cli
 from rlcm.errors import MissingFileError, RunDirectoryError, UsageError
 from rlcm.pipelines import FAMILIES, load_pipeline, make_denoiser
 from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, tensors_of
@@ -185,6 +187,13 @@ def test_other_families_have_the_formats_that_exist(tmp_path):
             assert largest_difference(found, run.tuned) < CLOSE
         with pytest.raises(UsageError, match=f"--format kohya.*choose --format {forms[0]} or --format merged"):
             export_run(run.path, "kohya")
+
+
+def test_a_merged_folder_comes_with_a_word_on_its_guidance(tmp_path):
+    run = finished_run(tmp_path, *UNETS["builtin"], *FULL_STRENGTH[0], 0.05)
+    found = CliRunner().invoke(cli.main, ["export", str(run.path), "--format", "merged"])
+    assert (found.exit_code, found.output.count("draw from this one with `--guidance 3`")) == (0, 1), found.output
+    assert "guidance" not in CliRunner().invoke(cli.main, ["export", str(run.path)]).output
 
 
 def test_a_pixel_model_is_merged(tmp_path):

@@ -15,7 +15,7 @@ from rlcm.errors import ConfigError
 from rlcm.rewards.build import build_reward
 from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import TIMEOUT_SECONDS, RewardSettings
-from rlcm.rewards.user import first_problems, signature_of, takes_images_alone
+from rlcm.rewards.user import first_problems, not_callable, signature_of, takes_images_alone
 
 OneReward: TypeAlias = Callable[..., Any] | str | RewardSettings | Mapping[str, Any]
 """A function of images and prompts, a name as in the setting `rewards`, or an entry of it."""
@@ -114,11 +114,7 @@ def check_signature(reward: Callable[..., Any]) -> None:
     places: list[list[Any]] = [[None], [None, []]] if takes_images_alone(reward) else [[None, []], [None, [], []]]
     first = next(iter(signature.parameters), "")
     if first in ("prompt", "prompts") or not any(_binds(signature, place, named) for place in places):
-        label = getattr(reward, "__name__", type(reward).__name__)
-        raise ConfigError(
-            f"rewards: {label}{signature} cannot be called with pictures and prompts; write it as def {label}(images, prompts), with "
-            "metadata as a third argument if it wants them."
-        )
+        raise ConfigError(f"rewards: {not_callable(reward)}")
 
 
 def _binds(signature: inspect.Signature, given: Sequence[Any], named: Mapping[str, Any]) -> bool:

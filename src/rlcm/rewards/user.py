@@ -37,12 +37,18 @@ def bind_arguments(
     """
     signature = signature_of(target)
     if signature is not None:
-        given: list[Any] = [] if inspect.isclass(target) else [None, None]
+        given: list[Any] = []
+        if not inspect.isclass(target):
+            given = [None] if takes_images_alone(functools.partial(target, **args)) else [None, None]
         named: dict[str, Any] = dict(args)
         if given and "metadata" in signature.parameters:
             named["metadata"] = None
         elif given and takes_metadata(functools.partial(target, **args)):
             given.append(None)
+        try:
+            signature.bind_partial(*given)
+        except TypeError as error:
+            raise ConfigError(f"rewards.{label}: {not_callable(target)}") from error
         try:
             signature.bind(*given, **named)
         except TypeError as error:
@@ -121,6 +127,15 @@ def takes_metadata(reward: Callable[..., Any]) -> bool:
         return True
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(positional) > 2 and positional[2].default is inspect.Parameter.empty
+
+
+def not_callable(reward: Callable[..., Any]) -> str:
+    """Return what to say of a function that cannot be called as a reward, and how to write it."""
+    name = getattr(reward, "__name__", type(reward).__name__)
+    return (
+        f"{name}{signature_of(reward)} cannot be called with pictures and prompts; write it as def {name}(images, prompts), with "
+        "metadata as a third argument if it wants them."
+    )
 
 
 def takes_images_alone(reward: Callable[..., Any]) -> bool:

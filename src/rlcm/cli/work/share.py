@@ -9,13 +9,22 @@ import click
 from rlcm.paths import shown
 from rlcm.sharing.formats import ExportPrecision, Format, export_run
 from rlcm.sharing.push import prepare, send
+from rlcm.training.run_config import run_config
 from rlcm.tuning.saying import quiet
 
 
 def export_result(run: Path, form: Format, output: Path | None, precision: ExportPrecision) -> None:
     """Run `rlcm export`."""
     quiet()
-    click.echo(shown(export_run(run, form, output, precision)))
+    place = export_run(run, form, output, precision)
+    guidance = run_config(run).sampler.guidance
+    if form == "merged" and guidance is not None:
+        click.echo(
+            f"note: the run was tuned with guidance {guidance:g}, which no folder of a pipeline keeps; draw from this one with "
+            f"`--guidance {guidance:g}`, and tune it with `sampler.guidance={guidance:g}`",
+            err=True,
+        )
+    click.echo(shown(place))
 
 
 def push_result(

@@ -189,6 +189,18 @@ def test_other_families_have_the_formats_that_exist(tmp_path):
             export_run(run.path, "kohya")
 
 
+@pytest.mark.parametrize(
+    ("form", "name"), [("kohya", "e.txt"), ("diffusers", "x.BIN"), ("kohya", "x.Safetensors"), ("merged", "x.ckpt")]
+)
+def test_no_folder_is_made_of_a_files_name(form, name, tmp_path):
+    run = finished_run(tmp_path, *UNETS["sd"], *FULL_STRENGTH[0], 0.3)
+    with pytest.raises(UsageError, match=rf"{name}'(: a merged pipeline is a folder| ends like a file)"):
+        export_run(run.path, form, tmp_path / name)
+    assert not (tmp_path / name).exists()
+    export_run(run.path, "kohya", tmp_path / "v1.5")
+    assert (tmp_path / "v1.5").is_dir()
+
+
 def test_a_merged_folder_comes_with_a_word_on_its_guidance(tmp_path):
     run = finished_run(tmp_path, *UNETS["builtin"], *FULL_STRENGTH[0], 0.05)
     found = CliRunner().invoke(cli.main, ["export", str(run.path), "--format", "merged"])

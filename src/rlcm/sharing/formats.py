@@ -52,6 +52,9 @@ AVAILABLE: dict[str, tuple[Format, ...]] = {
 }
 """The formats of each kind of pipeline: those that a reader exists for."""
 
+_OF_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".zip", ".txt", ".json", ".png", ".jpg")
+"""Endings of names that are not those of folders."""
+
 
 def export_run(run: Path, form: Format, output: Path | None = None, precision: ExportPrecision = "fp32") -> Path:
     """Write the result of a finished run in a format; return the file, or for `merged` the folder.
@@ -161,6 +164,10 @@ def _place(output: Path, name: str) -> tuple[Path, OwnFolder | None]:
         raise UsageError(
             f"-o {str(output)!r} is a file already, and not a .safetensors file; give a name that ends in .safetensors, or a folder."
         )
+    if output.suffix.lower() in _OF_FILES and not output.is_dir():
+        raise UsageError(
+            f"-o {str(output)!r} ends like a file, and would become a folder; give a name that ends in .safetensors, or a folder."
+        )
     own = OwnFolder(output, "rlcm export", [name])
     own.require()
     return output / name, own
@@ -177,8 +184,8 @@ def _is_ours(file: Path) -> bool:
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that a pipeline cannot be written into without mixing it with what is there."""
-    if folder.suffix == ".safetensors":
-        raise UsageError(f"-o {str(folder)!r}: a merged pipeline is a folder, not a file; leave .safetensors out.")
+    if folder.suffix.lower() in _OF_FILES and not folder.is_dir():
+        raise UsageError(f"-o {str(folder)!r}: a merged pipeline is a folder, not a file; leave {folder.suffix} out.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} holds something already; delete it, or choose another folder with -o.")
     require_writable(folder)

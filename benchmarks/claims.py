@@ -233,6 +233,7 @@ def missed() -> list[str]:
     return [
         f"The demo misses: {'; '.join(bars)}." if bars else "The demo reaches all of its bars.",
         f"The demo at length misses: {'; '.join(at_length)}." if at_length else "The demo at length reaches all of its bars.",
+        "No figure here sees the grounds of the demo's pictures: to the eye they become much alike.",
         _not_first(),
         *_ddpo_missed(),
         _frontier_missed(),

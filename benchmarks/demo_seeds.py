@@ -190,8 +190,8 @@ This is the demo with four times as many rounds:
 from [fidelity](fidelity.md). What is gained in the trained number of steps is paid for in one step, where fewer pictures are right
 than before.
 
-The judge counts things, colours and places. It does not see all that the eye sees: the grounds have become much alike, a pale green,
-and some things are only half themselves, such as the monkey here. So a run of this length wants a leash, or a second reward that looks
+The judge counts things, colours and places. It does not see all that the eye sees: grounds have become a pale green, and some things
+are only half themselves, such as the monkey here. So a run of this length wants a leash, or a second reward that looks
 at the whole picture. Nobody has tried these here.
 
 ![The same prompts and noise before and after, by the first seed](images/{LONG_NAME}.png)
@@ -206,7 +206,7 @@ Before and after use the same prompts and the same noise: {pictures} pictures, {
 if it shows all that its prompt asks for. The share of right pictures is a mean over the six kinds of prompts. *Errors gone* is the net
 share of the base model's wrong pictures that are gone, with its 95 % interval over pictures. Diversity is the mean distance (one minus
 cosine) of two pictures of one prompt in the judge's features. Sharpness is the mean difference of neighbouring pixels. Both are given
-relative to the base model's.
+relative to the base model's. Neither sees the grounds, which the reward does not ask for: to the eye they become much alike.
 
 {table(heads, rows)}
 The targets set beforehand, and the worst seed:

@@ -210,7 +210,7 @@ def test_whatever_stands_in_a_file_is_read_or_refused_in_words(tmp_path_factory,
         found = read_votes(file)
     except ConfigError as error:
         found = str(error)
-    assert found == [] or "correct or delete the line" in found
+    assert found == [] or "correct or delete the line" in found or "save it as UTF-8" in found
 
 
 def _line(id, **changes):

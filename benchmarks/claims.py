@@ -125,7 +125,7 @@ def _highest(methods: Mapping[str, Any]) -> str:
 
 def _of_the_demo() -> list[tuple[str, str, str, str]]:
     runs = read(RESULTS / "demo.json")["runs"]
-    judged = [run["judged"][f"unseen, {run['steps']}"] for run in runs]
+    judged = demo_seeds.judged_as_trained(runs)
     gone, by_kinds = [one["errors_gone"]["mean"] for one in judged], [demo_seeds.gone_by_kinds(one) for one in judged]
     after = [one["tuned"]["right"]["overall"] for one in judged]
     seconds = max(run["whole_command_seconds"] for run in runs)
@@ -144,7 +144,7 @@ def _of_the_demo() -> list[tuple[str, str, str, str]]:
 
 def _of_the_demo_at_length() -> list[tuple[str, str, str, str]]:
     runs = read(RESULTS / "demo-long.json")["runs"]
-    judged = [run["judged"][f"unseen, {run['steps']}"] for run in runs]
+    judged = demo_seeds.judged_as_trained(runs)
     after, gone = [one["tuned"]["right"]["overall"] for one in judged], [one["errors_gone"]["mean"] for one in judged]
     one_step = [run["judged"]["unseen, 1"]["tuned"]["right"]["overall"] for run in runs]
     before = runs[0]["judged"]["unseen, 1"]["base"]["right"]["overall"]

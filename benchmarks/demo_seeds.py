@@ -109,6 +109,11 @@ def draw(pipeline: Any, config: TrainConfig, prompts: list[str], steps: int) -> 
     return pictures_of(denoiser, prompts, [image_seed("demo", place) for place in range(len(prompts))], BATCH)
 
 
+def judged_as_trained(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the judge says of every run on unseen prompts, in the number of steps that it was trained in."""
+    return [result["judged"][f"unseen, {result['steps']}"] for result in results]
+
+
 def gone_by_kinds(judged: Mapping[str, Any]) -> float:
     """Return the net share of wrong pictures that are gone, where every kind of prompts counts alike."""
     before, after = (judged[whose]["right"]["overall"] for whose in ("base", "tuned"))
@@ -117,7 +122,7 @@ def gone_by_kinds(judged: Mapping[str, Any]) -> float:
 
 def bars(results: Sequence[dict[str, Any]], *, at_length: bool = False) -> list[tuple[str, str, str, bool]]:
     """Return what was asked of the demo: what, the bar, the worst of the seeds, and whether it was reached."""
-    all_judged = [r["judged"][f"unseen, {r['steps']}"] for r in results]
+    all_judged = judged_as_trained(results)
     gone = [j["errors_gone"] for j in all_judged]
     least, clear = min(g["mean"] for g in gone), min(g["mean"] - g["ci95"] for g in gone)
     worst = min(j["tuned"]["right"][tag] - j["base"]["right"][tag] for j in all_judged for tag in TAGS)
@@ -150,8 +155,7 @@ def teachers_share() -> float:
 
 def page(results: Sequence[dict[str, Any]], machine: str, *, at_length: bool = False) -> str:
     """Return the page of the results."""
-    own = f"unseen, {results[0]['steps']}"
-    all_judged = [r["judged"][own] for r in results]
+    all_judged = judged_as_trained(results)
     base, pictures, calls = all_judged[0]["base"], all_judged[0]["images"], counted(results[0]["steps"], "step")
     rows = [
         [

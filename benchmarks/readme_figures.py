@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.algorithms.methods import TASKS
 from benchmarks.algorithms.page import seeds_of, shares_of, times_of
 from benchmarks.algorithms.summary import always_sooner
-from benchmarks.demo_seeds import gone_by_kinds, teachers_share
+from benchmarks.demo_seeds import gone_by_kinds, judged_as_trained, teachers_share
 from benchmarks.fidelity import OWN
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, put_between
@@ -32,7 +32,7 @@ WHY, END_OF_WHY = "<!-- why: written by benchmarks/readme_figures.py -->", "<!--
 def why() -> str:
     """Return why somebody would use it: four lines, each with a figure and a link."""
     runs = read(RESULTS / "demo.json")["runs"]
-    judged = [run["judged"][f"unseen, {run['steps']}"] for run in runs]
+    judged = judged_as_trained(runs)
     gone = [one["errors_gone"]["mean"] for one in judged]
     minutes = max(run["whole_command_seconds"] for run in runs) / 60
     gone_in = f"{min(gone):.0%} to {max(gone):.0%} of the base model's wrong pictures in {minutes:.0f} minutes on two CPU cores"
@@ -141,9 +141,7 @@ def fidelity() -> tuple[str, str, str]:
 def at_length() -> tuple[str, str, str]:
     """Return the row of the demo with four times as many rounds."""
     runs = read(RESULTS / "demo-long.json")["runs"]
-    before, after = (
-        [run["judged"][f"unseen, {run['steps']}"][whose]["right"]["overall"] for run in runs] for whose in ("base", "tuned")
-    )
+    before, after = ([one[whose]["right"]["overall"] for one in judged_as_trained(runs)] for whose in ("base", "tuned"))
     return (
         f"four times as many rounds of the demo, {len(runs)} seeds: the same; the teacher of the model in 50 steps",
         f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after; {teachers_share():.1%}",
@@ -157,7 +155,7 @@ def figures() -> str:
     speed = read(RESULTS / "speed.json")
     model = read(ROOT / "src" / "rlcm" / "builtin" / "weights" / "evaluation.json")
     runs = demo["runs"]
-    judged = [run["judged"][f"unseen, {run['steps']}"] for run in runs]
+    judged = judged_as_trained(runs)
     before, after = ([one[whose]["right"]["overall"] for one in judged] for whose in ("base", "tuned"))
     gone, by_kinds = [one["errors_gone"]["mean"] for one in judged], [gone_by_kinds(one) for one in judged]
     seconds = [run["whole_command_seconds"] for run in runs]

@@ -35,15 +35,15 @@ def bind_arguments(
     Raises:
         ConfigError: if an argument is unknown, missing, or refused by the class, or if the class raises.
     """
-    signature = signature_of(target)
+    signature, bound = signature_of(target), functools.partial(target, **args)
     if signature is not None:
         given: list[Any] = []
         if not inspect.isclass(target):
-            given = [None] if takes_images_alone(functools.partial(target, **args)) else [None, None]
+            given = [None] if takes_images_alone(bound) else [None, None]
         named: dict[str, Any] = dict(args)
         if given and "metadata" in signature.parameters:
             named["metadata"] = None
-        elif given and takes_metadata(functools.partial(target, **args)):
+        elif given and takes_metadata(bound):
             given.append(None)
         try:
             signature.bind_partial(*given)
@@ -75,7 +75,6 @@ def bind_arguments(
         return made
     if not args:
         return target
-    bound = functools.partial(target, **args)
     bound.__dict__.update(getattr(target, "__dict__", {}))  # keeps the mark `differentiable`
     return bound
 

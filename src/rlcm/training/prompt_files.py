@@ -21,10 +21,24 @@ Row = tuple[str, dict[str, Any]]
 """A prompt and what stood beside it."""
 
 
+def refuse_foreign(text: str) -> None:
+    """Do nothing if a text may hold prompts.
+
+    Raises:
+        ValueError: if it is what a program wrote that was asked for a file of prompts; the message says what, and what to do.
+    """
+    head = text.lstrip("\ufeff \t\n")[:40].lower()
+    for beginning, what in _BEGINNINGS.items():
+        if head.startswith(beginning):
+            raise ValueError(f"which should hold prompts, {what}")
+    if all(re.search(rf"^\s*{mark} .*\S", text, re.MULTILINE) for mark in ("<<<<<<<", ">>>>>>>")):
+        raise ValueError(
+            "which should hold prompts, holds both sides of a conflict of Git (<<<<<<< and >>>>>>>); keep one of them"
+        )
+
+
 def _read_lines(text: str) -> list[Row]:
     lines = [line for _, line in _numbered(text)]
-    if foreign := _foreign(lines):
-        raise ValueError(foreign)
     if lines and (_is_json(text, (list, dict)) or _is_nearly_json(lines)):
         raise ValueError(
             "which is read as one prompt a line, holds JSON; let its name end in .json, or in .jsonl for one object a line"
@@ -40,8 +54,6 @@ def _read_json_lines(text: str) -> list[Row]:
         try:
             entry = json.loads(line, object_pairs_hook=_without_doubles)
         except (ValueError, RecursionError) as error:
-            if foreign := _foreign([line for _, line in _numbered(text)]):
-                raise ValueError(foreign) from error
             raise ValueError(f"line {number}: {line[:80]!r} is not like {LIKE} ({_why(error)}); mend the line") from error
         rows.append(row(entry, f"line {number}"))
     return rows
@@ -51,8 +63,6 @@ def _read_json(text: str) -> list[Row]:
     try:
         found = json.loads(text, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
-        if foreign := _foreign([line for _, line in _numbered(text)]):
-            raise ValueError(foreign) from error
         if _is_json(next((line for _, line in _numbered(text)), ""), dict):
             raise ValueError("which has one object a line, is JSON lines; let its name end in .jsonl") from error
         raise ValueError(f"which must hold a list such as [{LIKE}], is no JSON ({_why(error)}); mend it") from error
@@ -92,16 +102,6 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
     return found
-
-
-def _foreign(lines: list[str]) -> str:
-    """Return what lines are, and what to do, where a program wrote them that was asked for a file of prompts; else nothing."""
-    for beginning, what in _BEGINNINGS.items():
-        if lines and lines[0].lower().startswith(beginning):
-            return f"which should hold prompts, {what}"
-    if all(any(line.startswith(mark) for line in lines) for mark in ("<<<<<<< ", ">>>>>>> ")):
-        return "which should hold prompts, holds both sides of a conflict of Git (<<<<<<< and >>>>>>>); keep one of them"
-    return ""
 
 
 def _columns(text: str) -> list[str]:

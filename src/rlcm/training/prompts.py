@@ -20,7 +20,7 @@ from rlcm.lookalikes import unquoted
 from rlcm.paths import existing
 from rlcm.runs.files import is_there, why_no_file
 from rlcm.text_files import read_text
-from rlcm.training.prompt_files import FORMS, OTHERS, READERS, Row, row
+from rlcm.training.prompt_files import FORMS, OTHERS, READERS, Row, refuse_foreign, row
 from rlcm.training.values import SAVE_IT, assignment
 
 # fmt: off
@@ -92,6 +92,7 @@ def load_prompts(source: str | Path | Iterable[str], setting: str = "prompts", o
     except (OSError, ValueError) as error:
         raise ConfigError(f"{named} cannot be read: {error}.") from error
     try:
+        refuse_foreign(text)
         rows = read(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{named}, {error}.") from error

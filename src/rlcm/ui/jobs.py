@@ -160,9 +160,9 @@ class Jobs:
         """
         with self._lock:
             process = self._process(name)
-            if process is None and "code" in self._noted(name):
-                raise UsageError(f"{name} has ended, so there is nothing to stop.")
             if process is None:
+                if "code" in self._noted(name):
+                    raise UsageError(f"{name} has ended, so there is nothing to stop.")
                 raise UsageError(
                     f"{name} is not being trained by a process that this page started; stop it where you started it, with Ctrl-C."
                 )

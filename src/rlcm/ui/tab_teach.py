@@ -62,8 +62,10 @@ class Teachings:
             known = self._known.get(name)
             if known is None or (known.is_new and known.prompts != asked):
                 self._known[name] = known = Teaching(self._desk.jobs, name, prompts)
-        own = f"It goes on with the prompts that it began with, such as {known.prompts[0]!r}. For others choose another name."
-        return known, "" if known.prompts == asked else own
+        goes_on = (
+            f"It goes on with the prompts that it began with, such as {known.prompts[0]!r}. For others choose another name."
+        )
+        return known, "" if known.prompts == asked else goes_on
 
     def of(self, name: str, source: str) -> Teaching:
         """Return the teaching of a name, with the prompts that it began with; else as `begin`."""

@@ -17,8 +17,7 @@ def export_result(run: Path, form: Format, output: Path | None, precision: Expor
     """Run `rlcm export`."""
     quiet()
     place = export_run(run, form, output, precision)
-    guidance = run_config(run).sampler.guidance
-    if form == "merged" and guidance is not None:
+    if form == "merged" and (guidance := run_config(run).sampler.guidance) is not None:
         click.echo(
             f"note: the run was tuned with guidance {guidance:g}, which no folder of a pipeline keeps; draw from this one with "
             f"`--guidance {guidance:g}`, and tune it with `sampler.guidance={guidance:g}`",

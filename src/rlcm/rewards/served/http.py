@@ -304,12 +304,11 @@ class HttpReward:
         else:
             raise RewardError(f"{'; '.join(errors)}. Start it with `rlcm rewards serve`, or check its address.")
         for url, health in found.items():
-            if health.get("admitted") is False and bearer_token(self._token_env):
-                raise RewardError(
-                    f"{url} does not take the token in the environment variable {self._token_env}; set it to the server's token."
-                )
             if health.get("admitted") is False:
-                raise RewardError(f"{url} wants a token; set the environment variable {self._token_env} to the server's token.")
+                variable = f"the environment variable {self._token_env}"
+                if bearer_token(self._token_env):
+                    raise RewardError(f"{url} does not take the token in {variable}; set it to the server's token.")
+                raise RewardError(f"{url} wants a token; set {variable} to the server's token.")
             if not health:
                 self._understood(url, prompts, metadata)
             if "rewards" in health and (missing := sorted(set(self.rewards or ()) - set(health["rewards"]))):

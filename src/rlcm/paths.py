@@ -42,12 +42,19 @@ def local(typed: Typed, setting: str) -> Path:
             f"write ./{text} for a folder of that name."
         )
     variable = _VARIABLE.search(path)
-    if variable and not os.path.exists(path):
+    if variable and (variable := _VARIABLE.search(_missing(path))):
         raise ConfigError(
             f"{setting}={text!r}: the environment variable {variable[0]} is not read here; write the path itself, or ~ for your "
             "own folder. On the command line the shell puts a variable's value in, unless it stands in single quotes."
         )
     return Path(path)
+
+
+def _missing(path: str) -> str:
+    """Return what of a path is not there: without the folders at its beginning that are, whatever their names are made of."""
+    parts = Path(path).parts
+    there = next((n for n in range(len(parts), 0, -1) if os.path.exists(os.path.join(*parts[:n]))), 0)
+    return "/".join(parts[there:])
 
 
 def given_folder(run: object) -> Path:

@@ -68,6 +68,14 @@ def test_the_remedies_of_refused_paths_work(here):
     assert existing("$HOME", "output") == here / "$HOME"  # a folder of that very name
 
 
+def test_a_folder_that_is_there_may_be_named_like_a_variable(here):
+    (here / "price in $USD").mkdir()
+    for typed in (here / "price in $USD" / "runs", "price in $USD/runs/mine", "./price in $USD/../runs"):
+        assert local(typed, "output") == Path(typed)
+    with pytest.raises(ConfigError, match=r"the environment variable \$USER is not read here"):
+        local("price in $USD/$USER", "output")
+
+
 def test_a_name_is_a_path_where_there_is_something_of_that_name(here):
     assert existing("models/lcm", "model.path") is None
     (here / "models/lcm").mkdir(parents=True)
@@ -111,5 +119,5 @@ def test_a_shown_path_is_read_as_the_same_path(names):
     path = Path.cwd().joinpath(*names)
     words = shlex.split(command("rlcm", path))
     assert words[0] == "rlcm"
-    if "$" not in str(path):  # a folder with a variable's name has to be there
+    if "$" not in "".join(names):  # a folder with a variable's name has to be there
         assert local(words[1], "RUN").absolute() == path

@@ -103,11 +103,46 @@ def test_places_that_are_none(file, chosen):
     assert not file.path.exists()
 
 
-@pytest.mark.parametrize("images", [FOUR[0], FOUR[:, :1], FOUR[:0], FOUR.tolist(), FOUR * float("nan")])
-def test_pictures_that_are_none(file, images):
-    with pytest.raises(UsageError, match=r"give the pictures of a question as a tensor \[K, 3, h, w\]"):
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (FOUR[0], "images=[3, 8, 8]: "),
+        (FOUR[:, :1], "images=[4, 1, 8, 8]: "),
+        (FOUR[:0], "images=[0, 3, 8, 8]: "),
+        (FOUR.tolist(), "images=list: "),
+        (FOUR * float("nan"), "not finite"),
+        (FOUR * 255, "such as images / 255."),
+        ((FOUR * 255).to(torch.uint8), "images are uint8: "),
+        (FOUR * 2 - 1, "such as images / 2 + 0.5."),
+        (FOUR - 3, "such as images.clamp(0, 1)."),
+    ],
+)
+def test_pictures_that_are_none(file, images, said):
+    with pytest.raises(
+        UsageError, match=r"give the pictures of a question as a float tensor \[K, 3, h, w\] in \[0, 1\]"
+    ) as refused:
         file.add("a", images, [0])
+    assert said in str(refused.value)
     assert not file.path.exists()
+
+
+def test_rounding_may_go_a_little_beyond(file):
+    file.add("a", FOUR * 1.0009 - 1e-4, [0])
+    assert len(file.votes()) == 1
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_a_vote_is_on_pictures_of_a_prompt(file, prompt):
+    with pytest.raises(UsageError, match="is empty; give the text that the pictures were drawn for"):
+        file.add(prompt, FOUR, [0])
+    assert not file.path.exists()
+
+
+def test_a_line_that_is_no_object_is_named(file):
+    file.add("a", FOUR, [0])
+    file.path.write_text("[1]\n" + file.path.read_text())
+    with pytest.raises(ConfigError, match=r"line 1 is no vote: it: write an object, .*; correct or delete the line"):
+        file.votes()
 
 
 GOOD = {"id": "x", "prompt": "a", "pictures": ["a.png", "b.png"], "chosen": [0]}

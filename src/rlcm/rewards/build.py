@@ -147,14 +147,21 @@ def _require_lists(label: str, target: Callable[..., Any], args: Mapping[str, An
             raise ConfigError(f"{setting}={value!r} is no list of texts; write it as {name}: [one, another]")
 
 
+def names_files(parameter: inspect.Parameter) -> bool:
+    """Return whether a parameter is annotated as a path, or as several."""
+    return bool(re.search(r"\bPath\b", str(parameter.annotation)))
+
+
 def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments with those that are declared to name files as absolute paths."""
     found = dict(args)
     signature = signature_of(target)
     parameters = () if signature is None else signature.parameters.values()
-    annotated = {p.name for p in parameters if re.search(r"\bPath\b", str(p.annotation))}
+    annotated = {p.name for p in parameters if names_files(p)}
     for name, value in args.items():
         setting = f"rewards.{label}.args.{name}"
+        if name in annotated and isinstance(value, list):
+            found[name] = [str(local(one, setting).absolute()) if isinstance(one, str) else one for one in value]
         if not isinstance(value, str):
             continue
         if name in annotated:

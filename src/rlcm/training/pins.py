@@ -18,18 +18,20 @@ import torch
 import rlcm
 from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
-from rlcm.paths import existing, local
+from rlcm.paths import local
 from rlcm.pipelines.contents import model_contents, pipeline_contents
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.machine import processor
 from rlcm.rewards import RewardMix, RewardSettings
-from rlcm.rewards.build import BUILT_IN
+from rlcm.rewards.build import BUILT_IN, located, place_of
+from rlcm.rewards.imported import load_callable
 from rlcm.rewards.made_with import made_with
 from rlcm.rewards.sources import own_files, own_text
 from rlcm.runs import digests
 from rlcm.runs.weights import listed
 from rlcm.settings import leaves
+from rlcm.training import pinned_arguments
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import PromptSet
 
@@ -80,6 +82,8 @@ class Pins:
     """Versions, device, precision, threads, processes: they change the last digits."""
     places: dict[str, str] = field(default_factory=dict)
     """Where some of the contents come from, for people; never compared."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Digests of the arguments of rewards themselves, whatever they name: see `made_since`."""
 
     def state(self) -> dict[str, dict[str, str]]:
         """Return what a checkpoint keeps."""
@@ -120,8 +124,9 @@ def pins_of(
         source = config.prompts if source is None else source
         if source and isinstance(source, str):
             found.places["prompts"] = source
-        _pin_rewards(found, "rewards", mix, config.rewards if entries is None else entries)
-        _pin_rewards(found, "evaluation.held_out", held_out, config.evaluation.held_out)
+        output = local(config.output, "output").resolve()
+        _pin_rewards(found, "rewards", mix, config.rewards if entries is None else entries, output)
+        _pin_rewards(found, "evaluation.held_out", held_out, config.evaluation.held_out, output)
         found.contents.update(model_contents(config.model) if pipeline is None else pipeline_contents(pipeline))
     except OSError as error:
         raise ConfigError(
@@ -135,7 +140,7 @@ def digest_of(prompts: PromptSet) -> str:
     return digests.of_value([prompts.prompts, prompts.metadata])
 
 
-def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequence[RewardSettings]) -> None:
+def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequence[RewardSettings], output: Path) -> None:
     parts = mix.parts if mix else []
     growing = {part.label: getattr(part.reward, "growing", ()) for part in parts}
     found.settings[f"the labels of {group}"] = json.dumps(sorted(part.label for part in parts))
@@ -150,7 +155,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
             for table, values in zip((_MADE, _REST), made_with(part.reward), strict=True):
                 if values:
                     found.contents[f"{key}{table}"] = digests.of_value(values)
-    for entry in entries:
+    for entry in map(located, entries):
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
             found.surroundings[f"{key}{_SERVER}"] = entry.name  # whose settings refuse passwords
@@ -159,34 +164,11 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         for name, file in own_files(entry.name).items():
             found.contents[f"{key}: {name}"] = digests.of_source(file)
             found.places[f"{key}: {name}"] = str(file)
-        for name, value in entry.args.items():
-            found.contents[f"{key}.args.{name}"] = _begun(value) if name in growing.get(entry.label, ()) else _held(value)
-
-
-def _held(value: Any) -> str:
-    """Return the digest of an argument, or of the file or the model's folder that it names; no argument is kept itself."""
-    try:
-        place = existing(value, "rewards") if isinstance(value, str) else None
-        if place is not None and place.is_file():
-            return f"file {digests.of_file(place)}"
-        if place is not None and (place / "config.json").is_file():
-            inside = {str(file.relative_to(place)): file for file in sorted(place.rglob("*")) if file.is_file()}
-            return f"folder {digests.of_value(digests.of_files(inside))}"
-    except (OSError, ValueError, ConfigError):  # a text, or what cannot be read
-        pass
-    return f"value {digests.of_value(value)}"
-
-
-def _begun(value: Any) -> str:
-    """Return the digest of how files begin that are only ever appended to: more of it is the same file."""
-    begun = []
-    for name in [value] if isinstance(value, str) else value:
-        try:
-            with open(local(name, "rewards"), "rb") as file:
-                begun.append(digests.of_bytes(file.readline()))
-        except (OSError, TypeError, ConfigError):
-            return _held(value)
-    return f"begins {digests.of_value(begun)}"
+        by_default = {} if is_address(entry.name) else pinned_arguments.defaults(load_callable(place_of(entry.name)))
+        for name, value in (by_default | entry.args).items():
+            digest = pinned_arguments.of_beginning if name in growing.get(entry.label, ()) else pinned_arguments.of_argument
+            found.contents[f"{key}.args.{name}"] = digest(value, output)
+            found.names[f"{key}.args.{name}"] = pinned_arguments.of_name(value)
 
 
 def surroundings(config: TrainConfig, pipeline: Any = None, processes: int = 1) -> dict[str, str]:
@@ -235,7 +217,11 @@ def agree(world: World, pins: Pins) -> None:
 def changes_of_meaning(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:
     """Return what changes the meaning of a run that goes on, a short text each."""
     found = _differences(before["settings"], {key: value for key, value in now.settings.items() if class_of(key) == "meaning"})
-    others = [key for key, value in now.contents.items() if _is_other(before["contents"].get(key, value), value)]
+    others = [
+        key
+        for key, value in now.contents.items()
+        if _is_other(before["contents"].get(key, value), value) and not made_since(before, now, key)
+    ]
     return found + [f"{name} ({place})" if (place := now.places.get(name)) else name for name in _names(others)]
 
 
@@ -246,7 +232,14 @@ def not_compared(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str
         for key, value in now.contents.items()
         if _is_object(before["contents"].get(key, value)) != _is_object(value)
     ]
-    return objects + [text for text in _differences(before["surroundings"], now.surroundings) if _SERVER in text]
+    made = [f"{key} (it was not there, or not read)" for key in now.names if made_since(before, now, key)]
+    return objects + made + [text for text in _differences(before["surroundings"], now.surroundings) if _SERVER in text]
+
+
+def made_since(before: Mapping[str, Mapping[str, str]], now: Pins, key: str) -> bool:
+    """Return whether an argument names, as before, a file or folder that was not there before: the reward may have made it."""
+    held = now.contents[key]
+    return key in now.names and held != now.names[key] == before["contents"].get(key)
 
 
 def changes_of_rounding(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:

@@ -40,6 +40,8 @@ from rlcm.text_files import marked
 MOST_PICTURES = 9
 PICTURES = "pictures"
 """The folder of the pictures, beside the file."""
+_BEYOND = 1e-3
+"""How far rounding may take a picture out of [0, 1]."""
 
 
 class Line(BaseModel):
@@ -156,7 +158,8 @@ def _parse(line: bytes, place: str, *, is_last: bool) -> Line | str | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         given = "" if first["type"] == "missing" or not first["loc"] else f"={json.dumps(first['input'])[:80]}"
-        what = first["msg"].removeprefix("Value error, ")
+        what = 'write an object, {"id": ..., "prompt": ...}' if first["type"] == "model_type" else first["msg"]
+        what = what.removeprefix("Value error, ")
         raise ConfigError(f"{place} is no vote: {where}{given}: {what}; correct or delete the line.") from error
     except (ValueError, RecursionError) as error:
         if is_last and _is_torn(line):
@@ -192,15 +195,12 @@ class VotesFile:
             id: of the question, so that nobody answers it twice; left out, a new one.
 
         Raises:
-            UsageError: if `chosen` names no pictures, or the question was answered before.
+            UsageError: if the pictures or the prompt are none, if `chosen` names no pictures, or the question was answered before.
             RunDirectoryError: if it cannot be written; nothing of it counts then.
         """
-        whole = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0
-        if not (whole and images.isfinite().all()):
-            shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise UsageError(
-                f"images={shape}: give the pictures of a question as a tensor [K, 3, h, w] in [0, 1], without NaN."
-            )
+        _require_pictures(images)
+        if not prompt.strip():
+            raise UsageError(f"prompt={prompt!r} is empty; give the text that the pictures were drawn for.")
         try:
             places = sorted(map(index, chosen))
         except TypeError:
@@ -268,6 +268,22 @@ class VotesFile:
                 raise
         finally:
             os.close(descriptor)
+
+
+def _require_pictures(images: Any) -> None:
+    """Refuse what is no float tensor [K, 3, h, w] in [0, 1]; rounding may go a little beyond."""
+    wanted = "give the pictures of a question as a float tensor [K, 3, h, w] in [0, 1], without NaN"
+    if not (isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0):
+        raise UsageError(f"images={list(images.shape) if isinstance(images, Tensor) else type(images).__name__}: {wanted}.")
+    if not images.is_floating_point():
+        raise UsageError(f"images are {str(images.dtype).removeprefix('torch.')}: {wanted}, such as images / 255.")
+    if not images.isfinite().all():
+        raise UsageError(f"images have values that are not finite: {wanted}.")
+    low, high = float(images.min()), float(images.max())
+    if low < -_BEYOND or high > 1 + _BEYOND:
+        signed = low >= -1 - _BEYOND and high <= 1 + _BEYOND
+        other = "images / 2 + 0.5" if signed else "images / 255" if low >= 0 else "images.clamp(0, 1)"
+        raise UsageError(f"images are in [{low:.4g}, {high:.4g}]: {wanted}, such as {other}.")
 
 
 def _answered(file: Path) -> set[str]:

@@ -27,7 +27,7 @@ from benchmarks.shared.pages import table
 from benchmarks.shared.places import DOCS, IMAGES, RESULTS, ROOT
 from rlcm.builtin import model_path
 from rlcm.builtin.detector import JudgeDetector
-from rlcm.builtin.judging import by_kind, right, sharpness
+from rlcm.builtin.judging import by_kind, ground_spread, right, sharpness
 from rlcm.builtin.prompts import prompt_set
 from rlcm.builtin.vocabulary import TAGS
 from rlcm.pipelines import make_denoiser
@@ -95,8 +95,12 @@ def look(folder: Path) -> dict[str, Any]:
                 if name == "base":
                     _BASE[key] = images
                 answers[name] = right(judge, images, wanted)
-                kept = {"sharpness": sharpness(images), "diversity": mean_distance(judge.features(images), prompts)}
-                one[name] = {"right": by_kind(answers[name], wanted)} | kept
+                one[name] = {
+                    "right": by_kind(answers[name], wanted),
+                    "sharpness": sharpness(images),
+                    "diversity": mean_distance(judge.features(images), prompts),
+                    "grounds": ground_spread(images),
+                }
             change = mean_interval(answers["tuned"].double() - answers["base"].double())
             errors = 1 - float(answers["base"].double().mean())
             found[f"{label}, {steps}"] = one | {"errors_gone": {key: change[key] / errors for key in ("mean", "ci95")}}

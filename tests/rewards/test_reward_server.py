@@ -23,7 +23,8 @@ from rlcm.errors import ConfigError, RewardError
 from rlcm.rewards import RewardMix, RewardPart, RewardSettings, build_rewards
 from rlcm.rewards.image.jpeg import Incompressibility
 from rlcm.rewards.image.pixels import to_png, to_uint8
-from rlcm.rewards.served.http import HttpReward, Servers
+from rlcm.rewards.served.http import HttpReward
+from rlcm.rewards.served.turns import Servers
 from rlcm.rewards.served.wire import NPZ, encode_request
 
 REWARDS = """
@@ -276,7 +277,7 @@ def test_a_server_that_keeps_failing_is_left_alone(proxy, images, prompts):
 
 def test_the_circuit_breaker_by_the_clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("rlcm.rewards.served.http.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rlcm.rewards.served.turns.time.monotonic", lambda: now[0])
     servers = Servers(["a", "b"], breaker_failures=2, breaker_seconds=10)
     assert [servers.next().url for _ in range(4)] == ["a", "b", "a", "b"]
     a, b = servers.all
@@ -435,7 +436,7 @@ def test_the_openapi_description_is_kept(server):
 
 
 def test_killed_within_a_batch_and_restarted_then_stopped_in_good_order(rewards_file, images, prompts, monkeypatch):
-    monkeypatch.setattr("rlcm.rewards.served.http.LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr("rlcm.rewards.served.turns.LONGEST_PAUSE", 0.5)
     first = small_server(f"{rewards_file}:moody")
     metadata = [{"sleep": 1.5, "value": float(i)} for i in range(5)]
     reward = client(first.url, rewards=["moody"], retries=600)

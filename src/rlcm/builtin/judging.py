@@ -88,3 +88,17 @@ def by_kind(answers: Tensor, asked: Sequence[Mapping[str, Any]]) -> dict[str, fl
 def sharpness(images: Tensor) -> float:
     """Return the mean absolute difference of neighbouring pixels, across and down, of images in [0, 1]."""
     return float(images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean())
+
+
+EDGE = 2
+"""Of a picture's edge so many pixels are its ground."""
+
+
+def ground_spread(images: Tensor) -> float:
+    """Return how far the grounds of images [B, 3, h, w] in [0, 1] are apart: the root mean square distance of their colours (RGB).
+
+    The colour of a ground is the median of a picture's outermost pixels, in each channel. No detector is asked.
+    """
+    sides = [images[..., :EDGE, :], images[..., -EDGE:, :], images[..., :EDGE], images[..., -EDGE:]]
+    colours = torch.cat([side.flatten(2) for side in sides], dim=2).median(2).values
+    return float(colours.var(0, correction=0).sum().sqrt())

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlcm.addresses import bearer_token, request_address
 from rlcm.rewards.image.pixels import to_png, to_uint8
 from rlcm.rewards.served.client import Client
-from rlcm.rewards.served.http import Servers, ask_each, post_patiently
+from rlcm.rewards.served.turns import Servers, ask_each, post_patiently
 from rlcm.rewards.served.wire import JSON
 from rlcm.rewards.settings import OnFailure
 from rlcm.rewards.vlm.answers import Answer, read_completion

@@ -116,13 +116,26 @@ def test_a_function_of_the_images_alone_may_be_named(tmp_path, images, prompts):
         bind_arguments("r", load_callable(f"{tmp_path / 'one.py'}:keyword"), {})
 
 
-@pytest.mark.parametrize("source", ["def f(): return lambda images, prompts: 0", "def f(**kw): return 0"])
+@pytest.mark.parametrize(
+    "source",
+    ["def f(): return lambda images, prompts: 0", "def f(**kw): return 0", "def f(prompts, images): return 0",
+     "class S:\n    def f(self, images): return 0\nf = S.f"],
+)  # fmt: skip
 def test_what_takes_no_pictures_is_told_how_to_be_written(tmp_path, source):
     (tmp_path / "f.py").write_text(source)
     with pytest.raises(
         ConfigError, match=r"rewards\.r: f\(.*\) cannot be called with pictures and prompts; write it as def f\("
     ):
         bind_arguments("r", load_callable(f"{tmp_path / 'f.py'}:f"), {})
+
+
+@pytest.mark.parametrize("parameters", ["self", "self, prompts, images", "self, a, b, c, d"])
+def test_an_object_that_takes_no_pictures_is_told_so(tmp_path, parameters):
+    (tmp_path / "f.py").write_text(f"class F:\n    def __call__({parameters}): return 0\n")
+    with pytest.raises(
+        ConfigError, match=r"rewards\.r: F\(.*\) cannot be called .*; write it as def __call__\(self, images, prompts\)"
+    ):
+        bind_arguments("r", load_callable(f"{tmp_path / 'f.py'}:F"), {})
 
 
 def test_bound_functions_stay_differentiable(images):

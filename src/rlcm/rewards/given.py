@@ -15,7 +15,7 @@ from rlcm.errors import ConfigError
 from rlcm.rewards.build import build_reward
 from rlcm.rewards.composition import RewardMix, RewardPart
 from rlcm.rewards.settings import TIMEOUT_SECONDS, RewardSettings
-from rlcm.rewards.user import first_problems, not_callable, signature_of, takes_images_alone
+from rlcm.rewards.user import check_signature, first_problems
 
 OneReward: TypeAlias = Callable[..., Any] | str | RewardSettings | Mapping[str, Any]
 """A function of images and prompts, a name as in the setting `rewards`, or an entry of it."""
@@ -99,30 +99,6 @@ def _given(reward: Any) -> Given:
     label = getattr(function, "__name__", type(function).__name__)
     limit = getattr(reward, "timeout_seconds", TIMEOUT_SECONDS)
     return Given(RewardSettings.model_construct(name=place_of(reward), label=label, timeout_seconds=limit), reward)
-
-
-def check_signature(reward: Callable[..., Any]) -> None:
-    """Refuse a function that cannot be called with pictures and prompts, or with pictures alone; metadata come by name or third.
-
-    Raises:
-        ConfigError: if it cannot.
-    """
-    signature = signature_of(reward)
-    if signature is None:
-        return
-    named: dict[str, Any] = {"metadata": []} if "metadata" in signature.parameters else {}
-    places: list[list[Any]] = [[None], [None, []]] if takes_images_alone(reward) else [[None, []], [None, [], []]]
-    first = next(iter(signature.parameters), "")
-    if first in ("prompt", "prompts") or not any(_binds(signature, place, named) for place in places):
-        raise ConfigError(f"rewards: {not_callable(reward)}")
-
-
-def _binds(signature: inspect.Signature, given: Sequence[Any], named: Mapping[str, Any]) -> bool:
-    try:
-        signature.bind(*given, **named)
-    except TypeError:
-        return False
-    return True
 
 
 def place_of(reward: Callable[..., Any]) -> str:

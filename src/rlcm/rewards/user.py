@@ -49,6 +49,8 @@ def bind_arguments(
             signature.bind_partial(*given)
         except TypeError as error:
             raise ConfigError(f"rewards.{label}: {not_callable(target)}") from error
+        if given and _takes_no_images_first(signature):
+            raise ConfigError(f"rewards.{label}: {not_callable(target)}")
         try:
             signature.bind(*given, **named)
         except TypeError as error:
@@ -72,6 +74,7 @@ def bind_arguments(
             raise ConfigError(f"{setting}: {target.__name__} {error}.") from cause
         if not callable(made):
             raise ConfigError(f"rewards.{label}: {target.__name__} has no __call__(images, prompts), so it is no reward.")
+        check_signature(made, f"rewards.{label}")
         return made
     if not args:
         return target
@@ -131,10 +134,39 @@ def takes_metadata(reward: Callable[..., Any]) -> bool:
 def not_callable(reward: Callable[..., Any]) -> str:
     """Return what to say of a function that cannot be called as a reward, and how to write it."""
     name = getattr(reward, "__name__", type(reward).__name__)
+    written = f"{name}(" if hasattr(reward, "__name__") else "__call__(self, "
     return (
-        f"{name}{signature_of(reward)} cannot be called with pictures and prompts; write it as def {name}(images, prompts), with "
+        f"{name}{signature_of(reward)} cannot be called with pictures and prompts; write it as def {written}images, prompts), with "
         "metadata as a third argument if it wants them."
     )
+
+
+def check_signature(reward: Callable[..., Any], setting: str = "rewards") -> None:
+    """Refuse what cannot be called with pictures and prompts, or with pictures alone; metadata come by name or third.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    signature = signature_of(reward)
+    if signature is None:
+        return
+    named: dict[str, Any] = {"metadata": []} if "metadata" in signature.parameters else {}
+    places: list[list[Any]] = [[None], [None, []]] if takes_images_alone(reward) else [[None, []], [None, [], []]]
+    if _takes_no_images_first(signature) or not any(_binds(signature, place, named) for place in places):
+        raise ConfigError(f"{setting}: {not_callable(reward)}")
+
+
+def _takes_no_images_first(signature: inspect.Signature) -> bool:
+    """Return whether a first parameter is another one by its name; that of a method that was named without an object is `self`."""
+    return next(iter(signature.parameters), "") in ("prompt", "prompts", "self")
+
+
+def _binds(signature: inspect.Signature, given: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def takes_images_alone(reward: Callable[..., Any]) -> bool:

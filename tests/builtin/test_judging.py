@@ -7,7 +7,7 @@ import torch
 from world_pictures import FOX, FOXES, NOTHING, RED_CAR, STAR_AND_OWL, Seeing, pictures
 
 from rlcm.builtin.detector import JudgeDetector
-from rlcm.builtin.judging import PromptJudge
+from rlcm.builtin.judging import PromptJudge, ground_spread
 from rlcm.builtin.vocabulary import ANIMALS, COLOURS, TAGS, every, known, metadata, prompt
 
 NAN = float("nan")
@@ -147,3 +147,13 @@ def test_the_animals_and_colours_of_the_world_are_words_of_their_own():
     assert len(set(ANIMALS)) == 12
     assert len(set(COLOURS)) == 5
     assert not {f"a {colour}" for colour in COLOURS} & {f"a {animal}" for animal in ANIMALS}
+
+
+def test_the_grounds_spread_is_that_of_edges_and_sees_no_things():
+    grounds = torch.tensor([[0.9, 0.8, 1.0], [0.7, 0.8, 1.0]])
+    images = grounds[:, :, None, None].expand(2, 3, 16, 16).clone()
+    assert ground_spread(images) == pytest.approx(0.1)
+    images[:, :, 2:14, 2:14] = torch.rand(2, 3, 12, 12)  # things in the middle
+    images[0, :, :2, :5] = 0.0  # and one that reaches the edge
+    assert ground_spread(images) == pytest.approx(0.1)
+    assert ground_spread(images[:1].expand(3, -1, -1, -1)) == 0

@@ -8,7 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlcm.errors import ConfigError, MissingFileError, UsageError
+from rlcm.training import other_names
 from rlcm.training.config import TrainConfig, load_config, parse_settings
+from rlcm.training.explaining import names_of
 
 
 def of(*overrides):
@@ -38,6 +40,13 @@ def test_what_is_written_is_read_back(tmp_path):
         ("optimizer.learning=1", r"optimizer\.learning is not a setting; it may be name, lr, "),
         ("optimizer.betass=1", r"optimizer\.betass is not a setting; did you mean optimizer\.betas\?"),
         ("lora.rnk=4", r"lora\.rnk is not a setting; did you mean lora\.rank\?"),
+        ("learning_rate=1", r"learning_rate is not a setting; did you mean optimizer\.lr\?"),
+        ("optimizer.learning_rate=1", r"optimizer\.learning_rate is not a setting; did you mean optimizer\.lr\?"),
+        ("round=5", r"round is not a setting; did you mean run\.rounds\?"),
+        (
+            "model.loras=[{path: x, weight: 2}]",
+            r"model\.loras\.0\.weight is not a setting; did you mean model\.loras\.0\.scale\?",
+        ),
         ("rewards=[{nme: x, name: sharpness}]", r"rewards\.0\.nme is not a setting; did you mean rewards\.0\.name\?"),
         ("model.loras=[{path: x, scal: 2}]", r"model\.loras\.0\.scal is not a setting; did you mean model\.loras\.0\.scale\?"),
         ("str=1", "str is not a setting"),
@@ -299,3 +308,13 @@ def test_a_list_of_settings_has_an_order(made):
 def test_a_configuration_is_a_path(path):
     with pytest.raises(ConfigError, match=r"config=.* is a (dict|int|list|bytes); give a path, and settings as changes"):
         load_config(path)
+
+
+def test_names_of_other_programs_lead_to_settings_that_there_are():
+    known = names_of(TrainConfig)
+    assert set(other_names._OURS) <= set(known)
+    theirs = [name for names in other_names._OURS.values() for name in names]
+    assert len(theirs) == len(set(theirs))
+    assert not {name.rpartition(".")[2] for name in known} & set(theirs), "what is a setting is found without them"
+    assert other_names.ours(["CFG_scale"], known) == "sampler.guidance"
+    assert other_names.ours(["cfg_scale"], ["seed"]) is None

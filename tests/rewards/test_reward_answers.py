@@ -69,6 +69,7 @@ def test_kinds_of_answers(images, prompts, convert):
         (itertools.repeat(1.0), r"shape \[6\]"),
         (object(), "object"),
         ({}, "empty dict"),
+        ({" ": [1.0] * 5}, "returned a component without a name"),
         ({"a": [1.0] * 5, "b": [1.0]}, "mine/b"),
         (torch.ones(5, dtype=torch.complex64), "complex"),
         ([0.0, 1.0, float("nan"), 2.0, float("nan")], "nan for image 2 .prompt 'a red fox'., 2 of 5"),

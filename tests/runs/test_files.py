@@ -69,6 +69,12 @@ def test_what_is_no_text_says_where(tmp_path):
         read_text(tmp_path / "x")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_in_another_encoding_that_says_so_is_read(tmp_path, encoding):
+    (tmp_path / "x").write_bytes("föx: 1".encode(encoding))
+    assert read_text(tmp_path / "x") == "föx: 1"
+
+
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, f"{'[' * (DEEPEST + 2)}{']' * (DEEPEST + 2)}", "9" * 5000])
 def test_damaged_json(tmp_path, text):
     (tmp_path / "x").write_text(text)

@@ -246,6 +246,8 @@ def test_sets_that_are_wanted(tmp_path):
         ("more", "held-out", 1, 2),
         ("bare", "held-out", 0, 45),
     ]
+    with pytest.raises(ConfigError, match=r"--prompts='=animals' gives its set no name; write --prompts animals, or a name"):
+        prompt_sets(config, True, ["=animals"], 4)
     with pytest.raises(ConfigError, match=r"two sets are called animals; name them, as in --prompts other=animals\."):
         prompt_sets(config, True, ["animals", "animals"], 48)
     with pytest.raises(ConfigError, match=r"two sets are called x; name them, as in --prompts other=animals-bare\."):

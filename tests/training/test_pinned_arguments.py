@@ -19,7 +19,7 @@ class Near:
     growing = ("dump",)
 
     def __init__(self, references: Path, several: list[Path] = (), kept: Path | None = None, dump: Path | None = None,
-                 usual: Path = Path("usual.txt"), by_name: str = ""):
+                 usual: Path = Path("usual.txt"), by_name: str = "", by_key: dict[str, Path] | None = None):
         self.kept, self.dump = kept, dump
 
     def __call__(self, images, prompts):
@@ -53,7 +53,7 @@ def run_of(args):
     return Trainer(config).train()
 
 
-ARGUMENTS = {"references": "refs", "several": ["one.txt", "./two.txt"], "by_name": "refs/deep"}
+ARGUMENTS = {"references": "refs", "several": ["one.txt", "./two.txt"], "by_name": "refs/deep", "by_key": {"one": "one.txt"}}
 
 
 def write(name, text="other"):
@@ -66,6 +66,7 @@ CHANGES = {
     "another name": (lambda: os.rename("refs/a.txt", "refs/c.txt"), ("references",)),
     "of the same size": (write("refs/deep/b.pt", "c"), ("references", "by_name")),
     "one of several": (write("two.txt", "3"), ("several",)),
+    "one of a dict": (write("one.txt", "0"), ("several", "by_key")),
     "a default": (write("usual.txt"), ("usual",)),
 }
 

@@ -152,6 +152,15 @@ def names_files(parameter: inspect.Parameter) -> bool:
     return bool(re.search(r"\bPath\b", str(parameter.annotation)))
 
 
+def _absolute(value: Any, setting: str) -> Any:
+    """Return a path, or a list or a dict of paths, with all of them absolute."""
+    if isinstance(value, str):
+        return str(local(value, setting).absolute())
+    if isinstance(value, list):
+        return [_absolute(one, setting) for one in value]
+    return {key: _absolute(one, setting) for key, one in value.items()} if isinstance(value, dict) else value
+
+
 def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments with those that are declared to name files as absolute paths."""
     found = dict(args)
@@ -160,12 +169,10 @@ def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) ->
     annotated = {p.name for p in parameters if names_files(p)}
     for name, value in args.items():
         setting = f"rewards.{label}.args.{name}"
-        if name in annotated and isinstance(value, list):
-            found[name] = [str(local(one, setting).absolute()) if isinstance(one, str) else one for one in value]
-        if not isinstance(value, str):
-            continue
         if name in annotated:
-            found[name] = str(local(value, setting).absolute())
-        elif name in getattr(target, "places", ()) and not (name == "model" and args.get("endpoint")):  # a name over there
+            found[name] = _absolute(value, setting)
+        elif (
+            isinstance(value, str) and name in getattr(target, "places", ()) and not (name == "model" and args.get("endpoint"))
+        ):  # a name over there
             found[name] = str(existing(value, setting) or value)
     return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlcm.errors import UnreadableFileError
+from rlcm.text_files import marked
 from rlcm.yaml_text import meant, read_yaml
 
 MEGABYTE = 1_000_000
@@ -95,11 +96,14 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST) -> str:
-    """Return a text file in UTF-8; errors as `read_bytes`, and where it is no text."""
+    """Return a text file in UTF-8, or in what a mark at its beginning says; errors as `read_bytes`, and where it is no text."""
+    data = read_bytes(path, most)
+    encoding = marked(data)
     try:
-        return read_bytes(path, most).decode("utf-8")
+        return data.decode(encoding or "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnreadableFileError(path, f"not a text file: byte {error.start + 1} is no UTF-8") from error
+        what = f"not a text file: byte {error.start + 1} is no {(encoding or 'utf-8').upper()}"
+        raise UnreadableFileError(path, what) from error
 
 
 def read_end(path: Path, most: int) -> str:

@@ -47,6 +47,7 @@ LINES = 60
 WEIGHTS = 4
 """Rewards that have a field for their weight; those of more are written into their entries."""
 MEASURING = "A round is being tried …"
+STOPPING = "A round that has begun is finished, and everything is saved first. Before the first round there is nothing to save."
 
 
 def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown: gr.State, wanted: gr.State) -> None:
@@ -191,7 +192,7 @@ def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown:
             desk.jobs.stop(name)
         except RLCMError as error:
             return fragments.notices(("error", "It was not stopped", str(error)))
-        return fragments.notices(("done", "It will stop", "The present round is finished and everything is saved first."))
+        return fragments.notices(("done", "It will stop", STOPPING))
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     tab.select(enter, None, start, **quiet)

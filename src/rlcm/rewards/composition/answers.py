@@ -96,6 +96,8 @@ def _components(label: str, answer: Any, batch: int) -> dict[str, Tensor]:
         return {label: _as_vector(label, answer, batch)}
     if not answer:
         raise RewardError(f"reward {label} returned an empty dict; return at least one component.")
+    if any(not str(key).strip() for key in answer):
+        raise RewardError(f"reward {label} returned a component without a name; name each of them: {{'name': numbers}}.")
     found = {f"{label}/{key}": _as_vector(f"{label}/{key}", value, batch) for key, value in answer.items()}
     if len(found) < len(answer):
         raise RewardError(f"reward {label} returned components of one name: {', '.join(map(str, answer))}.")

@@ -32,7 +32,7 @@ from torch import Tensor
 from benchmarks.shared import results as files
 from benchmarks.shared.command import parser
 from benchmarks.shared.figures import figure
-from benchmarks.shared.pages import table
+from benchmarks.shared.pages import spread, table
 from benchmarks.shared.places import DOCS, IMAGES, RESULTS, ROOT
 from benchmarks.shared.training import run_alone
 from rlcm.builtin import model_path
@@ -205,11 +205,6 @@ def train(method: str, seed: int, minutes: float, output: Path) -> Path:
         run_alone(begun)
         print(f"trained: {folder.name}", flush=True)
     return folder
-
-
-def spread(values: Sequence[float], digits: str) -> str:
-    """Return a mean with the lowest and highest."""
-    return f"{mean(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def page(found: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 
 from benchmarks.shared.places import DOCS
 
@@ -47,3 +48,8 @@ def row(cells: Iterable[str]) -> str:
 def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a table."""
     return row(head) + row(["---"] * len(head)) + "".join(map(row, rows))
+
+
+def spread(values: Sequence[float], digits: str) -> str:
+    """Return a mean with the lowest and highest."""
+    return f"{mean(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"

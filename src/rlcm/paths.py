@@ -41,8 +41,7 @@ def local(typed: Typed, setting: str) -> Path:
             f"{setting}={text!r}: there is no user {text[1:].partition('/')[0]!r}, whose folder this would be; correct the name, or "
             f"write ./{text} for a folder of that name."
         )
-    variable = _VARIABLE.search(path)
-    if variable and (variable := _VARIABLE.search(_missing(path))):
+    if "$" in path and (variable := _VARIABLE.search(_missing(path))):
         raise ConfigError(
             f"{setting}={text!r}: the environment variable {variable[0]} is not read here; write the path itself, or ~ for your "
             "own folder. On the command line the shell puts a variable's value in, unless it stands in single quotes."

@@ -138,6 +138,16 @@ def test_an_object_that_takes_no_pictures_is_told_so(tmp_path, parameters):
         bind_arguments("r", load_callable(f"{tmp_path / 'f.py'}:F"), {})
 
 
+def test_metadata_may_be_positional_alone(tmp_path, images, prompts):
+    (tmp_path / "f.py").write_text(
+        "class F:\n    def __call__(self, images, prompts, metadata, /): return [float(entry['n']) for entry in metadata]\n"
+        "def f(images, prompts, metadata, /): return [float(entry['n']) for entry in metadata]\n"
+    )
+    for name in "Ff":
+        reward = bind_arguments("r", load_callable(f"{tmp_path / 'f.py'}:{name}"), {})
+        assert call_reward(reward, images, prompts, [{"n": n} for n in range(5)]) == [0, 1, 2, 3, 4]
+
+
 def test_bound_functions_stay_differentiable(images):
     def mean(images, prompts, power):
         return (images**power).mean((1, 2, 3))

@@ -115,6 +115,8 @@ def test_places_that_are_none(file, chosen):
         ((FOUR * 255).to(torch.uint8), "images are uint8: "),
         (FOUR * 2 - 1, "such as images / 2 + 0.5."),
         (FOUR - 3, "such as images.clamp(0, 1)."),
+        (FOUR * 1.1, "such as images.clamp(0, 1)."),
+        (FOUR * 1.01 - 0.01, "such as images.clamp(0, 1)."),
     ],
 )
 def test_pictures_that_are_none(file, images, said):
@@ -131,9 +133,9 @@ def test_rounding_may_go_a_little_beyond(file):
     assert len(file.votes()) == 1
 
 
-@pytest.mark.parametrize("prompt", ["", " \n"])
+@pytest.mark.parametrize("prompt", ["", " \n", None])
 def test_a_vote_is_on_pictures_of_a_prompt(file, prompt):
-    with pytest.raises(UsageError, match="is empty; give the text that the pictures were drawn for"):
+    with pytest.raises(UsageError, match="is no text; give the text that the pictures were drawn for"):
         file.add(prompt, FOUR, [0])
     assert not file.path.exists()
 

@@ -318,3 +318,12 @@ def test_names_of_other_programs_lead_to_settings_that_there_are():
     assert not {name.rpartition(".")[2] for name in known} & set(theirs), "what is a setting is found without them"
     assert other_names.ours(["CFG_scale"], known) == "sampler.guidance"
     assert other_names.ours(["cfg_scale"], ["seed"]) is None
+    for key, meant in {
+        "optimizer.epsilon": "optimizer.eps", "algorithm.num_epochs": "algorithm.inner_epochs", "optimizer.batch": "rollout.batch_size",
+        "evaluation.prompts_file": "evaluation.prompts", "lora.r": "lora.rank",
+    }.items():  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"^{key} is not a setting; did you mean {meant}\?"):
+            of(f"{key}=1")
+    with pytest.raises(ConfigError) as refused:
+        of("rewards=[{name: sharpness, model_name: x}]", "model.loras=[{path: x, model_path: y}]")
+    assert "model.path" not in str(refused.value)

@@ -175,3 +175,33 @@ def test_a_folder_that_cannot_be_meant_is_refused_before_anything_else(tmp_path,
     with pytest.raises(ConfigError, match="there is no user"):
         located(tiny_config("~no-such-user/runs"))
     assert list(tmp_path.iterdir()) == []
+
+
+PATHS = """
+from __future__ import annotations
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+import pathlib
+
+def r(images, prompts, one: pathlib.Path | None = None, some: Sequence[Path] = (), all: tuple[Path, ...] | None = None,
+      named: Mapping[str, pathlib.Path] | None = None, either: Path | dict[str, str] | None = None,
+      told: list[tuple[Path, str]] = (), captions: dict[Path, str] | None = None, mixed: list[str | Path] = (), word: str = ""):
+    return images.mean((1, 2, 3))
+"""
+
+
+def test_arguments_are_paths_where_their_annotation_says_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.py").write_text(PATHS)
+    args = {
+        "one": "a", "some": ["a", "b"], "all": ["a", ""], "named": {"x": "a"},
+        "either": {"mode": "fast"}, "told": [["a.png", "a fox"]], "captions": {"a.png": "a fox"}, "mixed": ["org/model"], "word": "a",
+    }  # fmt: skip
+    found = located_reward(RewardSettings(name="r.py:r", args=args)).args
+    here = f"{tmp_path}/"
+    absolute = {"one": f"{here}a", "some": [f"{here}a", f"{here}b"], "all": [f"{here}a", ""], "named": {"x": f"{here}a"}}
+    assert found == args | absolute
+    assert located_reward(RewardSettings(name="r.py:r", args={"either": "a", "word": "b"})).args == {
+        "either": f"{here}a",
+        "word": "b",
+    }

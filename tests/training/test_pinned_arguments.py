@@ -12,6 +12,7 @@ from rlcm.errors import ConfigError
 from rlcm.training import pinned_arguments
 from rlcm.training.trainer import Trainer
 
+HOME = Path.home()
 REWARD = """
 from pathlib import Path
 
@@ -113,45 +114,125 @@ def test_folders_that_a_reward_writes_into_do_not_stop_it(place):
         Trainer.resume(run, ["run.rounds=4"])
 
 
-def test_the_folder_of_the_runs_does_not_count(tmp_path):
-    runs = tmp_path / "data" / "runs"
-    runs.mkdir(parents=True)
-    (tmp_path / "data" / "a").write_text("1")
-    before = pinned_arguments.of_argument(str(tmp_path / "data"), runs)
-    assert before == pinned_arguments.of_name(str(tmp_path / "data")), "a folder with the runs in it is a project, no data"
-    inside = pinned_arguments.of_argument(str(runs), tmp_path / "data" / "runs" / "mine")
-    assert inside.startswith("value "), "nor is one above them"
-    beside = tmp_path / "other"
-    beside.mkdir()
-    assert pinned_arguments.of_argument(str(beside), runs).startswith("folder ")
-    assert pinned_arguments.of_argument("/", runs).startswith("value ")
+def digest(value, output=Path("/nowhere"), is_declared=True):
+    return pinned_arguments.of_argument(str(value) if isinstance(value, Path) else value, output, is_declared)
+
+
+def test_folders_of_more_than_a_reward_are_known_by_their_names(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    (data / "runs").mkdir(parents=True)
+    (data / "a").write_text("1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert digest(data).startswith("folder ")
+    assert digest(data, data / "runs") == pinned_arguments.of_name(str(data)), "the runs are in it"
+    (data / "config.json").write_text("{}")
+    assert digest(data, data / "runs").startswith("value ")
+    assert digest(data).startswith("folder ")
+    monkeypatch.chdir(data)
+    assert digest(data).startswith("value "), "it is the working directory"
+    assert digest("/").startswith("value ")
+    assert digest(str(tmp_path)).startswith("value "), "the folder of a user is in it"
+
+
+def test_a_word_is_no_folder_unless_the_reward_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train").mkdir()
+    Path("train/a").write_text("1")
+    Path("cat").write_text("1")
+    words = ("train", ["cat", "train"], {"split": "train"})
+    for value in words:
+        assert digest(value, is_declared=False) == pinned_arguments.of_name(value)
+        assert digest(value).startswith(("folder ", "files "))
+    assert digest("./train", is_declared=False) == digest("train")
+    before = digest(["./train", "red"], is_declared=False)
+    assert before.startswith("files ")
+    assert before != digest(["./train", "blue"], is_declared=False), "the words beside it count"
 
 
 def test_of_many_files_all_names_and_sizes_count(tmp_path, monkeypatch):
     monkeypatch.setattr(pinned_arguments, "MOST_FILES", 3)
     for number in range(10):
         (tmp_path / f"{number}").write_text("x")
-    found = {pinned_arguments.of_argument(str(tmp_path), tmp_path / "elsewhere-not" / "runs")}
-    found.add(pinned_arguments.of_argument(str(tmp_path), Path("/nowhere")))
+    (tmp_path / ".git").mkdir()
+    before = digest(tmp_path)
+    (tmp_path / ".git/index").write_text("what another program writes")
+    (tmp_path / "1").write_text("y")  # one that is not read
+    assert digest(tmp_path) == before
+    found = {before}
     (tmp_path / "7").write_text("xx")
-    found.add(pinned_arguments.of_argument(str(tmp_path), Path("/nowhere")))
+    found.add(digest(tmp_path))
     (tmp_path / "8").rename(tmp_path / "88")
-    found.add(pinned_arguments.of_argument(str(tmp_path), Path("/nowhere")))
+    found.add(digest(tmp_path))
     (tmp_path / "0").write_text("y")  # one that is read
-    found.add(pinned_arguments.of_argument(str(tmp_path), Path("/nowhere")))
-    assert len(found) == 5
+    found.add(digest(tmp_path))
+    assert len(found) == 4
     monkeypatch.setattr(pinned_arguments, "_MOST_NAMES", 9)
-    assert pinned_arguments.of_argument(str(tmp_path), Path("/nowhere")).startswith("value ")
+    assert digest(tmp_path).startswith("value ")
+
+
+def test_links_are_followed_once_and_what_may_not_be_read_is_said(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/a").write_text("1")
+    (tmp_path / "refs").mkdir()
+    (tmp_path / "refs/set").symlink_to(tmp_path / "far")
+    (tmp_path / "refs/loop").symlink_to(tmp_path / "refs")
+    (tmp_path / "refs/nowhere").symlink_to(tmp_path / "not-there")
+    before = digest(tmp_path / "refs")
+    (tmp_path / "far/a").write_text("2")
+    assert digest(tmp_path / "refs") != before
+
+    def refused(file):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pinned_arguments.digests, "of_pieces", refused)
+        with pytest.raises(PermissionError):
+            digest(tmp_path / "refs")
+        assert digest(tmp_path / "refs", is_declared=False).startswith("value ")
 
 
 def test_values_that_name_nothing_count_as_they_are(tmp_path):
-    runs = tmp_path / "runs"
-    for value in (1, None, "a fox", ["a", 1], {"a": {"b": [2.5]}}, ""):
-        assert pinned_arguments.of_argument(value, runs) == pinned_arguments.of_name(value)
+    for value in (1, None, "a fox", ["a", 1], {"a": {"b": [2.5]}}, "", [], {}):
+        assert digest(value) == digest(value, is_declared=False) == pinned_arguments.of_name(value)
     (tmp_path / "a").write_text("1")
     nested = {"weights": [str(tmp_path / "a"), 2]}
-    first = pinned_arguments.of_argument(nested, runs)
+    first = digest(nested, is_declared=False)
     (tmp_path / "a").write_text("2")
     assert first.startswith("files ")
-    assert first != pinned_arguments.of_argument(nested, runs)
+    assert first != digest(nested, is_declared=False)
     assert json.dumps(nested) not in first
+
+
+def test_what_grows_is_known_by_its_beginning(tmp_path):
+    def begun(value):
+        return pinned_arguments.of_beginning(value, Path("/nowhere"))
+
+    file = tmp_path / "notes"
+    forms = (str(file), [str(file)], {"a": str(file)})
+    for missing in (lambda: None, file.touch, lambda: file.write_text("half a line")):
+        missing()
+        assert [begun(value) for value in forms] == [pinned_arguments.of_name(value) for value in forms]
+    file.write_text("first\n")
+    before = [begun(value) for value in forms]
+    file.write_text("first\nsecond\n")
+    assert [begun(value) for value in forms] == before
+    file.write_text("other\n")
+    assert all(begun(value) != was for value, was in zip(forms, before, strict=True))
+    file.write_bytes(b"x" * 200_000)
+    assert begun(str(file)).startswith("begins ")
+    os.mkfifo(tmp_path / "pipe")
+    for value in (str(tmp_path / "pipe"), str(tmp_path), None, 3, [], [1]):
+        assert begun(value) == pinned_arguments.of_name(value)
+
+
+def test_defaults_count_where_they_name_something(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("there.txt").write_text("1")
+
+    def reward(images, prompts, there: Path = Path("there.txt"), typed: Path = "there.txt", gone: Path = Path("gone"),
+               home: Path = HOME, word="there.txt", number: int = 3):  # fmt: skip
+        """Score nothing."""
+
+    found = pinned_arguments.defaults(reward, Path("/nowhere"))
+    assert list(found) == ["there", "typed"]
+    assert all(one.startswith("file ") for one in found.values())

@@ -147,18 +147,36 @@ def _require_lists(label: str, target: Callable[..., Any], args: Mapping[str, An
             raise ConfigError(f"{setting}={value!r} is no list of texts; write it as {name}: [one, another]")
 
 
-def names_files(parameter: inspect.Parameter) -> bool:
-    """Return whether a parameter is annotated as a path, or as several."""
-    return bool(re.search(r"\bPath\b", str(parameter.annotation)))
+_PATH = r"(?:\w+\.)*Path"
+_PATHS = re.compile(rf"(?:\w+\.)*(?:Sequence|Iterable|[Ll]ist|[Tt]uple|[Ss]et)\[{_PATH}(?:, \.\.\.)?\]")
+_NAMED_PATHS = re.compile(rf"(?:\w+\.)*(?:Mapping|[Dd]ict)\[str, {_PATH}\]")
 
 
-def _absolute(value: Any, setting: str) -> Any:
-    """Return a path, or a list or a dict of paths, with all of them absolute."""
-    if isinstance(value, str):
-        return str(local(value, setting).absolute())
-    if isinstance(value, list):
-        return [_absolute(one, setting) for one in value]
-    return {key: _absolute(one, setting) for key, one in value.items()} if isinstance(value, dict) else value
+def named_places(target: Callable[..., Any]) -> set[str]:
+    """Return the names of parameters that a reward says to name files or folders."""
+    signature = signature_of(target)
+    parameters = () if signature is None else signature.parameters.values()
+    return {p.name for p in parameters if re.search(r"\bPath\b", str(p.annotation))} | set(getattr(target, "places", ()))
+
+
+def _annotation(parameter: inspect.Parameter) -> str:
+    """Return what a parameter is annotated with, as text, without `None`."""
+    text = str(parameter.annotation).strip("'\"")
+    text = re.sub(r"^(?:\w+\.)*Optional\[(.*)\]$", r"\1", text)
+    return text.removesuffix(" | None").removeprefix("None | ")
+
+
+def _absolute(value: Any, setting: str, annotation: str) -> Any:
+    """Return a path, or a list or a dict of paths, with all of them absolute; anything else as it is."""
+
+    def one(text: Any) -> Any:
+        return str(local(text, setting).absolute()) if isinstance(text, str) and text else text
+
+    if isinstance(value, list) and _PATHS.fullmatch(annotation):
+        return list(map(one, value))
+    if isinstance(value, dict) and _NAMED_PATHS.fullmatch(annotation):
+        return {key: one(text) for key, text in value.items()}
+    return one(value)
 
 
 def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,11 +184,11 @@ def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) ->
     found = dict(args)
     signature = signature_of(target)
     parameters = () if signature is None else signature.parameters.values()
-    annotated = {p.name for p in parameters if names_files(p)}
+    annotated = {p.name: _annotation(p) for p in parameters if re.search(r"\bPath\b", str(p.annotation))}
     for name, value in args.items():
         setting = f"rewards.{label}.args.{name}"
         if name in annotated:
-            found[name] = _absolute(value, setting)
+            found[name] = _absolute(value, setting, annotated[name])
         elif (
             isinstance(value, str) and name in getattr(target, "places", ()) and not (name == "model" and args.get("endpoint"))
         ):  # a name over there

@@ -41,7 +41,7 @@ def bind_arguments(
         if not inspect.isclass(target):
             given = [None] if takes_images_alone(bound) else [None, None]
         named: dict[str, Any] = dict(args)
-        if given and "metadata" in signature.parameters:
+        if given and _takes_by_name(signature, "metadata"):
             named["metadata"] = None
         elif given and takes_metadata(bound):
             given.append(None)
@@ -133,8 +133,11 @@ def takes_metadata(reward: Callable[..., Any]) -> bool:
 
 def not_callable(reward: Callable[..., Any]) -> str:
     """Return what to say of a function that cannot be called as a reward, and how to write it."""
-    name = getattr(reward, "__name__", type(reward).__name__)
-    written = f"{name}(" if hasattr(reward, "__name__") else "__call__(self, "
+    inner = reward
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = getattr(inner, "__name__", type(inner).__name__)
+    written = f"{name}(" if hasattr(inner, "__name__") else "__call__(self, "
     return (
         f"{name}{signature_of(reward)} cannot be called with pictures and prompts; write it as def {written}images, prompts), with "
         "metadata as a third argument if it wants them."
@@ -150,10 +153,15 @@ def check_signature(reward: Callable[..., Any], setting: str = "rewards") -> Non
     signature = signature_of(reward)
     if signature is None:
         return
-    named: dict[str, Any] = {"metadata": []} if "metadata" in signature.parameters else {}
+    named: dict[str, Any] = {"metadata": []} if _takes_by_name(signature, "metadata") else {}
     places: list[list[Any]] = [[None], [None, []]] if takes_images_alone(reward) else [[None, []], [None, [], []]]
     if _takes_no_images_first(signature) or not any(_binds(signature, place, named) for place in places):
         raise ConfigError(f"{setting}: {not_callable(reward)}")
+
+
+def _takes_by_name(signature: inspect.Signature, name: str) -> bool:
+    parameter = signature.parameters.get(name)
+    return parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
 
 
 def _takes_no_images_first(signature: inspect.Signature) -> bool:
@@ -195,8 +203,7 @@ def call_reward(
     named: dict[str, Any] = {}
     if takes_metadata(reward):
         given = copy.deepcopy([dict(entry) for entry in metadata]) if metadata is not None else [{} for _ in prompts]
-        parameter = inspect.signature(reward).parameters.get("metadata")
-        if parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+        if _takes_by_name(inspect.signature(reward), "metadata"):
             named["metadata"] = given
         else:
             arguments.append(given)

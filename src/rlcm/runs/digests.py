@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,14 @@ def of_source(file: Path) -> str:
     return of_bytes(file.read_bytes().replace(b"\r\n", b"\n"))
 
 
-def of_files(files: Mapping[str, Path]) -> dict[str, str]:
+def of_files(files: Mapping[str, Path], digest: Callable[[Path], str] = of_file) -> dict[str, str]:
     """Return the digest of every file, by the name that is given to it; several are read at a time.
 
     Raises:
         OSError: if one of them cannot be read.
     """
     with ThreadPoolExecutor(_THREADS) as threads:  # hashing lets other threads run
-        return dict(zip(files, threads.map(of_file, files.values()), strict=True))
+        return dict(zip(files, threads.map(digest, files.values()), strict=True))
 
 
 def of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -100,7 +100,7 @@ def read_text(path: Path, most: int = MOST) -> str:
     data = read_bytes(path, most)
     encoding = marked(data)
     try:
-        return data.decode(encoding or "utf-8-sig")
+        return data.decode(encoding or "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         what = f"not a text file: byte {error.start + 1} is no {(encoding or 'utf-8').upper()}"
         raise UnreadableFileError(path, what) from error

@@ -43,8 +43,9 @@ def _explain(kind: type[Settings], detail: dict[str, Any]) -> str:
         word = spelt(str(location[-1]))
         close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
         near = [name for name in names_of(kind) if name.rpartition(".")[2] == word and not location[:-1] and word not in known]
-        elsewhere = None if near else other_names.ours([*location[:-1], word], names_of(kind))
-        near = [elsewhere] if elsewhere else [".".join([*map(str, location[:-1]), name]) for name in near or close[:1]]
+        near = near or [".".join([*map(str, location[:-1]), name]) for name in close[:1]]
+        if elsewhere := other_names.ours([*location[:-1], word], names_of(kind), is_near=bool(near)):
+            near = [elsewhere]
         hint = f"did you mean {' or '.join(near)}?" if near else f"it may be {', '.join(known)}."
         return f"{visible(key) if key.strip() else repr(key)} is not a setting{oddities(key)}; {hint}"
     message = _WORDS.get(detail["type"], detail["msg"].removeprefix("Value error, ")).removesuffix(".")

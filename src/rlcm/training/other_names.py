@@ -7,14 +7,12 @@ from collections.abc import Sequence
 _OURS: dict[str, tuple[str, ...]] = {
     "name": ("run_name", "experiment_name", "exp_name"),
     "output": ("output_dir", "out_dir", "logging_dir", "logdir", "save_dir"),
-    "model.path": ("pretrained_model_name_or_path", "model_id", "model_name", "model_path", "base_model", "checkpoint"),
+    "model.path": ("pretrained_model_name_or_path", "model_id", "model_name", "model_path", "base_model"),
     "model.precision": ("mixed_precision", "dtype", "torch_dtype"),
-    "model.height": ("resolution",),
     "sampler.steps": ("num_inference_steps", "inference_steps", "num_steps", "sample_num_steps", "n_steps"),
     "sampler.guidance": ("guidance_scale", "cfg", "cfg_scale", "sample_guidance_scale"),
     "lora.rank": ("lora_rank", "lora_r", "r"),
     "lora.alpha": ("lora_alpha",),
-    "lora.ema_decay": ("ema",),
     "prompts": ("prompt_file", "prompts_file", "prompt_fn", "prompt_function", "dataset", "train_data"),
     "rewards": ("reward_fn", "reward_function", "reward_func", "reward_funcs", "reward_model"),
     "rollout.batch_size": ("batch", "train_batch_size", "per_device_train_batch_size"),
@@ -32,7 +30,7 @@ _OURS: dict[str, tuple[str, ...]] = {
         *("max_train_steps", "num_train_epochs"),
     ),
     "run.time_limit_minutes": ("minutes", "time_limit", "max_minutes"),
-    "run.micro_batch_size": ("gradient_accumulation_steps", "micro_batch"),
+    "run.micro_batch_size": ("micro_batch",),
     "run.save_every": ("save_freq", "save_steps", "checkpointing_steps"),
     "run.tracker": ("report_to", "logger", "log_with"),
 }
@@ -40,15 +38,18 @@ _BY_NAME = {theirs: ours for ours, names in _OURS.items() for theirs in names}
 _OF_A_LORA = ("weight", "strength", "multiplier", "adapter_weight", "lora_scale")
 
 
-def ours(location: Sequence[str | int], known: Sequence[str]) -> str | None:
+def ours(location: Sequence[str | int], known: Sequence[str], *, is_near: bool = False) -> str | None:
     """Return the dotted name of the setting that a key of another program means; None of one that is not known.
 
     Args:
         location: the key and the groups that it stands in; a place in a list as a number.
         known: the dotted names that there are.
+        is_near: whether there is a setting of a similar name in the same group, which it is then rather than one of another group.
     """
     *path, word = location
-    if [*map(str, path[:2])] == ["model", "loras"] and word in _OF_A_LORA:
-        return ".".join([*map(str, path), "scale"])
+    if [*map(str, path[:2])] == ["model", "loras"]:
+        return ".".join([*map(str, path), "scale"]) if word in _OF_A_LORA else None
     found = _BY_NAME.get(str(word).lower())
-    return found if found in known else None
+    if found is None or found not in known or path[:1] == ["rewards"]:
+        return None
+    return found if not path or found.startswith(f"{path[0]}.") or not is_near else None

@@ -24,7 +24,7 @@ from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
 from rlcm.processes.machine import processor
 from rlcm.rewards import RewardMix, RewardSettings
-from rlcm.rewards.build import BUILT_IN, located, place_of
+from rlcm.rewards.build import BUILT_IN, located, named_places, place_of
 from rlcm.rewards.imported import load_callable
 from rlcm.rewards.made_with import made_with
 from rlcm.rewards.sources import own_files, own_text
@@ -84,6 +84,8 @@ class Pins:
     """Where some of the contents come from, for people; never compared."""
     names: dict[str, str] = field(default_factory=dict)
     """Digests of the arguments of rewards themselves, whatever they name: see `made_since`."""
+    typed: dict[str, str] = field(default_factory=dict)
+    """The same of the arguments as they were typed: where paths are relative, processes may have other working directories."""
 
     def state(self) -> dict[str, dict[str, str]]:
         """Return what a checkpoint keeps."""
@@ -155,7 +157,8 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
             for table, values in zip((_MADE, _REST), made_with(part.reward), strict=True):
                 if values:
                     found.contents[f"{key}{table}"] = digests.of_value(values)
-    for entry in map(located, entries):
+    for typed in entries:
+        entry = located(typed)
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
             found.surroundings[f"{key}{_SERVER}"] = entry.name  # whose settings refuse passwords
@@ -164,11 +167,19 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         for name, file in own_files(entry.name).items():
             found.contents[f"{key}: {name}"] = digests.of_source(file)
             found.places[f"{key}: {name}"] = str(file)
-        by_default = {} if is_address(entry.name) else pinned_arguments.defaults(load_callable(place_of(entry.name)))
-        for name, value in (by_default | entry.args).items():
-            digest = pinned_arguments.of_beginning if name in growing.get(entry.label, ()) else pinned_arguments.of_argument
-            found.contents[f"{key}.args.{name}"] = digest(value, output)
-            found.names[f"{key}.args.{name}"] = pinned_arguments.of_name(value)
+        target = None if is_address(entry.name) else load_callable(place_of(entry.name), entry.timeout_seconds)
+        declared = set() if target is None else named_places(target)
+        by_default = {} if target is None else pinned_arguments.defaults(target, output)
+        grows = growing.get(entry.label, ())
+        for name, value in entry.args.items():
+            place = f"{key}.args.{name}"
+            if name in ([grows] if isinstance(grows, str) else grows):
+                found.contents[place] = pinned_arguments.of_beginning(value, output)
+            else:
+                found.contents[place] = pinned_arguments.of_argument(value, output, name in declared)
+            found.names[place] = pinned_arguments.of_name(value)
+            found.typed[place] = pinned_arguments.of_name(typed.args[name])
+        found.contents.update({f"{key}.args.{name}": d for name, d in by_default.items() if name not in entry.args})
 
 
 def surroundings(config: TrainConfig, pipeline: Any = None, processes: int = 1) -> dict[str, str]:
@@ -211,6 +222,7 @@ def agree(world: World, pins: Pins) -> None:
     versions = {key: pins.surroundings[key] for key in ("rlcm", *LIBRARIES)}
     remedy = "give all machines the same files, and the same versions of rlcm and its libraries."
     contents = {key: value for key, value in pins.contents.items() if not key.endswith(_REST)}  # where processes may differ
+    contents |= {key: pins.typed[key] for key, name in pins.names.items() if contents[key] == name}
     require_same(world, pins.settings | contents | versions, remedy)
 
 
@@ -238,8 +250,8 @@ def not_compared(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str
 
 def made_since(before: Mapping[str, Mapping[str, str]], now: Pins, key: str) -> bool:
     """Return whether an argument names, as before, a file or folder that was not there before: the reward may have made it."""
-    held = now.contents[key]
-    return key in now.names and held != now.names[key] == before["contents"].get(key)
+    known = before["contents"].get(key)
+    return key in now.names and now.contents[key] != known and known in (now.names[key], now.typed[key])
 
 
 def changes_of_rounding(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:

@@ -21,7 +21,8 @@ class RunSettings(Settings):
     """Rounds of sampling and learning."""
     time_limit_minutes: float | None = Field(default=None, gt=0, le=100_000_000)
     """Stop, as after the last round, once this much time has gone into sampling and learning. What rises or falls over the run
-    follows the rounds or the time, whichever is nearer to its end."""
+    follows the rounds or the time, whichever is nearer to its end; so two runs of one seed may end elsewhere, since no clock ticks
+    alike twice."""
     clock: Literal["wall", "cpu"] = "wall"
     """What `seconds` and the time limit count: the time that passes, or the computing time of the process over all its threads,
     which other programs on the machine hardly lengthen. `cpu` is for comparing methods on one CPU, each with one thread."""

@@ -195,12 +195,12 @@ class VotesFile:
             id: of the question, so that nobody answers it twice; left out, a new one.
 
         Raises:
-            UsageError: if the pictures or the prompt are none, if `chosen` names no pictures, or the question was answered before.
+            UsageError: if the pictures or the prompt are not such, if `chosen` names no pictures, or the question was answered before.
             RunDirectoryError: if it cannot be written; nothing of it counts then.
         """
         _require_pictures(images)
-        if not prompt.strip():
-            raise UsageError(f"prompt={prompt!r} is empty; give the text that the pictures were drawn for.")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UsageError(f"prompt={prompt!r} is no text; give the text that the pictures were drawn for.")
         try:
             places = sorted(map(index, chosen))
         except TypeError:
@@ -281,8 +281,11 @@ def _require_pictures(images: Any) -> None:
         raise UsageError(f"images have values that are not finite: {wanted}.")
     low, high = float(images.min()), float(images.max())
     if low < -_BEYOND or high > 1 + _BEYOND:
-        signed = low >= -1 - _BEYOND and high <= 1 + _BEYOND
-        other = "images / 2 + 0.5" if signed else "images / 255" if low >= 0 else "images.clamp(0, 1)"
+        other = "images.clamp(0, 1)"
+        if low >= 0 and high > 2:
+            other = "images / 255"
+        elif -1 - _BEYOND <= low < -0.2 and high <= 1 + _BEYOND:
+            other = "images / 2 + 0.5"
         raise UsageError(f"images are in [{low:.4g}, {high:.4g}]: {wanted}, such as {other}.")
 
 

@@ -83,7 +83,7 @@ def _named(text: str) -> tuple[str, Kind, PromptSet]:
     name, equals, source = text.partition("=")
     if not equals or existing(text, "--prompts"):
         name, source = (text if text in BUILT_IN else Path(text).stem), text
-    if not name.strip():
+    if source and not name.strip():
         raise ConfigError(
             f"--prompts={text!r} gives its set no name; write {command('--prompts', source)}, or a name before the =."
         )

@@ -1,6 +1,6 @@
 """The demo with three seeds: how many of the base model's errors it mends, by the held-out judge on prompts that it never trained on.
 
-    python benchmarks/demo_seeds.py [--long | --leash] [--seeds 0 1 2] [--keep runs/demo-seeds]
+    python benchmarks/demo_seeds.py [--long] [--leash] [--seeds 0 1 2] [--keep runs/demo-seeds]
 
 Writes benchmarks/results/demo.json, docs/demo.md and the README's picture (of the first seed). With --long, four times as many
 rounds: writes benchmarks/results/demo-long.json, docs/demo-long.md and docs/images/demo-long.png. With --leash, the demo held near

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +50,11 @@ def test_entries_of_a_configuration_are_taken_too():
         (one,) = given(passed)
         assert one.reward is None
         assert (one.settings.label, one.settings.weight, one.settings.args) == ("b", -1.0, {"target": 0.2})
+
+
+@pytest.mark.parametrize("weight", [torch.tensor(0.5), np.float32(0.5), np.array(0.5)])
+def test_weights_may_be_numbers_of_other_libraries(weight):
+    assert [one.settings.weight for one in given({dark: weight})] == [0.5]
 
 
 def test_what_was_given_is_given_again_as_it_is():

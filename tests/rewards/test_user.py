@@ -9,7 +9,7 @@ import torch
 
 from rlcm.errors import ConfigError, MissingFileError
 from rlcm.rewards.imported import load_callable
-from rlcm.rewards.user import bind_arguments, call_reward, takes_metadata
+from rlcm.rewards.user import bind_arguments, call_reward, check_signature, form_of
 
 
 @pytest.fixture
@@ -189,9 +189,37 @@ def test_metadata_is_passed_on(reward, images, prompts):
 
 
 def test_a_default_is_not_taken_for_metadata():
-    assert not takes_metadata(lambda images, prompts, scale=2.0: None)
-    assert not takes_metadata(lambda images, prompts, *rest: None)
-    assert takes_metadata(lambda images, prompts, metadata=None: None)
+    assert form_of(lambda images, prompts, scale=2.0: None).metadata == "no"
+    assert form_of(lambda images, prompts, *rest: None).metadata == "no"
+    assert form_of(lambda images, prompts, metadata=None: None).metadata == "named"
+
+
+@pytest.mark.parametrize(
+    ("source", "args", "expected"),
+    [
+        ("def f(images, invert=False): return [2.0 if invert else 1.0] * len(images)", {}, 1.0),
+        ("def f(images, invert=False): return [2.0 if invert else 1.0] * len(images)", {"invert": True}, 2.0),
+        ("def f(images, scale=2.0, metadata=None): return [scale * len(metadata)] * len(images)", {}, 10.0),
+        ("class f:\n    def __call__(self, images, negate=False): return [-1.0 if negate else 1.0] * len(images)", {}, 1.0),
+        ("def f(images, prompts=None): return [float(len(prompts))] * len(images)", {}, 5.0),
+        ("def f(images, texts=()): return [float(len(texts))] * len(images)", {}, 5.0),
+        ("def f(images, p=None): return [float(len(p))] * len(images)", {}, 5.0),
+        ("def f(images, *, prompts=None): return [float(len(prompts))] * len(images)", {}, 5.0),
+        ("def f(images, *, prompts): return [float(len(prompts))] * len(images)", {}, 5.0),
+        ("def f(images, scale=1.0, prompts=()): return [scale * len(prompts)] * len(images)", {"scale": 2}, 10.0),
+        ("def f(images, metadata, prompts): return [float(len(metadata + prompts))] * len(images)", {}, 10.0),
+        ("def f(*given): return [float(len(given))] * len(given[0])", {}, 2.0),
+    ],
+)
+def test_every_parameter_gets_what_it_says(tmp_path, images, prompts, source, args, expected):
+    """An option with a default never gets the prompts, and `prompts` does wherever it stands."""
+    (tmp_path / "f.py").write_text(source)
+    made = load_callable(f"{tmp_path / 'f.py'}:f")
+    assert call_reward(bind_arguments("r", made, args), images, prompts) == [expected] * 5
+    if not args:
+        passed = made() if isinstance(made, type) else made
+        check_signature(passed)
+        assert call_reward(passed, images, prompts) == [expected] * 5
 
 
 async def slow(images, prompts):

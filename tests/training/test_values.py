@@ -3,8 +3,11 @@
 import os
 import re
 import shlex
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -232,6 +235,14 @@ def test_other_mistakes_beside_dots_are_said_first(tmp_path):
         from_file(tmp_path, "run.round: 2")
     with pytest.raises(ConfigError, match=r"must hold `key: value` lines at its top, not a text\.$"):
         from_file(tmp_path, "just words = nothing")
+
+
+@pytest.mark.parametrize("value", [np.float64(1e-4), np.logspace(-5, -3, 3)[1], torch.tensor(1e-4), 1e-4])
+def test_dotted_keys_are_answered_whatever_kind_of_number_they_have(value):
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.lr.*: keys with dots .* in a file write\n    optimizer: \{lr: [\d.e-]+\}\n"
+    ):
+        parse_settings(TrainConfig, {"optimizer.lr": value, "output": Path("x"), "run.rounds": np.int64(1)})
 
 
 def test_dots_in_keys_that_are_no_settings_are_left_alone(tmp_path):

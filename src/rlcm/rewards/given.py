@@ -115,6 +115,8 @@ def _is_finite(number: numbers.Real) -> bool:
 
 
 def _weight(reward: Any, weight: Any) -> float:
+    if getattr(weight, "shape", None) == () and hasattr(weight, "item"):  # of NumPy or torch
+        weight = weight.item()
     if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not _is_finite(weight):
         name = reward if isinstance(reward, str) else getattr(reward, "__name__", repr(reward))
         raise ConfigError(f"rewards: the weight of {name} is {weight!r}; give a finite number.")

@@ -7,7 +7,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
@@ -37,24 +37,17 @@ def bind_arguments(
     """
     signature, bound = signature_of(target), functools.partial(target, **args)
     if signature is not None:
-        given: list[Any] = []
-        if not inspect.isclass(target):
-            given = [None] if takes_images_alone(bound) else [None, None]
-        named: dict[str, Any] = dict(args)
-        if given and _takes_by_name(signature, "metadata"):
-            named["metadata"] = None
-        elif given and takes_metadata(bound):
-            given.append(None)
+        places, named = ([], {}) if inspect.isclass(target) else _filled(form_of(bound))
         try:
-            signature.bind_partial(*given)
+            signature.bind_partial(*places)
         except TypeError as error:
             raise ConfigError(f"rewards.{label}: {not_callable(target)}") from error
-        if given and _takes_no_images_first(signature):
+        if places and _takes_no_images_first(signature):
             raise ConfigError(f"rewards.{label}: {not_callable(target)}")
         try:
-            signature.bind(*given, **named)
+            signature.bind(*places, **{**named, **args})
         except TypeError as error:
-            known = [key for key in list(signature.parameters)[len(given) :] if key != "metadata"]
+            known = [key for key in list(signature.parameters)[len(places) :] if key not in named]
             raise ConfigError(
                 f"rewards.{label}.args={_given(args)} does not fit ({error}); it takes {', '.join(known) or 'no arguments'}."
             ) from error
@@ -116,19 +109,54 @@ def first_problems(error: ValidationError) -> str:
     return "; ".join(found)
 
 
-def takes_metadata(reward: Callable[..., Any]) -> bool:
-    """Return whether a reward wants the prompts' metadata.
+PROMPTS = ("prompts", "prompt", "texts", "text", "captions", "caption")
+"""Names under which a second parameter takes the prompts even if it has a default."""
 
-    It does if it has a parameter named `metadata`, or a third positional one without a default.
+
+class Form(NamedTuple):
+    """What a reward is called with beside the images, which come first."""
+
+    prompts: Literal["second", "named", "no"]
+    metadata: Literal["third", "named", "no"]
+
+
+def form_of(reward: Callable[..., Any]) -> Form:
+    """Return how a reward is called.
+
+    The prompts are its second argument; they are passed by name where its parameter `prompts` stands elsewhere, and not at all where
+    it has no place for them: one positional parameter, or a second one that has a default and another name, which is an option. It
+    gets the prompts' metadata if it has a parameter named `metadata`, or a third positional one without a default.
     """
     signature = signature_of(reward)
     if signature is None:
-        return False
-    parameters = list(signature.parameters.values())
-    if any(parameter.name == "metadata" for parameter in parameters):
-        return True
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 2 and positional[2].default is inspect.Parameter.empty
+        return Form("second", "no")
+    parameters = signature.parameters
+    places = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    metadata: Literal["third", "named", "no"] = "no"
+    if "metadata" in parameters:
+        metadata = "named" if _takes_by_name(signature, "metadata") else "third"
+    elif len(places) > 2 and places[2].default is inspect.Parameter.empty:
+        metadata = "third"
+    bound = reward.keywords if isinstance(reward, functools.partial) else {}
+    if _takes_by_name(signature, "prompts") and parameters["prompts"] not in places[:2] and "prompts" not in bound:
+        return Form("named", metadata)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+        return Form("second", metadata)
+    others = [p for p in places if p.name != "metadata"]
+    if len(others) < 2 or (others[1].name not in PROMPTS and others[1].default not in (inspect.Parameter.empty, None)):
+        return Form("no", metadata)
+    return Form("second", metadata)
+
+
+def _filled(form: Form, images: Any = None, prompts: Any = None, metadata: Any = None) -> tuple[list[Any], dict[str, Any]]:
+    """Return what a reward of this form is called with: by their places, and by their names."""
+    places, named = [images], {}
+    for name, value, how in (("prompts", prompts, form.prompts), ("metadata", metadata, form.metadata)):
+        if how == "named":
+            named[name] = value
+        elif how != "no":
+            places.append(value)
+    return places, named
 
 
 def not_callable(reward: Callable[..., Any]) -> str:
@@ -145,7 +173,7 @@ def not_callable(reward: Callable[..., Any]) -> str:
 
 
 def check_signature(reward: Callable[..., Any], setting: str = "rewards") -> None:
-    """Refuse what cannot be called with pictures and prompts, or with pictures alone; metadata come by name or third.
+    """Refuse what cannot be called as `form_of` says.
 
     Raises:
         ConfigError: if it cannot.
@@ -153,9 +181,12 @@ def check_signature(reward: Callable[..., Any], setting: str = "rewards") -> Non
     signature = signature_of(reward)
     if signature is None:
         return
-    named: dict[str, Any] = {"metadata": []} if _takes_by_name(signature, "metadata") else {}
-    places: list[list[Any]] = [[None], [None, []]] if takes_images_alone(reward) else [[None, []], [None, [], []]]
-    if _takes_no_images_first(signature) or not any(_binds(signature, place, named) for place in places):
+    places, named = _filled(form_of(reward))
+    try:
+        signature.bind(*places, **named)
+    except TypeError as error:
+        raise ConfigError(f"{setting}: {not_callable(reward)}") from error
+    if _takes_no_images_first(signature):
         raise ConfigError(f"{setting}: {not_callable(reward)}")
 
 
@@ -167,24 +198,6 @@ def _takes_by_name(signature: inspect.Signature, name: str) -> bool:
 def _takes_no_images_first(signature: inspect.Signature) -> bool:
     """Return whether a first parameter is another one by its name; that of a method that was named without an object is `self`."""
     return next(iter(signature.parameters), "") in ("prompt", "prompts", "self")
-
-
-def _binds(signature: inspect.Signature, given: Sequence[Any], named: Mapping[str, Any]) -> bool:
-    try:
-        signature.bind(*given, **named)
-    except TypeError:
-        return False
-    return True
-
-
-def takes_images_alone(reward: Callable[..., Any]) -> bool:
-    """Return whether a reward has one positional parameter, for the images, and no place for the prompts."""
-    signature = signature_of(reward)
-    if signature is None:
-        return False
-    kinds = [p.kind for p in signature.parameters.values() if p.name != "metadata"]
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return inspect.Parameter.VAR_POSITIONAL not in kinds and sum(kind in positional for kind in kinds) == 1
 
 
 def call_reward(
@@ -199,13 +212,10 @@ def call_reward(
         prompts: B texts.
         metadata: B dicts, or None; a reward that takes metadata then gets empty ones.
     """
-    arguments: list[Any] = [images] if takes_images_alone(reward) else [images, list(prompts)]
-    named: dict[str, Any] = {}
-    if takes_metadata(reward):
-        given = copy.deepcopy([dict(entry) for entry in metadata]) if metadata is not None else [{} for _ in prompts]
-        if _takes_by_name(inspect.signature(reward), "metadata"):
-            named["metadata"] = given
-        else:
-            arguments.append(given)
-    answer = reward(*arguments, **named)
+    form = form_of(reward)
+    told = None
+    if form.metadata != "no":
+        told = copy.deepcopy([dict(entry) for entry in metadata]) if metadata is not None else [{} for _ in prompts]
+    places, named = _filled(form, images, list(prompts), told)
+    answer = reward(*places, **named)
     return event_loop().wait(answer) if inspect.isawaitable(answer) else answer

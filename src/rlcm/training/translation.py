@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from rlcm.settings import alternatives, declared, is_group
@@ -56,7 +57,18 @@ def unfolded(kind: Any, values: Mapping[str, Any], place: str = "") -> tuple[dic
 
 def in_a_file(values: Mapping[str, Any], keys: Iterable[str]) -> str:
     """Return lines of YAML that say some of the values, each of them on a line of its own."""
-    return "".join(f"\n    {key}: {write_yaml(values[key], flow=True)}" for key in dict.fromkeys(keys))
+    return "".join(f"\n    {key}: {write_yaml(_of_yaml(values[key]), flow=True)}" for key in dict.fromkeys(keys))
+
+
+def _of_yaml(value: Any) -> Any:
+    """Return a value of Python as YAML can say it: numbers of NumPy and torch as Python's, paths and what else there is as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _of_yaml(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(_of_yaml, value))
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, NoneType)) else str(value)
 
 
 def _leads_somewhere(kind: Any, path: list[str]) -> bool:

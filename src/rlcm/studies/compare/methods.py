@@ -17,6 +17,7 @@ from rlcm.report.metric import Metric
 from rlcm.report.run import Run
 from rlcm.report.values import finite, mapping, mean_and_half
 from rlcm.runs.files import is_there, printable, why_no_file
+from rlcm.runs.listing import runs_in
 
 APART = ("seed", "name", "output")
 """Settings in which the runs of one method differ."""
@@ -168,7 +169,10 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             if not is_there(path):  # a name that was mistyped
                 raise
             why = why_no_file(path).removeprefix("it ") or "is a file"
-            left_out.append(f"{printable(path)} {'holds no run that can be read' if why == 'is a folder' else why}")
+            if why == "is a folder":
+                inside, _ = runs_in(path)
+                why = f"is a folder of runs, and wants them named ({path}/*)" if inside else "holds no run that can be read"
+            left_out.append(f"{printable(path)} {why}")
     return runs, left_out
 
 

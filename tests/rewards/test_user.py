@@ -209,9 +209,25 @@ def test_a_default_is_not_taken_for_metadata():
         ("def f(images, scale=1.0, prompts=()): return [scale * len(prompts)] * len(images)", {"scale": 2}, 10.0),
         ("def f(images, metadata, prompts): return [float(len(metadata + prompts))] * len(images)", {}, 10.0),
         ("def f(*given): return [float(len(given))] * len(given[0])", {}, 2.0),
+        ("def f(images, p=''): return [float(len(p))] * len(images)", {}, 5.0),
+        ("def f(images, size=(1, 2), *rest): return [float(len(size))] * len(images)", {}, 2.0),
+        ("def f(images, scale=1.0, texts=None): return [scale * len(texts)] * len(images)", {}, 5.0),
+        ("def f(images, *, captions): return [float(len(captions))] * len(images)", {}, 5.0),
+        (
+            "import torch\nclass f(torch.nn.Module):\n    def forward(self, images, invert=False): return [float(invert)] * 5",
+            {},
+            0.0,
+        ),
+        ("import torch\nclass f(torch.nn.Module):\n    def forward(self, images): return [1.0] * 5", {}, 1.0),
+        ("import torch\n@torch.no_grad()\ndef f(images, scale): return [scale] * 5", {"scale": 2.0}, 2.0),
+        (
+            "import torch\n@torch.no_grad()\ndef f(images, prompts, scale): return [scale * len(prompts)] * 5",
+            {"scale": 2.0},
+            10.0,
+        ),
     ],
 )
-def test_every_parameter_gets_what_it_says(tmp_path, images, prompts, source, args, expected):
+def test_every_parameter_gets_what_is_meant_for_it(tmp_path, images, prompts, source, args, expected):
     """An option with a default never gets the prompts, and `prompts` does wherever it stands."""
     (tmp_path / "f.py").write_text(source)
     made = load_callable(f"{tmp_path / 'f.py'}:f")
@@ -220,6 +236,30 @@ def test_every_parameter_gets_what_it_says(tmp_path, images, prompts, source, ar
         passed = made() if isinstance(made, type) else made
         check_signature(passed)
         assert call_reward(passed, images, prompts) == [expected] * 5
+
+
+def test_what_a_partial_holds_stays(images):
+    def f(images, scale=1.0, prompts=(), metadata=()):
+        return [scale * (len(prompts) + len(metadata))] * len(images)
+
+    held = functools.partial(f, prompts=["mine"], metadata=["m"])
+    held.differentiable = True
+    assert call_reward(bind_arguments("r", held, {"scale": 2.0}), images, ["a"] * 5) == [4.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("source", "args", "known"),
+    [
+        ("def f(images, invert=False): return 0", {"inver": True}, "it takes invert"),
+        ("def f(images): return 0", {"x": 1}, "it takes no arguments"),
+        ("def f(images, *, scale=1): return 0", {"scal": 1}, "it takes scale"),
+        ("def f(images, scale, prompts): return 0", {"scal": 3}, "it takes scale"),
+    ],
+)
+def test_an_argument_that_is_not_there_is_answered_with_those_that_are(tmp_path, source, args, known):
+    (tmp_path / "f.py").write_text(source)
+    with pytest.raises(ConfigError, match=rf"rewards\.r\.args=.* does not fit .*{known}\.$"):
+        bind_arguments("r", load_callable(f"{tmp_path / 'f.py'}:f"), args)
 
 
 async def slow(images, prompts):

@@ -185,7 +185,8 @@ import pathlib
 
 def r(images, prompts, one: pathlib.Path | None = None, some: Sequence[Path] = (), all: tuple[Path, ...] | None = None,
       named: Mapping[str, pathlib.Path] | None = None, either: Path | dict[str, str] | None = None,
-      told: list[tuple[Path, str]] = (), captions: dict[Path, str] | None = None, mixed: list[str | Path] = (), word: str = ""):
+      told: list[tuple[Path, str]] = (), captions: dict[Path, str] | None = None, mixed: list[str | Path] = (), word: str = "",
+      pair: tuple[Path, Path] | None = None, either_list: Path | list[Path] = (), quoted: "list[Path]|None" = None):
     return images.mean((1, 2, 3))
 """
 
@@ -196,10 +197,12 @@ def test_arguments_are_paths_where_their_annotation_says_nothing_else(tmp_path, 
     args = {
         "one": "a", "some": ["a", "b"], "all": ["a", ""], "named": {"x": "a"},
         "either": {"mode": "fast"}, "told": [["a.png", "a fox"]], "captions": {"a.png": "a fox"}, "mixed": ["org/model"], "word": "a",
+        "pair": ["a", "b"], "either_list": ["a"], "quoted": ["b"],
     }  # fmt: skip
     found = located_reward(RewardSettings(name="r.py:r", args=args)).args
     here = f"{tmp_path}/"
     absolute = {"one": f"{here}a", "some": [f"{here}a", f"{here}b"], "all": [f"{here}a", ""], "named": {"x": f"{here}a"}}
+    absolute |= {"pair": [f"{here}a", f"{here}b"], "either_list": [f"{here}a"], "quoted": [f"{here}b"]}
     assert found == args | absolute
     assert located_reward(RewardSettings(name="r.py:r", args={"either": "a", "word": "b"})).args == {
         "either": f"{here}a",

@@ -107,7 +107,9 @@ def test_folders_that_a_reward_writes_into_do_not_stop_it(place):
         listener = Listener()
         Trainer.resume(run, [f"run.rounds={rounds}"], watcher=listener).train()
         (said,) = (note for note in listener.notes if "compared" in note)
-        assert said == ("cannot be compared with what was there before: rewards.Near.args.kept (it was not there, or not read)")
+        assert said == (
+            "cannot be compared with what was there before: rewards.Near.args.kept (it was not read before, or is not now)"
+        )
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(f"{place}/made", f"{place}/refs"))
     with pytest.raises(ConfigError, match=r"rewards\.Near\.args\.kept"):

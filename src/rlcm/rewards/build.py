@@ -148,8 +148,8 @@ def _require_lists(label: str, target: Callable[..., Any], args: Mapping[str, An
 
 
 _PATH = r"(?:\w+\.)*Path"
-_PATHS = re.compile(rf"(?:\w+\.)*(?:Sequence|Iterable|[Ll]ist|[Tt]uple|[Ss]et)\[{_PATH}(?:, \.\.\.)?\]")
-_NAMED_PATHS = re.compile(rf"(?:\w+\.)*(?:Mapping|[Dd]ict)\[str, {_PATH}\]")
+_PATHS = re.compile(rf"(?:\w+\.)*(?:Sequence|Iterable|[Ll]ist|[Tt]uple|[Ss]et)\[{_PATH}(?:,(?:\.\.\.|{_PATH}))*\]")
+_NAMED_PATHS = re.compile(rf"(?:\w+\.)*(?:Mapping|[Dd]ict)\[str,{_PATH}\]")
 
 
 def named_places(target: Callable[..., Any]) -> set[str]:
@@ -159,22 +159,23 @@ def named_places(target: Callable[..., Any]) -> set[str]:
     return {p.name for p in parameters if re.search(r"\bPath\b", str(p.annotation))} | set(getattr(target, "places", ()))
 
 
-def _annotation(parameter: inspect.Parameter) -> str:
-    """Return what a parameter is annotated with, as text, without `None`."""
-    text = str(parameter.annotation).strip("'\"")
-    text = re.sub(r"^(?:\w+\.)*Optional\[(.*)\]$", r"\1", text)
-    return text.removesuffix(" | None").removeprefix("None | ")
+def _annotations(parameter: inspect.Parameter) -> list[str]:
+    """Return what a parameter may be by its annotation, as texts without spaces and quotes."""
+    text = re.sub(r"[\s'\"]", "", str(parameter.annotation))
+    if union := re.fullmatch(r"(?:\w+\.)*(?:Optional|Union)\[(.*)\]", text):
+        text = re.sub(r",(?![^\[]*\])", "|", union[1])
+    return re.split(r"\|(?![^\[]*\])", text)
 
 
-def _absolute(value: Any, setting: str, annotation: str) -> Any:
+def _absolute(value: Any, setting: str, annotations: Sequence[str]) -> Any:
     """Return a path, or a list or a dict of paths, with all of them absolute; anything else as it is."""
 
     def one(text: Any) -> Any:
         return str(local(text, setting).absolute()) if isinstance(text, str) and text else text
 
-    if isinstance(value, list) and _PATHS.fullmatch(annotation):
+    if isinstance(value, list) and any(map(_PATHS.fullmatch, annotations)):
         return list(map(one, value))
-    if isinstance(value, dict) and _NAMED_PATHS.fullmatch(annotation):
+    if isinstance(value, dict) and any(map(_NAMED_PATHS.fullmatch, annotations)):
         return {key: one(text) for key, text in value.items()}
     return one(value)
 
@@ -184,7 +185,7 @@ def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) ->
     found = dict(args)
     signature = signature_of(target)
     parameters = () if signature is None else signature.parameters.values()
-    annotated = {p.name: _annotation(p) for p in parameters if re.search(r"\bPath\b", str(p.annotation))}
+    annotated = {p.name: _annotations(p) for p in parameters if re.search(r"\bPath\b", str(p.annotation))}
     for name, value in args.items():
         setting = f"rewards.{label}.args.{name}"
         if name in annotated:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlcm.errors import ConfigError
 from rlcm.rewards.boundary import UserCode, UserCodeError
@@ -37,7 +37,10 @@ def bind_arguments(
     """
     signature, bound = signature_of(target), functools.partial(target, **args)
     if signature is not None:
-        places, named = ([], {}) if inspect.isclass(target) else _filled(form_of(bound))
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        fitting = {key: value for key, value in args.items() if takes_any or _takes_by_name(signature, key)}
+        form = None if inspect.isclass(target) else form_of(functools.partial(target, **fitting))
+        places, named = ([], {}) if form is None else _filled(form)
         try:
             signature.bind_partial(*places)
         except TypeError as error:
@@ -47,7 +50,7 @@ def bind_arguments(
         try:
             signature.bind(*places, **{**named, **args})
         except TypeError as error:
-            known = [key for key in list(signature.parameters)[len(places) :] if key not in named]
+            known = [key for key in list(signature.parameters)[len(places) :] if key not in named and key not in PROMPTS]
             raise ConfigError(
                 f"rewards.{label}.args={_given(args)} does not fit ({error}); it takes {', '.join(known) or 'no arguments'}."
             ) from error
@@ -71,7 +74,8 @@ def bind_arguments(
         return made
     if not args:
         return target
-    bound.__dict__.update(getattr(target, "__dict__", {}))  # keeps the mark `differentiable`
+    own = {key: value for key, value in getattr(target, "__dict__", {}).items() if key != "__wrapped__"}
+    bound.__dict__.update(own)  # keeps the mark `differentiable`
     return bound
 
 
@@ -90,7 +94,7 @@ def _check_own(setting: str, target: type, args: Mapping[str, Any]) -> None:
 def signature_of(target: Callable[..., Any]) -> inspect.Signature | None:
     """Return the signature of a callable; None of one that has none to look at, such as one written in C."""
     try:
-        return inspect.signature(target)
+        return inspect.signature(target.forward if isinstance(target, nn.Module) else target)
     except (TypeError, ValueError):
         return None
 
@@ -110,52 +114,68 @@ def first_problems(error: ValidationError) -> str:
 
 
 PROMPTS = ("prompts", "prompt", "texts", "text", "captions", "caption")
-"""Names under which a second parameter takes the prompts even if it has a default."""
+"""Names of parameters that get the prompts wherever they stand."""
 
 
 class Form(NamedTuple):
     """What a reward is called with beside the images, which come first."""
 
-    prompts: Literal["second", "named", "no"]
+    prompts: str | None
+    """SECOND: as the second argument; else the name of the parameter that gets them, or None."""
     metadata: Literal["third", "named", "no"]
+
+
+SECOND = "second argument"
 
 
 def form_of(reward: Callable[..., Any]) -> Form:
     """Return how a reward is called.
 
-    The prompts are its second argument; they are passed by name where its parameter `prompts` stands elsewhere, and not at all where
-    it has no place for them: one positional parameter, or a second one that has a default and another name, which is an option. It
-    gets the prompts' metadata if it has a parameter named `metadata`, or a third positional one without a default.
+    The prompts are its second argument. They are passed by name where a parameter of PROMPTS stands elsewhere, and not at all where
+    there is no place for them: one positional parameter, or a second one of another name that has a default with something in it,
+    which is an option. It gets the prompts' metadata if it has a parameter named `metadata`, or a third positional one without a
+    default.
     """
     signature = signature_of(reward)
     if signature is None:
-        return Form("second", "no")
-    parameters = signature.parameters
+        return Form(SECOND, "no")
+    bound, inner = dict[str, Any](), reward
+    while isinstance(inner, functools.partial):
+        bound, inner = inner.keywords | bound, inner.func
+    parameters = {name: p for name, p in signature.parameters.items() if name not in bound}
     places = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     metadata: Literal["third", "named", "no"] = "no"
     if "metadata" in parameters:
         metadata = "named" if _takes_by_name(signature, "metadata") else "third"
-    elif len(places) > 2 and places[2].default is inspect.Parameter.empty:
+    elif len(places) > 2 and places[2].default is inspect.Parameter.empty and places[2].name not in PROMPTS:
         metadata = "third"
-    bound = reward.keywords if isinstance(reward, functools.partial) else {}
-    if _takes_by_name(signature, "prompts") and parameters["prompts"] not in places[:2] and "prompts" not in bound:
-        return Form("named", metadata)
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
-        return Form("second", metadata)
+    by_name = [n for n in PROMPTS if n in parameters and parameters[n] not in places[:2] and _takes_by_name(signature, n)]
+    if by_name:
+        return Form(by_name[0], metadata)
     others = [p for p in places if p.name != "metadata"]
-    if len(others) < 2 or (others[1].name not in PROMPTS and others[1].default not in (inspect.Parameter.empty, None)):
-        return Form("no", metadata)
-    return Form("second", metadata)
+    if len(others) > 1 and others[1].name not in PROMPTS and not _is_open(others[1].default):
+        return Form(None, metadata)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+        return Form(SECOND, metadata)
+    return Form(SECOND if len(others) > 1 else None, metadata)
+
+
+def _is_open(default: Any) -> bool:
+    """Return whether a default has nothing in it, or there is none."""
+    return default is inspect.Parameter.empty or default is None or (isinstance(default, (str, list, tuple)) and not default)
 
 
 def _filled(form: Form, images: Any = None, prompts: Any = None, metadata: Any = None) -> tuple[list[Any], dict[str, Any]]:
     """Return what a reward of this form is called with: by their places, and by their names."""
     places, named = [images], {}
-    for name, value, how in (("prompts", prompts, form.prompts), ("metadata", metadata, form.metadata)):
-        if how == "named":
-            named[name] = value
-        elif how != "no":
-            places.append(value)
+    if form.prompts == SECOND:
+        places.append(prompts)
+    elif form.prompts is not None:
+        named[form.prompts] = prompts
+    if form.metadata == "third":
+        places.append(metadata)
+    elif form.metadata == "named":
+        named["metadata"] = metadata
     return places, named
 
 

@@ -17,7 +17,7 @@ from rlcm.runs.rundir import RunDirectory, default_name
 from rlcm.runs.weights import listed
 from rlcm.training.build import Parts
 from rlcm.training.config import TrainConfig
-from rlcm.training.pins import TABLES, Pins, changes_of_meaning, changes_of_rounding, class_of, made_since, not_compared
+from rlcm.training.pins import TABLES, Pins, changes_of_meaning, changes_of_rounding, class_of, not_comparable, not_compared
 from rlcm.training.run_config import run_config
 
 
@@ -94,7 +94,7 @@ class Stopped:
         if rounding:
             notes.append(f"other than before, for the last digits only: {listed(rounding, 8)}")
         for key in now.names:
-            if made_since(before, now, key):  # and the next time, too: what makes it may add to it
+            if not_comparable(before, now, key):  # and the next time, too: what makes it may add to it
                 now.contents[key] = now.names[key]
         return changed, notes
 

@@ -83,7 +83,7 @@ class Pins:
     places: dict[str, str] = field(default_factory=dict)
     """Where some of the contents come from, for people; never compared."""
     names: dict[str, str] = field(default_factory=dict)
-    """Digests of the arguments of rewards themselves, whatever they name: see `made_since`."""
+    """Digests of the arguments of rewards themselves, whatever they name: see `not_comparable`."""
     typed: dict[str, str] = field(default_factory=dict)
     """The same of the arguments as they were typed: where paths are relative, processes may have other working directories."""
 
@@ -232,7 +232,7 @@ def changes_of_meaning(before: Mapping[str, Mapping[str, str]], now: Pins) -> li
     others = [
         key
         for key, value in now.contents.items()
-        if _is_other(before["contents"].get(key, value), value) and not made_since(before, now, key)
+        if _is_other(before["contents"].get(key, value), value) and not not_comparable(before, now, key)
     ]
     return found + [f"{name} ({place})" if (place := now.places.get(name)) else name for name in _names(others)]
 
@@ -244,14 +244,19 @@ def not_compared(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str
         for key, value in now.contents.items()
         if _is_object(before["contents"].get(key, value)) != _is_object(value)
     ]
-    made = [f"{key} (it was not there, or not read)" for key in now.names if made_since(before, now, key)]
+    made = [f"{key} (it was not read before, or is not now)" for key in now.names if not_comparable(before, now, key)]
     return objects + made + [text for text in _differences(before["surroundings"], now.surroundings) if _SERVER in text]
 
 
-def made_since(before: Mapping[str, Mapping[str, str]], now: Pins, key: str) -> bool:
-    """Return whether an argument names, as before, a file or folder that was not there before: the reward may have made it."""
-    known = before["contents"].get(key)
-    return key in now.names and now.contents[key] != known and known in (now.names[key], now.typed[key])
+def not_comparable(before: Mapping[str, Mapping[str, str]], now: Pins, key: str) -> bool:
+    """Return whether an argument names, as before, what was not there before (the reward may have made it), or is not read now.
+
+    A folder is not read where the working directory is in it.
+    """
+    known, held = before["contents"].get(key), now.contents[key]
+    if key not in now.names or held == known:
+        return False
+    return known in (now.names[key], now.typed[key]) or (str(known).startswith("folder ") and held == now.names[key])
 
 
 def changes_of_rounding(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from enum import Enum
 from types import NoneType
 from typing import Any, get_args, get_origin
 
 from rlcm.settings import alternatives, declared, is_group
-from rlcm.yaml_text import write_yaml
+from rlcm.yaml_text import Written, write_yaml
 
 _LINE = re.compile(r"\s*(?:-\s+)?([A-Za-z_][\w.]*)(?:\s*=|:(?![ \t]|$))\s*(.*?)\s*")
 
@@ -61,14 +62,16 @@ def in_a_file(values: Mapping[str, Any], keys: Iterable[str]) -> str:
 
 
 def _of_yaml(value: Any) -> Any:
-    """Return a value of Python as YAML can say it: numbers of NumPy and torch as Python's, paths and what else there is as text."""
+    """Return a value of Python as YAML can say it: numbers of NumPy and torch as Python's, what else there is as text."""
+    if isinstance(value, Enum):
+        return _of_yaml(value.value)
     if isinstance(value, Mapping):
         return {str(key): _of_yaml(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return list(map(_of_yaml, value))
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return value if isinstance(value, (str, int, float, NoneType)) else str(value)
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        return _of_yaml(value.tolist())
+    return value if type(value) in (Written, str, int, float, bool, NoneType) else str(value)
 
 
 def _leads_somewhere(kind: Any, path: list[str]) -> bool:

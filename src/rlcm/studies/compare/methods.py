@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcm.errors import RunDirectoryError, UsageError
+from rlcm.paths import command
 from rlcm.report import read_run
 from rlcm.report.metric import Metric
 from rlcm.report.run import Run
@@ -171,7 +172,11 @@ def _readable(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             why = why_no_file(path).removeprefix("it ") or "is a file"
             if why == "is a folder":
                 inside, _ = runs_in(path)
-                why = f"is a folder of runs, and wants them named ({path}/*)" if inside else "holds no run that can be read"
+                why = (
+                    f"is a folder of runs, and wants them named ({command(path)}/*)"
+                    if inside
+                    else "holds no run that can be read"
+                )
             left_out.append(f"{printable(path)} {why}")
     return runs, left_out
 

@@ -116,6 +116,23 @@ def test_folders_that_a_reward_writes_into_do_not_stop_it(place):
         Trainer.resume(run, ["run.rounds=4"])
 
 
+def test_going_on_from_inside_a_folder_is_not_refused_but_another_argument_is(place, monkeypatch):
+    run = (place / run_of(ARGUMENTS)).resolve()
+    config = run / "config.yaml"
+    whole = config.read_text()
+    monkeypatch.chdir("refs")
+    Path("usual.txt").write_text("u")
+    listener = Listener()
+    config.write_text(whole.replace("by_name: refs/deep", f"by_name: {place}/refs/deep"))
+    Trainer.resume(run, ["run.rounds=2"], watcher=listener)
+    assert any("compared" in note and "references" in note for note in listener.notes)
+    monkeypatch.chdir(place)
+    for other in ("null", "''", f"{place}/not-there"):
+        config.write_text(whole.replace(f"references: {place}/refs", f"references: {other}"))
+        with pytest.raises(ConfigError, match=r"rewards\.Near\.args\.references"):
+            Trainer.resume(run, ["run.rounds=2"])
+
+
 def digest(value, output=Path("/nowhere"), is_declared=True):
     return pinned_arguments.of_argument(str(value) if isinstance(value, Path) else value, output, is_declared)
 
@@ -126,14 +143,15 @@ def test_folders_of_more_than_a_reward_are_known_by_their_names(tmp_path, monkey
     (data / "a").write_text("1")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert digest(data).startswith("folder ")
-    assert digest(data, data / "runs") == pinned_arguments.of_name(str(data)), "the runs are in it"
+    assert digest(data, data / "runs").startswith("unread "), "the runs are in it"
     (data / "config.json").write_text("{}")
-    assert digest(data, data / "runs").startswith("value ")
+    assert digest(data, data / "runs").startswith("unread ")
     assert digest(data).startswith("folder ")
     monkeypatch.chdir(data)
-    assert digest(data).startswith("value "), "it is the working directory"
-    assert digest("/").startswith("value ")
-    assert digest(str(tmp_path)).startswith("value "), "the folder of a user is in it"
+    assert digest(data).startswith("unread "), "it is the working directory"
+    assert digest("/").startswith("unread ")
+    assert digest(str(tmp_path)).startswith("unread "), "the folder of a user is in it"
+    assert digest(["/", ","]) == pinned_arguments.of_name(["/", ","])
 
 
 def test_a_word_is_no_folder_unless_the_reward_says_so(tmp_path, monkeypatch):

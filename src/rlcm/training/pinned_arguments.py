@@ -17,6 +17,9 @@ from rlcm.runs.files import open_file
 
 MOST_FILES = 1000
 """Of a folder's files so many are read, spread over it; of the others the name and the size count."""
+UNREAD = "unread "
+"""How the digest of a folder begins that is known by its name, since more is in it than a reward's."""
+_NAMES = ("value ", UNREAD)
 _MOST_NAMES = 200_000
 _LONGEST_LINE = 1 << 16
 _LEFT_BEHIND = {"Thumbs.db", "desktop.ini", "__pycache__"}
@@ -41,7 +44,7 @@ def of_argument(value: Any, output: Path, is_declared: bool = False) -> str:
         inside = value.items() if isinstance(value, dict) else enumerate(value)
         looked_at = {str(key): one for key, one in inside if is_declared or _is_path(one) or isinstance(one, (list, dict))}
         found = {key: of_argument(one, output, is_declared) for key, one in looked_at.items()}
-        if any(not digest.startswith("value ") for digest in found.values()):
+        if any(not digest.startswith(_NAMES) for digest in found.values()):
             return f"files {digests.of_value(found if is_declared else [value, found])}"
     return of_name(value)
 
@@ -87,7 +90,7 @@ def defaults(target: Any, output: Path) -> dict[str, str]:
         value = os.fspath(parameter.default) if isinstance(parameter.default, os.PathLike) else parameter.default
         if isinstance(value, str) and (name in declared or isinstance(parameter.default, os.PathLike)):
             found[name] = of_argument(value, output, is_declared=True)
-    return {name: digest for name, digest in found.items() if not digest.startswith("value ")}
+    return {name: digest for name, digest in found.items() if not digest.startswith(_NAMES)}
 
 
 def _is_path(value: Any) -> bool:
@@ -100,7 +103,9 @@ def _of_text(value: str, output: Path, is_declared: bool) -> str:
         place = existing(value, "rewards")
         if place is not None and place.is_file():
             return f"file {digests.of_file(place)}"
-        if place is not None and place.is_dir() and not _is_everybodys(place, output):
+        if place is not None and place.is_dir():
+            if _is_everybodys(place, output):
+                return f"{UNREAD}{digests.of_value(value)}"
             if (place / "config.json").is_file():  # a model: all of it
                 inside = {str(file.relative_to(place)): file for file in sorted(place.rglob("*")) if file.is_file()}
                 return f"folder {digests.of_value(digests.of_files(inside))}"

@@ -222,7 +222,10 @@ def agree(world: World, pins: Pins) -> None:
     versions = {key: pins.surroundings[key] for key in ("rlcm", *LIBRARIES)}
     remedy = "give all machines the same files, and the same versions of rlcm and its libraries."
     contents = {key: value for key, value in pins.contents.items() if not key.endswith(_REST)}  # where processes may differ
-    contents |= {key: pins.typed[key] for key, name in pins.names.items() if contents[key] == name}
+    by_name = [
+        key for key, name in pins.names.items() if contents[key] == name or contents[key].startswith(pinned_arguments.UNREAD)
+    ]
+    contents |= {key: pins.typed[key] for key in by_name}
     require_same(world, pins.settings | contents | versions, remedy)
 
 
@@ -249,14 +252,15 @@ def not_compared(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str
 
 
 def not_comparable(before: Mapping[str, Mapping[str, str]], now: Pins, key: str) -> bool:
-    """Return whether an argument names, as before, what was not there before (the reward may have made it), or is not read now.
+    """Return whether an argument names what was not there before (the reward may have made it), or a folder that is not read now.
 
     A folder is not read where the working directory is in it.
     """
     known, held = before["contents"].get(key), now.contents[key]
     if key not in now.names or held == known:
         return False
-    return known in (now.names[key], now.typed[key]) or (str(known).startswith("folder ") and held == now.names[key])
+    unread = held.startswith(pinned_arguments.UNREAD)
+    return known in (now.names[key], now.typed[key]) or (unread and str(known).startswith(("folder ", pinned_arguments.UNREAD)))
 
 
 def changes_of_rounding(before: Mapping[str, Mapping[str, str]], now: Pins) -> list[str]:

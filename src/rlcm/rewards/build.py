@@ -154,9 +154,14 @@ _NAMED_PATHS = re.compile(rf"(?:\w+\.)*(?:Mapping|[Dd]ict)\[str,{_PATH}\]")
 
 def named_places(target: Callable[..., Any]) -> set[str]:
     """Return the names of parameters that a reward says to name files or folders."""
+    return {*_annotated_as_paths(target), *getattr(target, "places", ())}
+
+
+def _annotated_as_paths(target: Callable[..., Any]) -> dict[str, list[str]]:
+    """Return the parameters in whose annotation there is a `Path`, each with what it may be."""
     signature = signature_of(target)
     parameters = () if signature is None else signature.parameters.values()
-    return {p.name for p in parameters if re.search(r"\bPath\b", str(p.annotation))} | set(getattr(target, "places", ()))
+    return {p.name: _annotations(p) for p in parameters if re.search(r"\bPath\b", str(p.annotation))}
 
 
 def _annotations(parameter: inspect.Parameter) -> list[str]:
@@ -182,16 +187,12 @@ def _absolute(value: Any, setting: str, annotations: Sequence[str]) -> Any:
 
 def _located(label: str, target: Callable[..., Any], args: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments with those that are declared to name files as absolute paths."""
-    found = dict(args)
-    signature = signature_of(target)
-    parameters = () if signature is None else signature.parameters.values()
-    annotated = {p.name: _annotations(p) for p in parameters if re.search(r"\bPath\b", str(p.annotation))}
+    found, annotated, places = dict(args), _annotated_as_paths(target), getattr(target, "places", ())
     for name, value in args.items():
         setting = f"rewards.{label}.args.{name}"
+        is_far = name == "model" and bool(args.get("endpoint"))  # a name over there
         if name in annotated:
             found[name] = _absolute(value, setting, annotated[name])
-        elif (
-            isinstance(value, str) and name in getattr(target, "places", ()) and not (name == "model" and args.get("endpoint"))
-        ):  # a name over there
+        elif name in places and isinstance(value, str) and not is_far:
             found[name] = str(existing(value, setting) or value)
     return found

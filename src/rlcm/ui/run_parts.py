@@ -17,7 +17,7 @@ from rlcm.ui.advice import advice_on
 from rlcm.ui.fragments import drawing, shown_shots, worth
 from rlcm.ui.jobs import Job
 from rlcm.ui.server import file_address, run_address
-from rlcm.ui.states import LIVE, WORDS, planned_rounds, progress_of, result, standing, state_of
+from rlcm.ui.states import LIVE, STOPPING, WORDS, planned_rounds, progress_of, result, standing, state_of
 from rlcm.ui.tiles import tiles
 
 ACTS = 6
@@ -41,7 +41,7 @@ def run_head(name: str, run: Run, job: Job, failure: str = "") -> str:
         progress=progress_of(run),
         headline=("", standing(run), "") if live else headline(run),
         result=result(run) if live else "",
-        stopping=state == "stopping",
+        stopping=STOPPING if state == "stopping" else "",
         failure=failure,
     )
 

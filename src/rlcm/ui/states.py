@@ -25,6 +25,7 @@ WORDS: dict[State, str] = {
     "stopped": "stopped",
     "failed": "ended with an error",
 }
+STOPPING = "A round that has begun is finished, and everything is saved first. Before the first round there is nothing to save."
 LIVE: tuple[State, ...] = ("starting", "training", "stopping", "elsewhere")
 SILENCE = 30.0
 """Seconds without a new round after which a run that this page has not started counts as stopped, at the least."""

@@ -30,7 +30,7 @@ from rlcm.ui.form import (
     weighted,
     wrong_fields,
 )
-from rlcm.ui.states import WORDS
+from rlcm.ui.states import STOPPING, WORDS
 
 TITLES = {
     "model": "Model",
@@ -47,7 +47,6 @@ LINES = 60
 WEIGHTS = 4
 """Rewards that have a field for their weight; those of more are written into their entries."""
 MEASURING = "A round is being tried …"
-STOPPING = "A round that has begun is finished, and everything is saved first. Before the first round there is nothing to save."
 
 
 def train_tab(desk: Desk, chosen: gr.State, tab: gr.Tab, timer: gr.Timer, shown: gr.State, wanted: gr.State) -> None:

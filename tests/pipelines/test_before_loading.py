@@ -214,6 +214,14 @@ def test_of_a_model_on_the_hub_only_small_files_are_downloaded_first(hub, tmp_pa
     assert {name for _, name, _ in hub} == {"model_index.json", "scheduler/scheduler_config.json", "unet/config.json"}
 
 
+def test_somebody_who_waits_for_the_hub_is_told_so_once(hub, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(hub_files, "_told", set())
+    with pytest.raises(WeightsRead):
+        start(Path("hub/pndm"), tmp_path, model={"path": "hub/pndm", "revision": COMMIT}, sampler={"scheduler": "lcm"})
+    words = "asking the Hugging Face Hub for hub/pndm, which is no folder in the working directory"
+    assert caplog.messages.count(words) == 1
+
+
 def test_loras_on_the_hub_come_from_their_revision_and_before_the_model(hub, folders, tmp_path, monkeypatch):
     lora = peft(factors_for(bare_network(ModelSettings(path=str(folders / "lcm"))), "to_q"))
     for name in ("lora/pytorch_lora_weights.safetensors", "odd/style.safetensors", "peft/adapter_model.safetensors"):

@@ -26,6 +26,7 @@ from rlcm.errors import ConfigError, RewardError
 from rlcm.rewards import RewardMix, RewardPart, boundary, build_rewards
 from rlcm.rewards.boundary import Beside, UserCode, UserCodeError, result
 from rlcm.rewards.imported import load_callable
+from rlcm.rewards.of_thread import THREAD_TRAITS
 from rlcm.rewards.settings import RewardSettings
 from rlcm.rewards.surroundings import TRAITS, Surroundings
 from rlcm.rewards.user import bind_arguments
@@ -302,6 +303,43 @@ def test_the_state_of_the_process_is_put_back_and_the_reward_named_once(images, 
     assert not [trait.name for trait, was in zip(TRAITS, before, strict=True) if trait.is_harmed(was, trait.read())]
     assert caplog.text.count(f"reward mine changed {what}, which belongs to the whole process; it was put back") == 1
     assert not mix.may_run_beside
+
+
+MEDDLING_HERE = {
+    "torch's autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16).__enter__(),
+    "torch's default device": lambda: torch.set_default_device("meta"),
+    "NumPy's errstate": lambda: np.seterr(all="raise"),
+    "the handlers of signals": lambda: signal.signal(signal.SIGTERM, signal.default_int_handler),
+}
+
+
+@pytest.mark.parametrize("what", MEDDLING_HERE)
+def test_the_state_of_the_runs_own_thread_is_put_back_and_the_code_named(caplog, what):
+    before = [trait.read() for trait in THREAD_TRAITS]
+    layer = torch.nn.Linear(8, 8)
+    right = layer(torch.ones(1, 8))
+    with caplog.at_level(logging.WARNING):
+        UserCode(f"a callback that meddles with {what}").here(MEDDLING_HERE[what])
+    assert [trait.read() for trait in THREAD_TRAITS] == before
+    assert torch.equal(layer(torch.ones(1, 8)), right)
+    assert f"{what} changed {what}, which belongs to the whole process; it was put back" in caplog.text
+
+
+def test_what_a_program_has_set_for_its_thread_stays_when_a_callback_changes_it():
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        UserCode("calm").here(lambda: None)
+        UserCode("wild").here(lambda: [torch.set_autocast_enabled("cpu", False), torch.set_default_device("cpu")])
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.empty(1).is_meta
+    torch.set_default_device(None)
+
+
+def test_a_reward_may_leave_another_default_device(images, prompts):
+    def reward(images, prompts):
+        torch.set_default_device("meta")
+        return [0.5] * len(prompts)
+
+    assert RewardMix([("mine", reward)])(images, prompts).total.tolist() == [0.5] * len(prompts)
 
 
 def test_hooks_of_the_program_itself_stay_and_a_rewards_change_no_model(images, prompts):

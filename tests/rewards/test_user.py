@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sys
 import textwrap
 
 import pytest
@@ -80,6 +81,13 @@ def test_files_of_one_name_do_not_replace_each_other(file, tmp_path, images, pro
 def test_wrong_paths_say_what_there_is(file, path, error, text):
     with pytest.raises(error, match=text):
         load_callable(path.format(file=file, folder=file.parent))
+
+
+def test_a_file_in_the_working_folder_that_is_named_without_its_ending_is_told_with_it(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(ConfigError, match=r"there is no module 'mine' .*did you mean 'mine\.py'\?"):
+        load_callable("mine:blueness")
 
 
 @pytest.mark.parametrize(

@@ -318,9 +318,11 @@ def test_names_of_other_programs_lead_to_settings_that_there_are():
     assert not {name.rpartition(".")[2] for name in known} & set(theirs), "what is a setting is found without them"
     assert other_names.ours(["CFG_scale"], known) == "sampler.guidance"
     assert other_names.ours(["cfg_scale"], ["seed"]) is None
+    assert other_names.ours(["learning_rate"], ["updates", "lr"]) == "lr"
     for key, meant in {
         "optimizer.epsilon": "optimizer.eps", "algorithm.num_epochs": "algorithm.inner_epochs", "optimizer.batch": "rollout.batch_size",
         "evaluation.prompts_file": "evaluation.prompts", "lora.r": "lora.rank",
+        "beta": "algorithm.kl_coefficient", "use_wandb": "run.tracker", "fp16": "model.precision", "random_seed": "seed",
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=rf"^{key} is not a setting; did you mean {meant}\?"):
             of(f"{key}=1")

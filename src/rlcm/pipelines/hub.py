@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, list_repo_files
+from huggingface_hub import hf_hub_download, list_repo_files, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from rlcm.errors import MissingFileError
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 """The form of a repository's name."""
+logger = logging.getLogger(__name__)
+_told: set[str] = set()
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -23,6 +26,9 @@ def download(path: str, name: str, revision: str | None, setting: str, *, local_
         MissingFileError: if it cannot be had for another reason.
     """
     try:
+        if not local_files_only and path not in _told and try_to_load_from_cache(path, name, revision=revision) is None:
+            _told.add(path)  # without a network, or with a slow one, nothing else is seen for a while
+            logger.warning("asking the Hugging Face Hub for %s, which is no folder in the working directory", path)
         return Path(hf_hub_download(path, name, revision=revision, local_files_only=local_files_only))
     except EntryNotFoundError as error:
         if isinstance(error, LocalEntryNotFoundError):

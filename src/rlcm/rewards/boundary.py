@@ -21,8 +21,9 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from rlcm.errors import RLCMError
+from rlcm.rewards.of_thread import THREAD_TRAITS
 from rlcm.rewards.settings import TIMEOUT_SECONDS
-from rlcm.rewards.surroundings import Surroundings
+from rlcm.rewards.surroundings import Surroundings, put_back
 
 T = TypeVar("T")
 
@@ -128,11 +129,13 @@ class UserCode:
     def here(self, work: Callable[[], T]) -> T:
         """Return what `work` returns, called in this thread, whose state it may not change either; what it raises is its own."""
         visit = _surroundings.enter(self.name)
+        states = [trait.read() for trait in THREAD_TRAITS]
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled()):  # put back at the end
                 return work()
         finally:
-            self._tell(*_surroundings.leave(visit))
+            who, changed = _surroundings.leave(visit)
+            self._tell(who or self.name, put_back(THREAD_TRAITS, states) + changed)
 
     def _wait(self, thread: UserThread[Any], stop_wanted: Callable[[], bool]) -> None:
         """Wait for the thread's end."""

@@ -94,9 +94,9 @@ def _import_module(name: str) -> ModuleType:
             raise ConfigError(
                 f"{name} could not be imported: it needs the module {error.name!r}; {_remedy(error.name)}"
             ) from error
-        files = [path.stem for path in Path.cwd().glob("*.py")]
+        files = [path.name for path in Path.cwd().glob("*.py")]
         raise ConfigError(
-            f"there is no module {error.name!r} on Python's path; {_nearby(name, files, 'the current folder has')} "
+            f"there is no module {error.name!r} on Python's path; {_nearby(f'{name}.py', files, 'the current folder has')} "
             "A file can be named by its path: path/to/file.py:function."
         ) from error
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -182,6 +182,17 @@ TRAITS = (
 run's noise comes from generators of its own, so that the global ones may be seeded; environment variables stay as they were set."""
 
 
+def put_back(traits: Sequence[Trait], states: Sequence[Any]) -> list[str]:
+    """Put back what is not as it was, as far as that can be done; return the names of it."""
+    changed = []
+    for trait, before in zip(traits, states, strict=True):
+        if trait.is_harmed(before, trait.read()):
+            changed.append(trait.name)
+            with contextlib.suppress(Exception):  # such as a folder that was removed
+                trait.write(before)
+    return changed
+
+
 class Surroundings:
     """The state of the process while no user code is at work, against which it is compared.
 
@@ -209,16 +220,10 @@ class Surroundings:
 
     def leave(self, visit: object) -> tuple[str, list[str]]:
         """Put back what has changed once nobody is inside; return who may have changed it, and what it was."""
-        changed = []
         with self._lock:
             if visit not in self._inside:  # it was given up
                 return "", []
             self._inside.remove(visit)
             if self._inside:
                 return "", []
-            for trait, before in zip(TRAITS, self._before, strict=True):
-                if trait.is_harmed(before, trait.read()):
-                    changed.append(trait.name)
-                    with contextlib.suppress(Exception):  # such as a folder that was removed
-                        trait.write(before)
-            return " or ".join(self._names), changed
+            return " or ".join(self._names), put_back(TRAITS, self._before)

@@ -228,6 +228,8 @@ def _instead(path: Path, names: Collection[str], why: str) -> str:
         return f"is the folder of a run; go on with it by `{going_on(path)}`, or repeat it by `{repeated(path)}`."
     if str(path) in names:
         return f"is a setting; write it with its value in one word, such as {path}=VALUE."
+    if "=" in str(path) and not os.path.lexists(path):
+        return "is a change of a setting; give the path of a YAML file before it."
     if os.path.isdir(path):
         return "is a folder; give the path of a YAML file in it."
     if os.path.lexists(path):

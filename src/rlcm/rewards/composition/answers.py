@@ -149,8 +149,8 @@ def _as_tensor(answer: Any) -> Tensor:
         raise TypeError(f"a {type(answer).__name__} has no order of images")
     if isinstance(answer, Iterable):
         entries = [_as_tensor(entry) for entry in answer]
-        return torch.stack(entries) if entries else torch.empty(0)
-    return torch.tensor(float(answer), dtype=torch.float64)
+        return torch.stack(entries) if entries else torch.empty(0, device="cpu")
+    return torch.tensor(float(answer), dtype=torch.float64, device="cpu")  # whatever the default has become
 
 
 def usable(values: Tensor) -> Tensor:

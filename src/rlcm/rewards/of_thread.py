@@ -1,0 +1,68 @@
+"""What belongs to the thread that calls user code: looked at before code that is called in the run's own thread, and put back."""
+
+from __future__ import annotations
+
+import operator
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlcm.rewards.surroundings import Trait
+
+_DEVICES = ("cpu", *(name for name in ("cuda", "mps", "xpu") if torch.amp.is_autocast_available(name)))
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
+
+
+def _autocast() -> tuple[Any, ...]:
+    """Return how deep autocast is entered, and whether and to which dtype it casts, device by device."""
+    depth = torch.autocast_increment_nesting() - 1
+    torch.autocast_decrement_nesting()
+    return depth, *((torch.is_autocast_enabled(name), torch.get_autocast_dtype(name)) for name in _DEVICES)
+
+
+def _set_autocast(before: tuple[Any, ...]) -> None:
+    depth, *states = before
+    while (now := _autocast()[0]) != depth:
+        (torch.autocast_decrement_nesting if now > depth else torch.autocast_increment_nesting)()
+    torch.clear_autocast_cache()
+    for name, (is_on, dtype) in zip(_DEVICES, states, strict=True):
+        torch.set_autocast_enabled(name, is_on)
+        torch.set_autocast_dtype(name, dtype)
+
+
+def _set_device(before: torch.device) -> None:
+    torch.set_default_device(None)  # the CPU, as nobody has set it
+    if torch.get_default_device() != before:
+        torch.set_default_device(before)
+
+
+def _gpu() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def _set_gpu(before: int | None) -> None:
+    if before is not None:
+        torch.cuda.set_device(before)
+
+
+def _handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in _SIGNALS]
+
+
+def _set_handlers(before: list[Any]) -> None:
+    if threading.current_thread() is threading.main_thread():  # no other can have changed them
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+THREAD_TRAITS = (
+    Trait("torch's autocast", _autocast, _set_autocast),
+    Trait("torch's default device", torch.get_default_device, _set_device),
+    Trait("the GPU in use", _gpu, _set_gpu, lambda before, after: before is not None and before != after),
+    Trait("NumPy's errstate", np.geterr, lambda state: np.seterr(**state)),
+    Trait("the handlers of signals", _handlers, _set_handlers, operator.ne),
+)
+"""Torch's grad mode is not among them: it is put back without a word."""

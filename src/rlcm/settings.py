@@ -90,11 +90,18 @@ def is_group(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Settings)
 
 
+def is_place(part: str) -> bool:
+    """Return whether a part of a dotted name can be the place of an entry in a list: 0, 1, 2 ..."""
+    return part.isascii() and part.isdigit()
+
+
 def declared(kind: Any, path: Sequence[str]) -> Any:
-    """Return the type of the setting at a place inside a group, None where there is none."""
+    """Return the type of the setting at a place inside a group, None where there is none; entries of lists have numbers."""
     for part in path:
         groups = [one for one in alternatives(kind) if is_group(one)]
         inner = [get_args(one)[1] for one in alternatives(kind) if get_origin(one) is dict]
+        if is_place(part):
+            inner += [get_args(one)[0] for one in alternatives(kind) if get_origin(one) in (list, tuple)]
         if groups and part in groups[0].model_fields:
             kind = groups[0].model_fields[part].annotation
         elif inner:

@@ -16,7 +16,7 @@ from rlcm.errors import ConfigError, MissingFileError
 from rlcm.lookalikes import QUOTES, keyboard, named, straight, torn, unquoted, visible
 from rlcm.runs.again import going_on, repeated
 from rlcm.runs.files import why_no_file
-from rlcm.settings import Settings, alternatives, declared, leaves
+from rlcm.settings import Settings, alternatives, declared, is_group, is_place, leaves
 from rlcm.text_files import read_text
 from rlcm.training.translation import assignments, in_a_file
 from rlcm.yaml_text import Written, meant, read_yaml, write_yaml
@@ -63,7 +63,8 @@ def read_file(path: Path, kind: type[Settings]) -> dict[str, Any]:
 def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
     """Set one value of nested ones to what `key.subkey=value` says; `kind` has the settings' types.
 
-    Of a group, such as `lora={rank: 8}`, what it names is set, and the rest stays.
+    Of a group, such as `lora={rank: 8}`, what it names is set, and the rest stays. An entry of a list has its number for a name,
+    from 0: `rewards.0.weight=2`.
 
     Raises:
         ConfigError: if it has no key or no `=`, leads into a value, or is no YAML where it has to be.
@@ -82,14 +83,31 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
             f"{assignment('sampler.negative_prompt', 'blurry, low quality')}."
         )
     _check_spelling(kind, key, text)
-    *parents, last = key.split(".")
-    place = values
-    for depth, parent in enumerate(parents, 1):
-        place = place.setdefault(parent, {})
+    parts = key.split(".")
+    place: Any = values
+    for depth in range(1, len(parts)):
+        place = _enter(place, parts[:depth], kind)
+        if isinstance(place, list) and is_place(parts[depth]) and int(parts[depth]) < len(place):
+            continue
         if not isinstance(place, dict):
-            whole = assignment(".".join(parents[:depth]), meant(place))
-            raise ConfigError(f"{override!r}: {parent} is not a group of settings; set it as a whole. It is now {whole}")
-    place[last] = _beside(kind, key, place.get(last), read_value(kind, key, text))
+            outer = ".".join(parts[:depth])
+            what = f"has no entry {parts[depth]}" if isinstance(place, list) else "is not a group of settings"
+            now = f" It is now {assignment(outer, meant(place))}" if place else ""  # else it is not set here, and has its default
+            raise ConfigError(f"{override!r}: {outer} {what}; set it as a whole.{now}")
+    last: Any = int(parts[-1]) if isinstance(place, list) else parts[-1]
+    before = place.get(last) if isinstance(place, dict) else place[last]
+    place[last] = _beside(kind, key, before, read_value(kind, key, text))
+
+
+def _enter(place: Any, path: Sequence[str], kind: type[Settings]) -> Any:
+    """Return what lies at the end of a path, within what lies before its end; a group or a list that is not there is made."""
+    last: Any = int(path[-1]) if isinstance(place, list) else path[-1]
+    expected = declared(kind, path)
+    if isinstance(place, dict) and last not in place:
+        place[last] = [] if any(get_origin(one) in (list, tuple) for one in alternatives(expected)) else {}
+    if isinstance(place, list) and is_group(expected) and isinstance(place[last], str):  # such as a reward that is its name alone
+        place[last] = {next(iter(expected.model_fields)): place[last]}
+    return place[last]
 
 
 def _beside(kind: type[Settings], key: str, before: Any, value: Any) -> Any:

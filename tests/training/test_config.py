@@ -164,19 +164,27 @@ def test_overrides_without_key_or_value(override):
 def test_an_override_cannot_go_into_a_value():
     with pytest.raises(ConfigError, match="lora is not a group of settings"):
         of("lora=4", "lora.rank=4")
-    with pytest.raises(ConfigError, match=r"prompts is not a group of settings; set it as a whole\. It is now prompts=mine\.txt$"):
+    with pytest.raises(
+        ConfigError, match=r"prompts is not a group of settings; set it as a whole\. It is now prompts=mine\.txt$"
+    ):
         of("prompts=mine.txt", "prompts.0=a fox")
 
 
 def test_an_entry_of_a_list_has_its_number_for_a_name():
-    found = of("rewards=[{name: brightness, weight: 2}, sharpness]", "rewards.0.weight=3", "rewards.1.weight=0.5", "rewards.1.label=s")
-    assert [(one.name, one.weight, one.label) for one in found.rewards] == [("brightness", 3, "brightness"), ("sharpness", 0.5, "s")]
+    found = of(
+        "rewards=[{name: brightness, weight: 2}, sharpness]", "rewards.0.weight=3", "rewards.1.weight=0.5", "rewards.1.label=s"
+    )
+    assert [(one.name, one.weight, one.label) for one in found.rewards] == [
+        ("brightness", 3, "brightness"),
+        ("sharpness", 0.5, "s"),
+    ]
     assert of("rewards=[sharpness, brightness]", "rewards.1=colourfulness").rewards[1].name == "colourfulness"
     assert of("rewards=[composition]", "rewards.0.args.graded=true").rewards[0].args == {"graded": True}
     assert of("model.loras=[x]", "model.loras.0.scale=0.5").model.loras[0].scale == 0.5
     assert of("prompts=[a fox, a car]", "prompts.1=3").prompts == ("a fox", "3")
     with pytest.raises(
-        ConfigError, match=r"rewards has no entry 1; set it as a whole\. It is now rewards='\[\{name: brightness, weight: 2\}\]'$"
+        ConfigError,
+        match=r"rewards has no entry 1; set it as a whole\. It is now rewards='\[\{name: brightness, weight: 2\}\]'$",
     ):
         of("rewards=[{name: brightness, weight: 2}]", "rewards.1.weight=3")
     for place in ("x", "-1", "1.0", "²"):

@@ -143,6 +143,7 @@ def serve_rewards(
         UsageError: if the server's packages are not installed, or the port cannot be opened.
     """
     try:
+        from rlcm.rewards.served.http import HttpReward
         from rlcm.rewards.served.server import ServerSettings, serve
     except ModuleNotFoundError as error:
         raise UsageError(f"the server needs the package {error.name}; install it with: {to_install('serve')}") from error
@@ -150,7 +151,14 @@ def serve_rewards(
         settings = ServerSettings(host=host, port=port, workers=workers)
     except ValidationError as error:
         raise ConfigError(f"the server cannot be started so: {first_problems(error)}.") from error
-    serve(build_rewards(parse_rewards(rewards)), settings, bearer_token(token_env), lambda line: print(line, flush=True))
+    mix = build_rewards(parse_rewards(rewards))
+    for part in mix.parts:
+        if isinstance(part.reward, HttpReward):
+            try:
+                part.reward.check_prompts([], [])  # whether the other server is there
+            except RewardError as error:
+                raise RewardError(f"reward {part.label}: {error}") from error
+    serve(mix, settings, bearer_token(token_env), lambda line: print(line, flush=True))
 
 
 def prefetch(rewards: Sequence[RewardSettings], console: Console | None = None) -> None:

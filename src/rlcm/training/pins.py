@@ -162,6 +162,9 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
             found.surroundings[f"{key}{_SERVER}"] = entry.name  # whose settings refuse passwords
+            (served,) = [getattr(part.reward, "served", None) for part in parts if part.label == entry.label]
+            if served and not entry.args.get("rewards"):
+                found.settings[f"{key}, what its servers give"] = json.dumps(served)
         else:
             found.settings[f"{key}.name"] = entry.name if entry.name in BUILT_IN else entry.name.rpartition(":")[2]
         for name, file in own_files(entry.name).items():

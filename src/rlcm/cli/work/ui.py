@@ -41,5 +41,6 @@ def serve_ui(runs: Path, host: str, port: int, password_env: str) -> None:
     listener = listen(host, port)
     app = create_app(folder, host, password)
     with until_told():
-        click.echo(f"{shown(runs)}: {counted(len(folder.names()), 'run')}, at {address(listener)} (Ctrl-C ends it; runs go on)")
+        what = counted(len(folder.names()), "run") if runs.exists() else "no such folder yet, the first run makes it"
+        click.echo(f"{shown(runs)}: {what}, at {address(listener)} (Ctrl-C ends it; runs go on)")
         serve(app, listener)

@@ -77,7 +77,12 @@ def post(client: Client, address: str, path: str, body: bytes, content_type: str
     status, headers, found = _exchange(client, "POST", request_address(address, path), timeout, body, content_type)
     if status == 200:
         return found
-    text = f"status {status}: {found[:300].decode(errors='replace')}"
+    said = found[:300].decode(errors="replace").strip()
+    text = f"status {status}: {said}" if said else f"status {status}"
+    if 300 <= status < 400 and (elsewhere := headers.get("Location")):
+        raise RefusedError(
+            f"{address} redirects to {without_secrets(elsewhere[:300])}; give the address that answers itself", status
+        )
     if status == 500 and FAILED in headers:
         raise RewardFailedError(_detail(found))
     if status in (408, 429) or status >= 500:

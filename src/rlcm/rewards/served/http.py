@@ -94,6 +94,9 @@ class HttpReward:
             request_address(url, "")
         self.rewards, self.timeout, self.retries, self.backoff = rewards, timeout, retries, backoff
         self.batch_size, self.encoding, self.on_failure = batch_size, encoding, on_failure
+        self.served: Sequence[str] | None = None
+        """What `/health` has named, once it was asked; an answer has all of it where `rewards` is left out."""
+        self._first: Sequence[str] = ()
         self._token_env = token_env
         self.servers = Servers(urls, breaker_failures, breaker_seconds)
         self._client = Client(bearer_token(token_env), len(urls), REMEDIES)
@@ -115,16 +118,27 @@ class HttpReward:
 
         answers = ask_each(self._pool, self.servers, ask, parts, self.on_failure)
         good = [answer for answer in answers if not isinstance(answer, RewardError)]
-        if any(set(answer) != set(good[0]) for answer in good):
-            raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in good]}.")
-        if self.rewards is not None and good and _asked_for(good[0], self.rewards) != set(self.rewards):
-            raise RewardError(f"the servers were asked for the rewards {sorted(self.rewards)} and gave {sorted(good[0])}.")
+        self._require_as_expected(good)
         scores = {label: torch.full((len(prompts),), float("nan")) for label in good[0]}
         for part, answer in zip(parts, answers, strict=True):
             if not isinstance(answer, RewardError):
                 for label, values in answer.items():
                     scores[label][part] = torch.tensor(values)
         return next(iter(scores.values())) if len(scores) == 1 else scores
+
+    def _require_as_expected(self, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse answers that hold other rewards than were asked for, than `/health` names, or than the answers before them."""
+        if any(set(answer) != set(answers[0]) for answer in answers):
+            raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in answers]}.")
+        expected = self.rewards or self.served
+        if expected and _asked_for(answers[0], expected) != set(expected):
+            what = "were asked for" if self.rewards else "said that they have"
+            raise RewardError(f"the servers {what} the rewards {sorted(expected)} and gave {sorted(answers[0])}.")
+        self._first = self._first or sorted(answers[0])
+        if sorted(answers[0]) != self._first:
+            raise RewardError(
+                f"the servers give the rewards {sorted(answers[0])}, and gave {self._first} before; start them with the same rewards."
+            )
 
     def check_prompts(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
         """Ask before any image is made whether a server is there, takes the token and has the rewards.
@@ -162,10 +176,11 @@ class HttpReward:
             if "rewards" in health and (missing := sorted(set(self.rewards or ()) - set(health["rewards"]))):
                 raise RewardError(f"{url} has no reward {', '.join(missing)}; it serves {', '.join(health['rewards'])}.")
 
-        served = {url: sorted(health["rewards"]) for url, health in found.items() if "rewards" in health}
+        served = {url: sorted(health["rewards"]) for url, health in found.items() if health.get("rewards")}
         if self.rewards is None and len(set(map(tuple, served.values()))) > 1:
             told = "; ".join(f"{url}: {', '.join(labels)}" for url, labels in served.items())
             raise RewardError(f"the servers give different rewards ({told}); name those that all of them have as `rewards`.")
+        self.served = next(iter(served.values()), None)
 
     def _understood(self, url: str, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
         """Do nothing if a server takes requests of this form; what its rewards say of a grey picture is no matter.

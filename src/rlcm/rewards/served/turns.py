@@ -105,7 +105,7 @@ def post_patiently(
     Raises:
         RewardError: if a server refuses the request (other 4xx), or the last attempt failed.
     """
-    text, refused = "", 0
+    text, refused, remedy = "", 0, ""
     for attempt in range(retries + 1):
         server = servers.next()
         pause = 0.0
@@ -119,7 +119,9 @@ def post_patiently(
                 raise RewardError(text) from error
         except (TransientError, WireError) as error:
             servers.failed(server)
-            text = f"{server.url}: {error}"
+            text = f"{server.url}: {error}".removesuffix(".")
+            answered = isinstance(error, WireError)
+            remedy = "Check what answers at this address." if answered else "Check that the server is running, and its address."
             pause = error.retry_after if isinstance(error, TransientError) else 0.0
         else:
             servers.succeeded(server)
@@ -133,7 +135,7 @@ def post_patiently(
         time.sleep(min(pause, LONGEST_PAUSE))
     servers.gave_up()
     attempts = f"{retries + 1} attempt{'s' * (retries > 0)}"
-    raise RewardError(f"{text}; gave up after {attempts}. Check that the server is running, and its address.")
+    raise RewardError(f"{text}; gave up after {attempts}. {remedy}")
 
 
 def ask_each(

@@ -176,6 +176,16 @@ def test_the_same_under_another_name_goes_on_without_a_word(place, what):
     assert not [note for note in listener.notes if "insist" in note or "other" in note], listener.notes
 
 
+def test_one_reward_of_the_list_may_be_changed_by_its_place_as_far_as_the_whole_may_be(place):
+    run = place / "runs/run"
+    going = Trainer.resume(run, ["rewards.0.timeout_seconds=4", "rewards.0.on_failure=skip"])
+    assert (going.config.rewards[0].timeout_seconds, going.config.rewards[0].on_failure) == (4, "skip")
+    with pytest.raises(ConfigError, match=r"something has changed since round 1: rewards\.\w+\.weight: 1\.0 -> 4\.0"):
+        Trainer.resume(run, ["rewards.0.weight=4"])
+    with pytest.raises(ConfigError, match=r"model\.loras has no entry 0; set it as a whole"):
+        Trainer.resume(run, ["model.loras.0.scale=4"])
+
+
 def test_what_changes_digits_only_is_said_in_one_line(place, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     monkeypatch.setattr(pins, "_version", lambda library: {"torch": "9.9.9"}.get(library, "1"))

@@ -133,7 +133,8 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         setting = change.partition("=")[0]
         own = setting in ("name", "output")
         # Of the rewards all but `on_failure` and time limits is compared later, with what the run began with.
-        may_be_other = class_of(setting) in ("free", "rounding") or setting in ("rewards", "evaluation.held_out")
+        of_rewards = setting.startswith(("rewards.", "evaluation.held_out.")) or setting in ("rewards", "evaluation.held_out")
+        may_be_other = class_of(setting) in ("free", "rounding") or of_rewards
         if own or not (force or may_be_other):
             # What a checkpoint holds of a LoRA is of its shape.
             anew = [other for other in changes if other.partition("=")[0] not in ("name", "output")]
@@ -142,7 +143,8 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
             )
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; others can be those of `run`, such as run.rounds=200, but "
-                "for run.clock; evaluation.final, every, grid and patience; on_failure of a reward; and what changes rounding only. "
+                "for run.clock; evaluation.final, every, grid and patience; on_failure and timeout_seconds of a reward; and what changes "
+                "rounding only. "
                 + ("To have it elsewhere, move its folder. " if setting == "output" else "")
                 + "Start a new run: "
                 + repeated(run, *anew)

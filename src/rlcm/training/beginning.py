@@ -143,8 +143,8 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
             )
             raise ConfigError(
                 f"--resume {change}: a run goes on with its own settings; others can be those of `run`, such as run.rounds=200, but "
-                "for run.clock; evaluation.final, every, grid and patience; on_failure and timeout_seconds of a reward; and what changes "
-                "rounding only. "
+                "for run.clock; evaluation.final, every, grid and patience; on_failure and timeout_seconds of a reward; and what "
+                "changes rounding only. "
                 + ("To have it elsewhere, move its folder. " if setting == "output" else "")
                 + "Start a new run: "
                 + repeated(run, *anew)

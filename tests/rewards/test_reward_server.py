@@ -1,6 +1,7 @@
 """The client against a real server process, and everything that can go wrong between them."""
 
 import contextlib
+import gzip
 import json
 import re
 import shutil
@@ -368,6 +369,13 @@ def test_a_body_just_too_long_gets_its_answer(server):
 )
 def test_what_is_no_request_is_refused(server, content, kind, status):
     assert post(server, content, kind).status_code == status
+
+
+def test_a_packed_body_is_told_to_come_as_it_is(server):
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip", "Authorization": f"Bearer {TOKEN}"}
+    answer = CLIENT.post(server.url + "/score", content=gzip.compress(b"{}"), headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["detail"] == "the content encoding 'gzip' is not read; send the body as it is."
 
 
 def test_the_token_guards_scores_and_metrics(server):

@@ -313,7 +313,7 @@ class Jobs:
             return {}
 
     def _file(self, name: str, ending: str) -> Path:
-        if Path(name).name != name or "\0" in name:
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
             raise UsageError(f"{name!r} is not the name of a run.")
         return self._place() / f"{name}.{ending}"
 

@@ -161,6 +161,8 @@ def create_app(mix: RewardMix, settings: ServerSettings, token: str | None = Non
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (NPZ, JSON):
             raise HTTPException(415, f"the content type must be {NPZ} or {JSON}, not {kind!r}.")
+        if (packed := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            raise HTTPException(415, f"the content encoding {packed!r} is not read; send the body as it is.")
         with held.part() as part:
             body = await read_body(request, longest, settings.body_timeout, part)
             if meter.waiting > settings.max_waiting:
@@ -202,7 +204,7 @@ def serve(mix: RewardMix, settings: ServerSettings, token: str | None = None, re
     Raises:
         UsageError: if the port cannot be opened.
     """
-    named = f"port={settings.port} at host={settings.host}"
+    named = f"--port={settings.port} at --host={settings.host}"
     listener = open_port(settings.host, settings.port, named, BACKLOG)
     if not token and not settings.host.startswith(("127.", "localhost", "::1")):
         logger.warning("everyone who reaches %s can use this server; set a token.", settings.host)

@@ -179,17 +179,16 @@ def page(results: Sequence[dict[str, Any]], machine: str, *, at_length: bool = F
     """Return the page of the results."""
     all_judged = judged_as_trained(results)
     base, pictures, calls = all_judged[0]["base"], all_judged[0]["images"], counted(results[0]["steps"], "step")
-    kept = [key for key in KEPT if key in base]  # the demo at length was measured before there was a figure for grounds
     rows = [
         [
             *(str(r["seed"]), f"{base['right']['overall']:.1%}", f"{j['tuned']['right']['overall']:.1%}"),
             f"{j['errors_gone']['mean']:.0%} ± {j['errors_gone']['ci95']:.0%}",
-            *(f"{j['tuned'][key] / base[key]:.0%}" for key in kept),
+            *(f"{j['tuned'][key] / base[key]:.0%}" for key in KEPT),
             *(f"{r['whole_command_seconds']:.0f} s", f"{r['peak_memory_mb'] / 1000:.2f} GB"),
         ]
         for r, j in zip(results, all_judged, strict=True)
     ]
-    heads = ["seed", "right before", "right after", "errors gone", *kept, "whole command", "peak memory"]
+    heads = ["seed", "right before", "right after", "errors gone", *KEPT, "whole command", "peak memory"]
     verdicts = [[what, bar, value, "yes" if met else "**no**"] for what, bar, value, met in bars(results, at_length=at_length)]
     seeds = [f"seed {r['seed']}" for r in results]
     kinds = [
@@ -233,7 +232,7 @@ Before and after use the same prompts and the same noise: {pictures} pictures, {
 if it shows all that its prompt asks for. The share of right pictures is a mean over the six kinds of prompts. *Errors gone* is the net
 share of the base model's wrong pictures that are gone, with its 95 % interval over pictures. Relative to the base model's:
 
-{"".join(f"- *{key}*: {KEPT[key]}" + chr(10) for key in kept)}
+{"".join(f"- *{key}*: {KEPT[key]}" + chr(10) for key in KEPT)}
 {table(heads, rows)}
 The targets set beforehand, and the worst seed:
 

@@ -309,7 +309,6 @@ MEDDLING_HERE = {
     "torch's autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16).__enter__(),
     "torch's default device": lambda: torch.set_default_device("meta"),
     "NumPy's errstate": lambda: np.seterr(all="raise"),
-    "the handlers of signals": lambda: signal.signal(signal.SIGTERM, signal.default_int_handler),
 }
 
 

@@ -135,7 +135,8 @@ class UserCode:
                 return work()
         finally:
             who, changed = _surroundings.leave(visit)
-            self._tell(who or self.name, put_back(THREAD_TRAITS, states) + changed)
+            self._tell(who, changed)
+            self._tell(self.name, put_back(THREAD_TRAITS, states))  # nobody else can have changed these
 
     def _wait(self, thread: UserThread[Any], stop_wanted: Callable[[], bool]) -> None:
         """Wait for the thread's end."""

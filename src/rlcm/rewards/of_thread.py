@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-import signal
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,6 @@ import torch
 from rlcm.rewards.surroundings import Trait
 
 _DEVICES = ("cpu", *(name for name in ("cuda", "mps", "xpu") if torch.amp.is_autocast_available(name)))
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 def _autocast() -> tuple[Any, ...]:
@@ -48,21 +44,11 @@ def _set_gpu(before: int | None) -> None:
         torch.cuda.set_device(before)
 
 
-def _handlers() -> list[Any]:
-    return [signal.getsignal(number) for number in _SIGNALS]
-
-
-def _set_handlers(before: list[Any]) -> None:
-    if threading.current_thread() is threading.main_thread():  # no other can have changed them
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
 THREAD_TRAITS = (
     Trait("torch's autocast", _autocast, _set_autocast),
     Trait("torch's default device", torch.get_default_device, _set_device),
     Trait("the GPU in use", _gpu, _set_gpu, lambda before, after: before is not None and before != after),
     Trait("NumPy's errstate", np.geterr, lambda state: np.seterr(**state)),
-    Trait("the handlers of signals", _handlers, _set_handlers, operator.ne),
 )
-"""Torch's grad mode is not among them: it is put back without a word."""
+"""Torch's grad mode is not among them: it is put back without a word. Handlers of signals are not, either: a second Ctrl-C within a
+callback takes the run's own away."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import itertools
 import os
@@ -111,6 +112,8 @@ def _enter(place: Any, path: Sequence[str], kind: type[Settings]) -> Any:
         isinstance(place, list) and is_group(expected) and isinstance(place[last], str)
     ):  # such as a reward that is its name alone
         place[last] = {next(iter(expected.model_fields)): place[last]}
+    if isinstance(place[last], list):
+        place[last] = list(map(copy.copy, place[last]))  # an alias of YAML names it in another place, too
     return place[last]
 
 

@@ -161,7 +161,7 @@ def create_app(mix: RewardMix, settings: ServerSettings, token: str | None = Non
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (NPZ, JSON):
             raise HTTPException(415, f"the content type must be {NPZ} or {JSON}, not {kind!r}.")
-        if (packed := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        if (packed := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
             raise HTTPException(415, f"the content encoding {packed!r} is not read; send the body as it is.")
         with held.part() as part:
             body = await read_body(request, longest, settings.body_timeout, part)

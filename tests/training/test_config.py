@@ -194,6 +194,13 @@ def test_an_entry_of_a_list_has_its_number_for_a_name():
         of("rewards.0.weight=3")
 
 
+def test_an_alias_of_yaml_is_not_changed_by_the_place_of_another(tmp_path):
+    file = tmp_path / "q.yaml"
+    file.write_text("rewards: &r [{name: sharpness}]\nevaluation: {held_out: *r}\n")
+    found = load_config(file, ["rewards.0.weight=2"])
+    assert (found.rewards[0].weight, found.evaluation.held_out[0].weight) == (2, 1)
+
+
 def test_one_value_in_place_of_a_list_is_shown_as_one():
     with pytest.raises(ConfigError, match=r"write a list, such as rollout\.branch_schedule='\[0\.5\]'"):
         of("rollout.branch_schedule=0.5")

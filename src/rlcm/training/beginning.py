@@ -133,7 +133,7 @@ def stopped_run(run: Path, changes: Sequence[str], *, force: bool = False) -> tu
         setting = change.partition("=")[0]
         own = setting in ("name", "output")
         # Of the rewards all but `on_failure` and time limits is compared later, with what the run began with.
-        of_rewards = setting.startswith(("rewards.", "evaluation.held_out.")) or setting in ("rewards", "evaluation.held_out")
+        of_rewards = f"{setting}.".startswith(("rewards.", "evaluation.held_out."))
         may_be_other = class_of(setting) in ("free", "rounding") or of_rewards
         if own or not (force or may_be_other):
             # What a checkpoint holds of a LoRA is of its shape.

@@ -53,10 +53,9 @@ def ours(location: Sequence[str | int], known: Sequence[str], *, is_near: bool =
     *path, word = location
     if [*map(str, path[:2])] == ["model", "loras"]:
         return ".".join([*map(str, path), "scale"]) if word in _OF_A_LORA else None
-    found = _BY_NAME.get(str(word).lower())
-    found = next(
-        (name for name in (found, found and found.rpartition(".")[2]) if name in known), None
-    )  # `distill` has lr itself
-    if found is None or path[:1] == ["rewards"]:
+    found = _BY_NAME.get(str(word).lower(), "")
+    if found not in known:
+        found = found.rpartition(".")[2]  # `distill` has some of them without a group, such as lr
+    if found not in known or path[:1] == ["rewards"]:
         return None
     return found if not path or found.startswith(f"{path[0]}.") or not is_near else None

@@ -144,7 +144,7 @@ def digest_of(prompts: PromptSet) -> str:
 
 def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequence[RewardSettings], output: Path) -> None:
     parts = mix.parts if mix else []
-    growing = {part.label: getattr(part.reward, "growing", ()) for part in parts}
+    by_label = {part.label: part.reward for part in parts}
     found.settings[f"the labels of {group}"] = json.dumps(sorted(part.label for part in parts))
     for part in parts:
         key = f"{group}.{part.label}"
@@ -162,7 +162,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         key = f"{group}.{entry.label}"
         if is_address(entry.name):
             found.surroundings[f"{key}{_SERVER}"] = entry.name  # whose settings refuse passwords
-            (served,) = [getattr(part.reward, "served", None) for part in parts if part.label == entry.label]
+            served = getattr(by_label.get(entry.label), "served", None)
             if served and not entry.args.get("rewards"):
                 found.settings[f"{key}, what its servers give"] = json.dumps(served)
         else:
@@ -173,7 +173,7 @@ def _pin_rewards(found: Pins, group: str, mix: RewardMix | None, entries: Sequen
         target = None if is_address(entry.name) else load_callable(place_of(entry.name), entry.timeout_seconds)
         declared = set() if target is None else named_places(target)
         by_default = {} if target is None else pinned_arguments.defaults(target, output)
-        grows = growing.get(entry.label, ())
+        grows = getattr(by_label.get(entry.label), "growing", ())
         for name, value in entry.args.items():
             place = f"{key}.args.{name}"
             if name in ([grows] if isinstance(grows, str) else grows):

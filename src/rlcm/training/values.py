@@ -93,9 +93,8 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
         if not isinstance(place, dict):
             outer = ".".join(parts[:depth])
             what = f"has no entry {parts[depth]}" if isinstance(place, list) else "is not a group of settings"
-            now = (
-                f" It is now {assignment(outer, meant(place))}" if place else ""
-            )  # else it is not set here, and has its default
+            # What is empty is not set here, and has its default.
+            now = f" It is now {assignment(outer, meant(place))}" if place else ""
             raise ConfigError(f"{override!r}: {outer} {what}; set it as a whole.{now}")
     last: Any = int(parts[-1]) if isinstance(place, list) else parts[-1]
     before = place.get(last) if isinstance(place, dict) else place[last]
@@ -108,9 +107,8 @@ def _enter(place: Any, path: Sequence[str], kind: type[Settings]) -> Any:
     expected = declared(kind, path)
     if isinstance(place, dict) and last not in place:
         place[last] = [] if any(get_origin(one) in (list, tuple) for one in alternatives(expected)) else {}
-    if (
-        isinstance(place, list) and is_group(expected) and isinstance(place[last], str)
-    ):  # such as a reward that is its name alone
+    is_entry = isinstance(place, list) and is_group(expected)
+    if is_entry and isinstance(place[last], str):  # such as a reward that is its name alone
         place[last] = {next(iter(expected.model_fields)): place[last]}
     if isinstance(place[last], list):
         place[last] = list(map(copy.copy, place[last]))  # an alias of YAML names it in another place, too

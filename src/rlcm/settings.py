@@ -92,7 +92,7 @@ def is_group(kind: Any) -> bool:
 
 def is_place(part: str) -> bool:
     """Return whether a part of a dotted name can be the place of an entry in a list: 0, 1, 2 ..."""
-    return part.isascii() and part.isdigit()
+    return re.fullmatch("0|[1-9][0-9]{0,8}", part) is not None
 
 
 def declared(kind: Any, path: Sequence[str]) -> Any:

@@ -301,12 +301,16 @@ def test_the_state_of_the_process_is_put_back_and_the_reward_named_once(images, 
         for _ in range(2):
             mix(images, prompts)
     assert not [trait.name for trait, was in zip(TRAITS, before, strict=True) if trait.is_harmed(was, trait.read())]
-    assert caplog.text.count(f"reward mine changed {what}, which belongs to the whole process; it was put back") == 1
+    assert caplog.text.count(f"reward mine changed {what}, on which the whole run depends; it was put back") == 1
     assert not mix.may_run_beside
 
 
+KEPT = []
+"""Modes that are left on as long as somebody holds them."""
 MEDDLING_HERE = {
     "torch's autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16).__enter__(),
+    "torch's autocast, by its cache": lambda: torch.set_autocast_cache_enabled(False),
+    "torch's inference mode": lambda: [KEPT.append(torch.inference_mode()), KEPT[-1].__enter__()],
     "torch's default device": lambda: torch.set_default_device("meta"),
     "NumPy's errstate": lambda: np.seterr(all="raise"),
 }
@@ -319,9 +323,10 @@ def test_the_state_of_the_runs_own_thread_is_put_back_and_the_code_named(caplog,
     right = layer(torch.ones(1, 8))
     with caplog.at_level(logging.WARNING):
         UserCode(f"a callback that meddles with {what}").here(MEDDLING_HERE[what])
+    KEPT.clear()
     assert [trait.read() for trait in THREAD_TRAITS] == before
     assert torch.equal(layer(torch.ones(1, 8)), right)
-    assert f"{what} changed {what}, which belongs to the whole process; it was put back" in caplog.text
+    assert f"{what} changed {what.partition(',')[0]}, on which the whole run depends; it was put back" in caplog.text
 
 
 def test_what_a_program_has_set_for_its_thread_stays_when_a_callback_changes_it():

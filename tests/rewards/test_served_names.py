@@ -70,10 +70,10 @@ def test_an_answer_holds_what_the_server_said_that_it_has(scripted):
     reward.check_prompts(PROMPTS, [{}] * 3)
     assert reward(IMAGES, PROMPTS[:2]).tolist() == [0, 1]
     scripted.answer = "x/part"
-    with pytest.raises(RewardError, match=r"give the rewards \['x/part'\], and gave \['x'\] before"):
+    with pytest.raises(RewardError, match=r"it gave the rewards \['x/part'\], and the answers before had \['x'\]; gave"):
         reward(IMAGES, PROMPTS[:2])
     scripted.answer = "y"
-    with pytest.raises(RewardError, match=r"said that they have the rewards \['x'\] and gave \['y'\]"):
+    with pytest.raises(RewardError, match=r"it said that it has the rewards \['x'\] and gave \['y'\]; gave up"):
         reward(IMAGES, PROMPTS[:2])
 
 
@@ -83,8 +83,22 @@ def test_a_server_that_says_nothing_gives_what_it_gave_first(scripted):
     reward.check_prompts(PROMPTS, [{}] * 3)
     reward(IMAGES, PROMPTS[:2])
     scripted.answer = "y"
-    with pytest.raises(RewardError, match=r"give the rewards \['y'\], and gave \['x'\] before; start them with the same"):
+    with pytest.raises(RewardError, match=r"it gave the rewards \['y'\], and the answers before had \['x'\]"):
         reward(IMAGES, PROMPTS[:2])
+
+
+def test_where_one_server_gives_another_reward_the_other_one_is_asked(scripted):
+    other = Scripted()
+    try:
+        reward = reward_of(scripted, servers=[other.url], retries=3, batch_size=1, breaker_failures=1)
+        reward.check_prompts(PROMPTS, [{}] * 3)
+        other.answer = "y"
+        for _ in range(3):
+            assert reward(IMAGES, PROMPTS[:2]).tolist() == [0, 0]
+        assert [server.failures > 0 for server in reward.servers.all] == [False, True]
+    finally:
+        other.server.shutdown()
+        other.server.server_close()
 
 
 @pytest.mark.parametrize("args", [{}, {"rewards": ["x"]}])
@@ -104,6 +118,9 @@ def test_a_run_goes_on_with_the_rewards_that_its_server_gave_before(scripted, tm
 def test_a_redirection_names_where_to(scripted):
     scripted.status, scripted.headers = 302, {"Location": "https://elsewhere.test/score"}
     with pytest.raises(RewardError, match=r"redirects to https://elsewhere\.test/score; give the address that answers itself"):
+        reward_of(scripted)(IMAGES, PROMPTS[:2])
+    scripted.headers = {"Location": "/other/score"}
+    with pytest.raises(RewardError, match=rf"redirects to {scripted.url}/other/score; give"):
         reward_of(scripted)(IMAGES, PROMPTS[:2])
     scripted.status, scripted.headers = 204, {}
     with pytest.raises(RewardError, match=r"refused the request with status 204$"):

@@ -190,8 +190,22 @@ def test_an_entry_of_a_list_has_its_number_for_a_name():
     for place in ("x", "-1", "1.0", "²"):
         with pytest.raises(ConfigError, match=r"rewards has no entry"):
             of("rewards=[{name: brightness}]", f"rewards.{place}.weight=3")
-    with pytest.raises(ConfigError, match=r"rewards has no entry 0; set it as a whole\.$"):
-        of("rewards.0.weight=3")
+    for place in ("00", "1" * 5000):
+        with pytest.raises(ConfigError, match=rf"rewards has no entry {place}; set it as a whole"):
+            of("rewards=[{name: brightness}]", f"rewards.{place}.weight=3")
+    with pytest.raises(ConfigError, match=r"model\.loras has no entry 0; set it as a whole\.$"):
+        of("model.loras.0.scale=3")
+
+
+def test_the_entries_of_a_list_that_nobody_sets_are_those_of_the_default():
+    assert of("rewards.0.weight=3").rewards == [TrainConfig().rewards[0].model_copy(update={"weight": 3.0})]
+    assert of("rewards.0.args.graded=true", "rewards.0.weight=2").rewards[0].args == {"graded": True}
+    with pytest.raises(
+        ConfigError, match=r"rewards has no entry 1; set it as a whole\. It is now rewards='\[\{name: composition"
+    ):
+        of("rewards.1.weight=3")
+    one = of("rewards=[sharpness]", "rewards.0={weight: 2}").rewards[0]
+    assert (one.name, one.weight) == ("sharpness", 2)
 
 
 def test_an_alias_of_yaml_is_not_changed_by_the_place_of_another(tmp_path):

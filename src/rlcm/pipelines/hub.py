@@ -6,7 +6,7 @@ import logging
 import re
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, list_repo_files, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, is_offline_mode, list_repo_files, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from rlcm.errors import MissingFileError
@@ -26,7 +26,8 @@ def download(path: str, name: str, revision: str | None, setting: str, *, local_
         MissingFileError: if it cannot be had for another reason.
     """
     try:
-        if not local_files_only and path not in _told and try_to_load_from_cache(path, name, revision=revision) is None:
+        offline = local_files_only or is_offline_mode()
+        if not offline and path not in _told and try_to_load_from_cache(path, name, revision=revision) is None:
             _told.add(path)  # without a network, or with a slow one, nothing else is seen for a while
             logger.warning("asking the Hugging Face Hub for %s, which is no folder in the working directory", path)
         return Path(hf_hub_download(path, name, revision=revision, local_files_only=local_files_only))

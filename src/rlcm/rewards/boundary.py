@@ -176,7 +176,7 @@ class UserCode:
         _told.update((who, what) for what in new)
         if new:
             logger.warning(
-                "%s changed %s, which belongs to the whole process; it was put back. Let it leave this as it found it.",
+                "%s changed %s, on which the whole run depends; it was put back. Let it leave this as it found it.",
                 who,
                 " and ".join(new),
             )

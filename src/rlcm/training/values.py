@@ -98,6 +98,8 @@ def change(values: dict[str, Any], override: str, kind: type[Settings]) -> None:
             raise ConfigError(f"{override!r}: {outer} {what}; set it as a whole.{now}")
     last: Any = int(parts[-1]) if isinstance(place, list) else parts[-1]
     before = place.get(last) if isinstance(place, dict) else place[last]
+    if isinstance(place, list):
+        before = _as_group(declared(kind, parts), before)
     place[last] = _beside(kind, key, before, read_value(kind, key, text))
 
 
@@ -106,13 +108,31 @@ def _enter(place: Any, path: Sequence[str], kind: type[Settings]) -> Any:
     last: Any = int(path[-1]) if isinstance(place, list) else path[-1]
     expected = declared(kind, path)
     if isinstance(place, dict) and last not in place:
-        place[last] = [] if any(get_origin(one) in (list, tuple) for one in alternatives(expected)) else {}
-    is_entry = isinstance(place, list) and is_group(expected)
-    if is_entry and isinstance(place[last], str):  # such as a reward that is its name alone
-        place[last] = {next(iter(expected.model_fields)): place[last]}
+        place[last] = _entries_by_default(kind, path) if _takes_list(expected) else {}
+    if isinstance(place, list):
+        place[last] = _as_group(expected, place[last])
     if isinstance(place[last], list):
         place[last] = list(map(copy.copy, place[last]))  # an alias of YAML names it in another place, too
     return place[last]
+
+
+def _takes_list(kind: Any) -> bool:
+    return any(get_origin(one) in (list, tuple) for one in alternatives(kind))
+
+
+def _entries_by_default(kind: type[Settings], path: Sequence[str]) -> list[Any]:
+    """Return what a list at a path holds where nobody sets it, so that one entry of it can be changed."""
+    *groups, name = path
+    inside = declared(kind, groups) if groups else kind
+    default = inside.model_fields[name].get_default(call_default_factory=True) if is_group(inside) else None
+    if not isinstance(default, (list, tuple)):
+        return []
+    return [one.model_dump(exclude_unset=True) if isinstance(one, Settings) else one for one in default]
+
+
+def _as_group(kind: Any, value: Any) -> Any:
+    """Return an entry of a list as a group of settings, if it is a group's first setting alone, such as a reward's name."""
+    return {next(iter(kind.model_fields)): value} if is_group(kind) and isinstance(value, str) else value
 
 
 def _beside(kind: type[Settings], key: str, before: Any, value: Any) -> Any:
@@ -151,7 +171,7 @@ def read_value(kind: type[Settings], key: str, text: str) -> Any:
         ConfigError: if it has to be YAML and is not.
     """
     kinds = alternatives(declared(kind, key.split(".")))
-    lists = any(get_origin(one) in (list, tuple) for one in kinds)
+    lists = _takes_list(declared(kind, key.split(".")))
     inner = unquoted(text.strip(), plain=True) if lists else None
     if inner is not None and (inner[:1] + inner[-1:] == "[]" or (text.strip()[0] in QUOTES and str not in kinds)):
         quotes = f"{text.strip()[0]} and {text.strip()[-1]}"
@@ -223,7 +243,6 @@ def refuse_torn(overrides: Sequence[str], kind: type[Settings]) -> None:
 
 def _retyped(kind: type[Settings], key: str, text: str) -> str:
     """Return a setting as it is typed with straight quotes, where it reads as a value then."""
-    kinds = alternatives(declared(kind, key.split(".")))
     value = text.strip()
     while (inner := unquoted(value, plain=True)) is not None:
         value = inner.strip()
@@ -232,7 +251,7 @@ def _retyped(kind: type[Settings], key: str, text: str) -> str:
             found = read_yaml(known) if known[:1] in ("[", "{") else straight(known)
         except ValueError:
             continue
-        lists = any(get_origin(one) in (list, tuple) for one in kinds)
+        lists = _takes_list(declared(kind, key.split(".")))
         return assignment(key, [found] if lists and isinstance(found, str) else known)
     return f"{key}=VALUE with straight quotes in it"
 
@@ -252,7 +271,10 @@ def _instead(path: Path, names: Collection[str], why: str) -> str:
     if str(path) in names:
         return f"is a setting; write it with its value in one word, such as {path}=VALUE."
     if "=" in str(path) and not os.path.lexists(path):
-        return "is a change of a setting; give the path of a YAML file before it."
+        return (
+            "is a change of a setting. On the command line, give the path of a YAML file before it; in Python, "
+            f"rlcm.load_config(overrides={[str(path)]!r}) has it."
+        )
     if os.path.isdir(path):
         return "is a folder; give the path of a YAML file in it."
     if os.path.lexists(path):

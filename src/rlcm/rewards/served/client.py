@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from urllib.parse import urljoin
 
 import httpx
 
@@ -81,7 +82,8 @@ def post(client: Client, address: str, path: str, body: bytes, content_type: str
     text = f"status {status}: {said}" if said else f"status {status}"
     if 300 <= status < 400 and (elsewhere := headers.get("Location")):
         raise RefusedError(
-            f"{address} redirects to {without_secrets(elsewhere[:300])}; give the address that answers itself", status
+            f"{address} redirects to {without_secrets(urljoin(address, elsewhere[:300]))}; give the address that answers itself",
+            status,
         )
     if status == 500 and FAILED in headers:
         raise RewardFailedError(_detail(found))

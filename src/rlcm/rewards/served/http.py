@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from rlcm.addresses import bearer_token, check_address, request_address
 from rlcm.errors import RewardError
 from rlcm.rewards.served.client import Client, RefusedError, TransientError, get, post
 from rlcm.rewards.served.turns import LONGEST_PAUSE, Servers, ask_each, post_patiently
-from rlcm.rewards.served.wire import Encoding, decode_answer, encode_request, read_health
+from rlcm.rewards.served.wire import Encoding, WireError, decode_answer, encode_request, read_health
 from rlcm.rewards.settings import OnFailure
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,8 @@ class HttpReward:
         self.served: Sequence[str] | None = None
         """What `/health` has named, once it was asked; an answer has all of it where `rewards` is left out."""
         self._first: Sequence[str] = ()
+        """What the first good answer held."""
+        self._lock = threading.Lock()
         self._token_env = token_env
         self.servers = Servers(urls, breaker_failures, breaker_seconds)
         self._client = Client(bearer_token(token_env), len(urls), REMEDIES)
@@ -118,7 +121,6 @@ class HttpReward:
 
         answers = ask_each(self._pool, self.servers, ask, parts, self.on_failure)
         good = [answer for answer in answers if not isinstance(answer, RewardError)]
-        self._require_as_expected(good)
         scores = {label: torch.full((len(prompts),), float("nan")) for label in good[0]}
         for part, answer in zip(parts, answers, strict=True):
             if not isinstance(answer, RewardError):
@@ -126,19 +128,23 @@ class HttpReward:
                     scores[label][part] = torch.tensor(values)
         return next(iter(scores.values())) if len(scores) == 1 else scores
 
-    def _require_as_expected(self, answers: Sequence[Mapping[str, Any]]) -> None:
-        """Refuse answers that hold other rewards than were asked for, than `/health` names, or than the answers before them."""
-        if any(set(answer) != set(answers[0]) for answer in answers):
-            raise RewardError(f"the servers give different rewards: {[sorted(answer) for answer in answers]}.")
+    def _read(self, body: bytes, batch: int) -> dict[str, list[float]]:
+        """Return the scores of an answer, which holds what was asked for, or what `/health` names, and the same every time.
+
+        Raises:
+            WireError: if it does not, so that another server is asked.
+        """
+        answer = decode_answer(body, batch)
+        given = sorted(answer)
         expected = self.rewards or self.served
-        if expected and _asked_for(answers[0], expected) != set(expected):
-            what = "were asked for" if self.rewards else "said that they have"
-            raise RewardError(f"the servers {what} the rewards {sorted(expected)} and gave {sorted(answers[0])}.")
-        self._first = self._first or sorted(answers[0])
-        if sorted(answers[0]) != self._first:
-            raise RewardError(
-                f"the servers give the rewards {sorted(answers[0])}, and gave {self._first} before; start them with the same rewards."
-            )
+        if expected and _asked_for(given, expected) != set(expected):
+            what = "was asked for" if self.rewards else "said that it has"
+            raise WireError(f"it {what} the rewards {sorted(expected)} and gave {given}.")
+        with self._lock:  # requests are read side by side
+            self._first = self._first or given
+        if given != self._first:
+            raise WireError(f"it gave the rewards {given}, and the answers before had {self._first}.")
+        return answer
 
     def check_prompts(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:
         """Ask before any image is made whether a server is there, takes the token and has the rewards.
@@ -211,7 +217,7 @@ class HttpReward:
             "/score",
             body,
             kind,
-            lambda answer: decode_answer(answer, len(prompts)),
+            lambda answer: self._read(answer, len(prompts)),
             timeout=self.timeout,
             retries=self.retries,
             backoff=self.backoff,

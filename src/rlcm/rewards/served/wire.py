@@ -5,6 +5,8 @@ A request is one of
                           UTF-8 bytes of the JSON object below without its `images`
     application/json      {"images": [PNG files in base64], "prompts": [B texts], "metadata": [B objects], "rewards": [labels]}
 and the answer is {"scores": {label: [B numbers]}}. `metadata` and `rewards` may be left out.
+An answer holds the rewards that were asked for; or else all that `GET /health` names in {"rewards": [labels]}, where it names some.
+Components of a reward stand as `label/component`.
 """
 
 from __future__ import annotations

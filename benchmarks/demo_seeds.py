@@ -1,19 +1,22 @@
 """The demo with three seeds: how many of the base model's errors it mends, by the held-out judge on prompts that it never trained on.
 
-    python benchmarks/demo_seeds.py [--long] [--leash] [--seeds 0 1 2] [--keep runs/demo-seeds]
+    python benchmarks/demo_seeds.py [--long] [--leash] [--teacher] [--seeds 0 1 2] [--keep runs/demo-seeds]
 
 Writes benchmarks/results/demo.json, docs/demo.md and the README's picture (of the first seed). With --long, four times as many
 rounds: writes benchmarks/results/demo-long.json, docs/demo-long.md and docs/images/demo-long.png. With --leash, the demo held near
-the base model: writes benchmarks/results/demo-leash.json and a section of docs/demo.md.
+the base model: writes benchmarks/results/demo-leash.json and a section of docs/demo.md. With --teacher, what the base model's teacher
+draws of the same prompts in 50 steps: writes benchmarks/results/demo-teacher.json and docs/demo-long.md.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -32,7 +35,8 @@ from rlcm.builtin.detector import JudgeDetector
 from rlcm.builtin.judging import by_kind, ground_spread, right, sharpness
 from rlcm.builtin.prompts import prompt_set
 from rlcm.builtin.vocabulary import TAGS
-from rlcm.pipelines import make_denoiser
+from rlcm.pipelines import ModelSettings, SamplerSettings, make_denoiser
+from rlcm.pipelines.loading import load_pipeline
 from rlcm.policy.noise import image_seed
 from rlcm.policy.rollout import pictures_of
 from rlcm.processes.machine import describe_machine
@@ -63,9 +67,12 @@ LONG = ("run.rounds=480", "run.time_limit_minutes=60", "evaluation.every=120")
 """Changes of the demo for --long; 60 minutes are the most that a slow machine takes."""
 LEASH = ("algorithm.kl_coefficient=0.01",)
 """Changes of the demo for --leash."""
-LONG_NAME, LEASH_NAME, COMMAND = "demo-long", "demo-leash", "python benchmarks/demo_seeds.py"
-LEAST_RIGHT = 0.85
-"""Asked of the demo at length."""
+TEACHER_STEPS, GUIDANCE = 50, 3.0
+"""The guidance is that of the demo."""
+LONG_NAME, LEASH_NAME, TEACHER_NAME = "demo-long", "demo-leash", "demo-teacher"
+COMMAND = "python benchmarks/demo_seeds.py"
+LEAST_RIGHT, AIM_RIGHT = 0.85, 0.92
+"""Asked of the demo at length, and aimed at."""
 KEPT = {
     "diversity": "the mean distance (one minus cosine) of two pictures of one prompt in the judge's features",
     "sharpness": "the mean difference of neighbouring pixels",
@@ -154,15 +161,20 @@ def bars(results: Sequence[dict[str, Any]], *, at_length: bool = False) -> list[
         ("sharpness", "at least the base's", f"{kept['sharpness']:.0%}", kept["sharpness"] >= 1),
     ]
     if at_length:
-        right_after, teacher = min(j["tuned"]["right"]["overall"] for j in all_judged), teachers_share()
+        right_after = min(j["tuned"]["right"]["overall"] for j in all_judged)
         return [
             ("right", f"at least {LEAST_RIGHT:.0%}", f"{right_after:.1%}", right_after >= LEAST_RIGHT),
-            ("right, the teacher in 50 steps", f"above its {teacher:.1%}", f"{right_after:.1%}", right_after > teacher),
+            (
+                f"right, the teacher in {TEACHER_STEPS} steps",
+                f"above its {told_of_teacher()}",
+                f"{right_after:.1%}",
+                right_after > teachers_share() + teachers_half(),
+            ),
             *same,
         ]
     slowest = max(r["whole_command_seconds"] for r in results)
     return [
-        ("errors gone", "at least a third", f"{least:.0%}", least >= 1 / 3),
+        ("errors gone", "at least a third (the aim: half)", f"{least:.0%}", least >= 1 / 3),
         ("lower end of the interval of errors gone", "above 0", f"{clear:.0%}", clear > 0),
         ("change of the worst kind", "at least −2 points", f"{100 * worst:+.1f} points", worst >= -0.02),
         *same,
@@ -170,9 +182,34 @@ def bars(results: Sequence[dict[str, Any]], *, at_length: bool = False) -> list[
     ]
 
 
+def look_at_teacher() -> dict[str, Any]:
+    """Return what the judge says of the teacher's pictures of the unseen prompts, the same noise for the same place."""
+    wanted = [entry for entry in prompt_set(SETS["unseen"]) for _ in range(EACH)]
+    model = ModelSettings(path="builtin-teacher")
+    sampler = SamplerSettings(scheduler="ddim", steps=TEACHER_STEPS, guidance=GUIDANCE, eta=1.0)
+    denoiser = make_denoiser(load_pipeline(model), sampler, model)
+    seeds = [image_seed("demo", place) for place in range(len(wanted))]
+    images = pictures_of(denoiser, [entry["prompt"] for entry in wanted], seeds, BATCH)
+    answers = right(JudgeDetector.load(model_path("judge")), images, wanted)
+    counts = Counter(entry["tag"] for entry in wanted)
+    shares = by_kind(answers, wanted)
+    error = math.sqrt(sum(shares[tag] * (1 - shares[tag]) / count for tag, count in counts.items())) / len(counts)
+    return {"images": len(wanted), "steps": TEACHER_STEPS, "right": shares, "ci95": 1.96 * error}
+
+
 def teachers_share() -> float:
-    """Return the share of the teacher's pictures in 50 steps that the judge finds right: of the same prompts, two pictures each."""
-    return float(files.read(RESULTS / "fidelity.json")["references"]["teacher"]["right"])
+    """Return the share of the teacher's pictures in 50 steps that the judge finds right, as a mean of the kinds of prompts."""
+    return float(files.read(RESULTS / f"{TEACHER_NAME}.json")["right"]["overall"])
+
+
+def teachers_half() -> float:
+    """Return half of that share's 95 % interval over pictures."""
+    return float(files.read(RESULTS / f"{TEACHER_NAME}.json")["ci95"])
+
+
+def told_of_teacher() -> str:
+    """Return the teacher's share with its interval."""
+    return f"{teachers_share():.1%} ± {100 * teachers_half():.1f} points"
 
 
 def page(results: Sequence[dict[str, Any]], machine: str, *, at_length: bool = False) -> str:
@@ -212,9 +249,10 @@ This is the demo with four times as many rounds:
 
     rlcm train demo {" ".join(LONG)}
 
-{counted(len(results), "seed")}, one thread each, beside other processes, so the time says little. The teacher's share is
-from [fidelity](fidelity.md). What is gained in the trained number of steps is paid for in one step, where fewer pictures are right
-than before.
+{counted(len(results), "seed")}, one thread each, beside other processes, so the time says little: half an hour of one thread,
+where an hour of two was allowed. The bar was {LEAST_RIGHT:.0%} right, and the aim {AIM_RIGHT:.0%}. The teacher drew the same
+prompts in {TEACHER_STEPS} steps from noise of its own (`{COMMAND} --teacher`). To be above it, every seed has to be so by more than
+its 95 % interval. What is gained in the trained number of steps is paid for in one step, where fewer pictures are right than before.
 
 The judge counts things, colours and places. It does not see all that the eye sees: grounds have become a pale green, and some things
 are only half themselves, such as the monkey here. So a run of this length wants a leash, or a second reward that looks
@@ -225,8 +263,8 @@ at the whole picture. Nobody has tried these at this length; for the ordinary de
     return f"""# {title}
 {about}
 The demo trains the built-in model to draw what the prompt asks for. Its reward is the score of an object detector. The figures below
-are from **another** detector: the held-out [judge](glossary.md#judge), which no reward and no training uses. The prompts are of the
-kinds that were trained, but none of them was trained on.
+are from **another** detector: the held-out [judge](glossary.md#judge), which no reward uses, and which had no say in the demo's settings
+([how far the two agree](detectors.md)). The prompts are of the kinds that were trained, but none of them was trained on.
 
 Before and after use the same prompts and the same noise: {pictures} pictures, {EACH} of each prompt, in {calls}. A picture is *right*
 if it shows all that its prompt asks for. The share of right pictures is a mean over the six kinds of prompts. *Errors gone* is the net
@@ -296,9 +334,16 @@ def main() -> None:
     variant = options.add_mutually_exclusive_group()
     variant.add_argument("--long", action="store_true", help="four times as many rounds")
     variant.add_argument("--leash", action="store_true", help="held near the base model")
+    variant.add_argument("--teacher", action="store_true", help="what the teacher draws of the same prompts; no training")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--keep", type=Path, default=None, help="where runs are; a finished one is not made again")
     arguments = options.parse_args()
+    if arguments.teacher:
+        files.write(RESULTS / f"{TEACHER_NAME}.json", {"machine": describe_machine()} | look_at_teacher())
+        found = files.read(RESULTS / f"{LONG_NAME}.json")
+        text = page(found["runs"], found["machine"], at_length=True)
+        (DOCS / f"{LONG_NAME}.md").write_text(text, encoding="utf-8")
+        return
     name, changes = (LONG_NAME, LONG) if arguments.long else (LEASH_NAME, LEASH) if arguments.leash else ("demo", PLAIN)
     keep = arguments.keep or ROOT / "runs" / f"{name}-seeds"
     results = [run(changes, seed, keep) for seed in arguments.seeds]

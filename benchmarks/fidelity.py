@@ -280,7 +280,7 @@ The first unseen prompt of each kind, the same noise in every row, in {OWN} step
 
 - {found["pictures"]} pictures, {EACH} of each prompt of `world-unseen`, from the same noise before and after. No run trains on
   these prompts.
-- *Right* is a mean over the six kinds of prompts. The judge is a detector that no reward and no training uses.
+- *Right* is a mean over the six kinds of prompts. The judge is a detector that no reward and no gradient uses.
 - *Sharpness* is the mean difference of neighbouring pixels. Renders are what the model learnt from: here {EACH} of each prompt.
 - *Fréchet distance* is that of FID, in {found["features"]} features of the judge, the mean over the picture's quarters: so few
   pictures allow no more. Other renders of the same prompts are {1e4 * known["renders"]["to_renders"]:.1f} from these.

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.algorithms.methods import TASKS
 from benchmarks.algorithms.page import seeds_of, shares_of, times_of
 from benchmarks.algorithms.summary import always_sooner
-from benchmarks.demo_seeds import gone_by_kinds, judged_as_trained, teachers_share
+from benchmarks.demo_seeds import gone_by_kinds, judged_as_trained, told_of_teacher
 from benchmarks.fidelity import OWN
 from benchmarks.shared.command import parser
 from benchmarks.shared.pages import fill, put_between
@@ -88,7 +88,7 @@ def _right_after(task: str, found: Mapping[str, Any], seeds: str) -> tuple[str, 
     order = sorted(found["methods"].items(), key=lambda one: -one[1]["judge"]["mean"])
     told = [f"`{name}` {shares_of(one['judge'])}, in the end {one['end']['judge']['mean']:.1%}" for name, one in order]
     return (
-        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the held-out judge, at the best evaluation; "
+        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the judge, at the evaluation it finds best (a little high); "
         f"{before} before",
         "; ".join(told),
         "[docs/algorithms/study.md](docs/algorithms/study.md)",
@@ -144,7 +144,7 @@ def at_length() -> tuple[str, str, str]:
     before, after = ([one[whose]["right"]["overall"] for one in judged_as_trained(runs)] for whose in ("base", "tuned"))
     return (
         f"four times as many rounds of the demo, {len(runs)} seeds: the same; the teacher of the model in 50 steps",
-        f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after; {teachers_share():.1%}",
+        f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after; {told_of_teacher()}",
         "[docs/demo-long.md](docs/demo-long.md)",
     )
 
@@ -162,7 +162,7 @@ def figures() -> str:
     memory = max(run["peak_memory_mb"] for run in runs) / 1000
     rows = [
         (
-            f"demo, {len(runs)} seeds: pictures that the held-out judge finds right, on prompts that were not trained on",
+            f"demo without its time limit, {len(runs)} seeds: pictures that the held-out judge finds right, on prompts that were not trained on",
             f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after",
             "[docs/demo.md](docs/demo.md)",
         ),

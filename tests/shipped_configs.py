@@ -91,7 +91,7 @@ def tiny(name: str, folder: Path) -> TrainConfig:
     if name in FLOW_CONFIGS:  # slower than the others, for their encoders of prompts
         rollout = rollout.model_copy(update={"images_per_prompt": 2, "sample_batch_size": 2})
     group = rollout.branches * rollout.images_per_prompt
-    images = 6 if group == 1 else 2 * group
+    images = 2 * group if group > 1 else 6 if config.sampler.steps < 50 else 2
     changes: dict[str, Any] = {
         "output": str(folder),
         "model": config.model.model_copy(update={**model, "precision": "fp32", "device": "cpu"}),

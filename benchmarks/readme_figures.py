@@ -88,8 +88,8 @@ def _right_after(task: str, found: Mapping[str, Any], seeds: str) -> tuple[str, 
     order = sorted(found["methods"].items(), key=lambda one: -one[1]["judge"]["mean"])
     told = [f"`{name}` {shares_of(one['judge'])}, in the end {one['end']['judge']['mean']:.1%}" for name, one in order]
     return (
-        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the judge, at the evaluation it finds best (a little high); "
-        f"{before} before",
+        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the judge, at the evaluation that it finds best, so a "
+        f"little high; {before} before",
         "; ".join(told),
         "[docs/algorithms/study.md](docs/algorithms/study.md)",
     )
@@ -162,7 +162,7 @@ def figures() -> str:
     memory = max(run["peak_memory_mb"] for run in runs) / 1000
     rows = [
         (
-            f"demo without its time limit, {len(runs)} seeds: pictures that the held-out judge finds right, on prompts that were not trained on",
+            f"demo without its time limit, {len(runs)} seeds: right pictures by the held-out judge, on prompts not trained on",
             f"{min(before):.1%} before, {min(after):.1%} to {max(after):.1%} after",
             "[docs/demo.md](docs/demo.md)",
         ),

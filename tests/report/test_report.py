@@ -17,6 +17,7 @@ from written_runs import PROMPTS, SEEDS, SIZE, Page, evaluation, picture, write_
 from rlcm.errors import RunDirectoryError
 from rlcm.report import before_after_picture, read_run, write_report
 from rlcm.report.picture import telling
+from rlcm.report.words import headline_by_judge
 
 
 def test_headline_says_what_happened(run: Path) -> None:
@@ -313,6 +314,19 @@ def test_the_picture_shows_what_was_mended_and_one_that_stayed_wrong(
     for number in (0, 20):
         discs = [np.all(abs(pixels - (number, 40 * i, 255 - number)) < 4, -1).sum() for i in range(6)]
         assert [i for i, size in enumerate(discs) if size > 1000] == shown
+
+
+def test_the_picture_of_a_reward_for_right_pictures_begins_with_the_judges_word(run: Path) -> None:
+    first, last = evaluation(0, 0.6, judge=0.585), evaluation(20, 0.75, judge=0.659)
+    write_evaluations(run, first, last, metric=RIGHTNESS)
+    assert headline_by_judge(read_run(run)) == (
+        ("Right pictures: ", "58.5\xa0% → 65.9\xa0%", " in 3\xa0min\xa012\xa0s"),
+        "a held-out judge says what is right. The reward: right pictures rose 25\xa0% (0.600 → 0.750)",
+    )
+    write_evaluations(run, first, last)  # the reward was for something else
+    assert headline_by_judge(read_run(run)) is None
+    write_evaluations(run, first, {**last, "reward": {"mean": None}}, metric=RIGHTNESS)
+    assert headline_by_judge(read_run(run)) is None
 
 
 @pytest.mark.parametrize("columns", [0, 11])

@@ -89,13 +89,28 @@ def test_doubles():
     assert len(without_doubles([box(0, 0, 0, 0), box(0, 0, 0, 0)], 0.5)) == 2
 
 
-def test_geneval_s_lines_are_read_as_they_are():
-    line = (
-        '{"tag": "position", "include": [{"class": "tv remote", "count": 1}, {"class": "cow", "count": 1, "position": '
-        '["left of", 0]}], "prompt": "a photo of a cow left of a tv remote"}'
-    )
-    wanted = (Wanted("tv remote", 1), Wanted("cow", 1, None, "left of", 0))
-    assert asked_of("a photo", json.loads(line)) == Asked(wanted, (), False)
+LINES = {
+    '{"tag": "single_object", "include": [{"class": "bench", "count": 1}]}': Asked((Wanted("bench", 1),)),
+    '{"tag": "two_object", "include": [{"class": "bench", "count": 1}, {"class": "cow", "count": 1}]}': Asked(
+        (Wanted("bench", 1), Wanted("cow", 1))
+    ),
+    '{"tag": "counting", "include": [{"class": "bench", "count": 3}], "exclude": [{"class": "bench", "count": 4}]}': Asked(
+        (Wanted("bench", 3),), (("bench", 4),), counting=True
+    ),
+    '{"tag": "colors", "include": [{"class": "bench", "count": 1, "color": "red"}]}': Asked((Wanted("bench", 1, "red"),)),
+    '{"tag": "position", "include": [{"class": "tv remote", "count": 1}, {"class": "cow", "count": 1, "position": ["left of", 0]}]}': (
+        Asked((Wanted("tv remote", 1), Wanted("cow", 1, None, "left of", 0)))
+    ),
+    '{"tag": "color_attr", "include": [{"class": "cup", "count": 1, "color": "red"}, {"class": "cow", "count": 1, "color": "tan"}]}': (
+        Asked((Wanted("cup", 1, "red"), Wanted("cow", 1, "tan")))
+    ),
+}
+"""Lines in the form of GenEval's public file, of each of its six kinds."""
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_geneval_s_lines_are_read_as_they_are(line):
+    assert asked_of("a photo", json.loads(line)) == LINES[line]
 
 
 @pytest.mark.parametrize(

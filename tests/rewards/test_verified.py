@@ -104,8 +104,9 @@ def test_scores(pictures):
     assert reward_that_sees(*finds, threshold=0.7)(pictures, asked, [ONE, TWO, TWO]).tolist() == [0, 1, 1]
 
 
-def test_a_strict_detector_is_asked_more_strictly_for_counts(detectors, clip, pictures):
-    reward = Composition(model=str(detectors["classes"]), clip=str(clip), device="cpu")
+@pytest.mark.parametrize("kind", ["classes", "owl", "dino"])
+def test_every_kind_of_detector_answers_for_the_whole_reward(detectors, clip, pictures, kind):
+    reward = Composition(model=str(detectors[kind]), clip=str(clip), device="cpu")
     colours = [{"include": [{"class": "cat", "count": 1, "color": "red"}]}] * 3
     assert set(reward(pictures, ["a red cat"] * 3, colours).tolist()) <= {0.0, 1.0}
     for line in reward.verdicts(pictures, ["two cats"] * 3, [TWO] * 3):

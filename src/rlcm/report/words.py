@@ -145,9 +145,11 @@ def headline_by_judge(run: Run) -> tuple[tuple[str, str, str], str] | None:
         return None
     (old, _), (new, _) = found[1:]
     start, emphasis, rest = headline(run)
+    if ")" not in rest:  # the reward was not measured twice
+        return None
     took = f" in {duration(run.seconds)}" if run.seconds else ""
-    numbers = rest.partition(")")[0] + ")"
-    reward = f"a held-out judge says what is right. The reward: {start[:1].lower()}{start[1:]}{emphasis}{numbers}"
+    means = rest[: rest.index(")") + 1]
+    reward = f"a held-out judge says what is right. The reward: {start[:1].lower()}{start[1:]}{emphasis}{means}"
     return ("Right pictures: ", f"{100 * old:.1f}{NBSP}% → {100 * new:.1f}{NBSP}%", took), reward
 
 

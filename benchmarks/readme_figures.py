@@ -41,7 +41,7 @@ def why() -> str:
         f"{len(BUILT_IN)} rewards are built in ([rewards](docs/rewards.md)).",
         f"**Fast**: {sooner()} ([which algorithm](docs/algorithms/study.md)).",
         "**Honest**: a held-out judge, image diversity and the KL to the base model show whether a gain is real. By that judge "
-        f"the demo fixes {gone_in}, on prompts that were not trained on ([the demo, measured](docs/demo.md)).",
+        f"the demo, without its time limit, fixes {gone_in}, on prompts that were not trained on ([measured](docs/demo.md)).",
         f"**Portable**: {len(FAMILIES)} kinds of diffusers pipelines, from LCM to FLUX.2 and Qwen-Image ([models](docs/models.md)). "
         "The result is a LoRA for diffusers, ComfyUI or A1111 ([export](docs/export.md)).",
     ]
@@ -88,8 +88,8 @@ def _right_after(task: str, found: Mapping[str, Any], seeds: str) -> tuple[str, 
     order = sorted(found["methods"].items(), key=lambda one: -one[1]["judge"]["mean"])
     told = [f"`{name}` {shares_of(one['judge'])}, in the end {one['end']['judge']['mean']:.1%}" for name, one in order]
     return (
-        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the judge, at the evaluation that it finds best, so a "
-        f"little high; {before} before",
+        f"`{task}`, equally tuned, {seeds} seeds: right on unseen prompts by the held-out judge, at the evaluation with the best "
+        f"reward that it does not veto; {before} before",
         "; ".join(told),
         "[docs/algorithms/study.md](docs/algorithms/study.md)",
     )

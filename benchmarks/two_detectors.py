@@ -39,6 +39,16 @@ NAME = "two_detectors"
 SHOWN = 8
 """Disagreements of a model on the picture."""
 TITLES = {"base": "the base model", "tuned": "after the demo"}
+SEEN = """
+Those on the picture were looked at. They show things that are only half themselves: a pig without eyes, a rabbit that is hardly there, a
+penguin without a head, rabbits of which only the ears are clear, a dog that is a shadow. A few are plainly one detector's fault: three
+stars, and a cap right of a boat, where two boats can be seen. The demo has no more pictures that only the rewards' detector takes than
+the base model. So nothing here says that it learns to fool it; what it does to the grounds, neither of the two looks at.
+
+The run is one of its own, on a busy machine: as a mean of the kinds of prompts the judge finds 77.0 % right after it, where seed 0 of
+[the demo's page](demo.md) has 75.2 %.
+"""
+"""What is to be seen on the picture; written by hand, for the run of which the figures are committed."""
 Answers = tuple[Tensor, Tensor]
 """What the judge says and what the rewards' detector says of the same pictures: booleans [B] each."""
 
@@ -70,7 +80,7 @@ def counted(answers: Answers, wanted: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 def sheet(shown: Mapping[str, tuple[Tensor, Answers]], wanted: Sequence[Mapping[str, Any]]) -> Image.Image:
     """Return the first pictures on which they disagree, a row a model, with the prompt and who finds it right."""
-    side, gap, margin, left = 132, 12, 24, 120
+    side, gap, margin, left = 132, 16, 24, 172
     small, bold = font(13), font(18, True)
     height = side + 74
     canvas = Image.new("RGB", (left + SHOWN * (side + gap) + margin, len(shown) * height + margin), "white")
@@ -121,9 +131,7 @@ Shares are over the pictures.
 {table([*head, "what these were asked for"], rows)}
 ![The first pictures on which they disagree](images/detectors.png)
 
-<!-- seen -->
-<!-- /seen -->
-
+{SEEN}
 Machine: {found["machine"]}. Command: `python benchmarks/two_detectors.py`. The figures are in `benchmarks/results/{NAME}.json`.
 """
 

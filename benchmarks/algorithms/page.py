@@ -360,7 +360,8 @@ def _tuned(found: Mapping[str, Any] | None) -> list[str]:
 def times_of(spread: Mapping[str, float | None]) -> str:
     """Return a speed-up and its range over the seeds, with bounds where a seed did not get there."""
     median, low, high = spread["median"], spread["low"], spread["high"]
-    under = "" if spread["below"] is None else f"below {spread['below']:.1f}"
+    bound = spread["below"] if spread["below"] is None or median is None or high is None else min(spread["below"], median)
+    under = "" if bound is None else f"below {bound:.1f}"
     if high is None:
         return f"not reached ({under})"
     return f"{under if median is None else f'{median:.1f}'} ({under if low is None else f'{low:.1f}'} to {high:.1f})"

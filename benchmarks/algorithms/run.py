@@ -1,6 +1,6 @@
 """The whole study: every method on every task with every seed, then its summary, plots and page.
 
-    python -m benchmarks.algorithms [--tasks ...] [--methods ...] [--seeds 0 1 2] [--budget 45] [--jobs 2]
+    python -m benchmarks.algorithms [--tasks ...] [--methods ...] [--seeds 0 1 2] [--budget 45] [--jobs 2] [--root NEW --with-search]
 
 Each run is a process of its own with one thread and a budget of CPU seconds. What is there already, from the same
 configuration and budget, is not measured again: an interrupted study goes on where it was.
@@ -9,6 +9,7 @@ configuration and budget, is not measured again: an interrupted study goes on wh
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,34 +17,45 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks.algorithms.design import chosen
 from benchmarks.algorithms.measure import RunKey
 from benchmarks.algorithms.methods import METHODS, TASKS, UNTRAINED, methods_of
 from benchmarks.algorithms.page import write_study
 from benchmarks.shared.command import parser
-from benchmarks.shared.places import ROOT
+from benchmarks.shared.places import RESULTS, ROOT
 
 
-def wanted(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[RunKey]:
-    """Return the runs of a study, one seed of everything before the next, and the untrained model once a task."""
+def wanted(tasks: Sequence[str], methods: Sequence[str] | None, seeds: Sequence[int], results: Path) -> list[RunKey]:
+    """Return the runs of a study, one seed of everything before the next, and the untrained model once a task.
+
+    Args:
+        methods: those to run; None: of each task those that were searched on it.
+    """
     keys = [RunKey(task, UNTRAINED, 0) for task in tasks]
-    return keys + [RunKey(t, m, seed) for seed in seeds for t in tasks for m in methods if m in methods_of(t)]
+    of = {t: [m for m in methods_of(t) if (m in methods if methods else chosen(results, t, m))] for t in tasks}
+    return keys + [RunKey(t, m, seed) for seed in seeds for t in tasks for m in of[t]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing and write the study."""
     options = parser(__doc__, prog="python -m benchmarks.algorithms")
     options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    options.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    options.add_argument("--methods", nargs="+", choices=METHODS, help="those that were searched, if left out")
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options.add_argument("--budget", type=float, default=45.0, help="CPU seconds of training a run")
     options.add_argument("--jobs", type=int, default=2, help="runs side by side")
     options.add_argument("--root", type=Path, default=ROOT, help="folder for benchmarks/results and docs; the repository's")
+    options.add_argument(
+        "--with-search", action="store_true", help="with --root: the settings that the repository's search chose"
+    )
     options.add_argument("--no-runs", action="store_true", help="write summary, plots and page of what is there")
     given = options.parse_args(arguments)
     results = given.root / "benchmarks" / "results" / "algorithms"
+    if given.with_search:
+        shutil.copytree(RESULTS / "algorithms" / "search", results / "search", dirs_exist_ok=True)
     failed = []
     if not given.no_runs:
-        keys = wanted(given.tasks, given.methods, given.seeds)
+        keys = wanted(given.tasks, given.methods, given.seeds, results)
         missing = [key for key in keys if not key.done(results, given.budget)]
         print(f"{len(keys) - len(missing)} of {len(keys)} runs are there already", flush=True)
         started = time.monotonic()

@@ -29,7 +29,8 @@ PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours an
 FORMER = """
 **Measured with the former built-in model (45 animals), and with the default of that time (2 steps).** The package now has
 [another one](decisions/012-a-world-that-needs-mending.md), so none of this can be repeated with it. DDPO's settings were not searched,
-so the factors against it say little. What holds for the present model is on [the page of results](results.md).
+so how many times sooner another method is says nothing, and is left out. What holds for the present model, with equal search, is on
+[the page of results](results.md).
 """
 
 
@@ -85,9 +86,13 @@ def _in_short(results: Mapping[str, Any]) -> str:
     """Return the claims with their bars, and which tasks they still wait for."""
     missing = [task for task in DEFAULT_TASKS if not all(has(results["curves"].get(task, {}), method) for method in ORDER)]
     notes = [f"Tasks whose curves are not complete yet: {', '.join(missing)}."] if missing else []
-    if any(source["budget_minutes"] < BAR_MINUTES for source in results["sources"]["curves"].values()):
+    if not of_former_model(results) and any(
+        source["budget_minutes"] < BAR_MINUTES for source in results["sources"]["curves"].values()
+    ):
         notes.append(f"The first two bars were set for {BAR_MINUTES} minutes of DDPO; it had {minutes(results)}.")
-    found = table(["claim", "bar", "found", "reached"], [verdict.cells() for verdict in verdicts(results)])
+    former = of_former_model(results)
+    shown = [verdict for verdict in verdicts(results) if not (former and "DDPO" in verdict.claim + verdict.found)]
+    found = table(["claim", "bar", "found", "reached"], [verdict.cells() for verdict in shown])
     return f"## In short\n\n{found}" + "".join(f"\n{note}" for note in notes) + "\n"
 
 

@@ -28,7 +28,8 @@ def curves(results: Mapping[str, Any]) -> str:
             cells += [with_interval(method["after"], found["metric"]), duration(method["seconds"]["mean"])]
             cells += [f"{method['reward_queries']['mean']:,.0f}", f"{judged['mean']:.1%}" if judged else ""]
             ends.append([*cells, plain(diversity, 3) if diversity else ""])
-            times.append([method["name"], *(reached(target, method["name"], found["baseline"]) for target in columns)])
+            there = [reached(target, method["name"], found["baseline"], with_factor=not former) for target in columns]
+            times.append([method["name"], *there])
         label = found["metric"]["label"]
         heads = [
             "method",
@@ -64,10 +65,10 @@ First, what each method ended with: beside the reward the share of pictures in w
 {sees}, and how far apart pictures of the same prompt are (`diversity`; at 0 they are all alike), both of the
 tuned model.
 
-Then, when a reward was reached, and how many times sooner than by `ddpo`. The rewards are half and nine tenths of the way to the
-highest that every seed of `ddpo` reached, and that one; last, as the two models do not begin at the same reward, a gain as large as
-every seed of `ddpo` had. `ddpo` is there where the straight line between two of its evaluations is, the others at the first evaluation
-that shows it, which makes their speed-ups rather too small.
+Then, when a reward was reached{"" if former else ", and how many times sooner than by `ddpo`"}. The rewards are half and nine tenths
+of the way to the highest that every seed of `ddpo` reached, and that one; last, as the two models do not begin at the same reward, a
+gain as large as every seed of `ddpo` had. `ddpo` is there where the straight line between two of its evaluations is, the others at
+the first evaluation that shows it, which makes {"them rather too late" if former else "their speed-ups rather too small"}.
 {text}"""
 
 

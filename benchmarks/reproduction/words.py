@@ -49,14 +49,14 @@ def spread(interval: Sequence[float] | None) -> str:
     return f" ({written(interval[0])} to {written(interval[1])})" if interval else ""
 
 
-def reached(target: Mapping[str, Any], method: str, baseline: str) -> str:
-    """Return when a method reached a reward, and how much sooner than the baseline."""
+def reached(target: Mapping[str, Any], method: str, baseline: str, *, with_factor: bool = True) -> str:
+    """Return when a method reached a reward, and how much sooner than the baseline, if that is wanted."""
     entry = target["methods"][method]["seconds"]
     if entry.get("from_start"):
         return "before training"
     if entry["reached"] < entry["of"]:
         return f"reached by {entry['reached']} of {entry['of']}"
     at = duration(sum(entry["at"]) / entry["of"])
-    if method == baseline or "speedup" not in entry:
+    if method == baseline or "speedup" not in entry or not with_factor:
         return at
     return f"{at}: {written(entry['speedup'])} times sooner{spread(entry['interval'])}"

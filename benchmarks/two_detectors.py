@@ -41,9 +41,10 @@ SHOWN = 8
 TITLES = {"base": "the base model", "tuned": "after the demo"}
 SEEN = """
 Those on the picture were looked at. They show things that are only half themselves: a pig without eyes, a rabbit that is hardly
-there, a penguin without a head, rabbits of which only the ears are clear, a dog that is a shadow. A few are plainly one detector's fault: three
-stars, and a cap right of a boat, where two boats can be seen. The demo has no more pictures that only the rewards' detector takes than
-the base model. So nothing here says that it learns to fool it; what it does to the grounds, neither of the two looks at.
+there, a penguin without a head, rabbits of which only the ears are clear, a dog that is a shadow. A few are plainly one detector's
+fault: three stars, and a cap right of a boat, where two boats can be seen. The demo has no more pictures that only the rewards'
+detector takes than the base model. So nothing here says that it learns to fool it; what it does to the grounds, neither of the two
+looks at.
 
 The run is one of its own, on a busy machine: as a mean of the kinds of prompts the judge finds 77.0 % right after it, where seed 0 of
 [the demo's page](demo.md) has 75.2 %.

@@ -221,8 +221,7 @@ def _of_the_program() -> list[tuple[str, str, str, str]]:
             f"[`python benchmarks/speed.py --repeats {repeats}`](performance.md)",
         ),
         (
-            "a run that is killed at any moment and resumed ends exactly like an undisturbed run, byte for byte "
-            "(former built-in model)",
+            "a run that is killed at a random moment and resumed ends exactly like an undisturbed run, byte for byte",
             f"{whole} of {len(kills)}; {under_way} of these while rounds were made",
             f"{len(kills)} kills",
             "[`python benchmarks/faults/kill.py`](reliability.md)",

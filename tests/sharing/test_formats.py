@@ -28,10 +28,12 @@ from rlcm import cli
 from rlcm.errors import MissingFileError, RunDirectoryError, UsageError
 from rlcm.pipelines import FAMILIES, load_pipeline, make_denoiser
 from rlcm.pipelines.lora_keys import kohya_flux, kohya_sdxl, tensors_of
+from rlcm.pipelines.settings import LoraSettings
 from rlcm.policy.adapter import Factors, read_lora
 from rlcm.policy.policy import Policy
 from rlcm.sharing.formats import AVAILABLE, export_run, merged_pipeline
 from rlcm.training.final import WEIGHTS_NAME
+from rlcm.training.run_config import run_config
 
 FULL_STRENGTH = [(4, 8), (16, 16), (8, 2)]
 CLOSE, SEEN = 1e-4, 1e-3
@@ -206,6 +208,18 @@ def test_a_merged_folder_comes_with_a_word_on_its_guidance(tmp_path):
     found = CliRunner().invoke(cli.main, ["export", str(run.path), "--format", "merged"])
     assert (found.exit_code, found.output.count("draw from this one with `--guidance 3`")) == (0, 1), found.output
     assert "guidance" not in CliRunner().invoke(cli.main, ["export", str(run.path)]).output
+
+
+def test_a_lora_that_belongs_beside_others_says_so(tmp_path, monkeypatch):
+    run = finished_run(tmp_path, *UNETS["builtin"], *FULL_STRENGTH[0], 0.05)
+    whole = run_config(run.path)
+    beside = whole.model_copy(update={"model": whole.model.model_copy(update={"loras": (LoraSettings(path="runs/a/final"),)})})
+    monkeypatch.setattr("rlcm.cli.work.share.run_config", lambda _: beside)
+    found = CliRunner().invoke(cli.main, ["export", str(run.path), "--format", "kohya"])
+    assert (
+        "note: the run was tuned on its base model with other LoRAs in it (runs/a/final); this file has its own" in found.output
+    )
+    assert "other LoRAs" not in CliRunner().invoke(cli.main, ["export", str(run.path), "--format", "merged"]).output
 
 
 def test_a_pixel_model_is_merged(tmp_path):

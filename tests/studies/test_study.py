@@ -226,6 +226,13 @@ def test_unseen_prompts_are_of_the_kinds_that_were_trained(prompts, kinds, names
     assert not any(set(group.prompts) & set(sets["train"].prompts) for group in unseen)
 
 
+def test_prompts_without_what_the_runs_rewards_are_told_are_left_out_with_a_word(tmp_path, caplog):
+    file = tmp_path / "m.jsonl"
+    file.write_text('{"prompt": "a fox", "target": 0.2}\n{"prompt": "a dog", "target": 0.9}\n')
+    assert list(builtin_sets(str(file))) == ["train"]
+    assert "the set 'unseen prompts' is left out: its prompts have no target, which the run's have" in caplog.text
+
+
 def test_a_trained_prompt_is_not_asked_as_unseen():
     first = load_prompts("world-unseen").prompts[0]
     assert first not in builtin_sets([first, "a fox"])["unseen prompts"].prompts

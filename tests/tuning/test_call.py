@@ -507,6 +507,46 @@ def test_a_results_pipeline_stands_for_its_run(result, tmp_path):
     )
 
 
+def fused(pipeline, run):
+    pipeline.load_lora_weights(str(run / "final"), adapter_name="mine")
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+
+
+def shaken(pipeline, run):
+    with torch.no_grad():
+        next(pipeline.vae.decoder.parameters()).add_(0.01)
+
+
+@pytest.mark.parametrize(("change", "part"), [(fused, "unet"), (shaken, "vae")])
+def test_a_run_on_changed_weights_does_not_draw_with_those_of_the_folder(result, tmp_path, capsys, change, part):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(model_path("student"))
+    change(pipeline, result.path)
+    made = rlcm.train(model=pipeline, rewards=darkness, prompts=["a fox"], output=str(tmp_path), **SMALL)
+    assert f"the weights of {part} of the pipeline that was passed" in " ".join(capsys.readouterr().err.split())
+    for draw in (
+        lambda: made.draw("a fox"),
+        lambda: made.pipeline,
+        lambda: export_run(made.path, "merged"),
+        lambda: rlcm.train(model=made, rewards=darkness, output=str(tmp_path), progress=False, **SMALL),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"with other weights than its folder has \({part}\), and no file of the run holds them"
+        ):
+            draw()
+    with pytest.raises(
+        ConfigError, match=r"something has changed since round 2: parts of the model that was passed whose weights"
+    ):
+        Trainer.resume(made.path, ["run.rounds=3"], rewards=darkness)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(model_path("student"))
+    change(pipeline, result.path)
+    pipeline.save_pretrained(tmp_path / "whole")  # the remedy
+    Trainer.resume(made.path, ["run.rounds=3"], rewards=darkness, model=pipeline)
+    whole = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "whole")
+    again = rlcm.train(model=whole, rewards=darkness, prompts=["a fox"], output=str(tmp_path), progress=False, **SMALL)
+    assert len(again.draw("a fox")) == 1
+
+
 def test_a_run_whose_base_no_file_holds_does_not_draw_another_one(result, tmp_path, capsys):
     pipeline = diffusers.DiffusionPipeline.from_pretrained(model_path("student"))
     pipeline.load_lora_weights(str(result.path / "final"), adapter_name="mine")

@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
-from peft.tuners.tuners_utils import BaseTunerLayer
 
 from rlcm.paths import existing
+from rlcm.pipelines.brought import brought_by
 from rlcm.pipelines.described import INDEX, NOT_NEEDED, local_folder
 from rlcm.pipelines.hub import is_commit
 from rlcm.pipelines.lora_files import LORA_FILE
 from rlcm.pipelines.settings import LoraSettings, ModelSettings
-from rlcm.policy.policy import ADAPTER
 from rlcm.runs import digests
 
-ADAPTERS = "adapters of the model that was passed"
-"""Under this name a run notes which adapters its model brought: no file that the run knows holds them."""
 _READ = (".json", ".txt", ".model")
 
 
@@ -48,8 +45,8 @@ def model_contents(settings: ModelSettings) -> dict[str, str]:
 
 
 def pipeline_contents(pipeline: Any) -> dict[str, str]:
-    """Return what a loaded pipeline holds, as `model_contents`: every weight in it, how its scheduler is set, and which adapters are
-    active in it, if any, under ADAPTERS."""
+    """Return what a loaded pipeline holds, as `model_contents`: every weight in it, how its scheduler is set, and what
+    it brings that no file holds, see `brought_by`."""
     tensors = (
         (f"{name}.{key}", tensor)
         for name, part in sorted(pipeline.components.items())
@@ -59,14 +56,7 @@ def pipeline_contents(pipeline: Any) -> dict[str, str]:
     )
     config = {key: value for key, value in dict(pipeline.scheduler.config).items() if not key.startswith("_")}
     found = {"model.path": f"loaded {digests.of_value([digests.of_tensors(tensors), config])}"}
-    return found | ({ADAPTERS: ", ".join(names)} if (names := active_adapters(pipeline)) else {})
-
-
-def active_adapters(pipeline: Any) -> list[str]:
-    """Return the names of the adapters that are active in a loaded pipeline, without those of trainings."""
-    parts = (part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
-    layers = (layer for part in parts for layer in part.modules() if isinstance(layer, BaseTunerLayer))
-    return sorted({name for layer in layers if not layer.disable_adapters for name in layer.active_adapters} - {ADAPTER})
+    return found | brought_by(pipeline)
 
 
 def weight_files(folder: Path, variant: str | None) -> dict[str, Path]:

@@ -21,7 +21,7 @@ from rlcm.pipelines import (
     unpinned,
 )
 from rlcm.pipelines.acceleration import use_tf32
-from rlcm.pipelines.contents import active_adapters
+from rlcm.pipelines.brought import BROUGHT, brought_by
 from rlcm.pipelines.guidance import guidance_left_open
 from rlcm.pipelines.lora_files import require_local
 from rlcm.pipelines.settings import BUILTIN, SamplerSettings
@@ -137,23 +137,25 @@ def build(
     training, looked_at, mix, held_out = found.prompts, found.looked_at, found.rewards, found.held_out
     backprop = config.algorithm.loss == "reward_backprop"
     config = _with_guidance(config, pipeline)
-    if check is not None:
+    if check is None:
+        brought = {} if pipeline is None else brought_by(pipeline)
+    else:
         passed = [] if rewards is None else given(rewards)
         entries = config.rewards if rewards is None else [one.settings for one in passed if one.reward is None]
         source = config.prompts if prompts is None else ""
-        check(
-            pins_of(
-                config,
-                training,
-                looked_at,
-                mix,
-                held_out,
-                pipeline=pipeline,
-                entries=entries,
-                source=source,
-                processes=processes,
-            )
+        pins = pins_of(
+            config,
+            training,
+            looked_at,
+            mix,
+            held_out,
+            pipeline=pipeline,
+            entries=entries,
+            source=source,
+            processes=processes,
         )
+        brought = {key: pins.contents[key] for key in BROUGHT if key in pins.contents}
+        check(pins)
     loaded = load_pipeline(config.model) if pipeline is None else pipeline
     denoiser = make_denoiser(loaded, config.sampler, config.model)
     if pipeline is not None:
@@ -161,13 +163,13 @@ def build(
         use_tf32(config.model.tf32, denoiser.device)
     if not backprop:
         _require_actions(denoiser.table, config)
-    brought = [] if pipeline is None else active_adapters(pipeline)
     notes = found.notes + (unpinned(config.model) if pipeline is None else [])
     notes += restrictions(config.model, pipeline)
     if brought:
+        what = " and ".join(f"the {kind} {brought[key]}" for key, kind in BROUGHT.items() if key in brought)
         notes.append(
-            f"the adapters {', '.join(brought)} of the pipeline that was passed are trained with, and no file of the run holds them: "
-            "its LoRA belongs beside them, and what draws from the run's folder refuses"
+            f"{what} of the pipeline that was passed are trained with, and no file of the run holds them: its LoRA belongs beside "
+            "them, and what draws from the run's folder refuses"
         )
     notes += [
         f'the prompt "{_short(prompt)}" is longer than the model reads; only "{kept}" counts'

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlcm.errors import ConfigError, MissingFileError, UnreadableFileError
 from rlcm.paths import command, shown
-from rlcm.pipelines.contents import ADAPTERS
+from rlcm.pipelines.brought import ADAPTERS, CHANGED
 from rlcm.policy.adapter import check_lora, read_lora, save_lora
 from rlcm.policy.policy import Policy
 from rlcm.report.run import DEPENDS_ON
@@ -127,9 +127,16 @@ def require_whole_base(run: Path) -> None:
     """Do nothing if what a run was trained on can be loaded from what it names.
 
     Raises:
-        ConfigError: if it was trained on a pipeline with adapters that no file of the run holds.
+        ConfigError: if it was trained on a pipeline with adapters or changed weights that no file of the run holds.
     """
-    if brought := mapping(noted_by(run).get("contents")).get(ADAPTERS):
+    contents = mapping(noted_by(run).get("contents"))
+    if changed := contents.get(CHANGED):
+        raise ConfigError(
+            f"{shown(run)} was trained on a pipeline that was passed with other weights than its folder has ({changed}), and no file "
+            f"of the run holds them. Make that pipeline as then, and load its LoRA: pipe.load_lora_weights({str(run / 'final')!r}). "
+            "For runs that can be drawn from, save it first: pipe.save_pretrained('FOLDER'), and train with model.path=FOLDER."
+        )
+    if brought := contents.get(ADAPTERS):
         raise ConfigError(
             f"{shown(run)} was trained on a pipeline that was passed with the adapters {brought} in it, and no file of the run holds "
             f"them. Load them into a pipeline as then, its LoRA beside them: pipe.load_lora_weights({str(run / 'final')!r}, "

@@ -19,6 +19,7 @@ import rlcm
 from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
 from rlcm.paths import local
+from rlcm.pipelines.brought import BROUGHT
 from rlcm.pipelines.contents import model_contents, pipeline_contents
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
@@ -240,6 +241,7 @@ def changes_of_meaning(before: Mapping[str, Mapping[str, str]], now: Pins) -> li
         for key, value in now.contents.items()
         if _is_other(before["contents"].get(key, value), value) and not not_comparable(before, now, key)
     ]
+    others += [key for key in BROUGHT if key in before["contents"] and key not in now.contents]
     return found + [f"{name} ({place})" if (place := now.places.get(name)) else name for name in _names(others)]
 
 

@@ -17,7 +17,15 @@ def export_result(run: Path, form: Format, output: Path | None, precision: Expor
     """Run `rlcm export`."""
     quiet()
     place = export_run(run, form, output, precision)
-    if form == "merged" and (guidance := run_config(run).sampler.guidance) is not None:
+    config = run_config(run)
+    if form != "merged" and config.model.loras:
+        beside = ", ".join(lora.path for lora in config.model.loras)
+        click.echo(
+            f"note: the run was tuned on its base model with other LoRAs in it ({beside}); this file has its own LoRA alone, and "
+            "belongs beside them. `--format merged` has all of them",
+            err=True,
+        )
+    if form == "merged" and (guidance := config.sampler.guidance) is not None:
         click.echo(
             f"note: the run was tuned with guidance {guidance:g}, which no folder of a pipeline keeps; draw from this one with "
             f"`--guidance {guidance:g}`, and tune it with `sampler.guidance={guidance:g}`",

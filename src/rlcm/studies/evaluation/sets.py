@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rlcm.pipelines.settings import BUILTIN
 from rlcm.training.config import TrainConfig
 from rlcm.training.prompts import BUILT_IN, PromptSet, load_prompts
 
+logger = logging.getLogger(__name__)
 Kind = Literal["train", "held-out", "unseen"]
 
 
@@ -95,8 +97,17 @@ def _unseen(training: PromptSet) -> dict[str, PromptSet]:
     asked = [asked_by(*row) for row in zip(training.prompts, training.metadata, strict=True)]
     kinds = {entry.get("tag") for entry in asked if entry is not None}
     sets = {}
+    own = {key for entry in training.metadata for key in entry}
     for name, source in {"unseen prompts": "world-unseen", "unseen combinations": "world-held-out"}.items():
         found = load_prompts(source)
+        if lacking := sorted(own - {key for entry in found.metadata for key in entry}):
+            logger.warning(
+                "the set %r is left out: its prompts have no %s, which the run's have for its rewards; add sets of your own with %s",
+                name,
+                ", ".join(lacking),
+                command("--prompts", "name=FILE"),
+            )
+            continue
         rows = [
             (prompt, entry)
             for prompt, entry in zip(found.prompts, found.metadata, strict=True)

@@ -41,7 +41,7 @@ def why() -> str:
         f"{len(BUILT_IN)} rewards are built in ([rewards](docs/rewards.md)).",
         f"**Fast**: {sooner()} ([which algorithm](docs/algorithms/study.md)).",
         "**Honest**: a held-out judge, image diversity and the KL to the base model show whether a gain is real. By that judge "
-        f"the demo, without its time limit, fixes {gone_in}, on prompts that were not trained on ([measured](docs/demo.md)).",
+        f"the demo, run to its end, fixes {gone_in}, on prompts that were not trained on ([measured](docs/demo.md)).",
         f"**Portable**: {len(FAMILIES)} kinds of diffusers pipelines, from LCM to FLUX.2 and Qwen-Image ([models](docs/models.md)). "
         "The result is a LoRA for diffusers, ComfyUI or A1111 ([export](docs/export.md)).",
     ]

@@ -252,6 +252,8 @@ half of it. Medians of the seeds (lowest to highest); ">": at least one seed was
 def _until(spread: Mapping[str, float | None], digits: int) -> str:
     """Return what it took and its range over the seeds; of a seed that did not get there only a bound is known."""
     bound = "" if spread["more_than"] is None else f"> {spread['more_than']:,.{digits}f}"
+    if spread["more_than"] is not None and spread["low"] is not None:  # no other is below the lowest
+        bound = f"> {max(spread['more_than'], spread['low']):,.{digits}f}"
     median, low, high = (bound if (v := spread[key]) is None else f"{v:,.{digits}f}" for key in ("median", "low", "high"))
     return bound if spread["low"] is None else f"{median} ({low} to {high})"
 

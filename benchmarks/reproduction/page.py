@@ -29,8 +29,8 @@ PAPER = """| task | start -> end (RLCM) | GPU-hours of RLCM | DDPO: GPU-hours an
 FORMER = """
 **Measured with the former built-in model (45 animals), and with the default of that time (2 steps).** The package now has
 [another one](decisions/012-a-world-that-needs-mending.md), so none of this can be repeated with it. DDPO's settings were not searched,
-so how many times sooner another method is says nothing, and is left out. What holds for the present model, with equal search, is on
-[the page of results](results.md).
+so a comparison with it says little: claims against it, and how many times sooner others are, are left out. What holds for the
+present model, with equal search, is on [the page of results](results.md).
 """
 
 

@@ -61,13 +61,13 @@ def test_loras_count_with_what_they_hold_and_how_they_are_added(tmp_path):
 
 def test_a_loaded_pipeline_is_its_weights_and_its_scheduler():
     one, other = lcm_pipeline(), lcm_pipeline()
-    assert pipeline_contents(one) == pipeline_contents(other)
+    assert pipeline_contents(one, ModelSettings()) == pipeline_contents(other, ModelSettings())
     other.scheduler = type(other.scheduler)(**{**schedule(clip_sample=False), "beta_end": 0.5})
-    assert pipeline_contents(one) != pipeline_contents(other)
+    assert pipeline_contents(one, ModelSettings()) != pipeline_contents(other, ModelSettings())
     other = lcm_pipeline()
     with torch.no_grad():
         next(other.text_encoder.parameters()).view(-1)[-1] += 1e-6
-    assert pipeline_contents(one) != pipeline_contents(other)
+    assert pipeline_contents(one, ModelSettings()) != pipeline_contents(other, ModelSettings())
 
 
 def test_the_commit_of_a_model_on_the_hub(tmp_path, monkeypatch):

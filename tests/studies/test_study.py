@@ -230,7 +230,7 @@ def test_prompts_without_what_the_runs_rewards_are_told_are_left_out_with_a_word
     file = tmp_path / "m.jsonl"
     file.write_text('{"prompt": "a fox", "target": 0.2}\n{"prompt": "a dog", "target": 0.9}\n')
     assert list(builtin_sets(str(file))) == ["train"]
-    assert "the set 'unseen prompts' is left out: its prompts have no target, which the run's have" in caplog.text
+    assert "the set 'unseen prompts' is left out: its prompts have no target, which the run's have and" in caplog.text
 
 
 def test_a_trained_prompt_is_not_asked_as_unseen():

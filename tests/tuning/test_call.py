@@ -542,6 +542,8 @@ def test_a_run_on_changed_weights_does_not_draw_with_those_of_the_folder(result,
     change(pipeline, result.path)
     pipeline.save_pretrained(tmp_path / "whole")  # the remedy
     Trainer.resume(made.path, ["run.rounds=3"], rewards=darkness, model=pipeline)
+    saved = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "whole")  # the same weights under another name
+    Trainer.resume(made.path, ["run.rounds=3"], rewards=darkness, model=saved)
     whole = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "whole")
     again = rlcm.train(model=whole, rewards=darkness, prompts=["a fox"], output=str(tmp_path), progress=False, **SMALL)
     assert len(again.draw("a fox")) == 1

@@ -12,7 +12,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.file_download import repo_folder_name
 
 from rlcm.paths import existing
-from rlcm.pipelines.brought import brought_by
+from rlcm.pipelines.brought import brought_by, variant_of
 from rlcm.pipelines.described import INDEX, NOT_NEEDED, local_folder
 from rlcm.pipelines.hub import is_commit
 from rlcm.pipelines.lora_files import LORA_FILE
@@ -44,7 +44,7 @@ def model_contents(settings: ModelSettings) -> dict[str, str]:
     return found | {"model.loras": digests.of_value(loras)}
 
 
-def pipeline_contents(pipeline: Any) -> dict[str, str]:
+def pipeline_contents(pipeline: Any, settings: ModelSettings) -> dict[str, str]:
     """Return what a loaded pipeline holds, as `model_contents`: every weight in it, how its scheduler is set, and what
     it brings that no file holds, see `brought_by`."""
     tensors = (
@@ -56,7 +56,7 @@ def pipeline_contents(pipeline: Any) -> dict[str, str]:
     )
     config = {key: value for key, value in dict(pipeline.scheduler.config).items() if not key.startswith("_")}
     found = {"model.path": f"loaded {digests.of_value([digests.of_tensors(tensors), config])}"}
-    return found | brought_by(pipeline)
+    return found | brought_by(pipeline, settings)
 
 
 def weight_files(folder: Path, variant: str | None) -> dict[str, Path]:
@@ -72,7 +72,7 @@ def weight_files(folder: Path, variant: str | None) -> dict[str, Path]:
         inside = sorted(file for file in (folder / part).glob("*") if file.is_file())
         files += [file for file in inside if file.suffix in _READ]
         weights = [file for file in inside if file.suffix == ".safetensors"]
-        wanted = [file for file in weights if _variant(file) == variant]
+        wanted = [file for file in weights if variant_of(file) == variant]
         files += wanted or weights
     return {str(file.relative_to(folder)): file for file in files}
 
@@ -89,11 +89,6 @@ def commit_of(repository: str, file: str, revision: str | None, local_files_only
         return (reference / (revision or constants.DEFAULT_REVISION)).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None
-
-
-def _variant(file: Path) -> str | None:
-    """Return the variant of a file of weights: fp16 for model.fp16.safetensors and model.fp16-00001-of-00002.safetensors."""
-    return file.stem.partition(".")[2].partition("-")[0] or None
 
 
 def _lora(settings: LoraSettings, local_files_only: bool) -> Any:

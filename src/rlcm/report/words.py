@@ -101,13 +101,15 @@ def signed_change(before: float, after: float) -> str:
     return f"+{shown}" if after > before else shown
 
 
+WRONG_WAY = ", the wrong way"
+
+
 def headline(run: Run) -> tuple[str, str, str]:
     """Return the sentence that says what the run did, in three parts; the middle one is emphasised."""
     run = run.up_to_final()
     metric, compared = run.metric, len(run.evaluations) > 1
     subject = metric.label[:1].upper() + metric.label[1:]
-    took = f" in {duration(run.seconds)}" if run.seconds else ""
-    took += ", with a change on the way" if run.altered else ""
+    took = _took(run)
     if compared:
         first, last = metric.interval(run.evaluations[0]), metric.interval(run.outcome)
     else:
@@ -127,7 +129,7 @@ def headline(run: Run) -> tuple[str, str, str]:
     verb, size = ("rose", "+") if after > before else ("fell", "−")
     change = signed_change(before, after).removeprefix(size)
     amount = change if change.endswith("%") else f"by {with_unit(abs(after - before), metric.unit, digits)}"
-    worse = "" if (after < before) == metric.lower_is_better else ", the wrong way"
+    worse = "" if (after < before) == metric.lower_is_better else WRONG_WAY
     where = "" if compared else " over the training pictures"
     return f"{subject} ", f"{verb} {amount}", f"{numbers}{took}{where}{worse}{_judged(run)}."
 
@@ -147,10 +149,16 @@ def headline_by_judge(run: Run) -> tuple[tuple[str, str, str], str] | None:
     start, emphasis, rest = headline(run)
     if ")" not in rest:  # the reward was not measured twice
         return None
+    means = rest[: rest.index(")") + 1] + (WRONG_WAY if WRONG_WAY in rest else "")
+    subject = start if start[1:2].isupper() else f"{start[:1].lower()}{start[1:]}"
+    reward = f"a held-out judge says what is right. The reward: {subject}{emphasis}{means}"
+    return ("Right pictures: ", f"{100 * old:.1f}{NBSP}% → {100 * new:.1f}{NBSP}%", _took(run)), reward
+
+
+def _took(run: Run) -> str:
+    """Return how long a run took, and that it was changed on the way, as the end of a sentence."""
     took = f" in {duration(run.seconds)}" if run.seconds else ""
-    means = rest[: rest.index(")") + 1]
-    reward = f"a held-out judge says what is right. The reward: {start[:1].lower()}{start[1:]}{emphasis}{means}"
-    return ("Right pictures: ", f"{100 * old:.1f}{NBSP}% → {100 * new:.1f}{NBSP}%", took), reward
+    return took + (", with a change on the way" if run.altered else "")
 
 
 def _by_judge(run: Run) -> tuple[str, tuple[float, float], tuple[float, float]] | None:

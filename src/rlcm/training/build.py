@@ -138,7 +138,7 @@ def build(
     backprop = config.algorithm.loss == "reward_backprop"
     config = _with_guidance(config, pipeline)
     if check is None:
-        brought = {} if pipeline is None else brought_by(pipeline)
+        brought = {} if pipeline is None else brought_by(pipeline, config.model)
     else:
         passed = [] if rewards is None else given(rewards)
         entries = config.rewards if rewards is None else [one.settings for one in passed if one.reward is None]

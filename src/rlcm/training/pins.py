@@ -19,7 +19,7 @@ import rlcm
 from rlcm.addresses import is_address
 from rlcm.errors import ConfigError
 from rlcm.paths import local
-from rlcm.pipelines.brought import BROUGHT
+from rlcm.pipelines.brought import BROUGHT, CHANGED
 from rlcm.pipelines.contents import model_contents, pipeline_contents
 from rlcm.pipelines.precision import resolve
 from rlcm.processes.distributed import World
@@ -130,7 +130,7 @@ def pins_of(
         output = local(config.output, "output").resolve()
         _pin_rewards(found, "rewards", mix, config.rewards if entries is None else entries, output)
         _pin_rewards(found, "evaluation.held_out", held_out, config.evaluation.held_out, output)
-        found.contents.update(model_contents(config.model) if pipeline is None else pipeline_contents(pipeline))
+        found.contents.update(model_contents(config.model) if pipeline is None else pipeline_contents(pipeline, config.model))
     except OSError as error:
         raise ConfigError(
             f"{error.filename} cannot be read ({error.strerror or error}); check the path and its permissions."
@@ -225,7 +225,8 @@ def agree(world: World, pins: Pins) -> None:
     """Refuse processes that differ in prompts, rewards, weights, settings or versions; errors as `require_same`."""
     versions = {key: pins.surroundings[key] for key in ("rlcm", *LIBRARIES)}
     remedy = "give all machines the same files, and the same versions of rlcm and its libraries."
-    contents = {key: value for key, value in pins.contents.items() if not key.endswith(_REST)}  # where processes may differ
+    # What may differ: what was left over, and whose cache of the Hub has the files of a model whose weights are compared by themselves.
+    contents = {key: value for key, value in pins.contents.items() if not key.endswith(_REST) and key != CHANGED}
     by_name = [
         key for key, name in pins.names.items() if contents[key] == name or contents[key].startswith(pinned_arguments.UNREAD)
     ]
@@ -242,6 +243,8 @@ def changes_of_meaning(before: Mapping[str, Mapping[str, str]], now: Pins) -> li
         if _is_other(before["contents"].get(key, value), value) and not not_comparable(before, now, key)
     ]
     others += [key for key in BROUGHT if key in before["contents"] and key not in now.contents]
+    if all(_is_object(str(contents.get("model.path"))) for contents in (before["contents"], now.contents)):
+        others = [key for key in others if key != CHANGED]  # that is a digest of every weight
     return found + [f"{name} ({place})" if (place := now.places.get(name)) else name for name in _names(others)]
 
 

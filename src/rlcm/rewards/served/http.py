@@ -139,11 +139,15 @@ class HttpReward:
         expected = self.rewards or self.served
         if expected and _asked_for(given, expected) != set(expected):
             what = "was asked for" if self.rewards else "said that it has"
-            raise WireError(f"it {what} the rewards {sorted(expected)} and gave {given}.")
+            raise WireError(
+                f"it {what} the rewards {sorted(expected)} and gave {given}; start all servers with the same rewards."
+            )
         with self._lock:  # requests are read side by side
             self._first = self._first or given
         if given != self._first:
-            raise WireError(f"it gave the rewards {given}, and the answers before had {self._first}.")
+            raise WireError(
+                f"it gave the rewards {given}, and the answers before had {self._first}; start all servers with the same rewards."
+            )
         return answer
 
     def check_prompts(self, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> None:

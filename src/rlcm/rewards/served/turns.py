@@ -50,6 +50,8 @@ class Servers:
         self._turn = count()
         self._lock = threading.Lock()
         self._gave_up = False
+        self.told: set[str] = set()
+        """What was said of failed attempts."""
 
     def next(self) -> Server:
         """Return the server whose turn it is."""
@@ -131,7 +133,10 @@ def post_patiently(
         if (attempt + 1) % len(servers.all) == 0:
             # Python's own generator: the run's noise must not depend on the weather of the network.
             pause = max(pause, backoff * 2 ** (attempt // len(servers.all)) * random.uniform(0.5, 1.5))
-        logger.info("%s; attempt %d of %d", text, attempt + 1, retries + 1)
+        # A wrong answer is said once: the others may go on without that server.
+        level = logging.WARNING if text not in servers.told and remedy.startswith("Check what answers") else logging.INFO
+        servers.told.add(text)
+        logger.log(level, "%s; attempt %d of %d", text, attempt + 1, retries + 1)
         time.sleep(min(pause, LONGEST_PAUSE))
     servers.gave_up()
     attempts = f"{retries + 1} attempt{'s' * (retries > 0)}"

@@ -102,7 +102,7 @@ def _unseen(training: PromptSet) -> dict[str, PromptSet]:
         found = load_prompts(source)
         if lacking := sorted(own - {key for entry in found.metadata for key in entry}):
             logger.warning(
-                "the set %r is left out: its prompts have no %s, which the run's have for its rewards; add sets of your own with %s",
+                "the set %r is left out: its prompts have no %s, which the run's have and its rewards may need; add others by %s",
                 name,
                 ", ".join(lacking),
                 command("--prompts", "name=FILE"),

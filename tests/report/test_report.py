@@ -325,7 +325,7 @@ def test_the_picture_of_a_reward_for_right_pictures_begins_with_the_judges_word(
     )
     write_evaluations(run, first, last)  # the reward was for something else
     assert headline_by_judge(read_run(run)) is None
-    write_evaluations(run, first, {**last, "reward": {"mean": None}}, metric=RIGHTNESS)
+    write_evaluations(run, first, {**last, "reward": {"mean": None}, "rewards": {}}, metric=RIGHTNESS)
     assert headline_by_judge(read_run(run)) is None
 
 

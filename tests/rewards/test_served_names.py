@@ -70,10 +70,10 @@ def test_an_answer_holds_what_the_server_said_that_it_has(scripted):
     reward.check_prompts(PROMPTS, [{}] * 3)
     assert reward(IMAGES, PROMPTS[:2]).tolist() == [0, 1]
     scripted.answer = "x/part"
-    with pytest.raises(RewardError, match=r"it gave the rewards \['x/part'\], and the answers before had \['x'\]; gave"):
+    with pytest.raises(RewardError, match=r"it gave the rewards \['x/part'\], and the answers before had \['x'\]; start all"):
         reward(IMAGES, PROMPTS[:2])
     scripted.answer = "y"
-    with pytest.raises(RewardError, match=r"it said that it has the rewards \['x'\] and gave \['y'\]; gave up"):
+    with pytest.raises(RewardError, match=r"it said that it has the rewards \['x'\] and gave \['y'\]; start all"):
         reward(IMAGES, PROMPTS[:2])
 
 

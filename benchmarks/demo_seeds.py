@@ -109,7 +109,7 @@ def look(folder: Path) -> dict[str, Any]:
     pipelines = {"base": tuned_pipeline(config, None), "tuned": tuned_pipeline(config, folder)}
     found: dict[str, Any] = {}
     for label, source in SETS.items():
-        wanted = [entry for entry in prompt_set(source) for _ in range(EACH)]
+        wanted = asked_for(source)
         prompts = [entry["prompt"] for entry in wanted]
         for steps in STEPS if label == "unseen" else (config.sampler.calls,):
             one: dict[str, Any] = {"images": len(prompts)}
@@ -132,9 +132,19 @@ def look(folder: Path) -> dict[str, Any]:
     return {"judged": found, "steps": config.sampler.calls}
 
 
+def asked_for(source: str) -> list[dict[str, Any]]:
+    """Return the prompts of a set with their metadata, each as often as it is drawn."""
+    return [entry for entry in prompt_set(source) for _ in range(EACH)]
+
+
 def draw(pipeline: Any, config: TrainConfig, prompts: list[str], steps: int) -> Tensor:
     """Return one picture for each prompt, the same noise for the same place: [B, 3, h, w] in [0, 1]."""
     denoiser = make_denoiser(pipeline, sampler_at(config.sampler, steps), config.model)
+    return draw_by(denoiser, prompts)
+
+
+def draw_by(denoiser: Any, prompts: list[str]) -> Tensor:
+    """Return one picture for each prompt by a denoiser, with the noise of its place."""
     return pictures_of(denoiser, prompts, [image_seed("demo", place) for place in range(len(prompts))], BATCH)
 
 
@@ -184,12 +194,11 @@ def bars(results: Sequence[dict[str, Any]], *, at_length: bool = False) -> list[
 
 def look_at_teacher() -> dict[str, Any]:
     """Return what the judge says of the teacher's pictures of the unseen prompts, the same noise for the same place."""
-    wanted = [entry for entry in prompt_set(SETS["unseen"]) for _ in range(EACH)]
+    wanted = asked_for(SETS["unseen"])
     model = ModelSettings(path="builtin-teacher")
     sampler = SamplerSettings(scheduler="ddim", steps=TEACHER_STEPS, guidance=GUIDANCE, eta=1.0)
     denoiser = make_denoiser(load_pipeline(model), sampler, model)
-    seeds = [image_seed("demo", place) for place in range(len(wanted))]
-    images = pictures_of(denoiser, [entry["prompt"] for entry in wanted], seeds, BATCH)
+    images = draw_by(denoiser, [entry["prompt"] for entry in wanted])
     answers = right(JudgeDetector.load(model_path("judge")), images, wanted)
     counts = Counter(entry["tag"] for entry in wanted)
     shares = by_kind(answers, wanted)

@@ -9,6 +9,7 @@ docs/detectors.md and docs/images/detectors.png, which shows the first pictures 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from benchmarks.shared.places import DOCS, IMAGES, RESULTS, ROOT
 from rlcm.builtin import model_path
 from rlcm.builtin.detector import JudgeDetector, RewardDetector
 from rlcm.builtin.judging import right
-from rlcm.builtin.prompts import prompt_set
 from rlcm.processes.machine import describe_machine
 from rlcm.report.drawing import INK, MUTED
 from rlcm.report.lettering import font, wrapped
@@ -56,7 +56,7 @@ Answers = tuple[Tensor, Tensor]
 
 def drawn(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Return what is asked, and the pictures [B, 3, h, w] of it by the base model and by a run, from the same noise."""
-    wanted = [entry for entry in prompt_set("world-unseen") for _ in range(demo_seeds.EACH)]
+    wanted = demo_seeds.asked_for(demo_seeds.SETS["unseen"])
     config = load_config(folder / "config.yaml")
     pipelines = {"base": tuned_pipeline(config, None), "tuned": tuned_pipeline(config, folder)}
     prompts = [entry["prompt"] for entry in wanted]
@@ -66,9 +66,7 @@ def drawn(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
 def counted(answers: Answers, wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return how many pictures each finds right, how many only one of them does, and the kinds of prompts of these."""
     judge, detector = answers
-    kinds: dict[str, int] = {}
-    for place in (judge != detector).nonzero().flatten().tolist():
-        kinds[wanted[place]["tag"]] = kinds.get(wanted[place]["tag"], 0) + 1
+    kinds = Counter(wanted[place]["tag"] for place in (judge != detector).nonzero().flatten().tolist())
     return {
         "pictures": len(wanted),
         "judge": int(judge.sum()),

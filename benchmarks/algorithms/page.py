@@ -362,7 +362,9 @@ def _tuned(found: Mapping[str, Any] | None) -> list[str]:
 def times_of(spread: Mapping[str, float | None]) -> str:
     """Return a speed-up and its range over the seeds, with bounds where a seed did not get there."""
     median, low, high = spread["median"], spread["low"], spread["high"]
-    bound = spread["below"] if spread["below"] is None or median is None or high is None else min(spread["below"], median)
+    bound = spread["below"]
+    if bound is not None and median is not None:  # the lowest is no higher
+        bound = min(bound, median)
     under = "" if bound is None else f"below {bound:.1f}"
     if high is None:
         return f"not reached ({under})"

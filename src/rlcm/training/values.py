@@ -122,9 +122,8 @@ def _takes_list(kind: Any) -> bool:
 
 def _entries_by_default(kind: type[Settings], path: Sequence[str]) -> list[Any]:
     """Return what a list at a path holds where nobody sets it, so that one entry of it can be changed."""
-    *groups, name = path
-    inside = declared(kind, groups) if groups else kind
-    default = inside.model_fields[name].get_default(call_default_factory=True) if is_group(inside) else None
+    field = dict(leaves(kind)).get(".".join(path))
+    default = field.get_default(call_default_factory=True) if field else None
     if not isinstance(default, (list, tuple)):
         return []
     return [one.model_dump(exclude_unset=True) if isinstance(one, Settings) else one for one in default]
@@ -137,8 +136,8 @@ def _as_group(kind: Any, value: Any) -> Any:
 
 def _beside(kind: type[Settings], key: str, before: Any, value: Any) -> Any:
     """Return a group's value with what it leaves out taken from the one before; the value itself where it is no group."""
-    is_group = any(isinstance(one, type) and issubclass(one, Settings) for one in alternatives(declared(kind, key.split("."))))
-    if not (is_group and isinstance(value, dict) and isinstance(before, dict)):
+    takes_group = any(map(is_group, alternatives(declared(kind, key.split(".")))))
+    if not (takes_group and isinstance(value, dict) and isinstance(before, dict)):
         return value
     return before | {name: _beside(kind, f"{key}.{name}", before.get(name), one) for name, one in value.items()}
 
@@ -170,8 +169,8 @@ def read_value(kind: type[Settings], key: str, text: str) -> Any:
     Raises:
         ConfigError: if it has to be YAML and is not.
     """
-    kinds = alternatives(declared(kind, key.split(".")))
-    lists = _takes_list(declared(kind, key.split(".")))
+    expected = declared(kind, key.split("."))
+    kinds, lists = alternatives(expected), _takes_list(expected)
     inner = unquoted(text.strip(), plain=True) if lists else None
     if inner is not None and (inner[:1] + inner[-1:] == "[]" or (text.strip()[0] in QUOTES and str not in kinds)):
         quotes = f"{text.strip()[0]} and {text.strip()[-1]}"

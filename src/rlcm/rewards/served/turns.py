@@ -50,8 +50,7 @@ class Servers:
         self._turn = count()
         self._lock = threading.Lock()
         self._gave_up = False
-        self.told: set[str] = set()
-        """What was said of failed attempts."""
+        self._told: set[str] = set()
 
     def next(self) -> Server:
         """Return the server whose turn it is."""
@@ -79,6 +78,13 @@ class Servers:
         """Note that a request went through all its attempts in vain."""
         with self._lock:
             self._gave_up = True
+
+    def is_news(self, text: str) -> bool:
+        """Return whether a text is asked about for the first time."""
+        with self._lock:
+            is_new = text not in self._told
+            self._told.add(text)
+            return is_new
 
     def all_dead(self) -> bool:
         """Return whether every server is being left alone, and a request failed for good since the last success."""
@@ -110,7 +116,7 @@ def post_patiently(
     text, refused, remedy = "", 0, ""
     for attempt in range(retries + 1):
         server = servers.next()
-        pause = 0.0
+        pause, level = 0.0, logging.INFO
         try:
             answer = read(post(client, server.url, path, body, content_type, timeout))
         except RewardFailedError as error:
@@ -123,6 +129,8 @@ def post_patiently(
             servers.failed(server)
             text = f"{server.url}: {error}".removesuffix(".")
             answered = isinstance(error, WireError)
+            if answered and servers.is_news(text):  # the others may go on without that server
+                level = logging.WARNING
             remedy = "Check what answers at this address." if answered else "Check that the server is running, and its address."
             pause = error.retry_after if isinstance(error, TransientError) else 0.0
         else:
@@ -133,9 +141,6 @@ def post_patiently(
         if (attempt + 1) % len(servers.all) == 0:
             # Python's own generator: the run's noise must not depend on the weather of the network.
             pause = max(pause, backoff * 2 ** (attempt // len(servers.all)) * random.uniform(0.5, 1.5))
-        # A wrong answer is said once: the others may go on without that server.
-        level = logging.WARNING if text not in servers.told and remedy.startswith("Check what answers") else logging.INFO
-        servers.told.add(text)
         logger.log(level, "%s; attempt %d of %d", text, attempt + 1, retries + 1)
         time.sleep(min(pause, LONGEST_PAUSE))
     servers.gave_up()
